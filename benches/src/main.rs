@@ -1,0 +1,2 @@
+//! What a request costs, side by side with real peers.
+fn main() {}

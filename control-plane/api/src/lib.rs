@@ -1,0 +1,1 @@
+//! Weir's resource types, their YAML and their validation.

@@ -1,0 +1,2 @@
+//! The command line for mesh admins and people on call.
+fn main() {}

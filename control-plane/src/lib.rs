@@ -1,0 +1,1 @@
+//! Weir's control plane: the API, the store, the xDS server, the trace view.

@@ -1,0 +1,1 @@
+//! Weir's wire: protos, and both conversions between them and the model.

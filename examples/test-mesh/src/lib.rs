@@ -1,0 +1,1 @@
+//! A mesh for tests: control plane, sidecars and scripted apps on real sockets.

@@ -1,0 +1,409 @@
+//! The mesh's internal model: what the control plane tells a proxy, as plain data. One model, whatever the wire:
+//! `weir-xds` converts it to and from the published protos, the proxy compiles it, tables in tests are written in it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+
+use crate::names::{ClusterName, ListenerName, RouteName, WorkloadName};
+
+/// What an app reaches by one name: answered to a subscription for that name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listener {
+    /// The name asked for.
+    pub name: ListenerName,
+    /// Where its routes come from.
+    pub routes: RouteSource,
+}
+
+/// Where a listener's routes come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RouteSource {
+    /// A route configuration of its own, subscribed to by this name.
+    Named(RouteName),
+    /// Held by the listener itself: used to refuse a name that leaves its port open.
+    Inline(Vec<VirtualHost>),
+}
+
+/// A route configuration: the routes of one service port for one group of consumers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteConfig {
+    /// Its name.
+    pub name: RouteName,
+    /// One for each set of hosts; a request uses the most specific that matches its host.
+    pub virtual_hosts: Vec<VirtualHost>,
+}
+
+/// Routes for a set of hosts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VirtualHost {
+    /// For people: shown in `explain` and the configuration dump.
+    pub name: String,
+    /// Which hosts; no two virtual hosts of a configuration share one.
+    pub hosts: Vec<HostMatch>,
+    /// In order of precedence: the first that matches is taken. [`crate::precedence`] sorts.
+    pub routes: Vec<Route>,
+}
+
+/// Which hosts a virtual host serves; compared without port and in lower case.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum HostMatch {
+    /// Every host (`*`).
+    Any,
+    /// Hosts that end in `.` and this text and have at least one label before it (`*.example.org`).
+    Suffix(String),
+    /// Exactly this host.
+    Exact(String),
+}
+
+/// One match with what becomes of the requests it matches.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    /// Where it was written, for people: `HTTPRoute/citizen/health-code#rules[0].matches[0]`. Unique in the virtual
+    /// host; in logs, spans and `explain`.
+    pub name: String,
+    /// Which requests.
+    pub matches: RouteMatch,
+    /// Changes to the request's header on its way upstream.
+    pub request_headers: HeaderChanges,
+    /// Changes to the answer's header on its way downstream.
+    pub response_headers: HeaderChanges,
+    /// What becomes of the request.
+    pub action: Action,
+}
+
+/// Which requests a route takes: all conditions hold.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteMatch {
+    /// On the path, without the query.
+    pub path: PathMatch,
+    /// On the method; `None`: any.
+    pub method: Option<Method>,
+    /// On fields of the header; a name occurs once.
+    pub headers: Vec<HeaderMatch>,
+    /// On parameters of the query; a name occurs once.
+    pub query: Vec<QueryMatch>,
+}
+
+/// A condition on the path.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum PathMatch {
+    /// The whole path, case-sensitive.
+    Exact(String),
+    /// Whole segments from the start, case-sensitive: `/abc` takes `/abc` and `/abc/d`, not `/abcd`; a trailing `/`
+    /// is ignored (Gateway API, HTTPPathMatch). `/` takes every path.
+    Prefix(String),
+    /// A regular expression (RE2 syntax) that takes the whole path.
+    Regex(String),
+}
+
+/// A condition on a header field. Several fields of one name are joined with `,` first (RFC 9110 section 5.3).
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeaderMatch {
+    /// The field.
+    pub name: HeaderName,
+    /// Its value.
+    pub value: ValueMatch,
+}
+
+/// A condition on a parameter of the query; of several with one name the first counts (Gateway API,
+/// HTTPQueryParamMatch). Compared after percent-decoding.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QueryMatch {
+    /// The parameter, case-sensitive.
+    pub name: String,
+    /// Its value.
+    pub value: ValueMatch,
+}
+
+/// A condition on a value.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ValueMatch {
+    /// The whole value, case-sensitive.
+    Exact(String),
+    /// A regular expression (RE2 syntax) that takes the whole value.
+    Regex(String),
+}
+
+/// Changes to a header, in the order remove, set, add.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HeaderChanges {
+    /// Fields taken out.
+    pub remove: Vec<HeaderName>,
+    /// Fields that replace all of their name.
+    pub set: Vec<(HeaderName, HeaderValue)>,
+    /// Fields put beside those of their name.
+    pub add: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl HeaderChanges {
+    /// Whether nothing changes.
+    pub fn is_empty(&self) -> bool {
+        self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
+    }
+}
+
+/// What becomes of a matched request.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Sent to a backend.
+    Forward(Forward),
+    /// Answered with a redirect.
+    Redirect(Redirect),
+    /// Answered with this.
+    Respond(DirectResponse),
+}
+
+/// How a request is sent on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Forward {
+    /// One is drawn by weight. None, or all of weight 0: answered with 500 (Gateway API, HTTPRouteRule.backendRefs).
+    pub backends: Vec<WeightedBackend>,
+    /// How the path and host change.
+    pub rewrite: Rewrite,
+    /// How long it may take.
+    pub timeouts: Timeouts,
+    /// When it is sent again beyond what is safe for every request; `None`: only what is safe.
+    pub retry: Option<RetryPolicy>,
+}
+
+/// A route's weighted reference to a cluster. A cluster that does not exist is answered with 500, in its share.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WeightedBackend {
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// Its share of the sum of weights.
+    pub weight: u32,
+}
+
+/// How a request's target changes on its way upstream.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rewrite {
+    /// The new host (`Host`, `:authority`).
+    pub host: Option<String>,
+    /// The new path.
+    pub path: Option<PathRewrite>,
+}
+
+/// How a path changes; the query stays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PathRewrite {
+    /// The whole path becomes this.
+    Full(String),
+    /// The prefix that matched becomes this.
+    Prefix(String),
+}
+
+/// How long a request may take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From the request's head to the end of the answer, over all attempts. `None`: as long as the caller waits.
+    pub request: Option<Duration>,
+    /// For one attempt, to the end of its answer. `None`: as `request`.
+    pub backend_request: Option<Duration>,
+}
+
+/// When a request is sent again because a route says so (Gateway API, GEP-1731).
+///
+/// Methods that are not idempotent are sent again only by a route that matches their method by name: RFC 9110 section
+/// 9.2.2 forbids a proxy to do it unasked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// How often at most, beside the first attempt.
+    pub attempts: u32,
+    /// Statuses that are tried again. Resets, refused connections and per-attempt timeouts are as well.
+    pub codes: Vec<StatusCode>,
+    /// The wait before the first retry; it doubles with each, up to ten times itself, and is jittered.
+    pub backoff: Duration,
+}
+
+/// A redirect (Gateway API, HTTPRequestRedirectFilter); what is `None` stays as it was asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Redirect {
+    /// `http` or `https`.
+    pub scheme: Option<Scheme>,
+    /// The host.
+    pub host: Option<String>,
+    /// The port; `None`: the scheme's own if the scheme is given, else as asked for.
+    pub port: Option<std::num::NonZeroU16>,
+    /// The path.
+    pub path: Option<PathRewrite>,
+    /// 301, 302, 303, 307 or 308.
+    pub status: StatusCode,
+}
+
+/// A scheme of a redirect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// `http`
+    Http,
+    /// `https`
+    Https,
+}
+
+/// An answer made by the mesh.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DirectResponse {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its body, as plain text.
+    pub body: String,
+}
+
+/// A named group of endpoints, and how they are used.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cluster {
+    /// Its name, and that of its endpoints.
+    pub name: ClusterName,
+    /// What its endpoints speak.
+    pub protocol: AppProtocol,
+    /// How long opening a connection may take.
+    pub connect_timeout: Duration,
+    /// How an endpoint is chosen.
+    pub balancing: Balancing,
+    /// What one proxy may have open to the cluster at once.
+    pub limits: Limits,
+    /// When the whole cluster is left alone; `None`: never.
+    pub breaker: Option<FailureBreaker>,
+    /// How much retries may add.
+    pub retry_budget: RetryBudget,
+}
+
+/// What an app port speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AppProtocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2, in cleartext by prior knowledge.
+    Http2,
+    /// gRPC: HTTP/2, and answers made by the mesh are gRPC statuses.
+    Grpc,
+}
+
+/// How an endpoint is chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Balancing {
+    /// The better of two drawn at random, by peak-EWMA latency times requests in flight.
+    PeakEwma {
+        /// How fast a measured latency is forgotten: its weight falls to 1/e in this time.
+        decay: Duration,
+    },
+    /// One after the other.
+    RoundRobin,
+}
+
+/// What one proxy may have open to a cluster at once; what is over is refused, not queued without bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections.
+    pub max_connections: u32,
+    /// Requests that wait for a connection.
+    pub max_pending: u32,
+    /// Requests under way.
+    pub max_requests: u32,
+}
+
+impl Default for Limits {
+    /// Envoy's published defaults (1024 each): enough for a sidecar's app, and bounded.
+    fn default() -> Self {
+        Limits {
+            max_connections: 1024,
+            max_pending: 1024,
+            max_requests: 1024,
+        }
+    }
+}
+
+/// A circuit breaker on the rate of failures: closed, open, half-open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FailureBreaker {
+    /// The share of failed requests, in percent (1 to 100), at which it opens.
+    pub failure_percent: u8,
+    /// Requests in the window below which it never opens.
+    pub min_requests: u32,
+    /// The sliding window over which failures are counted.
+    pub window: Duration,
+    /// How long it stays open.
+    pub open_for: Duration,
+    /// How many requests it admits half-open; it closes when all of them succeed and opens again when one fails.
+    pub half_open_requests: u32,
+}
+
+/// How much retries may add to a cluster's load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryBudget {
+    /// Retries per hundred requests of the last `window`.
+    pub percent: u8,
+    /// Retries per second that are always allowed.
+    pub min_per_second: u32,
+    /// Over which time requests count.
+    pub window: Duration,
+}
+
+impl Default for RetryBudget {
+    /// A fifth more load at the most, and ten a second so that a quiet service can retry at all: Finagle's and
+    /// Linkerd's published defaults.
+    fn default() -> Self {
+        RetryBudget {
+            percent: 20,
+            min_per_second: 10,
+            window: Duration::from_secs(10),
+        }
+    }
+}
+
+/// The endpoints of a cluster.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClusterEndpoints {
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// Its endpoints; an address occurs once.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// One address with what is known of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Address and port: they identify the app port.
+    pub address: SocketAddr,
+    /// Whether new requests may go there.
+    pub health: EndpointHealth,
+    /// Where it is.
+    pub locality: Locality,
+    /// Which workload it is, if it is one of the mesh.
+    pub workload: Option<WorkloadName>,
+    /// What answers there.
+    pub peer: Peer,
+}
+
+/// Whether new requests may go to an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndpointHealth {
+    /// Yes.
+    Healthy,
+    /// Only if there is no healthy one.
+    Unhealthy,
+    /// No: it ends what it has under way.
+    Draining,
+}
+
+/// What answers at an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// A weir proxy: it takes HTTP/2 and the request's context.
+    WeirProxy,
+    /// Anything else: it is spoken to in the app's protocol, and nothing of the mesh's own is sent.
+    Plain,
+}
+
+/// Where something runs; empty text: unknown.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Locality {
+    /// The region.
+    pub region: String,
+    /// The zone in it.
+    pub zone: String,
+    /// The site in that.
+    pub site: String,
+}

@@ -1,0 +1,2 @@
+//! Weir's sidecar.
+fn main() {}
