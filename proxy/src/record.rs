@@ -118,32 +118,38 @@ pub(crate) enum ResponseFlag {
     None,
     /// A route's redirect or own answer.
     Direct,
-    /// The downstream's request was not HTTP as the RFCs have it, or over a limit.
+    /// The request can't be read as one request to one place, or is over a limit.
     BadRequest,
-    /// The downstream left.
-    DownstreamGone,
-    /// No answer from the control plane about this name in time.
-    Config,
-    /// No service of this name.
+    /// The request asks for what the proxy does not do.
+    NotCarried,
+    /// The downstream left, or its body broke off.
+    DownstreamReset,
+    /// The name is no service of the mesh.
     UnknownDestination,
-    /// The service has no route for the request.
+    /// The control plane has not answered about the name.
+    NoConfig,
+    /// No rule of the service's routes matches.
     NoRoute,
-    /// The route has no backend that exists.
+    /// The rule has no backend that exists and has weight.
     NoBackend,
-    /// The backend has no endpoint that may be used.
+    /// The cluster has no endpoint that may take requests.
     NoEndpoint,
-    /// A limit on connections, pending or active requests.
-    Limit,
-    /// The breaker is open.
+    /// The cluster's connections, pending or active requests are at their limit.
+    LimitReached,
+    /// The cluster's breaker is open.
     BreakerOpen,
-    /// No connection to the upstream.
-    Connect,
-    /// The upstream ended the stream or connection.
-    Reset,
-    /// The upstream's answer was not HTTP as the RFCs have it.
-    Protocol,
-    /// The time ran out.
-    Timeout,
+    /// No connection to the endpoint.
+    ConnectFailed,
+    /// No connection to the endpoint in time.
+    ConnectTimeout,
+    /// The endpoint ended the stream or connection.
+    UpstreamReset,
+    /// What the endpoint answered is not HTTP.
+    UpstreamProtocol,
+    /// The time for the last attempt ran out.
+    AttemptTimeout,
+    /// The time for the whole request ran out.
+    RequestTimeout,
     /// The proxy is stopping.
     Draining,
     /// A fault of the proxy's own.
@@ -152,22 +158,25 @@ pub(crate) enum ResponseFlag {
 
 impl ResponseFlag {
     /// Every flag, each at the place of its number.
-    pub(crate) const ALL: [ResponseFlag; 17] = [
+    pub(crate) const ALL: [ResponseFlag; 20] = [
         ResponseFlag::None,
         ResponseFlag::Direct,
         ResponseFlag::BadRequest,
-        ResponseFlag::DownstreamGone,
-        ResponseFlag::Config,
+        ResponseFlag::NotCarried,
+        ResponseFlag::DownstreamReset,
         ResponseFlag::UnknownDestination,
+        ResponseFlag::NoConfig,
         ResponseFlag::NoRoute,
         ResponseFlag::NoBackend,
         ResponseFlag::NoEndpoint,
-        ResponseFlag::Limit,
+        ResponseFlag::LimitReached,
         ResponseFlag::BreakerOpen,
-        ResponseFlag::Connect,
-        ResponseFlag::Reset,
-        ResponseFlag::Protocol,
-        ResponseFlag::Timeout,
+        ResponseFlag::ConnectFailed,
+        ResponseFlag::ConnectTimeout,
+        ResponseFlag::UpstreamReset,
+        ResponseFlag::UpstreamProtocol,
+        ResponseFlag::AttemptTimeout,
+        ResponseFlag::RequestTimeout,
         ResponseFlag::Draining,
         ResponseFlag::Internal,
     ];
@@ -178,18 +187,21 @@ impl ResponseFlag {
             ResponseFlag::None => "none",
             ResponseFlag::Direct => "direct",
             ResponseFlag::BadRequest => "bad_request",
-            ResponseFlag::DownstreamGone => "downstream_gone",
-            ResponseFlag::Config => "config",
+            ResponseFlag::NotCarried => "not_carried",
+            ResponseFlag::DownstreamReset => "downstream_reset",
             ResponseFlag::UnknownDestination => "unknown_destination",
+            ResponseFlag::NoConfig => "no_config",
             ResponseFlag::NoRoute => "no_route",
             ResponseFlag::NoBackend => "no_backend",
             ResponseFlag::NoEndpoint => "no_endpoint",
-            ResponseFlag::Limit => "limit",
+            ResponseFlag::LimitReached => "limit_reached",
             ResponseFlag::BreakerOpen => "breaker_open",
-            ResponseFlag::Connect => "connect",
-            ResponseFlag::Reset => "reset",
-            ResponseFlag::Protocol => "protocol",
-            ResponseFlag::Timeout => "timeout",
+            ResponseFlag::ConnectFailed => "connect_failed",
+            ResponseFlag::ConnectTimeout => "connect_timeout",
+            ResponseFlag::UpstreamReset => "upstream_reset",
+            ResponseFlag::UpstreamProtocol => "upstream_protocol",
+            ResponseFlag::AttemptTimeout => "attempt_timeout",
+            ResponseFlag::RequestTimeout => "request_timeout",
             ResponseFlag::Draining => "draining",
             ResponseFlag::Internal => "internal",
         }
