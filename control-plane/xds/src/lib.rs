@@ -1,1 +1,37 @@
 //! Weir's wire: protos, and both conversions between them and the model.
+//!
+//! [`encode`] turns the model into the published `envoy.*` messages, [`decode`] turns them back and refuses whatever
+//! it would not honour, naming the place. What the published messages can't say travels as `weir.v1` messages in
+//! typed metadata under `weir.dev`; a client that does not know these still has a working standard configuration.
+//!
+//! **Invariant:** `decode(encode(x)) == x` for every model value that [`decode`] would accept, up to the canonical
+//! forms that [`encode`] names.
+
+pub mod decode;
+pub mod encode;
+pub mod node;
+mod rejection;
+mod type_url;
+
+pub use rejection::{Problem, Rejection};
+pub use type_url::ResourceType;
+
+/// Weir's own messages and services, generated from `proto/weir/v1`.
+#[allow(missing_docs, clippy::all)]
+pub mod v1 {
+    tonic::include_proto!("weir.v1");
+}
+
+/// The published messages and services that other crates of Weir touch.
+pub mod envoy {
+    pub use envoy_types::pb::envoy::config::core::v3::{ControlPlane, Locality, Node};
+    pub use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+    pub use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
+        AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
+    };
+    pub use envoy_types::pb::envoy::service::discovery::v3::{
+        DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource,
+    };
+    pub use envoy_types::pb::google::protobuf::{Any, Duration};
+    pub use envoy_types::pb::google::rpc::Status;
+}

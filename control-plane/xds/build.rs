@@ -1,0 +1,15 @@
+//! Compiles Weir's own protos, without `protoc`: protox is a compiler in Rust.
+
+use std::io;
+
+const PROTOS: [&str; 2] = ["proto/weir/v1/policy.proto", "proto/weir/v1/workloads.proto"];
+
+fn main() -> io::Result<()> {
+    println!("cargo::rerun-if-changed=proto");
+    let descriptors = protox::compile(PROTOS, ["proto"]).map_err(io::Error::other)?;
+    tonic_prost_build::configure()
+        // The same well-known types as in the envoy messages, so that there is one `Duration` and one `Any`.
+        .compile_well_known_types(true)
+        .extern_path(".google.protobuf", "::envoy_types::pb::google::protobuf")
+        .compile_fds(descriptors)
+}
