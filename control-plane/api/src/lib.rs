@@ -1,1 +1,25 @@
-//! Weir's resource types, their YAML and their validation.
+//! Weir's resource types, their YAML and their validation: what a user writes, read strictly and whole. What is wrong
+//! is refused with the field's path, what it held and what would be right; an unknown field is wrong.
+//!
+//! No I/O, no runtime and no protobuf: the control plane, the command line and tests read alike.
+
+pub mod backend_policy;
+pub mod duration;
+pub mod endpoint_slice;
+mod error;
+pub mod http_route;
+mod kind;
+pub mod mesh_config;
+pub mod namespace;
+mod object;
+pub mod patch;
+mod reference;
+pub mod service;
+pub mod views;
+pub mod workload;
+pub mod yaml;
+
+pub use error::FieldError;
+pub use kind::{Access, Kind, Scope};
+pub use object::{Key, Metadata, Object, Spec};
+pub use reference::RefKind;

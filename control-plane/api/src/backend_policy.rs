@@ -1,0 +1,169 @@
+//! BackendPolicy: how a service's endpoints are used.
+
+use std::time::Duration;
+
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
+
+use crate::duration;
+use crate::reference::RefKind;
+
+/// How the endpoints of some services are used. Of two policies for one port the older holds; one for a named port
+/// goes before one for the whole service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackendPolicySpec {
+    /// Which services of its own namespace, 1 to 16, none twice.
+    pub target_refs: Vec<TargetRef>,
+    /// How an endpoint is chosen; default: peak EWMA.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub balancing: Option<Balancing>,
+    /// What is refused for the endpoints' sake; default: [`CircuitBreaker::default`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub circuit_breaker: Option<CircuitBreaker>,
+    /// How much retries may add; default: [`RetryBudget::default`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_budget: Option<RetryBudget>,
+    /// How long opening a connection may take: 1 ms to 1 m; default: [`CONNECT_TIMEOUT`].
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "duration::serialize_option"
+    )]
+    pub connect_timeout: Option<Duration>,
+}
+
+/// Inside a government's own network a handshake that takes longer than this does not come; Linkerd's published
+/// default for its outbound side.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How fast peak EWMA forgets: Finagle's and Linkerd's published default.
+pub const PEAK_EWMA_DECAY: Duration = Duration::from_secs(10);
+
+/// What a policy is for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetRef {
+    /// Always a Service.
+    #[serde(flatten)]
+    pub kind: RefKind,
+    /// Its name, in the policy's own namespace.
+    pub name: String,
+    /// The name of one of its ports; default: all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub section_name: Option<String>,
+}
+
+/// How an endpoint is chosen: `type: PeakEwma` or `type: RoundRobin`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Balancing {
+    /// The better of two drawn at random, by peak-EWMA latency times requests in flight.
+    PeakEwma {
+        /// How fast a measured latency is forgotten: 100 ms to 10 m; default: [`PEAK_EWMA_DECAY`].
+        decay: Duration,
+    },
+    /// One after the other.
+    RoundRobin,
+}
+
+impl Default for Balancing {
+    fn default() -> Self {
+        Balancing::PeakEwma { decay: PEAK_EWMA_DECAY }
+    }
+}
+
+impl Serialize for Balancing {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        match self {
+            Balancing::PeakEwma { decay } => {
+                map.serialize_entry("type", "PeakEwma")?;
+                map.serialize_entry("decay", &duration::format(*decay))?;
+            }
+            Balancing::RoundRobin => map.serialize_entry("type", "RoundRobin")?,
+        }
+        map.end()
+    }
+}
+
+/// What one proxy refuses, so that a service is not overrun. Limits are by proxy and service port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CircuitBreaker {
+    /// Open connections: 1 to 1000000; default 1024.
+    pub max_connections: u32,
+    /// Requests that wait for a connection: 0 to 1000000; default 1024.
+    pub max_pending_requests: u32,
+    /// Requests under way: 1 to 1000000; default 1024.
+    pub max_requests: u32,
+    /// When the service is left alone because it fails; default: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failures: Option<Failures>,
+}
+
+impl Default for CircuitBreaker {
+    /// Envoy's published defaults.
+    fn default() -> Self {
+        CircuitBreaker {
+            max_connections: 1024,
+            max_pending_requests: 1024,
+            max_requests: 1024,
+            failures: None,
+        }
+    }
+}
+
+/// When a failing service is left alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Failures {
+    /// The share of failed requests, in percent, at which the breaker opens: 1 to 100; default 50.
+    pub percent: u8,
+    /// Requests in the window below which it never opens: 1 to 1000000; default 20.
+    pub min_requests: u32,
+    /// Over which time failures are counted: 100 ms to 10 m; default 10 s.
+    #[serde(serialize_with = "duration::serialize")]
+    pub window: Duration,
+    /// How long it stays open: 100 ms to 10 m; default 5 s.
+    #[serde(serialize_with = "duration::serialize")]
+    pub open_for: Duration,
+    /// How many requests it admits half-open, all of which must succeed: 1 to 1000; default 3.
+    pub half_open_requests: u32,
+}
+
+impl Default for Failures {
+    /// Half of at least twenty requests within ten seconds (resilience4j's rate; Hystrix's number of requests and
+    /// window); then five seconds of rest, and three probes.
+    fn default() -> Self {
+        Failures {
+            percent: 50,
+            min_requests: 20,
+            window: Duration::from_secs(10),
+            open_for: Duration::from_secs(5),
+            half_open_requests: 3,
+        }
+    }
+}
+
+/// How much retries may add to a service's load, by proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RetryBudget {
+    /// Retries per hundred requests of the last `window`: 0 to 100; default 20.
+    pub percent: u8,
+    /// Retries per second that are always allowed: 0 to 1000000; default 10.
+    pub min_per_second: u32,
+    /// Over which time requests count: 1 s to 10 m; default 10 s.
+    #[serde(serialize_with = "duration::serialize")]
+    pub window: Duration,
+}
+
+impl Default for RetryBudget {
+    /// Finagle's and Linkerd's published defaults.
+    fn default() -> Self {
+        RetryBudget {
+            percent: 20,
+            min_per_second: 10,
+            window: Duration::from_secs(10),
+        }
+    }
+}

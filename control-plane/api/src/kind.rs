@@ -1,0 +1,249 @@
+//! The kinds of resource that Weir knows.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+/// A kind of resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// `v1` Namespace: what owns names. First in order, so that a sorted set of resources can be applied in order.
+    Namespace,
+    /// `weir.dev/v1` MeshConfig: settings of the whole mesh.
+    MeshConfig,
+    /// `v1` Service: a name with ports.
+    Service,
+    /// `discovery.k8s.io/v1` EndpointSlice: the only source of endpoints.
+    EndpointSlice,
+    /// `weir.dev/v1` Workload: what one proxy told of itself.
+    Workload,
+    /// `weir.dev/v1` BackendPolicy: how a service's endpoints are used.
+    BackendPolicy,
+    /// `gateway.networking.k8s.io/v1` HTTPRoute: where requests go.
+    HttpRoute,
+}
+
+/// Whether resources of a kind live in a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// They don't; their namespace is empty.
+    Cluster,
+    /// They do.
+    Namespaced,
+}
+
+/// Whether users write a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// They do.
+    Writable,
+    /// Only the control plane itself does.
+    ReadOnly,
+}
+
+impl Kind {
+    /// Every kind, in the order in which they are applied.
+    pub const ALL: &[Kind] = &[
+        Kind::Namespace,
+        Kind::MeshConfig,
+        Kind::Service,
+        Kind::EndpointSlice,
+        Kind::Workload,
+        Kind::BackendPolicy,
+        Kind::HttpRoute,
+    ];
+
+    /// The API group; empty for Kubernetes' core group.
+    pub fn group(self) -> &'static str {
+        self.facts().group
+    }
+
+    /// The version in the group.
+    pub fn version(self) -> &'static str {
+        "v1"
+    }
+
+    /// What `apiVersion` says: `v1` or `group/v1`.
+    pub fn api_version(self) -> &'static str {
+        self.facts().api_version
+    }
+
+    /// What `kind` says: `HTTPRoute`.
+    pub fn kind(self) -> &'static str {
+        self.facts().kind
+    }
+
+    /// What stands in URLs: `httproutes`.
+    pub fn plural(self) -> &'static str {
+        self.facts().plural
+    }
+
+    /// What the command line prints: `httproute`.
+    pub fn singular(self) -> &'static str {
+        self.facts().singular
+    }
+
+    /// Short names that the command line takes beside singular and plural: `svc`.
+    pub fn short_names(self) -> &'static [&'static str] {
+        self.facts().short
+    }
+
+    /// Whether its resources live in a namespace.
+    pub fn scope(self) -> Scope {
+        match self {
+            Kind::Namespace | Kind::MeshConfig => Scope::Cluster,
+            Kind::Service | Kind::EndpointSlice | Kind::Workload | Kind::BackendPolicy | Kind::HttpRoute => {
+                Scope::Namespaced
+            }
+        }
+    }
+
+    /// Whether users write it.
+    pub fn access(self) -> Access {
+        match self {
+            Kind::Workload => Access::ReadOnly,
+            Kind::Namespace
+            | Kind::MeshConfig
+            | Kind::Service
+            | Kind::EndpointSlice
+            | Kind::BackendPolicy
+            | Kind::HttpRoute => Access::Writable,
+        }
+    }
+
+    /// The kind that a resource's `apiVersion` and `kind` name.
+    pub fn of(api_version: &str, kind: &str) -> Option<Kind> {
+        let named = |k: &&Kind| k.api_version() == api_version && k.kind() == kind;
+        Kind::ALL.iter().find(named).copied()
+    }
+
+    /// The kind that a URL's group (empty: core), version and plural name.
+    pub fn of_plural(group: &str, version: &str, plural: &str) -> Option<Kind> {
+        let named = |k: &&Kind| k.group() == group && k.version() == version && k.plural() == plural;
+        Kind::ALL.iter().find(named).copied()
+    }
+
+    /// The kind that a person named: `HTTPRoute`, `httproute`, `httproutes` or a short name, in any case, with or
+    /// without `.group` behind the plural.
+    pub fn of_name(name: &str) -> Option<Kind> {
+        let name = name.to_ascii_lowercase();
+        let named = |k: &&Kind| {
+            let facts = k.facts();
+            let plain = name == facts.plural || name == facts.singular || facts.short.contains(&name.as_str());
+            plain || name.split_once('.') == Some((facts.plural, facts.group))
+        };
+        Kind::ALL.iter().find(named).copied()
+    }
+
+    fn facts(self) -> Facts {
+        match self {
+            Kind::Namespace => Facts {
+                group: "",
+                api_version: "v1",
+                kind: "Namespace",
+                plural: "namespaces",
+                singular: "namespace",
+                short: &["ns"],
+            },
+            Kind::MeshConfig => Facts {
+                group: "weir.dev",
+                api_version: "weir.dev/v1",
+                kind: "MeshConfig",
+                plural: "meshconfigs",
+                singular: "meshconfig",
+                short: &[],
+            },
+            Kind::Service => Facts {
+                group: "",
+                api_version: "v1",
+                kind: "Service",
+                plural: "services",
+                singular: "service",
+                short: &["svc"],
+            },
+            Kind::EndpointSlice => Facts {
+                group: "discovery.k8s.io",
+                api_version: "discovery.k8s.io/v1",
+                kind: "EndpointSlice",
+                plural: "endpointslices",
+                singular: "endpointslice",
+                short: &["eps"],
+            },
+            Kind::Workload => Facts {
+                group: "weir.dev",
+                api_version: "weir.dev/v1",
+                kind: "Workload",
+                plural: "workloads",
+                singular: "workload",
+                short: &["wl"],
+            },
+            Kind::BackendPolicy => Facts {
+                group: "weir.dev",
+                api_version: "weir.dev/v1",
+                kind: "BackendPolicy",
+                plural: "backendpolicies",
+                singular: "backendpolicy",
+                short: &["bp"],
+            },
+            Kind::HttpRoute => Facts {
+                group: "gateway.networking.k8s.io",
+                api_version: "gateway.networking.k8s.io/v1",
+                kind: "HTTPRoute",
+                plural: "httproutes",
+                singular: "httproute",
+                short: &[],
+            },
+        }
+    }
+}
+
+/// As `kind` says it: `HTTPRoute`.
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind())
+    }
+}
+
+impl Serialize for Kind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.kind())
+    }
+}
+
+struct Facts {
+    group: &'static str,
+    api_version: &'static str,
+    kind: &'static str,
+    plural: &'static str,
+    singular: &'static str,
+    short: &'static [&'static str],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_is_found_by_each_of_its_names() {
+        for &kind in Kind::ALL {
+            assert_eq!(Kind::of(kind.api_version(), kind.kind()), Some(kind));
+            assert_eq!(Kind::of_plural(kind.group(), "v1", kind.plural()), Some(kind));
+            let mut names = vec![kind.kind(), kind.plural(), kind.singular()];
+            names.extend(kind.short_names());
+            for name in names {
+                assert_eq!(Kind::of_name(name), Some(kind), "{name}");
+            }
+        }
+        assert_eq!(Kind::of_name("workloads.weir.dev"), Some(Kind::Workload));
+        assert_eq!(Kind::of_name("services.weir.dev"), None);
+        assert_eq!(Kind::of("v1", "Pod"), None);
+        assert_eq!(Kind::of("v2", "Service"), None);
+        assert_eq!(Kind::of_plural("", "v1", "httproutes"), None);
+    }
+
+    #[test]
+    fn all_is_sorted_and_whole() {
+        assert!(Kind::ALL.is_sorted());
+        assert_eq!(Kind::ALL.len(), 7);
+    }
+}

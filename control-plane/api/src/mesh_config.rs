@@ -1,0 +1,22 @@
+//! MeshConfig: settings of the whole mesh.
+
+use serde::Serialize;
+
+/// The name of the only MeshConfig there is.
+pub const NAME: &str = "mesh";
+
+/// Settings of the whole mesh. There is one, named [`NAME`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MeshConfigSpec {
+    /// What becomes of names that are none of the mesh's.
+    pub egress: Egress,
+}
+
+/// What becomes of requests for names that are none of the mesh's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub enum Egress {
+    /// They are refused.
+    #[default]
+    Refuse,
+}
