@@ -2,5 +2,16 @@
 //! whether it may be sent again. No I/O, no runtime, no protobuf: time and randomness are passed in, so the proxy,
 //! `explain`, replay and a simulator decide alike.
 
+pub mod balance;
+pub mod breaker;
+pub mod context;
+pub mod deadline;
 pub mod model;
 pub mod names;
+pub mod precedence;
+pub mod retry;
+pub mod route;
+pub mod split;
+pub mod time;
+pub mod trace;
+mod window;

@@ -1,0 +1,113 @@
+//! The routes of one virtual host by path.
+
+use std::collections::HashMap;
+
+use regex::bytes::Regex;
+
+use super::RouteId;
+
+/// Routes by path. Each list of ids rises, so that its first match is the one of the highest precedence in it.
+#[derive(Debug, Default)]
+pub(super) struct PathTable {
+    exact: HashMap<Box<str>, Vec<RouteId>>,
+    prefixes: PrefixTree,
+    regexes: Vec<(Regex, RouteId)>,
+}
+
+impl PathTable {
+    /// Adds a route for exactly this path. Ids come in rising order, here and below.
+    pub(super) fn insert_exact(&mut self, path: &str, id: RouteId) {
+        self.exact.entry(path.into()).or_default().push(id);
+    }
+
+    /// Adds a route for this prefix, given without trailing slash.
+    pub(super) fn insert_prefix(&mut self, prefix: &str, id: RouteId) {
+        self.prefixes.insert(prefix, id);
+    }
+
+    /// Adds a route for paths that this expression takes.
+    pub(super) fn insert_regex(&mut self, regex: Regex, id: RouteId) {
+        self.regexes.push((regex, id));
+    }
+
+    /// The lowest id whose path condition takes `path` and for which `takes` holds.
+    pub(super) fn first(&self, path: &str, takes: impl Fn(RouteId) -> bool) -> Option<RouteId> {
+        let mut best: Option<RouteId> = None;
+        let mut look_through = |ids: &[RouteId]| {
+            let better = ids.iter().copied().take_while(|id| best.is_none_or(|best| *id < best));
+            if let Some(found) = better.into_iter().find(|id| takes(*id)) {
+                best = Some(found);
+            }
+        };
+        if let Some(ids) = self.exact.get(path) {
+            look_through(ids);
+        }
+        self.prefixes.visit(path, &mut look_through);
+        for (regex, id) in &self.regexes {
+            if best.is_some_and(|best| best < *id) {
+                break;
+            }
+            if regex.is_match(path.as_bytes()) && takes(*id) {
+                return Some(*id);
+            }
+        }
+        best
+    }
+}
+
+/// Prefixes by segment: a radix tree whose edges are whole segments, since prefixes end only between them.
+#[derive(Debug)]
+struct PrefixTree {
+    /// The first is the root: the prefix that takes every path.
+    nodes: Vec<Node>,
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    ids: Vec<RouteId>,
+    children: HashMap<Box<str>, usize>,
+}
+
+impl Default for PrefixTree {
+    fn default() -> Self {
+        PrefixTree {
+            nodes: vec![Node::default()],
+        }
+    }
+}
+
+impl PrefixTree {
+    fn insert(&mut self, prefix: &str, id: RouteId) {
+        let mut at = 0;
+        for segment in segments(prefix) {
+            let next = self.nodes.len();
+            let Some(node) = self.nodes.get_mut(at) else { return };
+            at = *node.children.entry(segment.into()).or_insert(next);
+            if at == next {
+                self.nodes.push(Node::default());
+            }
+        }
+        if let Some(node) = self.nodes.get_mut(at) {
+            node.ids.push(id);
+        }
+    }
+
+    /// Calls `each` with the ids of every prefix of `path`.
+    fn visit(&self, path: &str, mut each: impl FnMut(&[RouteId])) {
+        let mut at = self.nodes.first();
+        let mut rest = segments(path);
+        while let Some(node) = at {
+            each(&node.ids);
+            if node.children.is_empty() {
+                return;
+            }
+            let child = rest.next().and_then(|segment| node.children.get(segment));
+            at = child.and_then(|&child| self.nodes.get(child));
+        }
+    }
+}
+
+/// The segments of a path that begins with `/`; of another one, the empty one among them, none.
+fn segments(path: &str) -> impl Iterator<Item = &str> {
+    path.strip_prefix('/').into_iter().flat_map(|rest| rest.split('/'))
+}

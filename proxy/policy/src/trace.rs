@@ -1,0 +1,220 @@
+//! W3C Trace Context (<https://www.w3.org/TR/trace-context/>): `traceparent`, and our member of `tracestate`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use http::{HeaderName, HeaderValue};
+
+use crate::context::ContextId;
+
+/// The header field of a [`TraceParent`].
+pub const TRACEPARENT_HEADER: HeaderName = HeaderName::from_static("traceparent");
+/// The header field of vendors' own state.
+pub const TRACESTATE_HEADER: HeaderName = HeaderName::from_static("tracestate");
+
+/// Which trace a request is part of, and which span sent it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TraceParent {
+    /// The trace; not all zero.
+    pub trace_id: [u8; 16],
+    /// The sender's span; not all zero.
+    pub parent_id: [u8; 8],
+    /// Whether the sender records it.
+    pub sampled: bool,
+}
+
+impl TraceParent {
+    /// The field's value, in version 00. Flags other than `sampled` are not of that version and are written as 0.
+    pub fn to_header_value(&self) -> HeaderValue {
+        HeaderValue::from_bytes(&self.to_bytes()).unwrap_or(HeaderValue::from_static(""))
+    }
+
+    /// Reads the field's value.
+    ///
+    /// # Errors
+    /// When it is not of the grammar: the caller begins a new trace (section 4.3).
+    pub fn from_header_value(value: &HeaderValue) -> Result<Self, TraceParentError> {
+        TraceParent::from_bytes(value.as_bytes())
+    }
+
+    fn to_bytes(self) -> [u8; LENGTH] {
+        let mut text = *b"00-................................-................-00";
+        put_hex(&mut text, 3, &self.trace_id);
+        put_hex(&mut text, 36, &self.parent_id);
+        put_hex(&mut text, 53, &[u8::from(self.sampled)]);
+        text
+    }
+
+    /// Section 3.2.2. A version above 00 may be longer and is read by what it has in common with 00 (section 3.2.4).
+    fn from_bytes(text: &[u8]) -> Result<Self, TraceParentError> {
+        let (known, rest) = text.split_at_checked(LENGTH).ok_or(TraceParentError::Length)?;
+        let mut fields = known.split(|b| *b == b'-');
+        let mut field = || fields.next().unwrap_or_default();
+        let [version] = hex(field())?;
+        let trace_id = hex(field())?;
+        let parent_id = hex(field())?;
+        let [flags] = hex(field())?;
+        match version {
+            0xff => return Err(TraceParentError::Version),
+            0 if !rest.is_empty() => return Err(TraceParentError::Length),
+            _ if !matches!(rest, [] | [b'-', ..]) => return Err(TraceParentError::Length),
+            _ => {}
+        }
+        if trace_id == [0; 16] || parent_id == [0; 8] {
+            return Err(TraceParentError::Zero);
+        }
+        Ok(TraceParent {
+            trace_id,
+            parent_id,
+            sampled: flags & SAMPLED != 0,
+        })
+    }
+}
+
+impl fmt::Display for TraceParent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.to_bytes()
+            .iter()
+            .try_for_each(|&b| fmt::Write::write_char(f, char::from(b)))
+    }
+}
+
+impl FromStr for TraceParent {
+    type Err = TraceParentError;
+
+    fn from_str(text: &str) -> Result<Self, TraceParentError> {
+        TraceParent::from_bytes(text.as_bytes())
+    }
+}
+
+/// Why a text is no `traceparent`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum TraceParentError {
+    /// Too short, or too long for its version.
+    #[error("has not the length of its version")]
+    Length,
+    /// Version ff.
+    #[error("is of version ff, which is forbidden")]
+    Version,
+    /// A field that is not lower-case hexadecimal of its length.
+    #[error("has a field that is not hexadecimal in lower case of the right length")]
+    Field,
+    /// An id of zeros.
+    #[error("has an id that is all zero")]
+    Zero,
+}
+
+/// The `tracestate` to send on: `weir=<id>` first, then the members of `existing` but an older one of ours, each key
+/// once, at most 32 members in at most 512 characters (section 3.3.1.5: when it gets too long, members of more than 128
+/// characters go first, then the last). An `existing` that is not of the grammar is dropped whole (section 4.3).
+///
+/// Several fields are joined with `,` by the caller first.
+pub fn with_weir(existing: Option<&str>, id: ContextId) -> String {
+    let mut members = existing.and_then(members).unwrap_or_default();
+    members.retain(|member| member.key != WEIR_KEY);
+    members.truncate(MEMBERS_MAX - 1);
+    let own = format!("{WEIR_KEY}={id}");
+    let length = |members: &[Member<'_>]| members.iter().map(|member| member.text.len() + 1).sum::<usize>() + own.len();
+    while length(&members) > STATE_LENGTH_MAX {
+        let long = members.iter().rposition(|member| member.text.len() > MEMBER_LONG);
+        match long {
+            Some(index) => drop(members.remove(index)),
+            None => drop(members.pop()),
+        }
+    }
+    let mut state = String::with_capacity(length(&members));
+    state.push_str(&own);
+    for member in members {
+        state.push(',');
+        state.push_str(member.text);
+    }
+    state
+}
+
+/// The id in our member of a `tracestate`; `None` where there is none, or it or the whole is not of the grammar.
+pub fn weir_id(tracestate: &str) -> Option<ContextId> {
+    let members = members(tracestate)?;
+    let own = members.iter().find(|member| member.key == WEIR_KEY)?;
+    own.value.parse().ok()
+}
+
+struct Member<'a> {
+    text: &'a str,
+    key: &'a str,
+    value: &'a str,
+}
+
+/// The members of a `tracestate` (section 3.3.1), the first of each key; `None` if one is not of the grammar.
+fn members(state: &str) -> Option<Vec<Member<'_>>> {
+    if state.len() > READ_LENGTH_MAX {
+        return None;
+    }
+    let mut members: Vec<Member<'_>> = Vec::new();
+    for text in state.split(',') {
+        let text = text.trim_matches([' ', '\t']);
+        if text.is_empty() {
+            continue;
+        }
+        let (key, value) = text.split_once('=')?;
+        if !is_key(key) || !is_value(value) {
+            return None;
+        }
+        if members.len() < MEMBERS_MAX && members.iter().all(|member| member.key != key) {
+            members.push(Member { text, key, value });
+        }
+    }
+    Some(members)
+}
+
+/// Section 3.3.1.3.1; the tenant form is within it.
+fn is_key(key: &str) -> bool {
+    let taken = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'*' | b'/' | b'@');
+    let first = key
+        .bytes()
+        .next()
+        .is_some_and(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9'));
+    first && key.len() <= 256 && key.bytes().all(taken)
+}
+
+/// Section 3.3.1.3.2.
+fn is_value(value: &str) -> bool {
+    let taken = |b: u8| matches!(b, b' '..=b'~') && !matches!(b, b',' | b'=');
+    (1..=256).contains(&value.len()) && value.bytes().all(taken)
+}
+
+fn put_hex(text: &mut [u8], at: usize, bytes: &[u8]) {
+    let places = text.iter_mut().skip(at);
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    for (place, digit) in places.zip(digits) {
+        *place = if digit < 10 { b'0' + digit } else { b'a' + digit - 10 };
+    }
+}
+
+/// Lower-case hexadecimal of exactly `N` bytes.
+fn hex<const N: usize>(text: &[u8]) -> Result<[u8; N], TraceParentError> {
+    let digit = |b: u8| match b {
+        b'0'..=b'9' => Ok(b - b'0'),
+        b'a'..=b'f' => Ok(b - b'a' + 10),
+        _ => Err(TraceParentError::Field),
+    };
+    let mut bytes = [0; N];
+    let (pairs, []) = text.as_chunks::<2>() else {
+        return Err(TraceParentError::Field);
+    };
+    if pairs.len() != N {
+        return Err(TraceParentError::Field);
+    }
+    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+        *byte = digit(*high)? << 4 | digit(*low)?;
+    }
+    Ok(bytes)
+}
+
+const LENGTH: usize = 55;
+const SAMPLED: u8 = 1;
+const WEIR_KEY: &str = "weir";
+const MEMBERS_MAX: usize = 32;
+const MEMBER_LONG: usize = 128;
+const STATE_LENGTH_MAX: usize = 512;
+/// Beyond what 32 members of the longest key and value take, nothing is read.
+const READ_LENGTH_MAX: usize = MEMBERS_MAX * 520;
