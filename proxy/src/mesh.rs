@@ -1,0 +1,291 @@
+//! The mesh as the data path sees it: the snapshot in force, and a way to ask for a service that it lacks.
+//!
+//! The data path waits for the control plane only for a name it has no answer for. Everything else here is written by
+//! one task, the link ([`crate::xds`]), through [`Feed`].
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, Guard};
+use serde::Serialize;
+use tokio::sync::{mpsc, watch};
+use weir_policy::names::ListenerName;
+
+use crate::clock::Clock;
+use crate::snapshot::{ClusterStates, Lookup, Service, Snapshot};
+
+/// How many names may wait to be asked for, per process. Each name waits once, however many requests want it, so this
+/// is reached only by an app that tries names at random.
+const DEMANDS_MAX: usize = 1024;
+
+/// What is in force, for every worker. A clone is another handle to the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Mesh {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    clock: Clock,
+    snapshot: ArcSwap<Snapshot>,
+    states: ClusterStates,
+    /// The version of `snapshot`, for those who wait for another one.
+    published: watch::Sender<u64>,
+    demands: mpsc::Sender<ListenerName>,
+    /// Names in `demands`, so that each is there once.
+    asked: Mutex<HashSet<ListenerName>>,
+    link: watch::Sender<LinkStatus>,
+}
+
+/// Why there is no service to a name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unavailable {
+    /// The control plane says so.
+    #[error("no such service in the mesh")]
+    NoSuchService,
+    /// The control plane did not answer in time.
+    #[error("the control plane did not answer within {waited:?} ({connected})")]
+    NoAnswer {
+        /// How long the request waited for it.
+        waited: Duration,
+        /// Whether there was a connection to it when the wait ended.
+        connected: Connected,
+    },
+    /// Too many names wait to be asked for.
+    #[error("too many names wait for the control plane's answer")]
+    Overloaded,
+}
+
+/// Whether there is a stream to the control plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Connected {
+    /// One is open.
+    Yes,
+    /// None is; it is being tried again.
+    No,
+}
+
+impl std::fmt::Display for Connected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Connected::Yes => "connected",
+            Connected::No => "not connected",
+        })
+    }
+}
+
+impl Mesh {
+    /// An empty mesh, and the side that fills it.
+    pub(crate) fn new(clock: Clock) -> (Mesh, Feed) {
+        let (demands, demanded) = mpsc::channel(DEMANDS_MAX);
+        let shared = Arc::new(Shared {
+            clock,
+            snapshot: ArcSwap::default(),
+            states: ClusterStates::default(),
+            published: watch::Sender::new(0),
+            demands,
+            asked: Mutex::default(),
+            link: watch::Sender::new(LinkStatus::default()),
+        });
+        let mesh = Mesh {
+            shared: Arc::clone(&shared),
+        };
+        (mesh, Feed { shared, demanded })
+    }
+
+    /// The snapshot in force. A request takes it once and keeps what it found in it.
+    pub(crate) fn current(&self) -> Guard<Arc<Snapshot>> {
+        self.shared.snapshot.load()
+    }
+
+    /// The service of a name, at once if it is known; else it is asked for and waited for.
+    ///
+    /// # Errors
+    /// See [`Unavailable`]; the wait is at most `wait`.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves nothing behind but the question, whose answer serves the next request.
+    pub(crate) async fn service(&self, name: &ListenerName, wait: Duration) -> Result<Arc<Service>, Unavailable> {
+        if let Some(known) = self.known(name) {
+            return known;
+        }
+        let began = self.shared.clock.now();
+        // Before the question, or an answer that comes in between would be missed.
+        let mut published = self.shared.published.subscribe();
+        let no_answer = || Unavailable::NoAnswer {
+            waited: self.shared.clock.now().saturating_since(began),
+            connected: self.connected(),
+        };
+        self.demand(name).map_err(|refused| match refused {
+            Refused::Full => Unavailable::Overloaded,
+            Refused::Closed => no_answer(),
+        })?;
+        let answered = async {
+            loop {
+                if let Some(known) = self.known(name) {
+                    return Some(known);
+                }
+                published.changed().await.ok()?;
+            }
+        };
+        match tokio::time::timeout(wait, answered).await {
+            Ok(Some(known)) => known,
+            Ok(None) | Err(_) => Err(no_answer()),
+        }
+    }
+
+    /// Whether there is a stream to the control plane.
+    pub(crate) fn connected(&self) -> Connected {
+        self.shared.link.borrow().connected
+    }
+
+    /// A receiver that is woken whenever another snapshot comes into force.
+    pub(crate) fn published(&self) -> watch::Receiver<u64> {
+        self.shared.published.subscribe()
+    }
+
+    /// What the current snapshot says; `None`: it has to be asked for.
+    fn known(&self, name: &ListenerName) -> Option<Result<Arc<Service>, Unavailable>> {
+        let snapshot = self.current();
+        let now = self.shared.clock.now();
+        match snapshot.service(name)? {
+            Lookup::Service(service) => {
+                service.touch(now);
+                Some(Ok(Arc::clone(service)))
+            }
+            Lookup::NoSuchService { until } if now < *until => Some(Err(Unavailable::NoSuchService)),
+            Lookup::NoSuchService { .. } => None,
+        }
+    }
+
+    fn demand(&self, name: &ListenerName) -> Result<(), Refused> {
+        let mut asked = self.shared.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if asked.contains(name) {
+            return Ok(());
+        }
+        self.shared
+            .demands
+            .try_send(name.clone())
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => Refused::Full,
+                mpsc::error::TrySendError::Closed(_) => Refused::Closed,
+            })?;
+        asked.insert(name.clone());
+        Ok(())
+    }
+}
+
+/// Why a question could not be put.
+enum Refused {
+    Full,
+    Closed,
+}
+
+/// What the link to the control plane is doing.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct LinkStatus {
+    /// Whether a stream is open.
+    pub(crate) connected: Connected,
+    /// Everything subscribed to, sorted by kind and name.
+    pub(crate) resources: Vec<ResourceStatus>,
+}
+
+impl Default for LinkStatus {
+    fn default() -> Self {
+        LinkStatus {
+            connected: Connected::No,
+            resources: Vec::new(),
+        }
+    }
+}
+
+/// One resource subscribed to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct ResourceStatus {
+    /// What it is, for people.
+    pub(crate) kind: String,
+    /// Its name.
+    pub(crate) name: String,
+    /// How it stands.
+    pub(crate) state: ResourceState,
+    /// The version in force.
+    pub(crate) version: Option<String>,
+    /// The version that was accepted and waits for the clusters it names.
+    pub(crate) waiting: Option<String>,
+    /// The last version that was refused, if none was accepted since.
+    pub(crate) rejected: Option<RejectedVersion>,
+}
+
+/// How a resource stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ResourceState {
+    /// Nothing acceptable was answered yet.
+    Unanswered,
+    /// It does not exist.
+    Absent,
+    /// A version is in force.
+    InForce,
+}
+
+/// A version that was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct RejectedVersion {
+    /// Which.
+    pub(crate) version: String,
+    /// Why.
+    pub(crate) reason: String,
+}
+
+/// The side that fills a mesh; there is one.
+#[derive(Debug)]
+pub(crate) struct Feed {
+    shared: Arc<Shared>,
+    demanded: mpsc::Receiver<ListenerName>,
+}
+
+impl Feed {
+    /// The next names that requests wait for, all that there are; never none.
+    ///
+    /// # Cancel safety
+    /// No name is lost.
+    pub(crate) async fn demands(&mut self) -> Vec<ListenerName> {
+        let mut names = Vec::new();
+        // The queue is never closed: its sender lives as long as this.
+        self.demanded.recv_many(&mut names, DEMANDS_MAX).await;
+        let mut asked = self.shared.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in &names {
+            asked.remove(name);
+        }
+        names
+    }
+
+    /// The clock that everything in the mesh reads.
+    pub(crate) fn clock(&self) -> Clock {
+        self.shared.clock
+    }
+
+    /// States that outlive snapshots.
+    pub(crate) fn states(&self) -> &ClusterStates {
+        &self.shared.states
+    }
+
+    /// The snapshot in force.
+    pub(crate) fn current(&self) -> Arc<Snapshot> {
+        self.shared.snapshot.load_full()
+    }
+
+    /// Puts a snapshot in force and wakes all who wait for one.
+    pub(crate) fn publish(&self, snapshot: Snapshot) {
+        let version = snapshot.version;
+        self.shared.snapshot.store(Arc::new(snapshot));
+        self.shared.published.send_replace(version);
+    }
+
+    /// Says what the link is doing.
+    pub(crate) fn report(&self, status: LinkStatus) {
+        self.shared.link.send_replace(status);
+    }
+}

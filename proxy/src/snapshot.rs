@@ -1,0 +1,424 @@
+//! What the control plane told, compiled: immutable tables that a request reads without a lock.
+//!
+//! A request takes one [`Snapshot`] and keeps it, so a change is never half in force for it. What must outlive a change
+//! (breakers, budgets, measured latencies) is in handles that the next snapshot takes over: [`ClusterStates`].
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use weir_policy::balance::{EndpointLoad, RoundRobin};
+use weir_policy::breaker::Breaker;
+use weir_policy::model::{self, Action, EndpointHealth, Peer, VirtualHost};
+use weir_policy::names::{ClusterName, ListenerName, RouteName, WorkloadName};
+use weir_policy::retry::Budget;
+use weir_policy::route::{CompileError, RouteId, RouteTable};
+use weir_policy::split::Split;
+use weir_policy::time::Time;
+
+/// Everything in force at one moment. Immutable.
+#[derive(Debug, Default)]
+pub(crate) struct Snapshot {
+    /// Counts publications in this process, from 1; 0: nothing was published yet.
+    pub(crate) version: u64,
+    services: HashMap<ListenerName, Lookup>,
+    clusters: HashMap<ClusterName, Backend>,
+}
+
+impl Snapshot {
+    /// What is known of a name; `None`: nothing yet, it has to be asked for.
+    pub(crate) fn service(&self, name: &ListenerName) -> Option<&Lookup> {
+        self.services.get(name)
+    }
+
+    /// All services and refused names, in no order: for the configuration dump.
+    pub(crate) fn services(&self) -> impl Iterator<Item = (&ListenerName, &Lookup)> {
+        self.services.iter()
+    }
+
+    /// All clusters that a route in force names, in no order: for the configuration dump and for gauges.
+    pub(crate) fn clusters(&self) -> impl Iterator<Item = (&ClusterName, &Backend)> {
+        self.clusters.iter()
+    }
+}
+
+/// What is known of a name that an app asked for.
+#[derive(Clone, Debug)]
+pub(crate) enum Lookup {
+    /// It exists.
+    Service(Arc<Service>),
+    /// The control plane said that it does not exist.
+    NoSuchService {
+        /// When to ask again.
+        until: Time,
+    },
+}
+
+/// A service as an app reaches it by one name.
+#[derive(Debug)]
+pub(crate) struct Service {
+    /// The name asked for.
+    pub(crate) name: ListenerName,
+    /// The route configuration in force; `None`: the listener holds its routes itself.
+    pub(crate) routes_name: Option<RouteName>,
+    /// Which route a request takes.
+    pub(crate) table: Arc<RouteTable>,
+    routes: Vec<ServiceRoute>,
+    last_used: Arc<LastUsed>,
+}
+
+impl Service {
+    /// Where a route's requests go. `None` only for an id of another table.
+    pub(crate) fn route(&self, id: RouteId) -> Option<&ServiceRoute> {
+        self.routes.get(id.index())
+    }
+
+    /// Notes that the service is in use, so that it is not let go.
+    pub(crate) fn touch(&self, now: Time) {
+        self.last_used.touch(now);
+    }
+}
+
+/// Where a route's requests go. Empty where the route does not forward.
+#[derive(Debug)]
+pub(crate) struct ServiceRoute {
+    /// Draws an index of `backends` by weight.
+    pub(crate) split: Split,
+    /// In the order of the route's own list.
+    pub(crate) backends: Vec<Backend>,
+}
+
+/// A route's cluster, as far as it is known.
+#[derive(Clone, Debug)]
+pub(crate) enum Backend {
+    /// It exists.
+    Cluster(Arc<Cluster>),
+    /// The control plane said that it does not exist: answered with 500 (Gateway API, HTTPRouteRule.backendRefs).
+    Missing(ClusterName),
+    /// The control plane named it and then did not tell of it in time: answered with 503.
+    Unanswered(ClusterName),
+}
+
+impl Backend {
+    /// Whether both are the very same state of the same cluster.
+    fn same(&self, other: &Backend) -> bool {
+        match (self, other) {
+            (Backend::Cluster(a), Backend::Cluster(b)) => Arc::ptr_eq(a, b),
+            (Backend::Missing(a), Backend::Missing(b)) | (Backend::Unanswered(a), Backend::Unanswered(b)) => a == b,
+            (Backend::Cluster(_) | Backend::Missing(_) | Backend::Unanswered(_), _) => false,
+        }
+    }
+}
+
+/// A cluster and its endpoints.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    /// What the control plane said of it.
+    pub(crate) config: Arc<model::Cluster>,
+    /// What outlives changes of configuration.
+    pub(crate) state: Arc<ClusterState>,
+    /// Those that may take new requests: the healthy ones; if there is none, the unhealthy ones; never a draining one.
+    pub(crate) endpoints: Vec<Endpoint>,
+    /// All of them, as told: for the configuration dump.
+    pub(crate) all: Arc<model::ClusterEndpoints>,
+}
+
+/// An endpoint that may take new requests.
+#[derive(Clone, Debug)]
+pub(crate) struct Endpoint {
+    /// Where.
+    pub(crate) address: SocketAddr,
+    /// What answers there.
+    pub(crate) peer: Peer,
+    /// Which workload it is.
+    pub(crate) workload: Option<Arc<WorkloadName>>,
+    /// Its measured latency and its requests in flight; shared by all workers, outlives changes of configuration.
+    pub(crate) load: Arc<EndpointLoad>,
+}
+
+/// What of a cluster outlives changes of configuration; shared by all workers. A part is made anew only where its own
+/// configuration changed.
+#[derive(Debug)]
+pub(crate) struct ClusterState {
+    /// Limits and failure breaker. Permits handed out by a replaced breaker count in that one until they end.
+    pub(crate) breaker: Arc<Breaker>,
+    /// How much may be tried again.
+    pub(crate) budget: Arc<Budget>,
+    /// Whose turn it is.
+    pub(crate) round_robin: Arc<RoundRobin>,
+    failure: Option<model::FailureBreaker>,
+    retry_budget: model::RetryBudget,
+}
+
+impl ClusterState {
+    fn new(config: &model::Cluster) -> ClusterState {
+        ClusterState {
+            breaker: Arc::new(Breaker::new(config.limits, config.breaker)),
+            budget: Arc::new(Budget::new(config.retry_budget)),
+            round_robin: Arc::new(RoundRobin::default()),
+            failure: config.breaker,
+            retry_budget: config.retry_budget,
+        }
+    }
+
+    /// This state under another configuration: the same where nothing but limits changed, which change in place.
+    fn under(self: &Arc<Self>, config: &model::Cluster) -> Arc<ClusterState> {
+        let breaker = if self.failure == config.breaker {
+            self.breaker.set_limits(config.limits);
+            Arc::clone(&self.breaker)
+        } else {
+            Arc::new(Breaker::new(config.limits, config.breaker))
+        };
+        if self.failure == config.breaker && self.retry_budget == config.retry_budget {
+            return Arc::clone(self);
+        }
+        let budget = if self.retry_budget == config.retry_budget {
+            Arc::clone(&self.budget)
+        } else {
+            Arc::new(Budget::new(config.retry_budget))
+        };
+        Arc::new(ClusterState {
+            breaker,
+            budget,
+            round_robin: Arc::clone(&self.round_robin),
+            failure: config.breaker,
+            retry_budget: config.retry_budget,
+        })
+    }
+}
+
+/// The states of clusters and endpoints by their names: touched when configuration changes, never by a request. Held
+/// weakly: what no snapshot holds any more is gone.
+#[derive(Debug, Default)]
+pub(crate) struct ClusterStates {
+    by_cluster: DashMap<ClusterName, StateEntry>,
+}
+
+#[derive(Debug, Default)]
+struct StateEntry {
+    state: Weak<ClusterState>,
+    loads: HashMap<SocketAddr, Weak<EndpointLoad>>,
+}
+
+impl ClusterStates {
+    fn cluster(&self, config: Arc<model::Cluster>, all: Arc<model::ClusterEndpoints>) -> Cluster {
+        let mut entry = self.by_cluster.entry(config.name.clone()).or_default();
+        let state = match entry.state.upgrade() {
+            Some(state) => state.under(&config),
+            None => Arc::new(ClusterState::new(&config)),
+        };
+        entry.state = Arc::downgrade(&state);
+        let takes = |health| all.endpoints.iter().any(|endpoint| endpoint.health == health);
+        let wanted = match takes(EndpointHealth::Healthy) {
+            true => EndpointHealth::Healthy,
+            false => EndpointHealth::Unhealthy,
+        };
+        let mut endpoints = Vec::new();
+        for endpoint in all.endpoints.iter().filter(|endpoint| endpoint.health == wanted) {
+            let slot = entry.loads.entry(endpoint.address).or_default();
+            let load = slot.upgrade().unwrap_or_else(|| Arc::new(EndpointLoad::new()));
+            *slot = Arc::downgrade(&load);
+            endpoints.push(Endpoint {
+                address: endpoint.address,
+                peer: endpoint.peer,
+                workload: endpoint.workload.clone().map(Arc::new),
+                load,
+            });
+        }
+        drop(entry);
+        Cluster {
+            config,
+            state,
+            endpoints,
+            all,
+        }
+    }
+
+    /// Forgets what nobody holds.
+    fn sweep(&self) {
+        self.by_cluster.retain(|_, entry| {
+            entry.loads.retain(|_, load| load.strong_count() > 0);
+            entry.state.strong_count() > 0
+        });
+    }
+}
+
+/// When a service was last used; written by workers, read when it is decided what to let go.
+#[derive(Debug)]
+pub(crate) struct LastUsed(AtomicU64);
+
+impl LastUsed {
+    pub(crate) fn new(now: Time) -> LastUsed {
+        LastUsed(AtomicU64::new(now.as_nanos()))
+    }
+
+    /// Written at most once a second, so that workers don't fight for the cache line.
+    pub(crate) fn touch(&self, now: Time) {
+        const STEP: Duration = Duration::from_secs(1);
+        if now.saturating_since(self.at()) >= STEP {
+            self.0.store(now.as_nanos(), Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn at(&self) -> Time {
+        Time::from_nanos(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// Virtual hosts, compiled: made once when they arrive, bound to clusters by each snapshot.
+#[derive(Debug)]
+pub(crate) struct CompiledRoutes {
+    /// The matcher.
+    pub(crate) table: Arc<RouteTable>,
+    /// Every cluster that a route names.
+    pub(crate) clusters: BTreeSet<ClusterName>,
+}
+
+impl CompiledRoutes {
+    /// Compiles virtual hosts.
+    ///
+    /// # Errors
+    /// All that is wrong with them.
+    pub(crate) fn compile(hosts: &[VirtualHost]) -> Result<CompiledRoutes, Vec<CompileError>> {
+        let table = RouteTable::compile(hosts)?;
+        let mut clusters = BTreeSet::new();
+        for (_, route) in table.routes() {
+            if let Action::Forward(forward) = &route.action {
+                clusters.extend(forward.backends.iter().map(|backend| backend.cluster.clone()));
+            }
+        }
+        Ok(CompiledRoutes {
+            table: Arc::new(table),
+            clusters,
+        })
+    }
+}
+
+/// What a snapshot is made of.
+#[derive(Debug, Default)]
+pub(crate) struct Parts {
+    /// Services in force.
+    pub(crate) services: Vec<ServicePart>,
+    /// Names that don't exist, and until when that is believed.
+    pub(crate) absent: Vec<(ListenerName, Time)>,
+    /// What was answered about clusters; one that isn't here wasn't.
+    pub(crate) clusters: HashMap<ClusterName, ClusterPart>,
+}
+
+/// A service in force.
+#[derive(Debug)]
+pub(crate) struct ServicePart {
+    pub(crate) name: ListenerName,
+    pub(crate) routes_name: Option<RouteName>,
+    pub(crate) routes: Arc<CompiledRoutes>,
+    pub(crate) last_used: Arc<LastUsed>,
+}
+
+/// What was answered about a cluster.
+#[derive(Clone, Debug)]
+pub(crate) enum ClusterPart {
+    /// It exists.
+    Held {
+        config: Arc<model::Cluster>,
+        /// `None`: it has none.
+        endpoints: Option<Arc<model::ClusterEndpoints>>,
+    },
+    /// It does not.
+    Absent,
+}
+
+/// The snapshot after `previous`. What did not change is shared with it; states are taken over.
+pub(crate) fn compile(previous: &Snapshot, states: &ClusterStates, parts: Parts) -> Snapshot {
+    let mut clusters = HashMap::new();
+    for name in parts.services.iter().flat_map(|service| &service.routes.clusters) {
+        if !clusters.contains_key(name) {
+            let backend = bind_cluster(previous, states, name, parts.clusters.get(name));
+            clusters.insert(name.clone(), backend);
+        }
+    }
+    let mut services = HashMap::with_capacity(parts.services.len() + parts.absent.len());
+    for (name, until) in parts.absent {
+        services.insert(name, Lookup::NoSuchService { until });
+    }
+    for part in parts.services {
+        let service = bind_service(previous, &clusters, &part);
+        services.insert(part.name, Lookup::Service(service));
+    }
+    states.sweep();
+    Snapshot {
+        version: previous.version.saturating_add(1),
+        services,
+        clusters,
+    }
+}
+
+fn bind_cluster(
+    previous: &Snapshot,
+    states: &ClusterStates,
+    name: &ClusterName,
+    answered: Option<&ClusterPart>,
+) -> Backend {
+    match answered {
+        None => Backend::Unanswered(name.clone()),
+        Some(ClusterPart::Absent) => Backend::Missing(name.clone()),
+        Some(ClusterPart::Held { config, endpoints }) => {
+            if let Some(Backend::Cluster(old)) = previous.clusters.get(name)
+                && Arc::ptr_eq(&old.config, config)
+                && match endpoints {
+                    Some(endpoints) => Arc::ptr_eq(&old.all, endpoints),
+                    None => old.all.endpoints.is_empty(),
+                }
+            {
+                return Backend::Cluster(Arc::clone(old));
+            }
+            let none = || {
+                Arc::new(model::ClusterEndpoints {
+                    cluster: name.clone(),
+                    endpoints: Vec::new(),
+                })
+            };
+            let endpoints = endpoints.clone().unwrap_or_else(none);
+            Backend::Cluster(Arc::new(states.cluster(Arc::clone(config), endpoints)))
+        }
+    }
+}
+
+fn bind_service(previous: &Snapshot, clusters: &HashMap<ClusterName, Backend>, part: &ServicePart) -> Arc<Service> {
+    if let Some(Lookup::Service(old)) = previous.services.get(&part.name)
+        && Arc::ptr_eq(&old.table, &part.routes.table)
+        && Arc::ptr_eq(&old.last_used, &part.last_used)
+        && old.routes_name == part.routes_name
+        && part.routes.clusters.iter().all(|name| {
+            let (now, before) = (clusters.get(name), previous.clusters.get(name));
+            now.zip(before).is_some_and(|(now, before)| now.same(before))
+        })
+    {
+        return Arc::clone(old);
+    }
+    let bind = |name: &ClusterName| {
+        let bound = clusters.get(name).cloned();
+        bound.unwrap_or_else(|| Backend::Unanswered(name.clone()))
+    };
+    let mut routes = Vec::new();
+    for (_, route) in part.routes.table.routes() {
+        let backends: &[model::WeightedBackend] = match &route.action {
+            Action::Forward(forward) => &forward.backends,
+            Action::Redirect(_) | Action::Respond(_) => &[],
+        };
+        let weights: Vec<u32> = backends.iter().map(|backend| backend.weight).collect();
+        routes.push(ServiceRoute {
+            split: Split::new(&weights),
+            backends: backends.iter().map(|backend| bind(&backend.cluster)).collect(),
+        });
+    }
+    Arc::new(Service {
+        name: part.name.clone(),
+        routes_name: part.routes_name.clone(),
+        table: Arc::clone(&part.routes.table),
+        routes,
+        last_used: Arc::clone(&part.last_used),
+    })
+}
