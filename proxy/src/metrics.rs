@@ -1,11 +1,28 @@
 //! What is counted, and the page that Prometheus scrapes.
+//!
+//! Each worker counts for itself: a request touches no counter that another worker writes. A scrape adds them up.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
-use crate::record::Direction;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
+use weir_policy::breaker::{BreakerState, Refusal};
+use weir_policy::retry::RetryKind;
+
+use crate::record::{AttemptOutcome, Direction, RequestRecord, ResponseFlag};
+
+/// The media type of [`Metrics::page`].
+pub(crate) const PAGE_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Which end of the proxy a connection is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
 pub(crate) enum Side {
     /// A peer connected to us.
     Downstream,
@@ -13,37 +30,923 @@ pub(crate) enum Side {
     Upstream,
 }
 
+/// What others hold and the page shows: read anew for each scrape.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Observed {
+    /// Whether the control plane's stream is open; `None`: there is no control plane.
+    pub(crate) control_plane: Option<Link>,
+    /// Clusters in use, each once.
+    pub(crate) clusters: Vec<ObservedCluster>,
+}
+
+/// Whether the control plane's stream is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Link {
+    /// It is.
+    Connected,
+    /// It isn't.
+    Lost,
+}
+
+/// A cluster's breaker, and what is open to it now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ObservedCluster {
+    /// The cluster.
+    pub(crate) name: String,
+    /// Its breaker.
+    pub(crate) breaker: BreakerState,
+    /// How often the breaker has opened.
+    pub(crate) opened: u64,
+    /// Connections.
+    pub(crate) connections: u32,
+    /// Requests that wait for a connection.
+    pub(crate) pending: u32,
+    /// Requests under way.
+    pub(crate) requests: u32,
+}
+
 /// All that the proxy counts, over all workers.
 #[derive(Debug, Default)]
-pub(crate) struct Metrics {}
+pub(crate) struct Metrics {
+    shared: Arc<Shared>,
+    workers: Mutex<Vec<Arc<WorkerMetrics>>>,
+    observer: OnceLock<Observer>,
+}
+
+/// What the workers and the tasks beside them share.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    /// Every combination of labels that has counters, at most [`TRACKS_MAX`].
+    known: Mutex<HashSet<TrackLabels>>,
+    access_log_dropped: AtomicU64,
+    spans_dropped: AtomicU64,
+    spans_exported: AtomicU64,
+}
 
 impl Metrics {
     /// Counters for one more worker.
     pub(crate) fn worker(&self) -> Arc<WorkerMetrics> {
-        Arc::new(WorkerMetrics {})
+        let worker = Arc::new(WorkerMetrics {
+            shared: Arc::clone(&self.shared),
+            tracks: Mutex::default(),
+            retries: Default::default(),
+            refused: Default::default(),
+            connections: Default::default(),
+            unknown_destination: AtomicU64::new(0),
+        });
+        locked(&self.workers).push(Arc::clone(&worker));
+        worker
     }
 
-    /// The page, in the OpenMetrics text format.
-    pub(crate) fn page(&self) -> String {
-        String::new()
+    /// Counters that belong to no worker.
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Says what is asked at each scrape for what others hold. The first to say so holds.
+    pub(crate) fn observe(&self, observer: impl Fn() -> Observed + Send + Sync + 'static) {
+        let _first_holds = self.observer.set(Observer(Box::new(observer)));
+    }
+
+    /// The page, in the OpenMetrics text format ([`PAGE_TYPE`]), sorted.
+    ///
+    /// # Errors
+    /// Never, as long as memory holds; the encoder's signature allows for more.
+    pub(crate) fn page(&self) -> Result<String, fmt::Error> {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(self.gather()));
+        let mut page = String::new();
+        prometheus_client::encoding::text::encode(&mut page, &registry)?;
+        Ok(page)
+    }
+
+    fn gather(&self) -> Gathered {
+        let mut gathered = Gathered {
+            observed: self.observer.get().map(|observer| (observer.0)()).unwrap_or_default(),
+            access_log_dropped: self.shared.access_log_dropped.load(Relaxed),
+            spans_dropped: self.shared.spans_dropped.load(Relaxed),
+            spans_exported: self.shared.spans_exported.load(Relaxed),
+            ..Gathered::default()
+        };
+        gathered.observed.clusters.sort_by(|a, b| a.name.cmp(&b.name));
+        let workers = locked(&self.workers).clone();
+        for worker in &workers {
+            worker.add_to(&mut gathered);
+        }
+        gathered
+    }
+}
+
+impl Shared {
+    /// Counts access-log lines that had no room.
+    pub(crate) fn access_log_dropped(&self, lines: u64) {
+        self.access_log_dropped.fetch_add(lines, Relaxed);
+    }
+
+    /// Counts spans that had no room, or that the collector did not take.
+    pub(crate) fn spans_dropped(&self, spans: u64) {
+        self.spans_dropped.fetch_add(spans, Relaxed);
+    }
+
+    /// Counts spans that the collector took.
+    pub(crate) fn spans_exported(&self, spans: u64) {
+        self.spans_exported.fetch_add(spans, Relaxed);
     }
 }
 
 /// One worker's share of the metrics.
 #[derive(Debug)]
-pub(crate) struct WorkerMetrics {}
+pub(crate) struct WorkerMetrics {
+    shared: Arc<Shared>,
+    tracks: Mutex<HashMap<TrackLabels, Arc<Track>>>,
+    retries: [AtomicU64; RETRIED.len()],
+    refused: [AtomicU64; REFUSED.len()],
+    connections: [[AtomicI64; SIDES.len()]; DIRECTIONS.len()],
+    unknown_destination: AtomicU64,
+}
 
 impl WorkerMetrics {
+    /// The counters for requests with these labels; kept by the caller, since finding them hashes text. Once
+    /// [`TRACKS_MAX`] combinations are counted, what is new is counted together, as `overflow`.
+    pub(crate) fn track(&self, labels: &TrackLabels) -> Arc<Track> {
+        if let Some(track) = locked(&self.tracks).get(labels) {
+            return Arc::clone(track);
+        }
+        let labels = {
+            let mut known = locked(&self.shared.known);
+            if known.contains(labels) {
+                labels.clone()
+            } else if known.len() < TRACKS_MAX {
+                known.insert(labels.clone());
+                labels.clone()
+            } else {
+                TrackLabels::overflow(labels.direction)
+            }
+        };
+        Arc::clone(locked(&self.tracks).entry(labels).or_default())
+    }
+
     /// Counts an open connection for as long as the guard lives.
     pub(crate) fn connection(self: &Arc<Self>, direction: Direction, side: Side) -> ConnectionGuard {
-        let _ = (direction, side);
-        ConnectionGuard {}
+        let guard = ConnectionGuard {
+            metrics: Arc::clone(self),
+            direction,
+            side,
+        };
+        guard.add(1);
+        guard
+    }
+
+    /// Counts a request that was sent again.
+    pub(crate) fn retried(&self, kind: RetryKind) {
+        let [unprocessed, safe_resend, policy, _] = &self.retries;
+        let counter = match kind {
+            RetryKind::Unprocessed => unprocessed,
+            RetryKind::SafeResend => safe_resend,
+            RetryKind::Policy => policy,
+        };
+        counter.fetch_add(1, Relaxed);
+    }
+
+    /// Counts a request that its route would have sent again, had there been retry budget.
+    pub(crate) fn retry_budget_spent(&self) {
+        let [_, _, _, budget_spent] = &self.retries;
+        budget_spent.fetch_add(1, Relaxed);
+    }
+
+    /// Counts a request that a cluster's limit or breaker refused.
+    pub(crate) fn refused(&self, refusal: &Refusal) {
+        let [connections, pending, requests, breaker_open] = &self.refused;
+        let counter = match refusal {
+            Refusal::Connections { .. } => connections,
+            Refusal::Pending { .. } => pending,
+            Refusal::Requests { .. } => requests,
+            Refusal::Open { .. } => breaker_open,
+        };
+        counter.fetch_add(1, Relaxed);
     }
 
     /// Counts a request for a name that is no service of the mesh.
-    pub(crate) fn unknown_destination(&self) {}
+    pub(crate) fn unknown_destination(&self) {
+        self.unknown_destination.fetch_add(1, Relaxed);
+    }
+
+    fn add_to(&self, gathered: &mut Gathered) {
+        for (labels, track) in locked(&self.tracks).iter() {
+            track.add_to(gathered.tracks.entry(labels.clone()).or_default());
+        }
+        for (sum, counter) in gathered.retries.iter_mut().zip(&self.retries) {
+            *sum += counter.load(Relaxed);
+        }
+        for (sum, counter) in gathered.refused.iter_mut().zip(&self.refused) {
+            *sum += counter.load(Relaxed);
+        }
+        let sums = gathered.connections.iter_mut().flatten();
+        for (sum, gauge) in sums.zip(self.connections.iter().flatten()) {
+            *sum += gauge.load(Relaxed);
+        }
+        gathered.unknown_destination += self.unknown_destination.load(Relaxed);
+    }
 }
 
 /// An open connection, as far as metrics go.
 #[derive(Debug)]
-pub(crate) struct ConnectionGuard {}
+pub(crate) struct ConnectionGuard {
+    metrics: Arc<WorkerMetrics>,
+    direction: Direction,
+    side: Side,
+}
+
+impl ConnectionGuard {
+    fn add(&self, change: i64) {
+        let side = self.metrics.connections.get(self.direction as usize);
+        if let Some(gauge) = side.and_then(|sides| sides.get(self.side as usize)) {
+            gauge.fetch_add(change, Relaxed);
+        }
+    }
+}
+
+impl Drop for ConnectionGuard {
+    fn drop(&mut self) {
+        self.add(-1);
+    }
+}
+
+/// The open-ended labels of a request. Closed ones (code, flag) are inside a [`Track`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct TrackLabels {
+    /// Which way.
+    pub(crate) direction: Direction,
+    /// The service.
+    pub(crate) service: Arc<str>,
+    /// The route it took.
+    pub(crate) route: Option<Arc<str>>,
+    /// The cluster it was sent to.
+    pub(crate) cluster: Option<Arc<str>>,
+}
+
+impl TrackLabels {
+    /// The labels of a request.
+    pub(crate) fn of(record: &RequestRecord) -> TrackLabels {
+        TrackLabels {
+            direction: record.direction,
+            service: Arc::clone(&record.service),
+            route: record.route.clone(),
+            cluster: record.cluster.clone(),
+        }
+    }
+
+    /// Where the `Arc`s point: the same labels of the same compiled configuration have the same.
+    pub(crate) fn place(record: &RequestRecord) -> TrackPlace {
+        let place = |text: &Arc<str>| Arc::as_ptr(text).addr();
+        TrackPlace {
+            direction: record.direction,
+            service: place(&record.service),
+            route: record.route.as_ref().map(place),
+            cluster: record.cluster.as_ref().map(place),
+        }
+    }
+
+    fn overflow(direction: Direction) -> TrackLabels {
+        TrackLabels {
+            direction,
+            service: Arc::from(OVERFLOW),
+            route: None,
+            cluster: None,
+        }
+    }
+}
+
+/// See [`TrackLabels::place`]. Holds as long as the `Arc`s do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct TrackPlace {
+    direction: Direction,
+    service: usize,
+    route: Option<usize>,
+    cluster: Option<usize>,
+}
+
+/// The counters of one combination of labels, of one worker.
+#[derive(Debug, Default)]
+pub(crate) struct Track {
+    answers: [AnswerSlot; ANSWERS_MAX],
+    /// Answers whose code, flag and gRPC status had no slot left.
+    answers_other: AtomicU64,
+    attempts: [AtomicU64; OUTCOMES.len()],
+    buckets: [AtomicU64; BUCKETS.len()],
+    duration_sum_nanos: AtomicU64,
+}
+
+/// How often one kind of answer was given. Filled from the first slot on, never emptied.
+#[derive(Debug, Default)]
+struct AnswerSlot {
+    /// [`Answer::pack`]; 0: free.
+    answer: AtomicU64,
+    count: AtomicU64,
+}
+
+impl Track {
+    /// Counts a request.
+    pub(crate) fn count(&self, record: &RequestRecord) {
+        let answer = Answer {
+            code: record.status,
+            flag: record.flag,
+            grpc: record
+                .grpc_status
+                .map(|status| u8::try_from(status).unwrap_or(GRPC_UNKNOWN)),
+        };
+        self.answer_counter(answer).fetch_add(1, Relaxed);
+        for attempt in &record.attempts {
+            if let Some(counter) = self.attempts.get(outcome_place(attempt.outcome)) {
+                counter.fetch_add(1, Relaxed);
+            }
+        }
+        let place = BUCKETS.partition_point(|upper| *upper < record.duration);
+        if let Some(bucket) = self.buckets.get(place) {
+            bucket.fetch_add(1, Relaxed);
+        }
+        let nanos = u64::try_from(record.duration.as_nanos()).unwrap_or(u64::MAX);
+        self.duration_sum_nanos.fetch_add(nanos, Relaxed);
+    }
+
+    fn answer_counter(&self, answer: Answer) -> &AtomicU64 {
+        let packed = answer.pack();
+        for slot in &self.answers {
+            let held = slot.answer.load(Relaxed);
+            if held == packed {
+                return &slot.count;
+            }
+            if held == 0 {
+                match slot.answer.compare_exchange(0, packed, Relaxed, Relaxed) {
+                    Ok(_) => return &slot.count,
+                    Err(other) if other == packed => return &slot.count,
+                    Err(_taken) => {}
+                }
+            }
+        }
+        &self.answers_other
+    }
+
+    fn add_to(&self, sums: &mut TrackSums) {
+        for slot in &self.answers {
+            if let Some(answer) = Answer::unpack(slot.answer.load(Relaxed)) {
+                *sums.answers.entry(answer).or_default() += slot.count.load(Relaxed);
+            }
+        }
+        sums.answers_other += self.answers_other.load(Relaxed);
+        for (sum, counter) in sums.attempts.iter_mut().zip(&self.attempts) {
+            *sum += counter.load(Relaxed);
+        }
+        for (sum, counter) in sums.buckets.iter_mut().zip(&self.buckets) {
+            *sum += counter.load(Relaxed);
+        }
+        sums.duration_sum += Duration::from_nanos(self.duration_sum_nanos.load(Relaxed));
+    }
+}
+
+/// What tells one answer from another in metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Answer {
+    code: u16,
+    flag: ResponseFlag,
+    grpc: Option<u8>,
+}
+
+impl Answer {
+    /// As one number, never 0.
+    fn pack(self) -> u64 {
+        let grpc = self.grpc.map_or(0, |status| u64::from(status) + 1);
+        (1 << 63) | (grpc << 24) | (u64::from(self.flag as u8) << 16) | u64::from(self.code)
+    }
+
+    fn unpack(packed: u64) -> Option<Answer> {
+        if packed == 0 {
+            return None;
+        }
+        let [_, _, _, _, flag, high, low] = {
+            let [_, rest @ ..] = packed.to_be_bytes();
+            rest
+        };
+        let grpc = (packed >> 24) & 0xffff;
+        Some(Answer {
+            code: u16::from_be_bytes([high, low]),
+            flag: *ResponseFlag::ALL.get(usize::from(flag))?,
+            grpc: grpc.checked_sub(1).and_then(|status| u8::try_from(status).ok()),
+        })
+    }
+}
+
+/// The state of all counters at one scrape.
+#[derive(Debug, Default)]
+struct Gathered {
+    tracks: BTreeMap<TrackLabels, TrackSums>,
+    retries: [u64; RETRIED.len()],
+    refused: [u64; REFUSED.len()],
+    connections: [[i64; SIDES.len()]; DIRECTIONS.len()],
+    unknown_destination: u64,
+    access_log_dropped: u64,
+    spans_dropped: u64,
+    spans_exported: u64,
+    observed: Observed,
+}
+
+#[derive(Debug, Default)]
+struct TrackSums {
+    answers: BTreeMap<Answer, u64>,
+    answers_other: u64,
+    attempts: [u64; OUTCOMES.len()],
+    buckets: [u64; BUCKETS.len()],
+    duration_sum: Duration,
+}
+
+impl Collector for Gathered {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        self.encode_requests(&mut encoder)?;
+        self.encode_durations(&mut encoder)?;
+        self.encode_attempts(&mut encoder)?;
+        self.encode_closed(&mut encoder)?;
+        self.encode_observed(&mut encoder)
+    }
+}
+
+impl Gathered {
+    fn encode_requests(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let help = "Requests whose answer has ended; code 0: there was none";
+        let mut metric = encoder.encode_descriptor("weir_requests", help, None, MetricType::Counter)?;
+        for (labels, sums) in &self.tracks {
+            let [direction, service, route, cluster] = label_pairs(labels);
+            for (answer, count) in &sums.answers {
+                let code = answer.code.to_string();
+                let grpc = answer.grpc.map(|status| status.to_string()).unwrap_or_default();
+                let all = [
+                    direction,
+                    service,
+                    route,
+                    cluster,
+                    ("code", &code),
+                    ("grpc_status", &grpc),
+                    ("flag", answer.flag.as_str()),
+                ];
+                counter(&mut metric, &all, *count)?;
+            }
+            if sums.answers_other > 0 {
+                let all = [
+                    direction,
+                    service,
+                    route,
+                    cluster,
+                    ("code", OVERFLOW),
+                    ("grpc_status", ""),
+                    ("flag", OVERFLOW),
+                ];
+                counter(&mut metric, &all, sums.answers_other)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn encode_durations(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let help = "From a request's head to the end of its answer";
+        let unit = Unit::Seconds;
+        let mut metric =
+            encoder.encode_descriptor("weir_request_duration", help, Some(&unit), MetricType::Histogram)?;
+        for (labels, sums) in &self.tracks {
+            let pairs = label_pairs(labels);
+            let mut buckets = [(0.0, 0); BUCKETS.len()];
+            for ((bucket, upper), count) in buckets.iter_mut().zip(&BUCKETS).zip(&sums.buckets) {
+                let infinite = *upper == Duration::MAX;
+                *bucket = (if infinite { f64::INFINITY } else { upper.as_secs_f64() }, *count);
+            }
+            let total = sums.buckets.iter().sum();
+            metric.encode_family(&pairs)?.encode_histogram::<NoLabelSet>(
+                sums.duration_sum.as_secs_f64(),
+                total,
+                &buckets,
+                None,
+            )?;
+        }
+        Ok(())
+    }
+
+    fn encode_attempts(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let help = "Times a request was sent to an endpoint, by what came of it";
+        let mut metric = encoder.encode_descriptor("weir_upstream_attempts", help, None, MetricType::Counter)?;
+        for (labels, sums) in &self.tracks {
+            let [direction, service, route, cluster] = label_pairs(labels);
+            for (outcome, count) in OUTCOMES.into_iter().zip(&sums.attempts) {
+                if *count > 0 {
+                    let all = [direction, service, route, cluster, ("outcome", outcome)];
+                    counter(&mut metric, &all, *count)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn encode_closed(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let help = "Requests sent again, by why; budget_spent: not sent again for want of retry budget";
+        let mut metric = encoder.encode_descriptor("weir_retries", help, None, MetricType::Counter)?;
+        for (kind, count) in RETRIED.into_iter().zip(&self.retries) {
+            counter(&mut metric, &[("kind", kind)], *count)?;
+        }
+        let help = "Requests that a cluster's limit or open breaker refused";
+        let mut metric = encoder.encode_descriptor("weir_breaker_refused", help, None, MetricType::Counter)?;
+        for (reason, count) in REFUSED.into_iter().zip(&self.refused) {
+            counter(&mut metric, &[("reason", reason)], *count)?;
+        }
+        let help = "Open connections";
+        let mut metric = encoder.encode_descriptor("weir_connections", help, None, MetricType::Gauge)?;
+        for (direction, sides) in DIRECTIONS.into_iter().zip(&self.connections) {
+            for (side, count) in SIDES.into_iter().zip(sides) {
+                let labels = [("direction", direction), ("side", side)];
+                metric.encode_family(&labels)?.encode_gauge(count)?;
+            }
+        }
+        let plain = [
+            (
+                "weir_unknown_destination",
+                "Requests for a name that is no service of the mesh",
+                self.unknown_destination,
+            ),
+            (
+                "weir_access_log_dropped",
+                "Access-log lines for which there was no room",
+                self.access_log_dropped,
+            ),
+            (
+                "weir_spans_dropped",
+                "Spans for which there was no room, or that the collector did not take",
+                self.spans_dropped,
+            ),
+            (
+                "weir_spans_exported",
+                "Spans that the collector took",
+                self.spans_exported,
+            ),
+        ];
+        for (name, help, count) in plain {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            metric.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+        }
+        let mut metric = encoder.encode_descriptor("weir_build", "The proxy's build", None, MetricType::Info)?;
+        metric.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])
+    }
+
+    fn encode_observed(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        if let Some(link) = self.observed.control_plane {
+            let help = "Whether the control plane's stream is open";
+            let mut metric = encoder.encode_descriptor("weir_xds_connected", help, None, MetricType::Gauge)?;
+            metric.encode_gauge(&match link {
+                Link::Connected => 1_u32,
+                Link::Lost => 0,
+            })?;
+        }
+        let help = "A cluster's breaker: 0 closed, 0.5 half-open, 1 open";
+        let mut metric = encoder.encode_descriptor("weir_breaker_open", help, None, MetricType::Gauge)?;
+        for cluster in &self.observed.clusters {
+            let open = match cluster.breaker {
+                BreakerState::Closed => 0.0,
+                BreakerState::HalfOpen => 0.5,
+                BreakerState::Open { .. } => 1.0,
+            };
+            let labels = [("cluster", cluster.name.as_str())];
+            metric.encode_family(&labels)?.encode_gauge(&open)?;
+        }
+        let help = "Times a cluster's breaker opened";
+        let mut metric = encoder.encode_descriptor("weir_breaker_opened", help, None, MetricType::Counter)?;
+        for cluster in &self.observed.clusters {
+            counter(&mut metric, &[("cluster", &cluster.name)], cluster.opened)?;
+        }
+        let help = "What is open to a cluster, by what its limits count";
+        let mut metric = encoder.encode_descriptor("weir_cluster_active", help, None, MetricType::Gauge)?;
+        for cluster in &self.observed.clusters {
+            let counts = [
+                ("connections", cluster.connections),
+                ("pending", cluster.pending),
+                ("requests", cluster.requests),
+            ];
+            for (kind, count) in counts {
+                let labels = [("cluster", cluster.name.as_str()), ("kind", kind)];
+                metric.encode_family(&labels)?.encode_gauge(&count)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Observer(Box<dyn Fn() -> Observed + Send + Sync>);
+
+impl fmt::Debug for Observer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Observer")
+    }
+}
+
+type Pair<'a> = (&'a str, &'a str);
+
+fn label_pairs(labels: &TrackLabels) -> [Pair<'_>; 4] {
+    [
+        ("direction", labels.direction.as_str()),
+        ("service", &labels.service),
+        ("route", labels.route.as_deref().unwrap_or_default()),
+        ("cluster", labels.cluster.as_deref().unwrap_or_default()),
+    ]
+}
+
+fn counter<S: EncodeLabelSet>(metric: &mut MetricEncoder, labels: &S, count: u64) -> fmt::Result {
+    let mut metric = metric.encode_family(labels)?;
+    metric.encode_counter::<NoLabelSet, _, u64>(&count, None)
+}
+
+fn outcome_place(outcome: AttemptOutcome) -> usize {
+    match outcome {
+        AttemptOutcome::Answered(_) => 0,
+        AttemptOutcome::ConnectFailed => 1,
+        AttemptOutcome::Unprocessed => 2,
+        AttemptOutcome::Reset => 3,
+        AttemptOutcome::TimedOut => 4,
+        AttemptOutcome::Abandoned => 5,
+    }
+}
+
+/// A poisoned lock is taken all the same: what it guards is counters and names, whole after every step.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Combinations of service, route and cluster that are told apart, per process. One costs about 0.7 KiB for each worker
+/// and 20 series at the scraper; on-demand configuration keeps far below it.
+const TRACKS_MAX: usize = 1_000;
+
+/// Kinds of answer (code, flag, gRPC status) told apart per combination of labels.
+const ANSWERS_MAX: usize = 24;
+
+/// The label of what is over a cap.
+const OVERFLOW: &str = "overflow";
+
+/// A gRPC status outside the byte that any client knows; 2 is `UNKNOWN` (gRPC, statuscodes.md).
+const GRPC_UNKNOWN: u8 = 2;
+
+const DIRECTIONS: [&str; 2] = ["inbound", "outbound"];
+const SIDES: [&str; 2] = ["downstream", "upstream"];
+const RETRIED: [&str; 4] = ["unprocessed", "safe_resend", "policy", "budget_spent"];
+const REFUSED: [&str; 4] = ["connections", "pending", "requests", "breaker_open"];
+const OUTCOMES: [&str; 6] = [
+    "answered",
+    "connect_failed",
+    "unprocessed",
+    "reset",
+    "timed_out",
+    "abandoned",
+];
+
+/// Upper bounds, inclusive. From half a millisecond, which a call on one host takes, to ten seconds, after which a person
+/// has left; three to a decade.
+const BUCKETS: [Duration; 15] = [
+    Duration::from_micros(500),
+    Duration::from_millis(1),
+    Duration::from_micros(2_500),
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+    Duration::from_millis(25),
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_millis(2_500),
+    Duration::from_secs(5),
+    Duration::from_secs(10),
+    Duration::MAX,
+];
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::record::AttemptEvent;
+    use crate::record::tests::record;
+
+    /// The samples of a page, without the lines that describe them.
+    fn samples(metrics: &Metrics) -> Vec<String> {
+        let page = metrics.page().expect("the page");
+        let lines = page.lines().filter(|line| !line.starts_with('#'));
+        lines.map(str::to_owned).collect()
+    }
+
+    #[track_caller]
+    fn holds(metrics: &Metrics, sample: &str) {
+        let samples = samples(metrics);
+        assert!(
+            samples.iter().any(|line| line == sample),
+            "{sample}\n{}",
+            samples.join("\n")
+        );
+    }
+
+    fn count(worker: &WorkerMetrics, record: &RequestRecord) {
+        worker.track(&TrackLabels::of(record)).count(record);
+    }
+
+    #[test]
+    fn numbers_are_places() {
+        for (place, flag) in ResponseFlag::ALL.into_iter().enumerate() {
+            assert_eq!(flag as usize, place);
+        }
+        assert_eq!(DIRECTIONS[Direction::Outbound as usize], Direction::Outbound.as_str());
+        assert_eq!(SIDES[Side::Upstream as usize], "upstream");
+    }
+
+    #[test]
+    fn the_page_is_whole_and_sorted() {
+        let metrics = Metrics::default();
+        let worker = metrics.worker();
+        let mut answered = record();
+        count(&worker, &answered);
+        answered.duration = Duration::from_millis(7);
+        answered.status = 503;
+        answered.flag = ResponseFlag::BreakerOpen;
+        answered.grpc_status = Some(14);
+        answered.attempts.clear();
+        count(&worker, &answered);
+        worker.retried(RetryKind::Policy);
+        worker.refused(&Refusal::Open {
+            retry_after: Duration::ZERO,
+        });
+        worker.unknown_destination();
+        metrics.shared().spans_dropped(3);
+        let _open = worker.connection(Direction::Inbound, Side::Downstream);
+        drop(worker.connection(Direction::Outbound, Side::Upstream));
+        metrics.observe(|| Observed {
+            control_plane: Some(Link::Connected),
+            clusters: vec![ObservedCluster {
+                name: "identity.police:80".to_owned(),
+                breaker: BreakerState::HalfOpen,
+                opened: 2,
+                connections: 1,
+                pending: 0,
+                requests: 4,
+            }],
+        });
+        let page = metrics.page().expect("the page");
+        crate::test_golden::check("src/testdata/metrics.txt", &page);
+    }
+
+    #[test]
+    fn a_label_value_is_escaped() {
+        let metrics = Metrics::default();
+        let mut odd = record();
+        odd.service = Arc::from("a\"b\\c\nd");
+        count(&metrics.worker(), &odd);
+        let page = metrics.page().expect("the page");
+        assert!(page.contains(r#"service="a\"b\\c\nd""#), "{page}");
+    }
+
+    #[test]
+    fn workers_that_count_at_once_sum_right() {
+        const WORKERS: usize = 4;
+        const REQUESTS: usize = 10_000;
+        let metrics = Metrics::default();
+        let barrier = Barrier::new(WORKERS + 1);
+        std::thread::scope(|scope| {
+            for _ in 0..WORKERS {
+                let (worker, barrier) = (metrics.worker(), &barrier);
+                scope.spawn(move || {
+                    barrier.wait();
+                    for _ in 0..REQUESTS {
+                        count(&worker, &record());
+                    }
+                });
+            }
+            barrier.wait();
+            // Scrapes while they count neither block them nor see more than there is.
+            assert!(
+                metrics
+                    .gather()
+                    .tracks
+                    .values()
+                    .all(|sums| sums.buckets.iter().sum::<u64>() <= 40_000)
+            );
+        });
+        let gathered = metrics.gather();
+        assert_eq!(gathered.tracks.len(), 1);
+        for sums in gathered.tracks.values() {
+            assert_eq!(sums.answers.values().sum::<u64>(), 40_000);
+            assert_eq!(sums.buckets.iter().sum::<u64>(), 40_000);
+            assert_eq!(sums.attempts, [40_000, 0, 0, 0, 0, 0]);
+        }
+    }
+
+    #[test]
+    fn one_track_shared_by_threads_keeps_each_answer_once() {
+        let track = Track::default();
+        let barrier = Barrier::new(4);
+        std::thread::scope(|scope| {
+            for offset in 0..4_u16 {
+                let (track, barrier) = (&track, &barrier);
+                scope.spawn(move || {
+                    let mut answer = record();
+                    barrier.wait();
+                    for step in 0..1_000_u16 {
+                        answer.status = 200 + (step + offset) % 30;
+                        track.count(&answer);
+                    }
+                });
+            }
+        });
+        let mut sums = TrackSums::default();
+        track.add_to(&mut sums);
+        assert_eq!(sums.answers.len(), ANSWERS_MAX);
+        let total = sums.answers.values().sum::<u64>() + sums.answers_other;
+        assert_eq!(total, 4_000);
+    }
+
+    #[test]
+    fn what_is_over_the_cap_is_counted_together() {
+        let metrics = Metrics::default();
+        let (one, other) = (metrics.worker(), metrics.worker());
+        let mut next = record();
+        for number in 0..TRACKS_MAX + 5 {
+            next.service = Arc::from(format!("s{number}"));
+            count(&one, &next);
+            count(&other, &next);
+        }
+        let gathered = metrics.gather();
+        assert_eq!(gathered.tracks.len(), TRACKS_MAX + 1);
+        let overflow = &gathered.tracks[&TrackLabels::overflow(Direction::Outbound)];
+        assert_eq!(overflow.answers.values().sum::<u64>(), 10);
+    }
+
+    #[test]
+    fn answers_over_the_cap_are_counted_together() {
+        let metrics = Metrics::default();
+        let worker = metrics.worker();
+        let mut next = record();
+        for code in 200..200 + 30 {
+            next.status = code;
+            count(&worker, &next);
+        }
+        let cluster = "identity.police:80";
+        let labels = format!(
+            r#"direction="outbound",service="identity.police:80",route="HTTPRoute/police/identity#rules[0]",cluster="{cluster}""#
+        );
+        holds(
+            &metrics,
+            &format!(r#"weir_requests_total{{{labels},code="overflow",grpc_status="",flag="overflow"}} 6"#),
+        );
+    }
+
+    #[test]
+    fn a_duration_is_in_the_bucket_that_bounds_it() {
+        #[track_caller]
+        fn check(duration: Duration, place: usize) {
+            let track = Track::default();
+            let mut one = record();
+            one.duration = duration;
+            track.count(&one);
+            assert_eq!(track.buckets[place].load(Relaxed), 1, "{duration:?}");
+        }
+        check(Duration::ZERO, 0);
+        check(Duration::from_micros(500), 0);
+        check(Duration::from_nanos(500_001), 1);
+        check(Duration::from_secs(10), 13);
+        check(Duration::from_secs(11), 14);
+        check(Duration::MAX, 14);
+    }
+
+    #[test]
+    fn each_attempt_is_counted_by_its_outcome() {
+        let metrics = Metrics::default();
+        let mut retried = record();
+        let endpoint = "10.0.0.1:80".parse().expect("an address");
+        let outcomes = [
+            AttemptOutcome::ConnectFailed,
+            AttemptOutcome::TimedOut,
+            AttemptOutcome::Answered(503),
+            AttemptOutcome::Answered(200),
+        ];
+        retried.attempts = outcomes
+            .map(|outcome| AttemptEvent {
+                endpoint,
+                outcome,
+                at: Duration::ZERO,
+            })
+            .to_vec();
+        count(&metrics.worker(), &retried);
+        let gathered = metrics.gather();
+        let sums = gathered.tracks.values().next().expect("one track");
+        assert_eq!(sums.attempts, [2, 1, 0, 0, 1, 0]);
+    }
+
+    proptest! {
+        #[test]
+        fn an_answer_unpacks_as_packed(code: u16, flag in 0..ResponseFlag::ALL.len(), grpc: Option<u8>) {
+            let answer = Answer { code, flag: ResponseFlag::ALL[flag], grpc };
+            prop_assert_ne!(answer.pack(), 0);
+            prop_assert_eq!(Answer::unpack(answer.pack()), Some(answer));
+        }
+    }
+}

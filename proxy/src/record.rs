@@ -1,5 +1,7 @@
 //! One event for each request: metric, log line and span are all made of it.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -7,15 +9,28 @@ use std::time::{Duration, SystemTime};
 use http::{Method, Version};
 use weir_policy::names::WorkloadName;
 
-use crate::metrics::WorkerMetrics;
+use crate::access_log::LogBuffer;
+use crate::metrics::{Track, TrackLabels, TrackPlace, WorkerMetrics};
+use crate::otlp::SpanSink;
 
 /// Which way a request goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
 pub(crate) enum Direction {
     /// Toward our own app.
     Inbound,
     /// From our own app.
     Outbound,
+}
+
+impl Direction {
+    /// As in metrics, logs and spans.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Direction::Inbound => "inbound",
+            Direction::Outbound => "outbound",
+        }
+    }
 }
 
 /// Everything known of a request once its answer has ended, or is known never to end.
@@ -72,6 +87,26 @@ pub(crate) struct RequestRecord {
     pub(crate) context_id: Option<u64>,
 }
 
+impl RequestRecord {
+    /// The path without a query, should one have slipped in.
+    pub(crate) fn path_only(&self) -> &str {
+        self.path
+            .split_once('?')
+            .map_or(self.path.as_str(), |(path, _query)| path)
+    }
+
+    /// The authority as host and port. Brackets of an IPv6 address are not part of the host.
+    pub(crate) fn server(&self) -> (&str, Option<u16>) {
+        let authority = self.authority.as_str();
+        let (host, port) = match authority.rsplit_once(':') {
+            Some((host, port)) if !port.contains(']') => (host, port.parse().ok()),
+            Some(_) | None => (authority, None),
+        };
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        (bare.unwrap_or(host), port)
+    }
+}
+
 /// Who connected to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DownstreamAddr {
@@ -108,6 +143,20 @@ pub(crate) enum AttemptOutcome {
     TimedOut,
     /// The downstream left before the answer's head.
     Abandoned,
+}
+
+impl AttemptOutcome {
+    /// As in logs and spans; the status is not in it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            AttemptOutcome::Answered(_) => "answered",
+            AttemptOutcome::ConnectFailed => "connect failed",
+            AttemptOutcome::Unprocessed => "unprocessed",
+            AttemptOutcome::Reset => "reset",
+            AttemptOutcome::TimedOut => "timed out",
+            AttemptOutcome::Abandoned => "abandoned",
+        }
+    }
 }
 
 /// Why the mesh answered a request or ended it: closed, for metrics and logs.
@@ -270,12 +319,21 @@ const RANDOM_SPACE: f64 = 72_057_594_037_927_936.0;
 /// shared between threads.
 pub(crate) struct Recorder {
     metrics: Arc<WorkerMetrics>,
+    /// Counters by where the labels lie; the labels are held so that nothing else can come to lie there.
+    tracks: RefCell<HashMap<TrackPlace, (TrackLabels, Arc<Track>)>>,
+    log: Option<LogBuffer>,
+    spans: Option<SpanSink>,
 }
 
 impl Recorder {
-    /// Records into these.
-    pub(crate) fn new(metrics: Arc<WorkerMetrics>) -> Recorder {
-        Recorder { metrics }
+    /// Records into these; `None`: not at all.
+    pub(crate) fn new(metrics: Arc<WorkerMetrics>, log: Option<LogBuffer>, spans: Option<SpanSink>) -> Recorder {
+        Recorder {
+            metrics,
+            tracks: RefCell::default(),
+            log,
+            spans,
+        }
     }
 
     /// The worker's own metrics, for what is not a request.
@@ -286,6 +344,144 @@ impl Recorder {
     /// Counts, logs and exports a request, as far as each is on. Never blocks: what the log or the exporter can't take
     /// now is dropped and counted.
     pub(crate) fn record(&self, record: RequestRecord) {
-        drop(record);
+        self.count(&record);
+        if let Some(log) = &self.log {
+            log.write(&record);
+        }
+        match (&self.spans, record.trace.sampled) {
+            (Some(spans), Sampled::Yes) => spans.offer(record),
+            (Some(_), Sampled::No) | (None, _) => {}
+        }
+    }
+
+    fn count(&self, record: &RequestRecord) {
+        let place = TrackLabels::place(record);
+        let mut tracks = self.tracks.borrow_mut();
+        if let Some((_, track)) = tracks.get(&place) {
+            track.count(record);
+            return;
+        }
+        // Labels of configurations long replaced go with the rest; those in use come back at once.
+        if tracks.len() >= CACHED_TRACKS_MAX {
+            tracks.clear();
+        }
+        let labels = TrackLabels::of(record);
+        let track = self.metrics.track(&labels);
+        track.count(record);
+        tracks.insert(place, (labels, track));
+    }
+}
+
+/// Combinations of labels whose counters a worker finds without hashing text.
+const CACHED_TRACKS_MAX: usize = 1_024;
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::config::Ratio;
+    use crate::metrics::Metrics;
+
+    /// A request that went well.
+    pub(crate) fn record() -> RequestRecord {
+        let endpoint = "10.0.0.7:15006".parse().expect("an address");
+        let started = SystemTime::UNIX_EPOCH + Duration::from_micros(1_767_323_045_678_901);
+        RequestRecord {
+            direction: Direction::Outbound,
+            started,
+            method: Method::GET,
+            authority: "identity.police:8080".to_owned(),
+            path: "/v1/people".to_owned(),
+            downstream_version: Version::HTTP_11,
+            upstream_version: Some(Version::HTTP_2),
+            service: Arc::from("identity.police:80"),
+            route: Some(Arc::from("HTTPRoute/police/identity#rules[0]")),
+            cluster: Some(Arc::from("identity.police:80")),
+            endpoint: Some(endpoint),
+            peer_workload: Some("police/identity-1".parse().expect("a workload")),
+            downstream: DownstreamAddr::Tcp("127.0.0.1:40000".parse().expect("an address")),
+            status: 200,
+            grpc_status: None,
+            flag: ResponseFlag::None,
+            error: None,
+            attempts: vec![AttemptEvent {
+                endpoint,
+                outcome: AttemptOutcome::Answered(200),
+                at: Duration::from_micros(2_500),
+            }],
+            duration: Duration::from_micros(3_250),
+            upstream_first_byte: Some(Duration::from_micros(2_500)),
+            request_bytes: 0,
+            response_bytes: 42,
+            trace: TraceIds {
+                trace_id: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16],
+                span_id: [0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18],
+                parent_id: Some([0x21; 8]),
+                sampled: Sampled::Yes,
+            },
+            context_id: Some(255),
+        }
+    }
+
+    #[track_caller]
+    fn check_server(authority: &str, host: &str, port: Option<u16>) {
+        let mut asked = record();
+        asked.authority = authority.to_owned();
+        assert_eq!(asked.server(), (host, port), "{authority}");
+    }
+
+    #[test]
+    fn an_authority_comes_apart() {
+        check_server("a.b:80", "a.b", Some(80));
+        check_server("a.b", "a.b", None);
+        check_server("[::1]:80", "::1", Some(80));
+        check_server("[::1]", "::1", None);
+        check_server("a:99999", "a", None);
+        check_server("", "", None);
+    }
+
+    #[test]
+    fn labels_that_lie_elsewhere_are_counted_as_the_same() {
+        let metrics = Metrics::default();
+        let recorder = Recorder::new(metrics.worker(), None, None);
+        // Each record has labels of its own making, more than the cache holds.
+        for _ in 0..CACHED_TRACKS_MAX + 10 {
+            recorder.record(record());
+        }
+        let shared = record();
+        for _ in 0..10 {
+            recorder.record(shared.clone());
+        }
+        assert!(recorder.tracks.borrow().len() <= CACHED_TRACKS_MAX);
+        let page = metrics.page().expect("the page");
+        let counted: Vec<&str> = page
+            .lines()
+            .filter(|line| line.starts_with("weir_requests_total"))
+            .collect();
+        assert_eq!(counted.len(), 1, "{page}");
+        assert!(counted[0].ends_with(&format!(" {}", CACHED_TRACKS_MAX + 20)), "{page}");
+    }
+
+    #[test]
+    fn a_callers_decision_is_kept() {
+        let (none, all) = (Sampler::new(Ratio::NONE), Sampler::new(Ratio::ALL));
+        let id = record().trace.trace_id;
+        assert_eq!(none.decide(Some(Sampled::Yes), &id), Sampled::Yes);
+        assert_eq!(all.decide(Some(Sampled::No), &id), Sampled::No);
+        assert_eq!(none.decide(None, &[0; 16]), Sampled::No);
+        assert_eq!(all.decide(None, &[0xff; 16]), Sampled::Yes);
+    }
+
+    #[test]
+    fn a_trace_begun_here_is_decided_by_its_id() {
+        let sampler = Sampler::new(Ratio::new(0.25).expect("a ratio"));
+        let mut random = fastrand::Rng::with_seed(7);
+        let sampled = (0..10_000).filter(|_| {
+            let id = random.u128(..).to_be_bytes();
+            let decided = sampler.decide(None, &id);
+            assert_eq!(sampler.decide(None, &id), decided);
+            decided == Sampled::Yes
+        });
+        let sampled = sampled.count();
+        assert!((2_300..2_700).contains(&sampled), "{sampled}");
     }
 }
