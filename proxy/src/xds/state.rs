@@ -1,0 +1,529 @@
+//! What a proxy subscribes to and what it does with the answers, as a pure state machine: inputs and the time go in,
+//! requests, parts of a snapshot and things to keep come out.
+//!
+//! A demand for a name subscribes to its listener; the listener names a route configuration, its routes name clusters,
+//! and each cluster has endpoints under the same name. What is no longer named is let go.
+//!
+//! **In force.** A cluster and its endpoints are in force, and acknowledged, when they can be read. A route
+//! configuration or a listener first waits: until each cluster it names was answered (with endpoints, or that it does
+//! not exist), or until a time-out; meanwhile the version before it stays in force. It is acknowledged when it is in
+//! force, so "acknowledged" means "requests go by it". What can't be read is refused at once, and what was in force
+//! stays.
+//!
+//! **Invariant:** no I/O, no clock, no task.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use weir_policy::model::{self, RouteSource, VirtualHost};
+use weir_policy::names::{ClusterName, ListenerName, RouteName};
+use weir_policy::time::Time;
+use weir_xds::envoy::{Any, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
+use weir_xds::{ResourceType, decode};
+
+use super::table::{self, Admission, Answer, Held, Received, Refusal, Table};
+use crate::last_good::Kept;
+use crate::mesh::{Connected, LinkStatus};
+use crate::snapshot::{ClusterPart, CompiledRoutes, LastUsed, Parts, ServicePart};
+
+/// The times and bounds of a [`State`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    /// How long a service is kept after its last use. 10 minutes: longer than the pause between two runs of most
+    /// timers, and an idle service costs only memory.
+    pub(crate) idle: Duration,
+    /// How long a route waits for its clusters. 5 seconds: the answer is one round trip away; where it does not come,
+    /// a route without one of its clusters serves more requests than no change at all.
+    pub(crate) clusters_wait: Duration,
+    /// How long it is believed that a name does not exist. A second: a service that is just being made is found soon,
+    /// and a caller in a loop asks once a second.
+    pub(crate) absent: Duration,
+    /// How many names an app may use at once, per process. Names beyond are not asked for.
+    pub(crate) names_max: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            idle: Duration::from_secs(600),
+            clusters_wait: Duration::from_secs(5),
+            absent: Duration::from_secs(1),
+            names_max: 4096,
+        }
+    }
+}
+
+/// What happens to a [`State`].
+#[derive(Clone, Debug)]
+pub(crate) enum Input {
+    /// Requests wait for these names.
+    Demands(Vec<ListenerName>),
+    /// A stream to the control plane is open.
+    Opened,
+    /// It is gone.
+    Closed,
+    /// A response came on it.
+    Response(DeltaDiscoveryResponse),
+    /// The time is that of [`State::next`], or later.
+    Tick,
+}
+
+/// What a [`State`] wants done.
+#[derive(Debug)]
+pub(crate) struct Outputs {
+    /// To be sent on the stream, in this order.
+    pub(crate) requests: Vec<DeltaDiscoveryRequest>,
+    /// What the next snapshot is made of; `None`: nothing in force changed.
+    pub(crate) parts: Option<Parts>,
+    /// How things stand.
+    pub(crate) status: LinkStatus,
+    /// Whether [`State::kept`] changed.
+    pub(crate) keep: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct State {
+    settings: Settings,
+    node: Node,
+    connected: Connected,
+    /// Whether the node was said on the stream that is open: only its first request carries it.
+    introduced: bool,
+    /// Whether anything in force changed since the last snapshot.
+    changed: bool,
+    uses: BTreeMap<ListenerName, Use>,
+    listeners: Table<ListenerName, ListenerRoutes>,
+    routes: Table<RouteName, Arc<CompiledRoutes>>,
+    clusters: Table<ClusterName, Arc<model::Cluster>>,
+    endpoints: Table<ClusterName, Arc<model::ClusterEndpoints>>,
+    /// Of a route configuration that does not exist; always there.
+    no_routes: Option<Arc<CompiledRoutes>>,
+}
+
+/// How an app uses a name.
+#[derive(Debug)]
+struct Use {
+    last_used: Arc<LastUsed>,
+    /// While the name does not exist: until when that is believed.
+    absent_until: Option<Time>,
+}
+
+/// Where a listener's routes come from, compiled.
+#[derive(Debug)]
+enum ListenerRoutes {
+    Named(RouteName),
+    Inline(Arc<CompiledRoutes>),
+}
+
+impl State {
+    /// Knows nothing yet.
+    pub(crate) fn new(settings: Settings, node: Node) -> State {
+        State {
+            settings,
+            node,
+            connected: Connected::No,
+            introduced: false,
+            changed: false,
+            uses: BTreeMap::new(),
+            listeners: Table::new(ResourceType::Listener),
+            routes: Table::new(ResourceType::Route),
+            clusters: Table::new(ResourceType::Cluster),
+            endpoints: Table::new(ResourceType::Endpoints),
+            no_routes: CompiledRoutes::compile(&[]).ok().map(Arc::new),
+        }
+    }
+
+    /// Puts in force what was kept by an earlier life of this process. Returns what could not be read beside what is
+    /// to be done; the rest is in force.
+    pub(crate) fn restore(&mut self, now: Time, kept: Vec<Kept>) -> (Vec<(String, Refusal)>, Outputs) {
+        let mut refused = Vec::new();
+        for resource in kept {
+            let name = resource.name.clone();
+            if let Err(refusal) = self.restore_one(now, resource) {
+                refused.push((name, refusal));
+            }
+        }
+        self.changed = true;
+        (refused, self.settle(now, Vec::new()))
+    }
+
+    /// Takes one input, at a time that never goes back.
+    pub(crate) fn handle(&mut self, now: Time, input: Input) -> Outputs {
+        let mut answers = Vec::new();
+        match input {
+            Input::Demands(names) => names.into_iter().for_each(|name| self.demand(now, name)),
+            Input::Opened => {
+                self.close();
+                self.connected = Connected::Yes;
+            }
+            Input::Closed => self.close(),
+            Input::Response(response) => answers.extend(self.receive(now, response)),
+            Input::Tick => self.let_go(now),
+        }
+        self.settle(now, answers)
+    }
+
+    /// When to [`Input::Tick`] next; `None`: there is nothing to wait for.
+    pub(crate) fn next(&self) -> Option<Time> {
+        let listeners = self.listeners.entries.values().filter_map(|tracked| {
+            let candidate = tracked.candidate.as_ref()?;
+            match candidate.held.value {
+                // Without its routes it can't be in force, so it waits as long as it takes.
+                ListenerRoutes::Named(_) => None,
+                ListenerRoutes::Inline(_) => Some(candidate.deadline),
+            }
+        });
+        let routes = self.routes.entries.values();
+        let routes = routes.filter_map(|tracked| Some(tracked.candidate.as_ref()?.deadline));
+        let uses = self.uses.values().map(|usage| usage.ends(self.settings.idle));
+        listeners.chain(routes).chain(uses).min()
+    }
+
+    /// Everything in force, to be kept on disk.
+    pub(crate) fn kept(&self) -> Vec<Kept> {
+        fn keep<K: ToString, T>(kind: ResourceType, name: &K, held: &Held<T>) -> Kept {
+            Kept {
+                kind,
+                name: name.to_string(),
+                version: held.version.clone(),
+                resource: Arc::clone(&held.resource),
+            }
+        }
+        let listeners = self.listeners.in_force();
+        let listeners = listeners.map(|(name, held)| keep(ResourceType::Listener, name, held));
+        let routes = self.routes.in_force();
+        let routes = routes.map(|(name, held)| keep(ResourceType::Route, name, held));
+        let clusters = self.clusters.in_force();
+        let clusters = clusters.map(|(name, held)| keep(ResourceType::Cluster, name, held));
+        let endpoints = self.endpoints.in_force();
+        let endpoints = endpoints.map(|(name, held)| keep(ResourceType::Endpoints, name, held));
+        clusters.chain(endpoints).chain(listeners).chain(routes).collect()
+    }
+
+    fn restore_one(&mut self, now: Time, kept: Kept) -> Result<(), Refusal> {
+        let Kept {
+            kind,
+            name,
+            version,
+            resource,
+        } = kept;
+        match kind {
+            ResourceType::Listener => {
+                let name: ListenerName = name.parse()?;
+                let value = accept_listener(&name, &resource)?;
+                self.uses.insert(name.clone(), Use::new(now));
+                self.listeners.restore(name, Held::new(value, version, resource));
+            }
+            ResourceType::Route => {
+                let name: RouteName = name.parse()?;
+                let value = accept_route(&name, &resource)?;
+                self.routes.restore(name, Held::new(value, version, resource));
+            }
+            ResourceType::Cluster => {
+                let name: ClusterName = name.parse()?;
+                let value = accept_cluster(&name, &resource)?;
+                self.clusters.restore(name, Held::new(value, version, resource));
+            }
+            ResourceType::Endpoints => {
+                let name: ClusterName = name.parse()?;
+                let value = accept_endpoints(&name, &resource)?;
+                self.endpoints.restore(name, Held::new(value, version, resource));
+            }
+        }
+        Ok(())
+    }
+
+    fn demand(&mut self, now: Time, name: ListenerName) {
+        if let Some(usage) = self.uses.get_mut(&name) {
+            usage.last_used.touch(now);
+            if usage.absent_until.is_some_and(|until| until <= now) {
+                usage.absent_until = None;
+                self.listeners.ask_again(&name);
+                self.changed = true;
+            }
+            return;
+        }
+        if self.uses.len() >= self.settings.names_max {
+            // Names that don't exist make room first: they are what an app that tries names leaves behind. If there
+            // is none, this one is not asked for, and who waits for it runs into his time-out.
+            let absent = self.uses.iter().find(|(_, usage)| usage.absent_until.is_some());
+            let Some(absent) = absent.map(|(name, _)| name.clone()) else {
+                return;
+            };
+            self.uses.remove(&absent);
+        }
+        self.uses.insert(name, Use::new(now));
+    }
+
+    fn close(&mut self) {
+        self.connected = Connected::No;
+        self.introduced = false;
+        self.listeners.close();
+        self.routes.close();
+        self.clusters.close();
+        self.endpoints.close();
+    }
+
+    /// Returns the NACK, if it comes to that.
+    fn receive(&mut self, now: Time, response: DeltaDiscoveryResponse) -> Option<DeltaDiscoveryRequest> {
+        let when_ready = Admission::WhenReady(now + self.settings.clusters_wait);
+        let Received { changed, nack } = match ResourceType::from_url(&response.type_url) {
+            Some(ResourceType::Listener) => self.listeners.receive(response, when_ready, accept_listener),
+            Some(ResourceType::Route) => self.routes.receive(response, when_ready, accept_route),
+            Some(ResourceType::Cluster) => self.clusters.receive(response, Admission::AtOnce, accept_cluster),
+            Some(ResourceType::Endpoints) => self.endpoints.receive(response, Admission::AtOnce, accept_endpoints),
+            None => {
+                let reason = "resources of this type were not asked for".to_owned();
+                return Some(table::nack(&response.type_url, response.nonce, reason));
+            }
+        };
+        self.changed |= changed;
+        nack
+    }
+
+    /// Lets go of names that are not used any more.
+    fn let_go(&mut self, now: Time) {
+        let idle = self.settings.idle;
+        self.uses.retain(|_, usage| usage.ends(idle) > now);
+    }
+
+    /// Draws the consequences of an input.
+    fn settle(&mut self, now: Time, answers: Vec<DeltaDiscoveryRequest>) -> Outputs {
+        loop {
+            self.follow();
+            if !self.advance(now) {
+                break;
+            }
+            self.changed = true;
+        }
+        for (name, usage) in &mut self.uses {
+            let answer = self.listeners.entries.get(name).map(|tracked| &tracked.answer);
+            match (answer, usage.absent_until) {
+                (Some(Answer::Absent), None) => usage.absent_until = Some(now + self.settings.absent),
+                (Some(Answer::Absent), Some(_)) => {}
+                (Some(Answer::None | Answer::Held(_)) | None, _) => usage.absent_until = None,
+            }
+        }
+        let requests = self.requests(answers);
+        let changed = std::mem::take(&mut self.changed);
+        Outputs {
+            requests,
+            parts: changed.then(|| self.parts()),
+            status: self.status(),
+            keep: changed,
+        }
+    }
+
+    /// Subscribes to exactly what is used: names, what they name, what that names.
+    fn follow(&mut self) {
+        let wanted = self.uses.keys().cloned().collect();
+        self.changed |= self.listeners.follow(&wanted);
+        let mut routes = BTreeSet::new();
+        let mut clusters = BTreeSet::new();
+        for source in self.listeners.entries.values().flat_map(|tracked| tracked.values()) {
+            match source {
+                ListenerRoutes::Named(name) => {
+                    routes.insert(name.clone());
+                }
+                ListenerRoutes::Inline(routes) => clusters.extend(routes.clusters.iter().cloned()),
+            }
+        }
+        self.changed |= self.routes.follow(&routes);
+        for routes in self.routes.entries.values().flat_map(|tracked| tracked.values()) {
+            clusters.extend(routes.clusters.iter().cloned());
+        }
+        self.changed |= self.clusters.follow(&clusters);
+        self.changed |= self.endpoints.follow(&clusters);
+    }
+
+    /// Puts in force what has all that it refers to, or has waited long enough. Returns whether anything was.
+    fn advance(&mut self, now: Time) -> bool {
+        let mut advanced = false;
+        let (clusters, endpoints) = (&self.clusters.entries, &self.endpoints.entries);
+        let answered = |routes: &CompiledRoutes| {
+            routes.clusters.iter().all(|name| {
+                let has_endpoints = || endpoints.get(name).is_some_and(|tracked| tracked.answer.is_there());
+                match clusters.get(name).map(|tracked| &tracked.answer) {
+                    Some(Answer::Held(_)) => has_endpoints(),
+                    Some(Answer::Absent) => true,
+                    Some(Answer::None) | None => false,
+                }
+            })
+        };
+        for tracked in self.routes.entries.values_mut() {
+            let Some(candidate) = &tracked.candidate else { continue };
+            if candidate.deadline <= now || answered(&candidate.held.value) {
+                tracked.promote();
+                advanced = true;
+            }
+        }
+        for tracked in self.listeners.entries.values_mut() {
+            let Some(candidate) = &tracked.candidate else { continue };
+            let ready = match &candidate.held.value {
+                ListenerRoutes::Named(name) => {
+                    let routes = self.routes.entries.get(name);
+                    routes.is_some_and(|tracked| tracked.answer.is_there())
+                }
+                ListenerRoutes::Inline(routes) => candidate.deadline <= now || answered(routes),
+            };
+            if ready {
+                tracked.promote();
+                advanced = true;
+            }
+        }
+        advanced
+    }
+
+    fn requests(&mut self, mut requests: Vec<DeltaDiscoveryRequest>) -> Vec<DeltaDiscoveryRequest> {
+        match self.connected {
+            Connected::Yes => {}
+            Connected::No => return Vec::new(),
+        }
+        requests.extend(self.clusters.acknowledge());
+        requests.extend(self.endpoints.acknowledge());
+        requests.extend(self.listeners.acknowledge());
+        requests.extend(self.routes.acknowledge());
+        requests.extend(self.clusters.request());
+        requests.extend(self.endpoints.request());
+        requests.extend(self.listeners.request());
+        requests.extend(self.routes.request());
+        if !self.introduced {
+            if requests.is_empty() {
+                // Says who is there before anything is wanted. Of a type that knows no wildcard, so that it subscribes
+                // to nothing (xDS protocol, "How the client specifies what resources to return").
+                requests.push(DeltaDiscoveryRequest {
+                    type_url: ResourceType::Endpoints.url().to_owned(),
+                    ..DeltaDiscoveryRequest::default()
+                });
+            }
+            if let Some(first) = requests.first_mut() {
+                first.node = Some(self.node.clone());
+            }
+            self.introduced = true;
+        }
+        requests
+    }
+
+    fn parts(&self) -> Parts {
+        let mut parts = Parts::default();
+        for (name, usage) in &self.uses {
+            if let Some(until) = usage.absent_until {
+                parts.absent.push((name.clone(), until));
+                continue;
+            }
+            let source = self
+                .listeners
+                .entries
+                .get(name)
+                .and_then(|tracked| tracked.answer.value());
+            let (routes_name, routes) = match source {
+                Some(ListenerRoutes::Inline(routes)) => (None, Some(routes)),
+                Some(ListenerRoutes::Named(name)) => {
+                    let routes = match self.routes.entries.get(name).map(|tracked| &tracked.answer) {
+                        Some(Answer::Held(held)) => Some(&held.value),
+                        Some(Answer::Absent) => self.no_routes.as_ref(),
+                        Some(Answer::None) | None => None,
+                    };
+                    (Some(name.clone()), routes)
+                }
+                None => continue,
+            };
+            if let Some(routes) = routes {
+                parts.services.push(ServicePart {
+                    name: name.clone(),
+                    routes_name,
+                    routes: Arc::clone(routes),
+                    last_used: Arc::clone(&usage.last_used),
+                });
+            }
+        }
+        parts.clusters = self.cluster_parts();
+        parts
+    }
+
+    fn cluster_parts(&self) -> HashMap<ClusterName, ClusterPart> {
+        let mut parts = HashMap::new();
+        for (name, tracked) in &self.clusters.entries {
+            let endpoints = self.endpoints.entries.get(name).map(|tracked| &tracked.answer);
+            let part = match (&tracked.answer, endpoints) {
+                (Answer::Held(config), Some(Answer::Held(endpoints))) => ClusterPart::Held {
+                    config: Arc::clone(&config.value),
+                    endpoints: Some(Arc::clone(&endpoints.value)),
+                },
+                (Answer::Held(config), Some(Answer::Absent)) => ClusterPart::Held {
+                    config: Arc::clone(&config.value),
+                    endpoints: None,
+                },
+                (Answer::Absent, _) => ClusterPart::Absent,
+                (Answer::Held(_), Some(Answer::None) | None) | (Answer::None, _) => continue,
+            };
+            parts.insert(name.clone(), part);
+        }
+        parts
+    }
+
+    fn status(&self) -> LinkStatus {
+        let clusters = self.clusters.statuses().chain(self.endpoints.statuses());
+        let listeners = self.listeners.statuses().chain(self.routes.statuses());
+        LinkStatus {
+            connected: self.connected,
+            resources: clusters.chain(listeners).collect(),
+        }
+    }
+}
+
+impl Use {
+    fn new(now: Time) -> Use {
+        Use {
+            last_used: Arc::new(LastUsed::new(now)),
+            absent_until: None,
+        }
+    }
+
+    /// When it is let go if nothing happens.
+    fn ends(&self, idle: Duration) -> Time {
+        self.absent_until.unwrap_or_else(|| self.last_used.at() + idle)
+    }
+}
+
+fn accept_listener(name: &ListenerName, resource: &Any) -> Result<ListenerRoutes, Refusal> {
+    let listener = decode::listener(resource)?;
+    same_name(name, &listener.name)?;
+    match listener.routes {
+        RouteSource::Named(routes) => Ok(ListenerRoutes::Named(routes)),
+        RouteSource::Inline(hosts) => compile(&hosts).map(ListenerRoutes::Inline),
+    }
+}
+
+fn accept_route(name: &RouteName, resource: &Any) -> Result<Arc<CompiledRoutes>, Refusal> {
+    let config = decode::route_config(resource)?;
+    same_name(name, &config.name)?;
+    compile(&config.virtual_hosts)
+}
+
+fn accept_cluster(name: &ClusterName, resource: &Any) -> Result<Arc<model::Cluster>, Refusal> {
+    let cluster = decode::cluster(resource)?;
+    same_name(name, &cluster.name)?;
+    Ok(Arc::new(cluster))
+}
+
+fn accept_endpoints(name: &ClusterName, resource: &Any) -> Result<Arc<model::ClusterEndpoints>, Refusal> {
+    let endpoints = decode::endpoints(resource)?;
+    same_name(name, &endpoints.cluster)?;
+    Ok(Arc::new(endpoints))
+}
+
+fn compile(hosts: &[VirtualHost]) -> Result<Arc<CompiledRoutes>, Refusal> {
+    let routes = CompiledRoutes::compile(hosts).map_err(Refusal::Routes)?;
+    Ok(Arc::new(routes))
+}
+
+fn same_name<K: PartialEq + ToString>(asked: &K, inside: &K) -> Result<(), Refusal> {
+    match asked == inside {
+        true => Ok(()),
+        false => Err(Refusal::OtherName {
+            held: inside.to_string(),
+        }),
+    }
+}
