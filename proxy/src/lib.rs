@@ -10,6 +10,6 @@ pub(crate) mod otlp;
 pub(crate) mod record;
 pub(crate) mod snapshot;
 pub(crate) mod telemetry;
+#[cfg(test)]
 mod test_golden;
 pub(crate) mod xds;
-#[cfg(test)]
