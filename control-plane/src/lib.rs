@@ -1,3 +1,236 @@
 //! Weir's control plane: the API, the store, the xDS server, the trace view.
 
+mod api;
+mod drain;
+mod files;
+mod health;
+pub mod objects;
 pub mod store;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+pub use api::ApiLimits;
+pub use files::{FileError, FolderError};
+
+use api::Api;
+use drain::Drainer;
+use health::Health;
+use objects::Objects;
+use store::{Location, OpenError, Store, StoreTask, WriteError};
+
+/// What a control plane runs with.
+#[derive(Clone, Debug)]
+pub struct ControlConfig {
+    /// Where resources are kept.
+    pub location: Location,
+    /// A folder whose resources are in force beside those of the API.
+    pub resources: Option<PathBuf>,
+    /// Where the API listens; port 0: any free one.
+    pub api: SocketAddr,
+    /// Names under which the API is reached beside its address.
+    pub api_hosts: Vec<String>,
+    /// Where proxies find xDS, the workloads' stream and the traces' receiver, in cleartext: loopback only. Port 0: any
+    /// free one.
+    pub xds: SocketAddr,
+    /// After this time a workload whose stream is lost leaves, while most of its zone is confirmed.
+    pub unconfirmed_timeout: Duration,
+    /// What the API takes at most.
+    pub api_limits: ApiLimits,
+}
+
+impl ControlConfig {
+    /// In memory, on free ports of loopback, otherwise as the program starts by default: for tests and embedding.
+    pub fn in_memory() -> ControlConfig {
+        ControlConfig {
+            location: Location::Memory,
+            resources: None,
+            api: SocketAddr::from(([127, 0, 0, 1], 0)),
+            api_hosts: Vec::new(),
+            xds: SocketAddr::from(([127, 0, 0, 1], 0)),
+            unconfirmed_timeout: Duration::from_secs(60),
+            api_limits: ApiLimits::default(),
+        }
+    }
+}
+
+/// Why a control plane can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The cleartext listener would be reached from elsewhere.
+    #[error(
+        "--xds {0}: proxies are not authenticated and nothing is encrypted there, so only loopback is right \
+         (127.0.0.1:15010)"
+    )]
+    ExposedCleartext(SocketAddr),
+    /// A port is in use or may not be used.
+    #[error("{flag} {address}: {}", in_words(.source))]
+    Bind {
+        /// The flag that gives it.
+        flag: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The store can't be opened.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// The store can't be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The folder of resources can't be used.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+}
+
+/// A part of a running control plane ended by itself, which none should.
+#[derive(Debug, thiserror::Error)]
+#[error("{part} ended unexpectedly{}", .panic.as_ref().map(|panic| format!(": {panic}")).unwrap_or_default())]
+pub struct PartEnded {
+    /// Which.
+    pub part: &'static str,
+    /// How, if by a panic.
+    pub panic: Option<tokio::task::JoinError>,
+}
+
+/// Starts control planes.
+#[derive(Debug)]
+pub struct Control;
+
+impl Control {
+    /// Binds, opens the store, puts the folder's resources in force and serves. When it returns, all ports answer.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing runs on then.
+    pub async fn start(config: ControlConfig) -> Result<RunningControl, StartError> {
+        if !config.xds.ip().is_loopback() {
+            return Err(StartError::ExposedCleartext(config.xds));
+        }
+        let (api_listener, api_addr) = bind("--api", config.api).await?;
+        let (xds_listener, xds_addr) = bind("--xds", config.xds).await?;
+        let (store, store_task) = Store::open(config.location.clone())?;
+        let (drainer, drain) = drain::channel();
+        let mut running = RunningControl {
+            api_addr,
+            xds_addr,
+            store: store.clone(),
+            drainer,
+            tasks: JoinSet::new(),
+            store_task,
+        };
+        let objects = Objects::new(store, Arc::new(|_| Ok(())));
+        objects.ensure_default_namespace().await?;
+        let health = Health::default();
+        if let Some(folder) = &config.resources {
+            match files::Folder::open(folder, objects.clone(), health.clone()).await {
+                Ok(folder) => running.own("the folder of resources", folder.follow(drain.clone())),
+                Err(error) => {
+                    running.shutdown().await;
+                    return Err(error.into());
+                }
+            }
+        }
+        let limits = config.api_limits;
+        let api = Api::new(
+            objects,
+            health,
+            api_addr,
+            &config.api_hosts,
+            limits.clone(),
+            drain.clone(),
+        );
+        let router = api::router(api, Router::new());
+        running.own(
+            "the API",
+            api::server::serve(api_listener, router, limits, drain.clone()),
+        );
+        drop(xds_listener);
+        Ok(running)
+    }
+}
+
+/// A control plane at work. Dropped, it ends at once; [`RunningControl::shutdown`] lets requests end.
+#[derive(Debug)]
+pub struct RunningControl {
+    api_addr: SocketAddr,
+    xds_addr: SocketAddr,
+    store: Store,
+    drainer: Drainer,
+    tasks: JoinSet<&'static str>,
+    store_task: StoreTask,
+}
+
+impl RunningControl {
+    /// Where the API listens.
+    pub fn api_addr(&self) -> SocketAddr {
+        self.api_addr
+    }
+
+    /// Where proxies find xDS.
+    pub fn xds_addr(&self) -> SocketAddr {
+        self.xds_addr
+    }
+
+    /// What it holds.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Waits for a part to end by itself: the process should then end too, and be started anew.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn failed(&mut self) -> PartEnded {
+        tokio::select! {
+            () = self.store_task.ended() => PartEnded { part: "the store", panic: None },
+            Some(ended) = self.tasks.join_next() => match ended {
+                Ok(part) => PartEnded { part, panic: None },
+                Err(panic) => PartEnded { part: "a task", panic: Some(panic) },
+            },
+        }
+    }
+
+    /// Takes no more, lets requests and writes end, bounded, and closes the store.
+    pub async fn shutdown(mut self) {
+        self.drainer.begin();
+        while let Some(ended) = self.tasks.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a task ended badly");
+            }
+        }
+        if let Err(error) = self.store_task.stop().await {
+            tracing::error!(%error, "the store ended badly");
+        }
+    }
+
+    fn own(&mut self, part: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(async move {
+            task.await;
+            part
+        });
+    }
+}
+
+async fn bind(flag: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let error = |source| StartError::Bind { flag, address, source };
+    let listener = TcpListener::bind(address).await.map_err(error)?;
+    let bound = listener.local_addr().map_err(error)?;
+    Ok((listener, bound))
+}
+
+fn in_words(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "the port is in use by another process; stop it, or choose another port".to_owned(),
+        io::ErrorKind::AddrNotAvailable => "this machine does not have that address".to_owned(),
+        io::ErrorKind::PermissionDenied => "this user may not listen on that port; choose one above 1023".to_owned(),
+        _ => error.to_string(),
+    }
+}

@@ -1,0 +1,243 @@
+//! Watches: changes of a collection as lines of JSON, from a revision or from what is there, until either side ends it.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+use weir_api::{Key, Kind, Object};
+
+use super::Api;
+use super::query::Bookmarks;
+use super::select::Selector;
+use super::status::{Failure, Reason};
+use crate::drain::Drain;
+use crate::store::{Change, Event, Revision, Stored, Watch, WatchEnded};
+
+/// What a watch is about.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    pub(super) kind: Kind,
+    /// `None`: everywhere.
+    pub(super) namespace: Option<String>,
+    pub(super) selector: Selector,
+}
+
+/// Starts a watch; without `from` it begins with what is there, as if just added.
+///
+/// # Errors
+/// When `from` is too far back (410), or there are too many watches (429).
+pub(super) fn follow(
+    api: &Arc<Api>,
+    wanted: Wanted,
+    from: Option<Revision>,
+    bookmarks: Bookmarks,
+    timeout: Option<Duration>,
+) -> Result<Body, Failure> {
+    let permit = Arc::clone(&api.watches)
+        .try_acquire_owned()
+        .map_err(|_| Failure::retry_later(Reason::TooManyRequests, "there are too many watches; try again later"))?;
+    let store = api.objects.store();
+    let (there, from) = match from {
+        Some(from) => (Vec::new(), from),
+        None => store.list(wanted.kind, wanted.namespace.as_deref()),
+    };
+    let watch = store
+        .watch(from)
+        .map_err(|compacted| Failure::new(Reason::Expired, compacted.to_string()))?;
+    let there = there.iter().filter(|stored| wanted.selects(stored));
+    let lines: VecDeque<Bytes> = there
+        .map(|stored| line(EventType::Added, stored.object.to_value()))
+        .collect();
+    let timeout = timeout
+        .unwrap_or(api.limits.watch_timeout_max)
+        .min(api.limits.watch_timeout_max);
+    let now = Instant::now();
+    let following = Following {
+        wanted,
+        watch,
+        lines,
+        drain: api.drain.clone(),
+        ends: now + timeout,
+        bookmark: match bookmarks {
+            Bookmarks::Send => Some(Bookmark {
+                interval: api.limits.bookmark_interval,
+                due: now + api.limits.bookmark_interval,
+                told: from,
+            }),
+            Bookmarks::Omit => None,
+        },
+        state: State::Going,
+        _permit: permit,
+    };
+    let lines = futures_util::stream::unfold(following, |mut following| async move {
+        let line = following.next().await?;
+        Some((Ok::<_, Infallible>(line), following))
+    });
+    Ok(Body::from_stream(lines))
+}
+
+/// As `metav1.WatchEvent` names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum EventType {
+    Added,
+    Modified,
+    Deleted,
+    Bookmark,
+    Error,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Going,
+    Ended,
+}
+
+struct Bookmark {
+    interval: Duration,
+    due: Instant,
+    told: Revision,
+}
+
+struct Following {
+    wanted: Wanted,
+    watch: Watch,
+    /// To be sent; never more than what is there at the start, or one step's worth of the store's watch.
+    lines: VecDeque<Bytes>,
+    drain: Drain,
+    ends: Instant,
+    bookmark: Option<Bookmark>,
+    state: State,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// What comes next.
+enum Step {
+    Events(Result<Vec<Arc<Event>>, WatchEnded>),
+    BookmarkDue,
+    End,
+}
+
+impl Following {
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(line) = self.lines.pop_front() {
+                return Some(line);
+            }
+            if self.state == State::Ended {
+                return None;
+            }
+            match self.step().await {
+                Step::End => return None,
+                Step::BookmarkDue => self.add_bookmark(),
+                Step::Events(Ok(events)) => {
+                    let lines = events.iter().filter_map(|event| self.wanted.line(event));
+                    self.lines.extend(lines);
+                }
+                Step::Events(Err(WatchEnded::Closed)) => return None,
+                Step::Events(Err(WatchEnded::Compacted(compacted))) => {
+                    let status = Failure::new(Reason::Expired, compacted.to_string()).to_value();
+                    self.lines.push_back(line(EventType::Error, status));
+                    self.state = State::Ended;
+                }
+            }
+        }
+    }
+
+    async fn step(&mut self) -> Step {
+        let bookmark_due = self.bookmark.as_ref().map(|bookmark| bookmark.due);
+        let bookmark = async {
+            match bookmark_due {
+                Some(due) => tokio::time::sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        };
+        // Each arm is cancel safe: sleeps start anew at the same instant, `begun` and the store's watch lose nothing.
+        // In order: an end is not put off by a stream of events.
+        tokio::select! {
+            biased;
+            () = self.drain.begun() => Step::End,
+            () = tokio::time::sleep_until(self.ends) => Step::End,
+            () = bookmark => Step::BookmarkDue,
+            events = self.watch.next() => Step::Events(events),
+        }
+    }
+
+    fn add_bookmark(&mut self) {
+        let seen = self.watch.seen();
+        let Some(bookmark) = &mut self.bookmark else {
+            return;
+        };
+        bookmark.due = Instant::now() + bookmark.interval;
+        if bookmark.told == seen {
+            return;
+        }
+        bookmark.told = seen;
+        let object = json!({
+            "kind": self.wanted.kind.kind(),
+            "apiVersion": self.wanted.kind.api_version(),
+            "metadata": {"resourceVersion": seen.to_string()},
+        });
+        self.lines.push_back(line(EventType::Bookmark, object));
+    }
+}
+
+impl Wanted {
+    fn concerns(&self, key: &Key) -> bool {
+        key.kind == self.kind
+            && self
+                .namespace
+                .as_ref()
+                .is_none_or(|namespace| *namespace == key.namespace)
+    }
+
+    fn selects(&self, stored: &Stored) -> bool {
+        self.selector.matches(&stored.object.metadata.labels)
+    }
+
+    /// A change as this watch sees it: an object whose labels come to match is added, one whose labels no longer do is
+    /// deleted.
+    fn line(&self, event: &Event) -> Option<Bytes> {
+        if !self.concerns(&event.key) {
+            return None;
+        }
+        let (before, after) = match &event.change {
+            Change::Added { after } => (None, Some(after)),
+            Change::Modified { before, after } => (Some(before), Some(after)),
+            Change::Deleted { before } => (Some(before), None),
+        };
+        let before = before.filter(|stored| self.selects(stored));
+        let after = after.filter(|stored| self.selects(stored));
+        match (before, after) {
+            (None, None) => None,
+            (None, Some(after)) => Some(line(EventType::Added, after.object.to_value())),
+            (Some(_), Some(after)) => Some(line(EventType::Modified, after.object.to_value())),
+            (Some(before), None) => Some(line(EventType::Deleted, at(&before.object, event.revision))),
+        }
+    }
+}
+
+/// An object that is gone, with the revision at which it went: a watch goes on from there.
+fn at(object: &Object, revision: Revision) -> Value {
+    let mut object = object.clone();
+    object.metadata.resource_version = revision.to_string();
+    object.to_value()
+}
+
+fn line(event: EventType, object: Value) -> Bytes {
+    let event = match event {
+        EventType::Added => "ADDED",
+        EventType::Modified => "MODIFIED",
+        EventType::Deleted => "DELETED",
+        EventType::Bookmark => "BOOKMARK",
+        EventType::Error => "ERROR",
+    };
+    let mut line = json!({"type": event, "object": object}).to_string();
+    line.push('\n');
+    line.into()
+}

@@ -1,0 +1,84 @@
+//! Whether this process can serve, part by part.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What every part tells about itself; clones share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Health {
+    files: Arc<Mutex<Files>>,
+}
+
+/// How the folder of `--resources` is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Files {
+    /// None is read.
+    #[default]
+    Unused,
+    /// Not read yet.
+    Loading,
+    /// In force as it is.
+    InForce {
+        /// How many objects it holds.
+        objects: usize,
+    },
+    /// What it held before is in force, since what it holds now is wrong.
+    Broken {
+        /// What is wrong, one line each.
+        errors: Vec<String>,
+    },
+}
+
+/// Whether the process can serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ready {
+    Yes,
+    No,
+}
+
+/// Everything at one moment.
+#[derive(Clone, Debug)]
+pub(crate) struct Report {
+    pub(crate) ready: Ready,
+    files: Files,
+}
+
+impl Health {
+    pub(crate) fn set_files(&self, files: Files) {
+        *self.files.lock().unwrap_or_else(PoisonError::into_inner) = files;
+    }
+
+    pub(crate) fn report(&self) -> Report {
+        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let ready = match files {
+            Files::Unused | Files::InForce { .. } | Files::Broken { .. } => Ready::Yes,
+            Files::Loading => Ready::No,
+        };
+        Report { ready, files }
+    }
+}
+
+/// One line for each part, `[+]` in order and `[-]` not, as Kubernetes writes it.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "[+] store")?;
+        match &self.files {
+            Files::Unused => {}
+            Files::Loading => writeln!(f, "[-] files: not read yet")?,
+            Files::InForce { objects } => writeln!(f, "[+] files: {objects} objects in force")?,
+            Files::Broken { errors } => {
+                writeln!(
+                    f,
+                    "[-] files: what they held before is in force, since they are wrong now"
+                )?;
+                for error in errors {
+                    writeln!(f, "    {error}")?;
+                }
+            }
+        }
+        match self.ready {
+            Ready::Yes => writeln!(f, "ready"),
+            Ready::No => writeln!(f, "not ready"),
+        }
+    }
+}

@@ -1,0 +1,495 @@
+//! Admission: what may be written, by whom. Everything that users write, over the API or in files, comes through here.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use serde_json::Value;
+use weir_api::{Access, FieldError, Key, Kind, Object, Scope};
+
+use crate::store::{Op, Precondition, Revision, Store, Stored, WriteError, Written};
+
+/// Marks objects that come from `--resources`: `file:line`. Only the control plane sets it.
+pub const SOURCE_ANNOTATION: &str = "weir.dev/source";
+
+/// The namespace that always exists.
+pub const DEFAULT_NAMESPACE: &str = "default";
+
+/// Refuses objects that are well formed but could never be put in force.
+pub type Check = Arc<dyn Fn(&Object) -> Result<(), Vec<FieldError>> + Send + Sync>;
+
+/// Whether a write is for real.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// It is.
+    Commit,
+    /// Only what it would do is wanted.
+    DryRun,
+}
+
+/// What a held object must be to be deleted; `None`: no matter.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeleteConditions {
+    /// Its uid.
+    pub uid: Option<String>,
+    /// Its latest change.
+    pub revision: Option<Revision>,
+}
+
+/// Why a write is refused. Nothing of it is kept.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Refusal {
+    /// What was sent is no object of the kind and name that the request is about.
+    #[error("the object is invalid: {}", join(.errors))]
+    Malformed {
+        /// All that is wrong.
+        errors: Vec<FieldError>,
+    },
+    /// The object breaks a rule of its kind.
+    #[error("{key} is invalid: {}", join(.errors))]
+    Invalid {
+        /// Which object.
+        key: Key,
+        /// All that is wrong.
+        errors: Vec<FieldError>,
+    },
+    /// Only the control plane writes this kind.
+    #[error("{key}: {} are written by the control plane from what proxies register; they can't be changed here", .key.kind.plural())]
+    ReadOnly {
+        /// Which object.
+        key: Key,
+    },
+    /// The object comes from a file.
+    #[error("{key} comes from {source_line}; change it there")]
+    FileOwned {
+        /// Which object.
+        key: Key,
+        /// `file:line`.
+        source_line: String,
+    },
+    /// The object's namespace doesn't exist.
+    #[error("{key}: the namespace {} does not exist; create it first", .key.namespace)]
+    UnknownNamespace {
+        /// Which object.
+        key: Key,
+    },
+    /// The object can't be deleted.
+    #[error("{key} always exists and can't be deleted")]
+    Protected {
+        /// Which object.
+        key: Key,
+    },
+    /// Others change the object all the time.
+    #[error("{key} is being changed by others all the time; try again")]
+    Contended {
+        /// Which object.
+        key: Key,
+    },
+    /// The name is held by another object than the writer knew.
+    #[error("{key} has uid {held}, not {given}: it is another object of the same name")]
+    OtherUid {
+        /// Which object.
+        key: Key,
+        /// Its uid.
+        held: String,
+        /// The uid the writer gave.
+        given: String,
+    },
+    /// The store refused or failed.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// The door to the store for what users write; clones share it.
+#[derive(Clone)]
+pub struct Objects {
+    store: Store,
+    check: Check,
+}
+
+impl Objects {
+    /// Writes to `store` what passes `check`.
+    pub fn new(store: Store, check: Check) -> Objects {
+        Objects { store, check }
+    }
+
+    /// The store, for reading.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Makes sure that the namespace `default` exists.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn ensure_default_namespace(&self) -> Result<(), WriteError> {
+        let spec = weir_api::Spec::Namespace(weir_api::namespace::NamespaceSpec::default());
+        match self
+            .store
+            .write(vec![Op::Create(Object::new("", DEFAULT_NAMESPACE, spec))])
+            .await
+        {
+            Ok(_) | Err(WriteError::Exists { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Adds the object that `value` is. What the store gives (uid, resourceVersion, …) and a status are left out.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub async fn create(
+        &self,
+        kind: Kind,
+        namespace: Option<&str>,
+        value: Value,
+        mode: Mode,
+    ) -> Result<Arc<Stored>, Refusal> {
+        let mut object = self.read(kind, namespace, value)?;
+        object.status = None;
+        let key = object.key();
+        self.admit(&key, &object)?;
+        let mut ops = Vec::from_iter(namespace_of(&key).map(Op::Require));
+        ops.push(Op::Create(object));
+        let written = self.write(ops, mode).await.map_err(|error| from_write(error, &key))?;
+        only(written, key)
+    }
+
+    /// Puts the object that `value` is in the place of the one held under `key`. A `metadata.resourceVersion` or
+    /// `metadata.uid` in it must be the held one's.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub async fn replace(&self, key: &Key, value: Value, mode: Mode) -> Result<Arc<Stored>, Refusal> {
+        let object = self.read(key.kind, namespace_text(key), value)?;
+        same_name(key, &object)?;
+        let given = given_revision(&object)?;
+        for _ in 0..ATTEMPTS_MAX {
+            let held = self.held(key)?;
+            let precondition = given.unwrap_or(held.revision);
+            match self.put(key, &held, object.clone(), precondition, mode).await {
+                Err(Refusal::Write(WriteError::Conflict { .. })) if given.is_none() => {}
+                result => return result,
+            }
+        }
+        Err(Refusal::Contended { key: key.clone() })
+    }
+
+    /// Merges `patch` into the object held under `key` (RFC 7396). A `metadata.resourceVersion` in the patch must be the
+    /// held one's.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub async fn merge_patch(&self, key: &Key, patch: &Value, mode: Mode) -> Result<Arc<Stored>, Refusal> {
+        let conditional = patch
+            .pointer("/metadata/resourceVersion")
+            .is_some_and(|given| !given.is_null());
+        for _ in 0..ATTEMPTS_MAX {
+            let held = self.held(key)?;
+            let mut value = held.object.to_value();
+            weir_api::patch::merge(&mut value, patch);
+            let object = self.read(key.kind, namespace_text(key), value)?;
+            same_name(key, &object)?;
+            let precondition = given_revision(&object)?.unwrap_or(held.revision);
+            match self.put(key, &held, object, precondition, mode).await {
+                Err(Refusal::Write(WriteError::Conflict { .. })) if !conditional => {}
+                result => return result,
+            }
+        }
+        Err(Refusal::Contended { key: key.clone() })
+    }
+
+    /// Removes the object held under `key` and returns what it was. A namespace must hold nothing.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub async fn delete(&self, key: &Key, conditions: &DeleteConditions, mode: Mode) -> Result<Arc<Stored>, Refusal> {
+        if is_default_namespace(key) {
+            return Err(Refusal::Protected { key: key.clone() });
+        }
+        for _ in 0..ATTEMPTS_MAX {
+            let held = self.held(key)?;
+            writable(key)?;
+            not_from_file(key, &held)?;
+            if let Some(given) = &conditions.uid {
+                same_uid(key, &held, given)?;
+            }
+            let mut ops = Vec::new();
+            if key.kind == Kind::Namespace {
+                ops.push(Op::RequireEmpty(key.name.clone()));
+            }
+            ops.push(Op::Delete {
+                key: key.clone(),
+                precondition: Precondition::Revision(conditions.revision.unwrap_or(held.revision)),
+            });
+            match self.write(ops, mode).await {
+                Err(WriteError::Conflict { .. }) if conditions.revision.is_none() => {}
+                Err(error) => return Err(from_write(error, key)),
+                Ok(written) => return only(written, key.clone()),
+            }
+        }
+        Err(Refusal::Contended { key: key.clone() })
+    }
+
+    /// Whether an object from a file may be stored, by all rules that don't need its neighbours.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub fn admit_from_file(&self, object: &Object) -> Result<(), Refusal> {
+        let key = object.key();
+        if object.metadata.annotations.contains_key(SOURCE_ANNOTATION) {
+            return Err(Refusal::Invalid {
+                errors: vec![source_is_ours()],
+                key,
+            });
+        }
+        writable(&key)?;
+        (self.check)(object).map_err(|errors| Refusal::Invalid { key, errors })
+    }
+
+    /// Makes the objects from files those of `wanted`, in one transaction: creates, replaces and deletes. Each carries
+    /// [`SOURCE_ANNOTATION`]; one that was written over the API becomes the file's. Returns the store's revision after it.
+    ///
+    /// # Errors
+    /// See [`Refusal`]; then nothing has changed.
+    pub async fn sync_files(&self, wanted: &[Object]) -> Result<Revision, Refusal> {
+        for _ in 0..ATTEMPTS_MAX {
+            match self.store.write(self.sync_ops(wanted)).await {
+                Ok(written) => return Ok(written.revision),
+                // An object came or went over the API since we looked.
+                Err(WriteError::Exists { .. } | WriteError::Conflict { .. }) => {}
+                Err(WriteError::NotFound { key }) => {
+                    let orphan = wanted
+                        .iter()
+                        .find(|object| namespace_of(&object.key()).as_ref() == Some(&key));
+                    let declared = wanted.iter().any(|object| object.key() == key);
+                    if let (Some(orphan), false) = (orphan, declared) {
+                        return Err(Refusal::UnknownNamespace { key: orphan.key() });
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Refusal::Write(WriteError::Closed))
+    }
+
+    fn sync_ops(&self, wanted: &[Object]) -> Vec<Op> {
+        let mut wanted: Vec<&Object> = wanted.iter().collect();
+        // Kinds sort in the order in which they are applied: namespaces first.
+        wanted.sort_by_key(|object| object.key());
+        let keys: BTreeSet<Key> = wanted.iter().map(|object| object.key()).collect();
+        let mut ops = Vec::new();
+        for object in wanted {
+            let key = object.key();
+            ops.extend(namespace_of(&key).map(Op::Require));
+            ops.push(match self.store.get(&key) {
+                Some(held) => Op::Replace {
+                    object: object.clone(),
+                    precondition: Precondition::Revision(held.revision),
+                },
+                None => Op::Create(object.clone()),
+            });
+        }
+        let (all, _) = self.store.all();
+        for held in all.iter().rev() {
+            let key = held.object.key();
+            if source(&held.object).is_none() || keys.contains(&key) {
+                continue;
+            }
+            let precondition = Precondition::Revision(held.revision);
+            if is_default_namespace(&key) {
+                let mut object = (*held.object).clone();
+                object.metadata.annotations.remove(SOURCE_ANNOTATION);
+                ops.push(Op::Replace { object, precondition });
+                continue;
+            }
+            if key.kind == Kind::Namespace {
+                ops.push(Op::RequireEmpty(key.name.clone()));
+            }
+            ops.push(Op::Delete { key, precondition });
+        }
+        ops
+    }
+
+    async fn put(
+        &self,
+        key: &Key,
+        held: &Stored,
+        object: Object,
+        precondition: Revision,
+        mode: Mode,
+    ) -> Result<Arc<Stored>, Refusal> {
+        not_from_file(key, held)?;
+        if !object.metadata.uid.is_empty() {
+            same_uid(key, held, &object.metadata.uid)?;
+        }
+        self.admit(key, &object)?;
+        let precondition = Precondition::Revision(precondition);
+        let ops = vec![Op::Replace { object, precondition }];
+        let written = self.write(ops, mode).await.map_err(|error| from_write(error, key))?;
+        only(written, key.clone())
+    }
+
+    fn read(&self, kind: Kind, namespace: Option<&str>, value: Value) -> Result<Object, Refusal> {
+        let object = Object::parse_in(value, namespace).map_err(|errors| Refusal::Malformed { errors })?;
+        if object.kind() == kind {
+            return Ok(object);
+        }
+        let held = Value::from(object.kind().kind());
+        let remedy = format!("{} of {} is right here", kind.kind(), kind.api_version());
+        let errors = vec![FieldError::new(
+            "kind",
+            &held,
+            "is another kind than the address names",
+            remedy,
+        )];
+        Err(Refusal::Malformed { errors })
+    }
+
+    fn held(&self, key: &Key) -> Result<Arc<Stored>, Refusal> {
+        let missing = || Refusal::Write(WriteError::NotFound { key: key.clone() });
+        self.store.get(key).ok_or_else(missing)
+    }
+
+    fn admit(&self, key: &Key, object: &Object) -> Result<(), Refusal> {
+        writable(key)?;
+        let mut errors = Vec::new();
+        if object.metadata.annotations.contains_key(SOURCE_ANNOTATION) {
+            errors.push(source_is_ours());
+        }
+        errors.extend((self.check)(object).err().unwrap_or_default());
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(Refusal::Invalid {
+                key: key.clone(),
+                errors,
+            })
+        }
+    }
+
+    async fn write(&self, ops: Vec<Op>, mode: Mode) -> Result<Written, WriteError> {
+        match mode {
+            Mode::Commit => self.store.write(ops).await,
+            Mode::DryRun => self.store.dry_run(ops).await,
+        }
+    }
+}
+
+/// Where an object comes from, if from a file: `file:line`.
+pub fn source(object: &Object) -> Option<&str> {
+    object.metadata.annotations.get(SOURCE_ANNOTATION).map(String::as_str)
+}
+
+fn writable(key: &Key) -> Result<(), Refusal> {
+    match key.kind.access() {
+        Access::Writable => Ok(()),
+        Access::ReadOnly => Err(Refusal::ReadOnly { key: key.clone() }),
+    }
+}
+
+fn not_from_file(key: &Key, held: &Stored) -> Result<(), Refusal> {
+    match source(&held.object) {
+        None => Ok(()),
+        Some(source) => Err(Refusal::FileOwned {
+            key: key.clone(),
+            source_line: source.to_owned(),
+        }),
+    }
+}
+
+fn same_uid(key: &Key, held: &Stored, given: &str) -> Result<(), Refusal> {
+    let uid = &held.object.metadata.uid;
+    if uid == given {
+        return Ok(());
+    }
+    Err(Refusal::OtherUid {
+        key: key.clone(),
+        held: uid.clone(),
+        given: given.to_owned(),
+    })
+}
+
+fn same_name(key: &Key, object: &Object) -> Result<(), Refusal> {
+    if object.metadata.name == key.name {
+        return Ok(());
+    }
+    let held = Value::from(object.metadata.name.as_str());
+    let remedy = format!("{} is right here", key.name);
+    let errors = vec![FieldError::new(
+        "metadata.name",
+        &held,
+        "is another name than the address has",
+        remedy,
+    )];
+    Err(Refusal::Malformed { errors })
+}
+
+fn given_revision(object: &Object) -> Result<Option<Revision>, Refusal> {
+    let given = object.metadata.resource_version.as_str();
+    if given.is_empty() {
+        return Ok(None);
+    }
+    given.parse().map(Some).map_err(|_| {
+        let remedy = "the resourceVersion that was read is right, or none at all";
+        let error = FieldError::new(
+            "metadata.resourceVersion",
+            &Value::from(given),
+            "is no revision",
+            remedy,
+        );
+        Refusal::Malformed { errors: vec![error] }
+    })
+}
+
+fn source_is_ours() -> FieldError {
+    FieldError {
+        path: format!("metadata.annotations[\"{SOURCE_ANNOTATION}\"]"),
+        held: String::new(),
+        problem: "is set by the control plane for objects from files".to_owned(),
+        remedy: "leave it out".to_owned(),
+    }
+}
+
+/// The Namespace an object needs.
+fn namespace_of(key: &Key) -> Option<Key> {
+    match key.kind.scope() {
+        Scope::Cluster => None,
+        Scope::Namespaced => Some(Key {
+            kind: Kind::Namespace,
+            namespace: String::new(),
+            name: key.namespace.clone(),
+        }),
+    }
+}
+
+fn namespace_text(key: &Key) -> Option<&str> {
+    match key.kind.scope() {
+        Scope::Cluster => None,
+        Scope::Namespaced => Some(&key.namespace),
+    }
+}
+
+fn is_default_namespace(key: &Key) -> bool {
+    key.kind == Kind::Namespace && key.name == DEFAULT_NAMESPACE
+}
+
+/// Of a write of `key`: that its namespace is missing is another error than that it is missing itself.
+fn from_write(error: WriteError, key: &Key) -> Refusal {
+    match error {
+        WriteError::NotFound { key: missing } if missing != *key => Refusal::UnknownNamespace { key: key.clone() },
+        error => Refusal::Write(error),
+    }
+}
+
+fn only(written: Written, key: Key) -> Result<Arc<Stored>, Refusal> {
+    let missing = || Refusal::Write(WriteError::NotFound { key });
+    written.objects.into_iter().next_back().ok_or_else(missing)
+}
+
+fn join(errors: &[FieldError]) -> String {
+    let errors: Vec<String> = errors.iter().map(FieldError::to_string).collect();
+    errors.join("; ")
+}
+
+/// How often a write without a precondition is tried anew after somebody else's change came between.
+const ATTEMPTS_MAX: usize = 16;
