@@ -1,9 +1,29 @@
-//! From the published messages to the model, strictly.
+//! From the published messages to the model, strictly: each message is taken apart whole, and what would not be
+//! honoured (a field without effect, an unknown type or value, a value out of range) is refused with its place. A
+//! condition that is dropped is an open door.
+//!
+//! What a message leaves unset means what its published documentation says, where the model can say that.
+
+#![allow(deprecated, reason = "a field is refused when set, deprecated or not")]
 
 use envoy_types::pb::google::protobuf::Any;
+use prost::{Message, Name};
 use weir_policy::model;
 
-use crate::{Rejection, ResourceType};
+use crate::rejection::Rejection;
+use crate::type_url::ResourceType;
+
+use at::{At, Fault};
+
+mod at;
+mod checks;
+mod cluster;
+mod endpoints;
+mod headers;
+mod hosts;
+mod listener;
+mod matches;
+mod route;
 
 /// What a resource says, in the model's terms.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,52 +38,122 @@ pub enum Resource {
     Endpoints(model::ClusterEndpoints),
 }
 
+impl Resource {
+    /// The resource's type.
+    pub fn kind(&self) -> ResourceType {
+        match self {
+            Resource::Listener(_) => ResourceType::Listener,
+            Resource::Route(_) => ResourceType::Route,
+            Resource::Cluster(_) => ResourceType::Cluster,
+            Resource::Endpoints(_) => ResourceType::Endpoints,
+        }
+    }
+
+    /// The resource's name, as it is subscribed to.
+    pub fn name(&self) -> String {
+        match self {
+            Resource::Listener(listener) => listener.name.to_string(),
+            Resource::Route(config) => config.name.to_string(),
+            Resource::Cluster(cluster) => cluster.name.to_string(),
+            Resource::Endpoints(endpoints) => endpoints.cluster.to_string(),
+        }
+    }
+}
+
 /// Reads a resource that was handed out as `name`.
 ///
 /// # Errors
-/// As the function of its type; also when the resource has another name.
+/// As the function of its type; also when it names itself otherwise. The rejection always has this name.
 pub fn decode(kind: ResourceType, name: &str, any: &Any) -> Result<Resource, Rejection> {
-    let _ = name;
-    match kind {
+    let read = match kind {
         ResourceType::Listener => listener(any).map(Resource::Listener),
         ResourceType::Route => route_config(any).map(Resource::Route),
         ResourceType::Cluster => cluster(any).map(Resource::Cluster),
         ResourceType::Endpoints => endpoints(any).map(Resource::Endpoints),
-    }
+    };
+    let resource = read.map_err(|rejection| Rejection {
+        name: name.to_owned(),
+        ..rejection
+    })?;
+    checks::equal(&At::ROOT.field(name_field(kind)), &resource.name(), name)
+        .map_err(|fault| rejection(kind, name, fault))?;
+    Ok(resource)
 }
 
 /// Reads a listener.
 ///
 /// # Errors
-/// When anything in it would not be honoured.
+/// At the first thing in it that would not be honoured.
 pub fn listener(any: &Any) -> Result<model::Listener, Rejection> {
-    let _ = any;
-    todo!()
+    read(ResourceType::Listener, any, |message| &message.name, listener::listener)
 }
 
 /// Reads a route configuration.
 ///
 /// # Errors
-/// When anything in it would not be honoured.
+/// At the first thing in it that would not be honoured. Whether its regular expressions compile is not looked at.
 pub fn route_config(any: &Any) -> Result<model::RouteConfig, Rejection> {
-    let _ = any;
-    todo!()
+    type Wire = envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
+    read(
+        ResourceType::Route,
+        any,
+        |message: &Wire| &message.name,
+        |at, message| {
+            let configuration = route::configuration(at, message)?;
+            Ok(model::RouteConfig {
+                name: checks::name(&at.field("name"), &configuration.name)?,
+                virtual_hosts: configuration.virtual_hosts,
+            })
+        },
+    )
 }
 
 /// Reads a cluster.
 ///
 /// # Errors
-/// When anything in it would not be honoured.
+/// At the first thing in it that would not be honoured.
 pub fn cluster(any: &Any) -> Result<model::Cluster, Rejection> {
-    let _ = any;
-    todo!()
+    read(ResourceType::Cluster, any, |message| &message.name, cluster::cluster)
 }
 
-/// Reads a cluster's endpoints; they are sorted by locality, then by address.
+/// Reads a cluster's endpoints; they are sorted by locality (region, zone, site), then by address.
 ///
 /// # Errors
-/// When anything in it would not be honoured.
+/// At the first thing in it that would not be honoured.
 pub fn endpoints(any: &Any) -> Result<model::ClusterEndpoints, Rejection> {
-    let _ = any;
-    todo!()
+    read(
+        ResourceType::Endpoints,
+        any,
+        |message| &message.cluster_name,
+        endpoints::cluster_endpoints,
+    )
+}
+
+fn read<M: Message + Name + Default, T>(
+    kind: ResourceType,
+    any: &Any,
+    name: fn(&M) -> &String,
+    convert: impl FnOnce(&At<'_>, M) -> Result<T, Fault>,
+) -> Result<T, Rejection> {
+    let message = checks::unpack::<M>(&At::ROOT, any, kind.url()).map_err(|fault| rejection(kind, "", fault))?;
+    let name = name(&message).clone();
+    convert(&At::ROOT, message).map_err(|fault| rejection(kind, &name, fault))
+}
+
+fn rejection(resource: ResourceType, name: &str, fault: Fault) -> Rejection {
+    let Fault { path, held, problem } = fault;
+    Rejection {
+        resource,
+        name: name.to_owned(),
+        path,
+        held,
+        problem,
+    }
+}
+
+fn name_field(kind: ResourceType) -> &'static str {
+    match kind {
+        ResourceType::Listener | ResourceType::Route | ResourceType::Cluster => "name",
+        ResourceType::Endpoints => "cluster_name",
+    }
 }

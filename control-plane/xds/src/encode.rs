@@ -1,28 +1,235 @@
 //! From the model to the published messages.
+//!
+//! Equal values give equal bytes, so that a hash of these can stand for a version. What the model allows in several
+//! forms is written in one: endpoints sorted by locality, then by address; prefixes of paths without a trailing `/`.
+//! Nothing is checked: a value that the model's own rules exclude is refused by [`crate::decode`].
 
-use envoy_types::pb::google::protobuf::Any;
+use std::collections::HashMap;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
+use envoy_types::pb::envoy::config::cluster::v3::cluster::{
+    ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy,
+};
+use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster};
+use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
+use envoy_types::pb::envoy::config::core::v3::socket_address::{PortSpecifier, Protocol};
+use envoy_types::pb::envoy::config::core::v3::{
+    Address, AggregatedConfigSource, ApiVersion, ConfigSource, HealthStatus, Http1ProtocolOptions,
+    Http2ProtocolOptions, Locality, Metadata, SocketAddress, address,
+};
+use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
+use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints};
+use envoy_types::pb::envoy::config::listener::v3::{ApiListener, Listener};
+use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, HttpFilter, Rds, http_filter,
+};
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
+    ExplicitHttpConfig, UpstreamProtocolOptions,
+};
+use envoy_types::pb::google::protobuf;
+use envoy_types::pb::google::protobuf::{Any, UInt32Value};
+use prost::{Message, Name};
 use weir_policy::model;
+use weir_policy::model::{AppProtocol, Balancing, EndpointHealth, Peer, RouteSource};
 
-/// A listener, as `envoy.config.listener.v3.Listener` with an API listener.
+use crate::meaning::{DURATION_SECONDS_MAX, HTTP_OPTIONS, METADATA_KEY, ROUTER_FILTER, canonical_order};
+use crate::v1;
+
+mod route;
+
+/// A listener, as `envoy.config.listener.v3.Listener` with an API listener (gRFC A27, "LDS Proto").
 pub fn listener(listener: &model::Listener) -> Any {
-    let _ = listener;
-    todo!()
+    let name = listener.name.to_string();
+    let routes = match &listener.routes {
+        RouteSource::Named(route) => RouteSpecifier::Rds(Rds {
+            config_source: Some(over_ads()),
+            route_config_name: route.to_string(),
+        }),
+        RouteSource::Inline(hosts) => RouteSpecifier::RouteConfig(route::configuration(name.clone(), hosts)),
+    };
+    let manager = HttpConnectionManager {
+        stat_prefix: name.clone(),
+        http_filters: vec![HttpFilter {
+            name: ROUTER_FILTER.to_owned(),
+            config_type: Some(http_filter::ConfigType::TypedConfig(pack(&Router::default()))),
+            ..HttpFilter::default()
+        }],
+        route_specifier: Some(routes),
+        ..HttpConnectionManager::default()
+    };
+    pack(&Listener {
+        name,
+        api_listener: Some(ApiListener {
+            api_listener: Some(pack(&manager)),
+        }),
+        ..Listener::default()
+    })
 }
 
 /// A route configuration, as `envoy.config.route.v3.RouteConfiguration`.
+///
+/// A route without backends, or with only those of weight 0, can't be said in Envoy's terms: it is written as a direct
+/// response of 500, which is what it does, and as a `weir.v1.NoBackend` in the metadata of the route.
 pub fn route_config(config: &model::RouteConfig) -> Any {
-    let _ = config;
-    todo!()
+    pack(&route::configuration(config.name.to_string(), &config.virtual_hosts))
 }
 
-/// A cluster, as `envoy.config.cluster.v3.Cluster`.
+/// A cluster, as `envoy.config.cluster.v3.Cluster` of type EDS, with a `weir.v1.ClusterPolicy` in its metadata.
 pub fn cluster(cluster: &model::Cluster) -> Any {
-    let _ = cluster;
-    todo!()
+    let lb_policy = match cluster.balancing {
+        Balancing::PeakEwma { .. } => LbPolicy::LeastRequest,
+        Balancing::RoundRobin => LbPolicy::RoundRobin,
+    };
+    let protocol = match cluster.protocol {
+        AppProtocol::Http1 => ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default()),
+        AppProtocol::Http2 | AppProtocol::Grpc => ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default()),
+    };
+    let http = HttpProtocolOptions {
+        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+            protocol_config: Some(protocol),
+        })),
+        ..HttpProtocolOptions::default()
+    };
+    pack(&Cluster {
+        name: cluster.name.to_string(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
+        eds_cluster_config: Some(EdsClusterConfig {
+            eds_config: Some(over_ads()),
+            service_name: String::new(),
+        }),
+        connect_timeout: Some(duration(cluster.connect_timeout)),
+        lb_policy: lb_policy.into(),
+        circuit_breakers: Some(CircuitBreakers {
+            thresholds: vec![Thresholds {
+                max_connections: Some(number(cluster.limits.max_connections)),
+                max_pending_requests: Some(number(cluster.limits.max_pending)),
+                max_requests: Some(number(cluster.limits.max_requests)),
+                ..Thresholds::default()
+            }],
+            per_host_thresholds: Vec::new(),
+        }),
+        typed_extension_protocol_options: HashMap::from([(HTTP_OPTIONS.to_owned(), pack(&http))]),
+        metadata: Some(metadata(&cluster_policy(cluster))),
+        ..Cluster::default()
+    })
 }
 
-/// A cluster's endpoints, as `envoy.config.endpoint.v3.ClusterLoadAssignment`.
+/// A cluster's endpoints, as `envoy.config.endpoint.v3.ClusterLoadAssignment`, grouped and sorted by locality, and by
+/// address in it. An endpoint that is known to be a workload or a weir proxy has a `weir.v1.EndpointIdentity` in its
+/// metadata.
 pub fn endpoints(endpoints: &model::ClusterEndpoints) -> Any {
-    let _ = endpoints;
-    todo!()
+    let mut sorted: Vec<&model::Endpoint> = endpoints.endpoints.iter().collect();
+    sorted.sort_by(|a, b| canonical_order(a, b));
+    let groups = sorted
+        .chunk_by(|a, b| a.locality == b.locality)
+        .map(|group| LocalityLbEndpoints {
+            locality: group.first().map(|endpoint| locality(&endpoint.locality)),
+            lb_endpoints: group.iter().map(|endpoint| lb_endpoint(endpoint)).collect(),
+            ..LocalityLbEndpoints::default()
+        });
+    pack(&ClusterLoadAssignment {
+        cluster_name: endpoints.cluster.to_string(),
+        endpoints: groups.collect(),
+        ..ClusterLoadAssignment::default()
+    })
+}
+
+fn cluster_policy(cluster: &model::Cluster) -> v1::ClusterPolicy {
+    let balancing = match cluster.balancing {
+        Balancing::PeakEwma { decay } => v1::balancing::Kind::PeakEwma(v1::PeakEwma {
+            decay: Some(duration(decay)),
+        }),
+        Balancing::RoundRobin => v1::balancing::Kind::RoundRobin(v1::RoundRobin {}),
+    };
+    v1::ClusterPolicy {
+        breaker: cluster.breaker.map(|breaker| v1::FailureBreaker {
+            failure_percent: breaker.failure_percent.into(),
+            min_requests: breaker.min_requests,
+            window: Some(duration(breaker.window)),
+            open_for: Some(duration(breaker.open_for)),
+            half_open_requests: breaker.half_open_requests,
+        }),
+        balancing: Some(v1::Balancing { kind: Some(balancing) }),
+        retry_budget: Some(v1::RetryBudget {
+            percent: cluster.retry_budget.percent.into(),
+            min_per_second: cluster.retry_budget.min_per_second,
+            window: Some(duration(cluster.retry_budget.window)),
+        }),
+        grpc: cluster.protocol == AppProtocol::Grpc,
+    }
+}
+
+fn lb_endpoint(endpoint: &model::Endpoint) -> LbEndpoint {
+    let health = match endpoint.health {
+        EndpointHealth::Healthy => HealthStatus::Healthy,
+        EndpointHealth::Unhealthy => HealthStatus::Unhealthy,
+        EndpointHealth::Draining => HealthStatus::Draining,
+    };
+    let identity = v1::EndpointIdentity {
+        workload: endpoint.workload.as_ref().map(ToString::to_string).unwrap_or_default(),
+        weir_proxy: endpoint.peer == Peer::WeirProxy,
+    };
+    let known = identity != v1::EndpointIdentity::default();
+    LbEndpoint {
+        health_status: health.into(),
+        metadata: known.then(|| metadata(&identity)),
+        host_identifier: Some(HostIdentifier::Endpoint(Endpoint {
+            address: Some(Address {
+                address: Some(address::Address::SocketAddress(SocketAddress {
+                    protocol: Protocol::Tcp.into(),
+                    address: endpoint.address.ip().to_string(),
+                    port_specifier: Some(PortSpecifier::PortValue(endpoint.address.port().into())),
+                    ..SocketAddress::default()
+                })),
+            }),
+            ..Endpoint::default()
+        })),
+        ..LbEndpoint::default()
+    }
+}
+
+fn locality(locality: &model::Locality) -> Locality {
+    Locality {
+        region: locality.region.clone(),
+        zone: locality.zone.clone(),
+        sub_zone: locality.site.clone(),
+    }
+}
+
+fn over_ads() -> ConfigSource {
+    ConfigSource {
+        resource_api_version: ApiVersion::V3.into(),
+        config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
+        ..ConfigSource::default()
+    }
+}
+
+fn metadata<M: Message + Name>(message: &M) -> Metadata {
+    Metadata {
+        typed_filter_metadata: HashMap::from([(METADATA_KEY.to_owned(), pack(message))]),
+        ..Metadata::default()
+    }
+}
+
+fn pack<M: Message + Name>(message: &M) -> Any {
+    Any {
+        type_url: M::type_url(),
+        value: message.encode_to_vec(),
+    }
+}
+
+fn duration(duration: Duration) -> protobuf::Duration {
+    protobuf::Duration {
+        seconds: i64::try_from(duration.as_secs().min(DURATION_SECONDS_MAX)).unwrap_or(i64::MAX),
+        nanos: i32::try_from(duration.subsec_nanos()).unwrap_or(i32::MAX),
+    }
+}
+
+fn number(value: u32) -> UInt32Value {
+    UInt32Value { value }
 }

@@ -9,6 +9,7 @@
 
 pub mod decode;
 pub mod encode;
+mod meaning;
 pub mod node;
 mod rejection;
 mod type_url;

@@ -1,0 +1,146 @@
+//! Values that occur in several resources.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
+use envoy_types::pb::envoy::config::core::v3::{AggregatedConfigSource, ApiVersion, ConfigSource, Metadata};
+use envoy_types::pb::google::protobuf;
+use envoy_types::pb::google::protobuf::{Any, UInt32Value};
+use prost::{Message, Name};
+use weir_policy::names::NameError;
+
+use super::at::{At, Fault, take};
+use crate::meaning::{DURATION_SECONDS_MAX, METADATA_KEY};
+use crate::rejection::Problem;
+
+/// The longest text of a condition, path or value, in bytes: the Gateway API's longest is 4096.
+pub(super) const TEXT_BYTES_MAX: usize = 4096;
+
+/// The message in an `Any`, which must be of this type and hold no field unknown to it.
+///
+/// prost skips unknown fields, so they are seen by what is missing when the message is written again. A writer that
+/// does not pack numbers would be refused as well; the known ones (C++, Go, prost) all pack.
+pub(super) fn unpack<M: Message + Name + Default>(at: &At<'_>, any: &Any, expected: &'static str) -> Result<M, Fault> {
+    let Any { type_url, value } = any;
+    if *type_url != M::type_url() {
+        return Err(at.fault(format_args!("{type_url:?}"), Problem::UnknownType { expected }));
+    }
+    let size = format_args!("{} bytes", value.len()).to_string();
+    let message = M::decode(value.as_slice()).map_err(|_| at.fault(&size, Problem::Undecodable))?;
+    if message.encoded_len() < value.len() {
+        return Err(at.fault(&size, Problem::UnknownField));
+    }
+    Ok(message)
+}
+
+/// Weir's own part of a metadata, of which nothing else has an effect.
+pub(super) fn own_metadata<M: Message + Name + Default>(
+    at: &At<'_>,
+    metadata: Option<Metadata>,
+    expected: &'static str,
+) -> Result<Option<M>, Fault> {
+    let Some(metadata) = metadata else { return Ok(None) };
+    take!(at, metadata, Metadata { typed_filter_metadata; filter_metadata });
+    let at = at.field("typed_filter_metadata");
+    let mut own = None;
+    for (key, any) in typed_filter_metadata {
+        if key != METADATA_KEY {
+            return Err(at.fault(format_args!("{key:?}"), Problem::WithoutEffect));
+        }
+        own = Some(unpack(&at.key(METADATA_KEY), &any, expected)?);
+    }
+    Ok(own)
+}
+
+/// The one source of further resources that there is: the stream on which this one came.
+pub(super) fn from_ads(at: &At<'_>, source: Option<ConfigSource>) -> Result<(), Fault> {
+    take!(at, at.need(source)?, ConfigSource {
+        config_source_specifier, resource_api_version;
+        authorities, initial_fetch_timeout
+    });
+    let at_version = at.field("resource_api_version");
+    match at_version.known(resource_api_version)? {
+        ApiVersion::V3 => {}
+        other @ (ApiVersion::Auto | ApiVersion::V2) => {
+            return Err(at_version.fault(other.as_str_name(), Problem::Unsupported { expected: "V3" }));
+        }
+    }
+    match config_source_specifier {
+        Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})) => Ok(()),
+        None => Err(at.field("ads").fault("", Problem::Missing)),
+        Some(
+            ConfigSourceSpecifier::Path(_)
+            | ConfigSourceSpecifier::PathConfigSource(_)
+            | ConfigSourceSpecifier::ApiConfigSource(_)
+            | ConfigSourceSpecifier::Self_(_),
+        ) => Err(at.fault("another source", Problem::Unsupported { expected: "ads" })),
+    }
+}
+
+/// A name in its canonical form.
+pub(super) fn name<N: FromStr<Err = NameError>>(at: &At<'_>, text: &str) -> Result<N, Fault> {
+    text.parse()
+        .map_err(|error: NameError| at.malformed(text, error.problem))
+}
+
+/// A duration that is not negative.
+pub(super) fn duration(at: &At<'_>, wire: protobuf::Duration) -> Result<Duration, Fault> {
+    let protobuf::Duration { seconds, nanos } = wire;
+    let seconds = u64::try_from(seconds)
+        .ok()
+        .filter(|seconds| *seconds <= DURATION_SECONDS_MAX);
+    let nanos = u32::try_from(nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
+    match (seconds, nanos) {
+        (Some(seconds), Some(nanos)) => Ok(Duration::new(seconds, nanos)),
+        (None, _) | (_, None) => Err(at.fault(
+            format_args!("{} s {} ns", wire.seconds, wire.nanos),
+            Problem::OutOfRange {
+                allowed: "0 s to 315576000000 s, with 0 to 999999999 ns",
+            },
+        )),
+    }
+}
+
+/// A duration that is longer than 0.
+pub(super) fn positive(at: &At<'_>, wire: protobuf::Duration) -> Result<Duration, Fault> {
+    let duration = duration(at, wire)?;
+    if duration.is_zero() {
+        let allowed = "longer than 0 s";
+        return Err(at.fault("0 s", Problem::OutOfRange { allowed }));
+    }
+    Ok(duration)
+}
+
+/// The number in a wrapper, or the published default.
+pub(super) fn number_or(wire: Option<UInt32Value>, default: u32) -> u32 {
+    match wire {
+        Some(UInt32Value { value }) => value,
+        None => default,
+    }
+}
+
+/// A text that is not empty and of bounded length.
+pub(super) fn text(at: &At<'_>, text: String) -> Result<String, Fault> {
+    if text.is_empty() {
+        return Err(at.fault("", Problem::Missing));
+    }
+    bounded(at, text)
+}
+
+/// A text of bounded length.
+pub(super) fn bounded(at: &At<'_>, text: String) -> Result<String, Fault> {
+    if text.len() > TEXT_BYTES_MAX {
+        return Err(at.malformed(&text, "is longer than 4096 bytes"));
+    }
+    Ok(text)
+}
+
+/// A text that stands there for people, or for other clients, and must be what it always is.
+pub(super) fn equal(at: &At<'_>, held: &str, expected: &str) -> Result<(), Fault> {
+    if held == expected {
+        return Ok(());
+    }
+    let expected = expected.to_owned();
+    Err(at.fault(format_args!("{held:?}"), Problem::Mismatch { expected }))
+}

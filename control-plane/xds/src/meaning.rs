@@ -1,0 +1,159 @@
+//! What both conversions must agree on: names, and how the model's paths, hosts and durations are written.
+
+use std::cmp::Ordering;
+use std::time::Duration;
+
+use weir_policy::model::{Endpoint, HostMatch, Locality, PathMatch, PathRewrite};
+
+/// The key of Weir's typed metadata.
+pub(crate) const METADATA_KEY: &str = "weir.dev";
+
+/// The name of the HTTP filter that every connection manager ends with.
+pub(crate) const ROUTER_FILTER: &str = "envoy.filters.http.router";
+
+/// The key of a cluster's HTTP options.
+pub(crate) const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+/// What a retry policy of the model retries, in Envoy's words: `reset` takes in disconnects and per-try timeouts.
+pub(crate) const RETRY_ON: [&str; 4] = ["connect-failure", "refused-stream", "reset", "retriable-status-codes"];
+
+/// The pseudo-header on which a condition on the method is written.
+pub(crate) const METHOD: &str = ":method";
+
+/// A regular expression that takes every path whole. `path_rewrite` would say it shorter, but only newer Envoys know
+/// that field.
+pub(crate) const WHOLE_PATH: &str = "^/.*$";
+
+/// Envoy's published default of a route's timeout.
+pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Envoy's published default of a cluster's connect timeout.
+pub(crate) const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Envoy's published default of the wait before the first retry.
+pub(crate) const DEFAULT_BACKOFF: Duration = Duration::from_millis(25);
+
+/// The longest duration that protobuf has: about 10,000 years (google/protobuf/duration.proto).
+pub(crate) const DURATION_SECONDS_MAX: u64 = 315_576_000_000;
+
+/// The longest wait between retries, by the model's rule: ten times the first.
+pub(crate) fn longest_backoff(first: Duration) -> Duration {
+    first.saturating_mul(10)
+}
+
+/// The order of endpoints in a resource: by locality, then by address.
+pub(crate) fn canonical_order(a: &Endpoint, b: &Endpoint) -> Ordering {
+    fn place(at: &Locality) -> (&str, &str, &str) {
+        (&at.region, &at.zone, &at.site)
+    }
+    let by_place = place(&a.locality).cmp(&place(&b.locality));
+    by_place.then_with(|| a.address.cmp(&b.address))
+}
+
+/// A host as a domain of a virtual host.
+pub(crate) fn domain(host: &HostMatch) -> String {
+    match host {
+        HostMatch::Any => "*".to_owned(),
+        HostMatch::Suffix(suffix) => format!("*.{suffix}"),
+        HostMatch::Exact(host) => host.clone(),
+    }
+}
+
+/// A prefix in its canonical form: without the trailing `/` that means nothing.
+pub(crate) fn canonical_prefix(prefix: &str) -> &str {
+    match prefix.strip_suffix('/') {
+        Some("") | None => prefix,
+        Some(rest) => rest,
+    }
+}
+
+/// How a changed path is written.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum PathChange {
+    /// The matched prefix becomes this.
+    Prefix(String),
+    /// What the expression takes becomes this.
+    Regex {
+        /// The expression.
+        pattern: String,
+        /// What it becomes.
+        substitution: String,
+    },
+}
+
+/// A rewrite of the path as Envoy can do it.
+///
+/// Envoy joins the new prefix and the rest as they are, where the Gateway API (HTTPPathModifier, `replacePrefixMatch`)
+/// joins them with exactly one `/`. The two differ when the old or the new prefix is `/`: these go as an expression.
+pub(crate) fn path_change(path: &PathMatch, rewrite: &PathRewrite) -> PathChange {
+    let replacement = match rewrite {
+        PathRewrite::Full(path) => {
+            return PathChange::Regex {
+                pattern: WHOLE_PATH.to_owned(),
+                substitution: path.clone(),
+            };
+        }
+        PathRewrite::Prefix(replacement) => replacement.strip_suffix('/').unwrap_or(replacement),
+    };
+    match path {
+        PathMatch::Prefix(prefix) if replacement.is_empty() || prefix == "/" => PathChange::Regex {
+            pattern: prefix_pattern(prefix),
+            substitution: format!("{replacement}/"),
+        },
+        // The model has no such rewrite without a prefix to replace, and what reads this refuses it.
+        PathMatch::Exact(_) | PathMatch::Regex(_) if replacement.is_empty() => PathChange::Prefix("/".to_owned()),
+        PathMatch::Prefix(_) | PathMatch::Exact(_) | PathMatch::Regex(_) => PathChange::Prefix(replacement.to_owned()),
+    }
+}
+
+/// An expression that takes a prefix with every `/` after it.
+pub(crate) fn prefix_pattern(prefix: &str) -> String {
+    let mut pattern = String::from("^");
+    for c in prefix.strip_suffix('/').unwrap_or(prefix).chars() {
+        if matches!(
+            c,
+            '.' | '+' | '*' | '?' | '(' | ')' | '|' | '[' | ']' | '{' | '}' | '^' | '$' | '\\'
+        ) {
+            pattern.push('\\');
+        }
+        pattern.push(c);
+    }
+    pattern.push_str("/*");
+    pattern
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn change(prefix: &str, replacement: &str, expect: PathChange) {
+        let path = PathMatch::Prefix(prefix.to_owned());
+        assert_eq!(path_change(&path, &PathRewrite::Prefix(replacement.to_owned())), expect);
+    }
+
+    fn regex(pattern: &str, substitution: &str) -> PathChange {
+        PathChange::Regex {
+            pattern: pattern.to_owned(),
+            substitution: substitution.to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_replaced_so_that_one_slash_joins() {
+        change("/foo", "/xyz", PathChange::Prefix("/xyz".to_owned()));
+        change("/foo", "/xyz/", PathChange::Prefix("/xyz".to_owned()));
+        change("/foo", "/", regex("^/foo/*", "/"));
+        change("/foo", "", regex("^/foo/*", "/"));
+        change("/a.b", "/", regex("^/a\\.b/*", "/"));
+        change("/", "/xyz", regex("^/*", "/xyz/"));
+        change("/", "/", regex("^/*", "/"));
+    }
+
+    #[test]
+    fn prefixes_lose_the_slash_that_means_nothing() {
+        for (prefix, expect) in [("/", "/"), ("/abc", "/abc"), ("/abc/", "/abc"), ("", "")] {
+            assert_eq!(canonical_prefix(prefix), expect);
+        }
+    }
+}
