@@ -1,15 +1,27 @@
 //! Weir's sidecar.
 
 pub(crate) mod access_log;
+pub(crate) mod answer;
+pub(crate) mod attempt;
+pub(crate) mod calls;
 pub(crate) mod clock;
 pub mod config;
+pub(crate) mod contexts;
+pub(crate) mod drain;
+pub(crate) mod error;
+pub(crate) mod exchange;
+pub(crate) mod http;
+pub(crate) mod inbound;
 pub(crate) mod last_good;
 pub(crate) mod mesh;
 pub(crate) mod metrics;
 pub(crate) mod otlp;
+pub(crate) mod outbound;
+pub(crate) mod plan;
 pub(crate) mod record;
 pub(crate) mod snapshot;
 pub(crate) mod telemetry;
 #[cfg(test)]
 mod test_golden;
+pub(crate) mod worker;
 pub(crate) mod xds;

@@ -62,6 +62,8 @@ pub(crate) enum Lookup {
 pub(crate) struct Service {
     /// The name asked for.
     pub(crate) name: ListenerName,
+    /// The same as text, for metrics and logs; one for as long as the service is in force.
+    pub(crate) label: Arc<str>,
     /// The route configuration in force; `None`: the listener holds its routes itself.
     pub(crate) routes_name: Option<RouteName>,
     /// Which route a request takes.
@@ -85,6 +87,8 @@ impl Service {
 /// Where a route's requests go. Empty where the route does not forward.
 #[derive(Debug)]
 pub(crate) struct ServiceRoute {
+    /// The route's name, for metrics and logs; one for as long as its route configuration is in force.
+    pub(crate) name: Arc<str>,
     /// Draws an index of `backends` by weight.
     pub(crate) split: Split,
     /// In the order of the route's own list.
@@ -116,6 +120,8 @@ impl Backend {
 /// A cluster and its endpoints.
 #[derive(Debug)]
 pub(crate) struct Cluster {
+    /// Its name as text, for metrics and logs; one for as long as the cluster is known.
+    pub(crate) label: Arc<str>,
     /// What the control plane said of it.
     pub(crate) config: Arc<model::Cluster>,
     /// What outlives changes of configuration.
@@ -143,6 +149,7 @@ pub(crate) struct Endpoint {
 /// configuration changed.
 #[derive(Debug)]
 pub(crate) struct ClusterState {
+    label: Arc<str>,
     /// Limits and failure breaker. Permits handed out by a replaced breaker count in that one until they end.
     pub(crate) breaker: Arc<Breaker>,
     /// How much may be tried again.
@@ -156,6 +163,7 @@ pub(crate) struct ClusterState {
 impl ClusterState {
     fn new(config: &model::Cluster) -> ClusterState {
         ClusterState {
+            label: config.name.to_string().into(),
             breaker: Arc::new(Breaker::new(config.limits, config.breaker)),
             budget: Arc::new(Budget::new(config.retry_budget)),
             round_robin: Arc::new(RoundRobin::default()),
@@ -181,6 +189,7 @@ impl ClusterState {
             Arc::new(Budget::new(config.retry_budget))
         };
         Arc::new(ClusterState {
+            label: Arc::clone(&self.label),
             breaker,
             budget,
             round_robin: Arc::clone(&self.round_robin),
@@ -230,6 +239,7 @@ impl ClusterStates {
         }
         drop(entry);
         Cluster {
+            label: Arc::clone(&state.label),
             config,
             state,
             endpoints,
@@ -275,6 +285,8 @@ pub(crate) struct CompiledRoutes {
     pub(crate) table: Arc<RouteTable>,
     /// Every cluster that a route names.
     pub(crate) clusters: BTreeSet<ClusterName>,
+    /// The routes' names, in the order of their ids.
+    names: Vec<Arc<str>>,
 }
 
 impl CompiledRoutes {
@@ -291,6 +303,7 @@ impl CompiledRoutes {
             }
         }
         Ok(CompiledRoutes {
+            names: table.routes().map(|(_, route)| route.name.as_str().into()).collect(),
             table: Arc::new(table),
             clusters,
         })
@@ -403,19 +416,25 @@ fn bind_service(previous: &Snapshot, clusters: &HashMap<ClusterName, Backend>, p
         bound.unwrap_or_else(|| Backend::Unanswered(name.clone()))
     };
     let mut routes = Vec::new();
-    for (_, route) in part.routes.table.routes() {
+    for ((_, route), name) in part.routes.table.routes().zip(&part.routes.names) {
         let backends: &[model::WeightedBackend] = match &route.action {
             Action::Forward(forward) => &forward.backends,
             Action::Redirect(_) | Action::Respond(_) => &[],
         };
         let weights: Vec<u32> = backends.iter().map(|backend| backend.weight).collect();
         routes.push(ServiceRoute {
+            name: Arc::clone(name),
             split: Split::new(&weights),
             backends: backends.iter().map(|backend| bind(&backend.cluster)).collect(),
         });
     }
+    let label = match previous.services.get(&part.name) {
+        Some(Lookup::Service(old)) => Arc::clone(&old.label),
+        Some(Lookup::NoSuchService { .. }) | None => part.name.to_string().into(),
+    };
     Arc::new(Service {
         name: part.name.clone(),
+        label,
         routes_name: part.routes_name.clone(),
         table: Arc::clone(&part.routes.table),
         routes,

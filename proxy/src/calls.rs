@@ -1,0 +1,215 @@
+//! What both hops do with a request's trace and context: read them, decide what is ours, write them on.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Response, header};
+use weir_policy::context::{CONTEXT_HEADER, Context, ContextId, VERDICT_HEADER};
+use weir_policy::deadline::Deadline;
+use weir_policy::time::Time;
+use weir_policy::trace::{self, TRACEPARENT_HEADER, TRACESTATE_HEADER, TraceParent};
+
+use crate::answer;
+use crate::config::Edge;
+use crate::error::ProxyError;
+use crate::exchange::Exchange;
+use crate::http::body::ResponseBody;
+use crate::record::{Direction, DownstreamAddr, RequestRecord, ResponseFlag, Sampled, TraceIds};
+use crate::worker::Worker;
+
+/// A request's place among others: its trace, and the mesh's own context.
+pub(crate) struct Call {
+    pub(crate) trace: TraceIds,
+    pub(crate) context: Option<Context>,
+    /// When nobody waits for its answer any more.
+    pub(crate) deadline: Deadline,
+}
+
+/// For a call of our app: its context is that of the request the app works on.
+pub(crate) fn outbound(worker: &Worker, headers: &HeaderMap) -> Call {
+    let parent = parent(headers);
+    let id = text(headers, &TRACESTATE_HEADER).and_then(trace::weir_id);
+    let found = worker.contexts.find(id, parent.as_ref());
+    let now = worker.clock.now();
+    Call {
+        trace: worker.trace_ids(parent.as_ref()),
+        context: found.map(|found| found.context),
+        deadline: grpc_deadline(headers, now).earliest(found.map_or(Deadline::NONE, |found| found.deadline)),
+    }
+}
+
+/// For a request to our app. At the edge the context is made here, and the trace begins here: nothing of either is
+/// taken from outside.
+pub(crate) fn inbound(worker: &Worker, headers: &HeaderMap, edge: Edge) -> Call {
+    let now = worker.clock.now();
+    let (parent, context) = match edge {
+        Edge::Yes => (None, Some(Context::new(ContextId(worker.random())))),
+        Edge::No => {
+            let context = headers.get(CONTEXT_HEADER);
+            // Half a context is worse than none: what can't be read is as if it weren't there.
+            let context = context.and_then(|value| Context::from_header_value(value).ok());
+            (parent(headers), context)
+        }
+    };
+    let left = context.and_then(|context| context.deadline_left);
+    Call {
+        trace: worker.trace_ids(parent.as_ref()),
+        context,
+        deadline: Deadline::after(now, left).earliest(grpc_deadline(headers, now)),
+    }
+}
+
+impl Call {
+    /// Writes our span as the parent of what comes next.
+    pub(crate) fn write_trace(&self, headers: &mut HeaderMap) {
+        let parent = TraceParent {
+            trace_id: self.trace.trace_id,
+            parent_id: self.trace.span_id,
+            sampled: self.trace.sampled == Sampled::Yes,
+        };
+        headers.insert(TRACEPARENT_HEADER, parent.to_header_value());
+    }
+
+    /// Writes the context's id where apps pass it on.
+    pub(crate) fn write_tracestate(&self, headers: &mut HeaderMap) {
+        let Some(context) = &self.context else { return };
+        let state = trace::with_weir(text(headers, &TRACESTATE_HEADER), context.id);
+        if let Ok(state) = HeaderValue::try_from(state) {
+            headers.insert(TRACESTATE_HEADER, state);
+        }
+    }
+
+    /// Writes the context for the sidecar at the other end: the time that is left now, and which attempt this is.
+    pub(crate) fn write_context(&self, headers: &mut HeaderMap, attempt: u32, until: Deadline, now: Time) {
+        if let Some(context) = &self.context {
+            let context = Context {
+                deadline_left: until.remaining(now),
+                attempt,
+                ..*context
+            };
+            headers.insert(CONTEXT_HEADER, context.to_header_value());
+        }
+    }
+}
+
+/// Takes out what only sidecars say to each other.
+pub(crate) fn strip_own(headers: &mut HeaderMap) {
+    headers.remove(CONTEXT_HEADER);
+    headers.remove(VERDICT_HEADER);
+}
+
+/// What is known of a request from its head.
+pub(crate) fn record(
+    direction: Direction,
+    service: Arc<str>,
+    parts: &Parts,
+    from: DownstreamAddr,
+    call: &Call,
+) -> RequestRecord {
+    let authority = match parts.uri.authority() {
+        Some(authority) => authority.as_str(),
+        None => text(&parts.headers, &header::HOST).unwrap_or_default(),
+    };
+    RequestRecord {
+        direction,
+        started: SystemTime::now(),
+        method: parts.method.clone(),
+        authority: authority.to_owned(),
+        path: parts.uri.path().to_owned(),
+        downstream_version: parts.version,
+        upstream_version: None,
+        service,
+        route: None,
+        cluster: None,
+        endpoint: None::<SocketAddr>,
+        peer_workload: None,
+        downstream: from,
+        status: 0,
+        grpc_status: None,
+        flag: ResponseFlag::None,
+        error: None,
+        attempts: Vec::new(),
+        duration: Duration::ZERO,
+        upstream_first_byte: None,
+        request_bytes: 0,
+        response_bytes: 0,
+        trace: call.trace,
+        context_id: call.context.map(|context| context.id.0),
+    }
+}
+
+/// Answers in the mesh's own name, and notes why.
+pub(crate) fn refuse(worker: &Worker, exchange: &mut Exchange, error: &ProxyError) -> Response<ResponseBody> {
+    let grpc = exchange.grpc();
+    let response = answer::refusal(error, grpc, &worker.workload);
+    exchange.note(|record| {
+        record.flag = error.flag();
+        record.status = response.status().as_u16();
+        record.grpc_status = crate::exchange::grpc_status(response.headers());
+        record.error = Some(error.to_string());
+    });
+    response
+}
+
+fn parent(headers: &HeaderMap) -> Option<TraceParent> {
+    // W3C Trace Context section 4.3: what can't be read begins a new trace.
+    TraceParent::from_header_value(headers.get(TRACEPARENT_HEADER)?).ok()
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// The deadline a gRPC caller sets (gRPC, PROTOCOL-HTTP2.md: at most 8 digits and a unit).
+fn grpc_deadline(headers: &HeaderMap, now: Time) -> Deadline {
+    let timeout = headers
+        .get("grpc-timeout")
+        .and_then(|value| value.to_str().ok())
+        .and_then(grpc_timeout);
+    Deadline::after(now, timeout)
+}
+
+fn grpc_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let count = digits.parse::<u64>().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(count * 3600)),
+        "M" => Some(Duration::from_secs(count * 60)),
+        "S" => Some(Duration::from_secs(count)),
+        "m" => Some(Duration::from_millis(count)),
+        "u" => Some(Duration::from_micros(count)),
+        "n" => Some(Duration::from_nanos(count)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_timeouts_are_read_strictly() {
+        for (text, expect) in [
+            ("5S", Some(Duration::from_secs(5))),
+            ("99999999H", Some(Duration::from_secs(99_999_999 * 3600))),
+            ("100m", Some(Duration::from_millis(100))),
+            ("7u", Some(Duration::from_micros(7))),
+            ("7n", Some(Duration::from_nanos(7))),
+            ("2M", Some(Duration::from_secs(120))),
+            ("", None),
+            ("S", None),
+            ("5", None),
+            ("-5S", None),
+            ("123456789S", None),
+            ("5s", None),
+            ("5秒", None),
+        ] {
+            assert_eq!(grpc_timeout(text), expect, "{text:?}");
+        }
+    }
+}

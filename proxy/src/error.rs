@@ -1,0 +1,357 @@
+//! Why the proxy, and not the app, answered a request. One value from which the status, `Proxy-Status`, the gRPC
+//! status, the metric's flag and the log line are all made.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http::StatusCode;
+use weir_policy::breaker::Refusal;
+use weir_policy::context::Fault;
+use weir_policy::names::ClusterName;
+
+use crate::mesh::Unavailable;
+use crate::record::ResponseFlag;
+
+/// Why a request ended at the proxy.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProxyError {
+    /// The request can't be read as one request to one place.
+    #[error("the request is refused: {0}")]
+    BadRequest(&'static str),
+    /// The request asks for what this proxy does not do.
+    #[error("{0} is not carried by this proxy")]
+    NotCarried(&'static str),
+    /// The name asked for is no service of the mesh.
+    #[error("{authority:?} is no service of the mesh: {why}")]
+    UnknownDestination {
+        /// The authority as the app wrote it.
+        authority: String,
+        /// What is known about why.
+        why: String,
+    },
+    /// The control plane has not answered about this name.
+    #[error("no configuration for {authority:?}: {why}")]
+    NoConfig {
+        /// The authority as the app wrote it.
+        authority: String,
+        /// How the wait ended.
+        why: Unavailable,
+    },
+    /// No rule of the routes matches.
+    #[error("no rule of the routes of {service} matches this request")]
+    NoRoute {
+        /// The service asked for.
+        service: String,
+    },
+    /// The rule that matches has no backend to send to.
+    #[error("route {route} has no backend of weight above 0")]
+    NoBackend {
+        /// The route.
+        route: String,
+    },
+    /// The backend drawn does not exist.
+    #[error("route {route} names backend {cluster}, which does not exist")]
+    MissingBackend {
+        /// The route.
+        route: String,
+        /// The cluster it names.
+        cluster: ClusterName,
+    },
+    /// No endpoint may take the request.
+    #[error("{cluster} has no endpoint that takes requests")]
+    NoEndpoint {
+        /// The cluster.
+        cluster: String,
+    },
+    /// A limit or the breaker of the cluster refuses.
+    #[error("{cluster}: {refusal}")]
+    Refused {
+        /// The cluster.
+        cluster: String,
+        /// Which limit.
+        refusal: Refusal,
+    },
+    /// No connection could be opened.
+    #[error("connecting to {endpoint} failed: {source}")]
+    Connect {
+        /// Where to.
+        endpoint: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Opening a connection took too long.
+    #[error("connecting to {endpoint} took longer than {limit:?}")]
+    ConnectTimeout {
+        /// Where to.
+        endpoint: SocketAddr,
+        /// The cluster's connect timeout.
+        limit: Duration,
+    },
+    /// The connection ended before the answer began.
+    #[error("{endpoint} closed the connection before it answered: {detail}")]
+    Reset {
+        /// Where to.
+        endpoint: SocketAddr,
+        /// What hyper or h2 said.
+        detail: String,
+    },
+    /// The endpoint refused the stream unprocessed (REFUSED_STREAM, or above GOAWAY's last stream).
+    #[error("{endpoint} refused the request unprocessed: {detail}")]
+    Unprocessed {
+        /// Where to.
+        endpoint: SocketAddr,
+        /// What hyper or h2 said.
+        detail: String,
+    },
+    /// What came back is not HTTP.
+    #[error("{endpoint} answered with what is not HTTP: {detail}")]
+    Protocol {
+        /// Where to.
+        endpoint: SocketAddr,
+        /// What hyper or h2 said.
+        detail: String,
+    },
+    /// One attempt took too long.
+    #[error("{endpoint} did not answer within {limit:?}")]
+    AttemptTimeout {
+        /// Where to.
+        endpoint: SocketAddr,
+        /// The route's limit for one attempt.
+        limit: Duration,
+    },
+    /// The request as a whole took too long.
+    #[error("no answer within {limit:?}")]
+    RequestTimeout {
+        /// The time that was given.
+        limit: Duration,
+    },
+    /// The body that came from downstream broke off.
+    #[error("the request's body broke off: {0}")]
+    RequestBody(String),
+}
+
+/// Where a request went wrong, as seen from this proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hop {
+    /// Before a service was known.
+    Listener,
+    /// While a route was looked for.
+    Route,
+    /// While an endpoint was chosen.
+    Cluster,
+    /// At the endpoint.
+    Endpoint,
+}
+
+impl ProxyError {
+    /// Whose fault it is.
+    pub(crate) fn fault(&self) -> Fault {
+        match self {
+            ProxyError::BadRequest(_)
+            | ProxyError::NotCarried(_)
+            | ProxyError::UnknownDestination { .. }
+            | ProxyError::RequestBody(_) => Fault::Downstream,
+            ProxyError::NoConfig { .. } => Fault::ControlPlane,
+            ProxyError::NoRoute { .. }
+            | ProxyError::NoBackend { .. }
+            | ProxyError::MissingBackend { .. }
+            | ProxyError::Refused {
+                refusal: Refusal::Connections { .. } | Refusal::Pending { .. } | Refusal::Requests { .. },
+                ..
+            } => Fault::Policy,
+            // An open breaker is the mirror of an upstream that failed.
+            ProxyError::Refused {
+                refusal: Refusal::Open { .. },
+                ..
+            }
+            | ProxyError::NoEndpoint { .. }
+            | ProxyError::Connect { .. }
+            | ProxyError::ConnectTimeout { .. }
+            | ProxyError::Reset { .. }
+            | ProxyError::Unprocessed { .. }
+            | ProxyError::Protocol { .. }
+            | ProxyError::AttemptTimeout { .. }
+            | ProxyError::RequestTimeout { .. } => Fault::Upstream,
+        }
+    }
+
+    /// Where it went wrong.
+    pub(crate) fn hop(&self) -> Hop {
+        match self {
+            ProxyError::BadRequest(_)
+            | ProxyError::NotCarried(_)
+            | ProxyError::UnknownDestination { .. }
+            | ProxyError::RequestBody(_)
+            | ProxyError::NoConfig { .. } => Hop::Listener,
+            ProxyError::NoRoute { .. } | ProxyError::NoBackend { .. } | ProxyError::MissingBackend { .. } => Hop::Route,
+            ProxyError::NoEndpoint { .. } | ProxyError::Refused { .. } => Hop::Cluster,
+            ProxyError::Connect { .. }
+            | ProxyError::ConnectTimeout { .. }
+            | ProxyError::Reset { .. }
+            | ProxyError::Unprocessed { .. }
+            | ProxyError::Protocol { .. }
+            | ProxyError::AttemptTimeout { .. }
+            | ProxyError::RequestTimeout { .. } => Hop::Endpoint,
+        }
+    }
+
+    /// The status of the answer. Where RFC 9209 section 2.3 recommends one for the error, it is that one.
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            ProxyError::BadRequest(_) | ProxyError::RequestBody(_) => StatusCode::BAD_REQUEST,
+            ProxyError::NotCarried(_) => StatusCode::NOT_IMPLEMENTED,
+            ProxyError::NoRoute { .. } => StatusCode::NOT_FOUND,
+            // Gateway API, HTTPRouteRule.backendRefs: an invalid backend is answered with 500.
+            ProxyError::NoBackend { .. } | ProxyError::MissingBackend { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            ProxyError::UnknownDestination { .. }
+            | ProxyError::Connect { .. }
+            | ProxyError::Reset { .. }
+            | ProxyError::Unprocessed { .. }
+            | ProxyError::Protocol { .. } => StatusCode::BAD_GATEWAY,
+            ProxyError::NoConfig { .. } | ProxyError::NoEndpoint { .. } | ProxyError::Refused { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            ProxyError::ConnectTimeout { .. }
+            | ProxyError::AttemptTimeout { .. }
+            | ProxyError::RequestTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// The error type of `Proxy-Status` (RFC 9209 section 2.3).
+    pub(crate) fn proxy_status_error(&self) -> &'static str {
+        match self {
+            ProxyError::BadRequest(_) | ProxyError::RequestBody(_) | ProxyError::NotCarried(_) => "http_request_error",
+            ProxyError::UnknownDestination { .. } | ProxyError::NoRoute { .. } => "destination_not_found",
+            ProxyError::NoConfig { .. } | ProxyError::NoBackend { .. } | ProxyError::MissingBackend { .. } => {
+                "proxy_configuration_error"
+            }
+            ProxyError::NoEndpoint { .. }
+            | ProxyError::Refused {
+                refusal: Refusal::Open { .. },
+                ..
+            } => "destination_unavailable",
+            ProxyError::Refused {
+                refusal: Refusal::Connections { .. } | Refusal::Pending { .. } | Refusal::Requests { .. },
+                ..
+            } => "connection_limit_reached",
+            ProxyError::Connect { .. } => "connection_refused",
+            ProxyError::ConnectTimeout { .. } => "connection_timeout",
+            ProxyError::Reset { .. } | ProxyError::Unprocessed { .. } => "connection_terminated",
+            ProxyError::Protocol { .. } => "http_protocol_error",
+            ProxyError::AttemptTimeout { .. } | ProxyError::RequestTimeout { .. } => "http_response_timeout",
+        }
+    }
+
+    /// The status a gRPC caller gets, by the code's own meaning (gRPC, statuscodes.md).
+    pub(crate) fn grpc_status(&self) -> u32 {
+        const INVALID_ARGUMENT: u32 = 3;
+        const DEADLINE_EXCEEDED: u32 = 4;
+        const RESOURCE_EXHAUSTED: u32 = 8;
+        const UNIMPLEMENTED: u32 = 12;
+        const INTERNAL: u32 = 13;
+        const UNAVAILABLE: u32 = 14;
+        match self {
+            ProxyError::BadRequest(_) | ProxyError::RequestBody(_) => INVALID_ARGUMENT,
+            ProxyError::NotCarried(_) | ProxyError::NoRoute { .. } => UNIMPLEMENTED,
+            ProxyError::NoBackend { .. } | ProxyError::MissingBackend { .. } | ProxyError::Protocol { .. } => INTERNAL,
+            ProxyError::Refused {
+                refusal: Refusal::Connections { .. } | Refusal::Pending { .. } | Refusal::Requests { .. },
+                ..
+            } => RESOURCE_EXHAUSTED,
+            ProxyError::AttemptTimeout { .. } | ProxyError::RequestTimeout { .. } => DEADLINE_EXCEEDED,
+            ProxyError::UnknownDestination { .. }
+            | ProxyError::NoConfig { .. }
+            | ProxyError::NoEndpoint { .. }
+            | ProxyError::Refused {
+                refusal: Refusal::Open { .. },
+                ..
+            }
+            | ProxyError::Connect { .. }
+            | ProxyError::ConnectTimeout { .. }
+            | ProxyError::Reset { .. }
+            | ProxyError::Unprocessed { .. } => UNAVAILABLE,
+        }
+    }
+
+    /// The closed label for metrics and logs.
+    pub(crate) fn flag(&self) -> ResponseFlag {
+        match self {
+            ProxyError::BadRequest(_) => ResponseFlag::BadRequest,
+            ProxyError::NotCarried(_) => ResponseFlag::NotCarried,
+            ProxyError::UnknownDestination { .. } => ResponseFlag::UnknownDestination,
+            ProxyError::NoConfig { .. } => ResponseFlag::NoConfig,
+            ProxyError::NoRoute { .. } => ResponseFlag::NoRoute,
+            ProxyError::NoBackend { .. } | ProxyError::MissingBackend { .. } => ResponseFlag::NoBackend,
+            ProxyError::NoEndpoint { .. } => ResponseFlag::NoEndpoint,
+            ProxyError::Refused {
+                refusal: Refusal::Open { .. },
+                ..
+            } => ResponseFlag::BreakerOpen,
+            ProxyError::Refused {
+                refusal: Refusal::Connections { .. } | Refusal::Pending { .. } | Refusal::Requests { .. },
+                ..
+            } => ResponseFlag::LimitReached,
+            ProxyError::Connect { .. } => ResponseFlag::ConnectFailed,
+            ProxyError::ConnectTimeout { .. } => ResponseFlag::ConnectTimeout,
+            ProxyError::Reset { .. } | ProxyError::Unprocessed { .. } => ResponseFlag::UpstreamReset,
+            ProxyError::Protocol { .. } => ResponseFlag::UpstreamProtocol,
+            ProxyError::AttemptTimeout { .. } => ResponseFlag::AttemptTimeout,
+            ProxyError::RequestTimeout { .. } => ResponseFlag::RequestTimeout,
+            ProxyError::RequestBody(_) => ResponseFlag::DownstreamReset,
+        }
+    }
+
+    /// How long the caller should wait before it asks again, where that is known.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            ProxyError::Refused {
+                refusal: Refusal::Open { retry_after },
+                ..
+            } => Some(*retry_after),
+            ProxyError::Refused { .. } | ProxyError::NoConfig { .. } | ProxyError::NoEndpoint { .. } => {
+                Some(Duration::from_secs(1))
+            }
+            ProxyError::BadRequest(_)
+            | ProxyError::NotCarried(_)
+            | ProxyError::UnknownDestination { .. }
+            | ProxyError::NoRoute { .. }
+            | ProxyError::NoBackend { .. }
+            | ProxyError::MissingBackend { .. }
+            | ProxyError::Connect { .. }
+            | ProxyError::ConnectTimeout { .. }
+            | ProxyError::Reset { .. }
+            | ProxyError::Unprocessed { .. }
+            | ProxyError::Protocol { .. }
+            | ProxyError::AttemptTimeout { .. }
+            | ProxyError::RequestTimeout { .. }
+            | ProxyError::RequestBody(_) => None,
+        }
+    }
+
+    /// What to do about it, as the end of the text that a person reads.
+    pub(crate) fn hint(&self) -> &'static str {
+        match self {
+            ProxyError::BadRequest(_) => "send one Host and an absolute path",
+            ProxyError::NotCarried(_) => "call it without this feature",
+            ProxyError::UnknownDestination { .. } => {
+                "call a service as NAME, NAME.NAMESPACE or NAME.NAMESPACE.svc.cluster.local, with :PORT where it has several"
+            }
+            ProxyError::NoConfig { .. } => "see that weir-control runs and this proxy reaches it (`weirctl status`)",
+            ProxyError::NoRoute { .. } => "look at the service's HTTPRoutes: none covers this path, method and header",
+            ProxyError::NoBackend { .. } | ProxyError::MissingBackend { .. } => {
+                "correct the route's backendRefs: the Service and its port must exist"
+            }
+            ProxyError::NoEndpoint { .. } => "see that a workload of the service runs and is ready (`weirctl status`)",
+            ProxyError::Refused { .. } => "wait, or change the BackendPolicy's circuitBreaker",
+            ProxyError::Connect { .. } | ProxyError::ConnectTimeout { .. } => "see that the workload there runs",
+            ProxyError::Reset { .. } | ProxyError::Unprocessed { .. } | ProxyError::Protocol { .. } => {
+                "look at the log of the workload there"
+            }
+            ProxyError::AttemptTimeout { .. } | ProxyError::RequestTimeout { .. } => {
+                "look for what is slow behind it, or allow more time in the route's timeouts"
+            }
+            ProxyError::RequestBody(_) => "send the whole body",
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! One request and its answer, from the answer's head to its end: what is held until then, and what is recorded.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Response};
+use http_body::Frame;
+use hyper::body::Incoming;
+use tokio::time::Sleep;
+use weir_policy::balance::EndpointLoad;
+use weir_policy::breaker::{Outcome, RequestPermit};
+use weir_policy::deadline::Deadline;
+use weir_policy::names::WorkloadName;
+use weir_policy::time::Time;
+
+use crate::clock::Clock;
+use crate::contexts::OpenContext;
+use crate::http::body::Replay;
+use crate::http::head::Grpc;
+use crate::http::upstream::{Lease, Wire};
+use crate::record::{AttemptEvent, AttemptOutcome, Recorder, RequestRecord, ResponseFlag};
+
+/// A request under way, from its head on. However it ends, it is recorded exactly once: at the end of its answer, or when
+/// it is dropped because the downstream left.
+pub(crate) struct Exchange {
+    /// What is known so far; `None` once recorded.
+    record: Option<RequestRecord>,
+    recorder: Rc<Recorder>,
+    clock: Clock,
+    began: Time,
+    grpc: Grpc,
+    request: Option<Replay>,
+    attempt: Option<Attempt>,
+    out_of_time: Option<Pin<Box<Sleep>>>,
+    /// Held, not read: the app's own calls find the context for as long as the request is under way.
+    _open: Option<OpenContext>,
+}
+
+/// What an attempt holds until its answer has ended.
+pub(crate) struct Attempt {
+    pub(crate) permit: RequestPermit,
+    pub(crate) in_flight: Option<InFlight>,
+    pub(crate) lease: Lease,
+}
+
+impl Exchange {
+    pub(crate) fn new(
+        record: RequestRecord,
+        recorder: Rc<Recorder>,
+        clock: Clock,
+        grpc: Grpc,
+        open: Option<OpenContext>,
+    ) -> Exchange {
+        Exchange {
+            record: Some(record),
+            recorder,
+            clock,
+            began: clock.now(),
+            grpc,
+            request: None,
+            attempt: None,
+            out_of_time: None,
+            _open: open,
+        }
+    }
+
+    /// When the request's head was complete.
+    pub(crate) fn began(&self) -> Time {
+        self.began
+    }
+
+    /// Time since then.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.clock.now().saturating_since(self.began)
+    }
+
+    /// Whether a gRPC caller waits.
+    pub(crate) fn grpc(&self) -> Grpc {
+        self.grpc
+    }
+
+    /// What will be recorded; does nothing once it has been.
+    pub(crate) fn note(&mut self, change: impl FnOnce(&mut RequestRecord)) {
+        if let Some(record) = &mut self.record {
+            change(record);
+        }
+    }
+
+    /// An attempt has an answer.
+    pub(crate) fn attempt_answered(
+        &mut self,
+        endpoint: SocketAddr,
+        workload: Option<&WorkloadName>,
+        wire: Wire,
+        response: &Response<Incoming>,
+    ) {
+        let at = self.elapsed();
+        let status = response.status().as_u16();
+        self.attempted(endpoint, workload, AttemptOutcome::Answered(status), at);
+        self.note(|record| {
+            record.status = status;
+            record.grpc_status = grpc_status(response.headers());
+            record.upstream_version = Some(wire.version());
+            record.upstream_first_byte = Some(at);
+        });
+    }
+
+    /// An attempt has none.
+    pub(crate) fn attempt_failed(
+        &mut self,
+        endpoint: SocketAddr,
+        workload: Option<&WorkloadName>,
+        outcome: AttemptOutcome,
+    ) {
+        let at = self.elapsed();
+        self.attempted(endpoint, workload, outcome, at);
+    }
+
+    fn attempted(
+        &mut self,
+        endpoint: SocketAddr,
+        workload: Option<&WorkloadName>,
+        outcome: AttemptOutcome,
+        at: Duration,
+    ) {
+        self.note(|record| {
+            record.endpoint = Some(endpoint);
+            record.peer_workload = workload.cloned();
+            record.attempts.push(AttemptEvent { endpoint, outcome, at });
+        });
+    }
+
+    /// The request's body, for its count of bytes.
+    pub(crate) fn reads(&mut self, request: Replay) {
+        self.request = Some(request);
+    }
+
+    /// The answer's head has come and will be passed on; what the attempt holds is held until the answer's end, for which
+    /// there is time until `until`.
+    pub(crate) fn answered(&mut self, attempt: Attempt, until: Deadline) {
+        if let Some(request) = &self.request {
+            request.keep_no_more();
+        }
+        self.attempt = Some(attempt);
+        self.out_of_time = until
+            .time()
+            .map(|until| Box::pin(tokio::time::sleep_until(self.clock.instant(until))));
+    }
+
+    /// A frame of the answer passes.
+    pub(crate) fn passed(&mut self, frame: &Frame<Bytes>) {
+        let Some(record) = &mut self.record else { return };
+        if let Some(data) = frame.data_ref() {
+            record.response_bytes += data.len() as u64;
+        }
+        if let Some(trailers) = frame.trailers_ref() {
+            record.grpc_status = grpc_status(trailers).or(record.grpc_status);
+        }
+    }
+
+    /// Whether the time is out; the task is woken when it is.
+    pub(crate) fn poll_out_of_time(&mut self, cx: &mut Context<'_>) -> bool {
+        match &mut self.out_of_time {
+            Some(sleep) => sleep.as_mut().poll(cx) == Poll::Ready(()),
+            None => false,
+        }
+    }
+
+    /// The answer has been passed on to its end.
+    pub(crate) fn complete(mut self: Box<Self>) {
+        let failed = self
+            .record
+            .as_ref()
+            .is_some_and(|record| is_failure(record.status, record.grpc_status));
+        let request_sent = self.request.as_ref().is_none_or(Replay::is_spent);
+        if let Some(attempt) = self.attempt.take() {
+            let outcome = if failed { Outcome::Failure } else { Outcome::Success };
+            attempt.permit.finish(outcome, self.clock.now());
+            if request_sent {
+                attempt.lease.release();
+            }
+        }
+        self.record();
+    }
+
+    /// The upstream ended its answer before its end.
+    pub(crate) fn upstream_broke_off(mut self: Box<Self>, error: &hyper::Error) {
+        self.end_attempt(Outcome::Failure);
+        self.note(|record| {
+            record.flag = ResponseFlag::UpstreamReset;
+            record.error = Some(format!("the upstream ended its answer before its end: {error}"));
+        });
+    }
+
+    /// The downstream left before the answer's end.
+    pub(crate) fn downstream_left(mut self: Box<Self>) {
+        self.end_attempt(Outcome::Abandoned);
+        self.note(|record| record.flag = ResponseFlag::DownstreamReset);
+    }
+
+    /// The time ran out before the answer's end. A gRPC caller is told by these trailers; for others the answer breaks
+    /// off, so that it doesn't look complete.
+    pub(crate) fn ran_out_of_time(mut self: Box<Self>) -> Option<HeaderMap> {
+        const DEADLINE_EXCEEDED: u32 = 4;
+        self.end_attempt(Outcome::Failure);
+        let grpc = self.grpc;
+        self.note(|record| {
+            record.flag = ResponseFlag::RequestTimeout;
+            record.error = Some("the time for the request ran out before the answer's end".to_owned());
+            if grpc == Grpc::Yes {
+                record.grpc_status = Some(DEADLINE_EXCEEDED);
+            }
+        });
+        match grpc {
+            Grpc::Yes => {
+                let mut trailers = HeaderMap::new();
+                trailers.insert("grpc-status", DEADLINE_EXCEEDED.into());
+                trailers.insert(
+                    "grpc-message",
+                    http::HeaderValue::from_static("the time for the request ran out"),
+                );
+                Some(trailers)
+            }
+            Grpc::No => None,
+        }
+    }
+
+    fn end_attempt(&mut self, outcome: Outcome) {
+        if let Some(attempt) = self.attempt.take() {
+            attempt.permit.finish(outcome, self.clock.now());
+        }
+    }
+
+    fn record(&mut self) {
+        let Some(mut record) = self.record.take() else { return };
+        record.duration = self.clock.now().saturating_since(self.began);
+        if let Some(request) = &self.request {
+            record.request_bytes = request.received_bytes();
+        }
+        self.recorder.record(record);
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.record();
+    }
+}
+
+/// Whether an answer counts as the upstream's failure: 5xx, or a gRPC status that says so of the server rather than of
+/// the request (gRPC, statuscodes.md: UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, DATA_LOSS).
+pub(crate) fn is_failure(status: u16, grpc_status: Option<u32>) -> bool {
+    status >= 500 || matches!(grpc_status, Some(2 | 4 | 13 | 14 | 15))
+}
+
+/// The `grpc-status` of a header or of trailers.
+pub(crate) fn grpc_status(headers: &HeaderMap) -> Option<u32> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}
+
+/// A request on its way at an endpoint: counted in the endpoint's load until dropped.
+pub(crate) struct InFlight {
+    load: Arc<EndpointLoad>,
+    clock: Clock,
+    began: Time,
+    decay: Duration,
+    latency: Latency,
+}
+
+enum Latency {
+    /// Until the answer's head.
+    Measured(Duration),
+    /// There was no answer.
+    Failed,
+    /// Nobody waited for it.
+    Open,
+}
+
+impl InFlight {
+    pub(crate) fn begin(load: &Arc<EndpointLoad>, clock: Clock, decay: Duration) -> InFlight {
+        let began = clock.now();
+        load.begin();
+        InFlight {
+            load: Arc::clone(load),
+            clock,
+            began,
+            decay,
+            latency: Latency::Open,
+        }
+    }
+
+    /// The answer's head has come.
+    pub(crate) fn answered(&mut self) {
+        self.latency = Latency::Measured(self.clock.now().saturating_since(self.began));
+    }
+
+    /// There will be none.
+    pub(crate) fn failed(&mut self) {
+        self.latency = Latency::Failed;
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let now = self.clock.now();
+        match self.latency {
+            Latency::Measured(latency) => self.load.end(Some(latency), now, self.decay),
+            Latency::Failed => self.load.end(None, now, self.decay),
+            Latency::Open => self.load.abandon(),
+        }
+    }
+}

@@ -1,0 +1,371 @@
+//! Bodies on their way through: a request's, which an attempt may have to send again, and an answer's, whose end is the
+//! end of the exchange.
+
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use crate::exchange::Exchange;
+
+/// How much of one request's body is kept for another attempt. Past it the request can only be sent once. Chunks are
+/// kept by reference count, not copied.
+pub(crate) const REPLAY_BYTES_MAX: u64 = 64 * 1024;
+
+/// Why a body ended before its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    /// The peer that sends it broke off.
+    #[error("broke off: {0}")]
+    Peer(#[from] hyper::Error),
+    /// A newer attempt reads the request's body now.
+    #[error("another attempt took over")]
+    Superseded,
+    /// The time for the whole exchange ran out.
+    #[error("the time for the request ran out")]
+    OutOfTime,
+}
+
+/// A downstream request's body, read by one attempt at a time, each from its start.
+#[derive(Clone)]
+pub(crate) struct Replay(Rc<RefCell<Source>>);
+
+struct Source {
+    incoming: Incoming,
+    hint: SizeHint,
+    kept: Kept,
+    ended: bool,
+    /// The attempt that reads now; what an older one asks for is refused.
+    attempt: u32,
+    received_bytes: u64,
+    failure: Option<String>,
+}
+
+/// What has been read so far, for another attempt.
+enum Kept {
+    Whole { parts: Vec<Part>, size_bytes: u64 },
+    Lost,
+}
+
+#[derive(Clone)]
+enum Part {
+    Data(Bytes),
+    Trailers(HeaderMap),
+}
+
+impl Replay {
+    pub(crate) fn new(incoming: Incoming) -> Replay {
+        Replay(Rc::new(RefCell::new(Source {
+            hint: incoming.size_hint(),
+            ended: incoming.is_end_stream(),
+            incoming,
+            kept: Kept::Whole {
+                parts: Vec::new(),
+                size_bytes: 0,
+            },
+            attempt: 0,
+            received_bytes: 0,
+            failure: None,
+        })))
+    }
+
+    /// The body for a new attempt, from its start; the attempt before can read no more. Only right while
+    /// [`Replay::is_whole`].
+    pub(crate) fn attempt(&self) -> RequestBody {
+        let mut source = self.0.borrow_mut();
+        source.attempt += 1;
+        let nothing_to_send = source.ended && matches!(&source.kept, Kept::Whole { parts, .. } if parts.is_empty());
+        RequestBody(if nothing_to_send {
+            Reading::Nothing
+        } else {
+            Reading::Attempt {
+                source: self.clone(),
+                attempt: source.attempt,
+                next_part: 0,
+                sent_bytes: 0,
+            }
+        })
+    }
+
+    /// Whether everything read so far is still kept.
+    pub(crate) fn is_whole(&self) -> bool {
+        matches!(self.0.borrow().kept, Kept::Whole { .. })
+    }
+
+    /// No further attempt will be made: what was kept is freed.
+    pub(crate) fn keep_no_more(&self) {
+        self.0.borrow_mut().kept = Kept::Lost;
+    }
+
+    /// Whether the body has been read to its end: nothing more of it will be sent.
+    pub(crate) fn is_spent(&self) -> bool {
+        let source = self.0.borrow();
+        source.ended || source.incoming.is_end_stream()
+    }
+
+    /// Bytes of the body that have come from downstream.
+    pub(crate) fn received_bytes(&self) -> u64 {
+        self.0.borrow().received_bytes
+    }
+
+    /// What went wrong while reading from downstream, if anything did.
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.0.borrow().failure.clone()
+    }
+}
+
+/// One attempt's reading of a request's body.
+pub(crate) struct RequestBody(Reading);
+
+enum Reading {
+    Nothing,
+    Attempt {
+        source: Replay,
+        attempt: u32,
+        next_part: usize,
+        sent_bytes: u64,
+    },
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Reading::Attempt {
+            source,
+            attempt,
+            next_part,
+            sent_bytes,
+        } = &mut self.0
+        else {
+            return Poll::Ready(None);
+        };
+        let mut source = source.0.borrow_mut();
+        if source.attempt != *attempt {
+            return Poll::Ready(Some(Err(BodyError::Superseded)));
+        }
+        let part = match source.kept_part(*next_part) {
+            Some(part) => part,
+            None => match source.poll_part(cx) {
+                Poll::Ready(Some(Ok(part))) => part,
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => return Poll::Pending,
+            },
+        };
+        *next_part += 1;
+        Poll::Ready(Some(Ok(match part {
+            Part::Data(data) => {
+                *sent_bytes += data.len() as u64;
+                Frame::data(data)
+            }
+            Part::Trailers(trailers) => Frame::trailers(trailers),
+        })))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.0, Reading::Nothing)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Reading::Nothing => SizeHint::with_exact(0),
+            Reading::Attempt { source, sent_bytes, .. } => match source.0.borrow().hint.exact() {
+                Some(whole) => SizeHint::with_exact(whole.saturating_sub(*sent_bytes)),
+                None => SizeHint::default(),
+            },
+        }
+    }
+}
+
+impl Source {
+    fn kept_part(&self, index: usize) -> Option<Part> {
+        match &self.kept {
+            Kept::Whole { parts, .. } => parts.get(index).cloned(),
+            Kept::Lost => None,
+        }
+    }
+
+    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Part, BodyError>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(None) => {
+                self.ended = true;
+                return Poll::Ready(None);
+            }
+            Poll::Ready(Some(Err(error))) => {
+                self.failure = Some(error.to_string());
+                return Poll::Ready(Some(Err(error.into())));
+            }
+            Poll::Ready(Some(Ok(frame))) => frame,
+        };
+        let part = match frame.into_data() {
+            Ok(data) => {
+                self.received_bytes += data.len() as u64;
+                self.ended = self.incoming.is_end_stream();
+                Part::Data(data)
+            }
+            Err(frame) => match frame.into_trailers() {
+                Ok(trailers) => Part::Trailers(trailers),
+                // A frame is data or trailers; what a later version may add has no meaning to us.
+                Err(_) => Part::Data(Bytes::new()),
+            },
+        };
+        self.keep(&part);
+        Poll::Ready(Some(Ok(part)))
+    }
+
+    fn keep(&mut self, part: &Part) {
+        let Kept::Whole { parts, size_bytes } = &mut self.kept else {
+            return;
+        };
+        if let Part::Data(data) = part {
+            *size_bytes += data.len() as u64;
+        }
+        if *size_bytes > REPLAY_BYTES_MAX {
+            self.kept = Kept::Lost;
+        } else {
+            parts.push(part.clone());
+        }
+    }
+}
+
+/// An answer's body on its way downstream. Its end, or its being dropped before, ends the exchange.
+pub(crate) struct ResponseBody {
+    content: Content,
+    exchange: Option<Box<Exchange>>,
+}
+
+enum Content {
+    Nothing,
+    Text(Bytes),
+    Trailers(HeaderMap),
+    Streamed(Incoming),
+}
+
+impl ResponseBody {
+    /// The upstream's body; `exchange` learns of its end.
+    pub(crate) fn streamed(body: Incoming, exchange: Box<Exchange>) -> ResponseBody {
+        ResponseBody {
+            content: Content::Streamed(body),
+            exchange: Some(exchange),
+        }
+    }
+
+    /// A text of the mesh's own; empty: no body at all.
+    pub(crate) fn text(text: String) -> ResponseBody {
+        ResponseBody {
+            content: if text.is_empty() {
+                Content::Nothing
+            } else {
+                Content::Text(text.into())
+            },
+            exchange: None,
+        }
+    }
+
+    fn finish(&mut self) {
+        if let Some(exchange) = self.exchange.take() {
+            exchange.complete();
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        let body = match &mut this.content {
+            Content::Nothing => return Poll::Ready(None),
+            Content::Text(text) => {
+                let text = std::mem::take(text);
+                this.content = Content::Nothing;
+                return Poll::Ready(Some(Ok(Frame::data(text))));
+            }
+            Content::Trailers(trailers) => {
+                let trailers = std::mem::take(trailers);
+                this.content = Content::Nothing;
+                return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+            }
+            Content::Streamed(body) => body,
+        };
+        match Pin::new(&mut *body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(exchange) = &mut this.exchange {
+                    exchange.passed(&frame);
+                }
+                if body.is_end_stream() {
+                    this.finish();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(None) => {
+                this.finish();
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(error))) => {
+                if let Some(exchange) = this.exchange.take() {
+                    exchange.upstream_broke_off(&error);
+                }
+                this.content = Content::Nothing;
+                Poll::Ready(Some(Err(error.into())))
+            }
+            Poll::Pending => {
+                let out_of_time = this
+                    .exchange
+                    .as_mut()
+                    .is_some_and(|exchange| exchange.poll_out_of_time(cx));
+                if !out_of_time {
+                    return Poll::Pending;
+                }
+                this.content = Content::Nothing;
+                match this.exchange.take().and_then(|exchange| exchange.ran_out_of_time()) {
+                    Some(trailers) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+                    None => Poll::Ready(Some(Err(BodyError::OutOfTime))),
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Nothing => true,
+            Content::Text(_) | Content::Trailers(_) => false,
+            Content::Streamed(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Nothing => SizeHint::with_exact(0),
+            Content::Text(text) => SizeHint::with_exact(text.len() as u64),
+            Content::Trailers(_) => SizeHint::default(),
+            Content::Streamed(body) => body.size_hint(),
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        let Some(exchange) = self.exchange.take() else {
+            return;
+        };
+        // hyper does not read a body that says it has ended (HEAD, 204, Content-Length: 0).
+        if self.is_end_stream() {
+            exchange.complete();
+        } else {
+            exchange.downstream_left();
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! The head of a request: read as one request to one place or refused, stripped of what belongs to one connection only,
+//! and written anew for an upstream.
+
+use http::header::{self, HeaderName};
+use http::request::Parts;
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
+
+use crate::error::ProxyError;
+use crate::http::body::RequestBody;
+use crate::http::upstream::Wire;
+
+/// Whether a request is a gRPC call: its caller needs a gRPC status, whatever happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Grpc {
+    Yes,
+    No,
+}
+
+impl Grpc {
+    /// By the content type (gRPC, PROTOCOL-HTTP2.md: it begins with `application/grpc`).
+    pub(crate) fn of(headers: &HeaderMap) -> Grpc {
+        match headers.get(header::CONTENT_TYPE) {
+            Some(value) if value.as_bytes().starts_with(b"application/grpc") => Grpc::Yes,
+            _ => Grpc::No,
+        }
+    }
+}
+
+/// A request's head that can be sent to an upstream, any number of times.
+pub(crate) struct Head {
+    pub(crate) method: Method,
+    /// Without `Host`: it is written from `authority`.
+    pub(crate) headers: HeaderMap,
+    pub(crate) authority: Authority,
+    pub(crate) target: PathAndQuery,
+}
+
+impl Head {
+    /// Reads a downstream's head.
+    ///
+    /// # Errors
+    /// When it names no place or more than one, or asks for what is not carried.
+    pub(crate) fn read(parts: Parts) -> Result<Head, ProxyError> {
+        let Parts {
+            method,
+            uri,
+            version,
+            mut headers,
+            ..
+        } = parts;
+        if method == Method::CONNECT {
+            return Err(ProxyError::NotCarried("CONNECT"));
+        }
+        let authority = authority(&uri, version, &headers)?;
+        if uri.scheme().is_some_and(|scheme| *scheme != Scheme::HTTP) {
+            return Err(ProxyError::NotCarried("a scheme other than http"));
+        }
+        headers.remove(header::HOST);
+        strip_hop_by_hop(&mut headers);
+        let target = match uri.path_and_query() {
+            Some(target) if target.as_str().starts_with('/') => target.clone(),
+            Some(target) if target.as_str() == "*" && method == Method::OPTIONS => target.clone(),
+            // RFC 9112 section 3.2.2: an empty path of the absolute form is "/".
+            None => PathAndQuery::from_static("/"),
+            Some(_) => return Err(ProxyError::BadRequest("its target is not an absolute path")),
+        };
+        Ok(Head {
+            method,
+            headers,
+            authority,
+            target,
+        })
+    }
+
+    /// The request as this head and a body make it on a wire.
+    pub(crate) fn request(&self, wire: Wire, body: RequestBody) -> Request<RequestBody> {
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.version_mut() = wire.version();
+        *request.headers_mut() = self.headers.clone();
+        *request.uri_mut() = match wire {
+            Wire::Http1 => {
+                if let Ok(host) = HeaderValue::from_str(self.authority.as_str()) {
+                    request.headers_mut().insert(header::HOST, host);
+                }
+                Uri::from(self.target.clone())
+            }
+            Wire::Http2 => {
+                let mut parts = http::uri::Parts::default();
+                parts.scheme = Some(Scheme::HTTP);
+                parts.authority = Some(self.authority.clone());
+                parts.path_and_query = Some(self.target.clone());
+                // All three parts are there, so this can't fail; a bare path would be refused by the peer.
+                Uri::from_parts(parts).unwrap_or_else(|_| Uri::from(self.target.clone()))
+            }
+        };
+        request
+    }
+
+    /// The host without its port, in lower case.
+    pub(crate) fn host(&self) -> String {
+        self.authority.host().to_ascii_lowercase()
+    }
+}
+
+/// The one place a request names (RFC 9112 section 3.2, RFC 9113 section 8.3.1).
+fn authority(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<Authority, ProxyError> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(ProxyError::BadRequest("it has more than one Host"));
+    }
+    let host = host
+        .map(|host| Authority::try_from(host.as_bytes()).map_err(|_| ProxyError::BadRequest("its Host is malformed")))
+        .transpose()?;
+    let authority = match (uri.authority(), host) {
+        // RFC 9112 section 3.2.2: with the absolute form, Host is ignored.
+        (Some(authority), None) => authority.clone(),
+        (Some(authority), Some(_)) if version < Version::HTTP_2 => authority.clone(),
+        (Some(authority), Some(host)) if *authority == host => host,
+        (Some(_), Some(_)) => return Err(ProxyError::BadRequest("its Host differs from its :authority")),
+        (None, Some(host)) => host,
+        (None, None) => return Err(ProxyError::BadRequest("it has no Host")),
+    };
+    if authority.as_str().contains('@') {
+        return Err(ProxyError::BadRequest("its authority holds user information"));
+    }
+    Ok(authority)
+}
+
+/// Takes out what belongs to one connection (RFC 9110 section 7.6.1), save `TE: trailers`, which gRPC needs on every hop
+/// and which both our sides honour.
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    const ALWAYS: [HeaderName; 5] = [
+        HeaderName::from_static("keep-alive"),
+        HeaderName::from_static("proxy-connection"),
+        header::CONNECTION,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+    ];
+    if headers.contains_key(header::CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|name| name.trim().parse().ok())
+            .collect();
+        for name in named {
+            // What frames the message or is decided below is not a sender's to take out.
+            if !matches!(name, header::CONTENT_LENGTH | header::HOST | header::TE) {
+                headers.remove(name);
+            }
+        }
+    }
+    for name in ALWAYS {
+        headers.remove(name);
+    }
+    if let Some(te) = headers.remove(header::TE) {
+        let trailers = te.to_str().is_ok_and(|te| {
+            te.split(',')
+                .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
+        });
+        if trailers {
+            headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(uri: &str, version: Version, headers: &[(&str, &str)]) -> Parts {
+        let mut request = Request::builder().uri(uri).version(version);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).expect("a request").into_parts().0
+    }
+
+    #[track_caller]
+    fn place(uri: &str, version: Version, headers: &[(&str, &str)], expect: Result<(&str, &str), &str>) {
+        let head = Head::read(parts(uri, version, headers));
+        let read = head.map(|head| (head.authority.to_string(), head.target.to_string()));
+        match (read, expect) {
+            (Ok((authority, target)), Ok(expect)) => assert_eq!((authority.as_str(), target.as_str()), expect),
+            (Err(error), Err(expect)) => assert_eq!(error.to_string(), expect),
+            (read, expect) => panic!("{uri} {headers:?}: got {read:?}, expected {expect:?}"),
+        }
+    }
+
+    #[test]
+    fn a_request_names_one_place() {
+        let h1 = Version::HTTP_11;
+        let h2 = Version::HTTP_2;
+        place("/p?q", h1, &[("host", "a:1")], Ok(("a:1", "/p?q")));
+        place("http://b/p", h1, &[("host", "a")], Ok(("b", "/p")));
+        place("http://b", h1, &[], Ok(("b", "/")));
+        place("http://b/p", h2, &[], Ok(("b", "/p")));
+        place("http://b/p", h2, &[("host", "b")], Ok(("b", "/p")));
+        place(
+            "http://b/p",
+            h2,
+            &[("host", "a")],
+            Err("the request is refused: its Host differs from its :authority"),
+        );
+        place("/p", h1, &[], Err("the request is refused: it has no Host"));
+        place(
+            "/p",
+            h1,
+            &[("host", "a"), ("host", "a")],
+            Err("the request is refused: it has more than one Host"),
+        );
+        place(
+            "/p",
+            h1,
+            &[("host", "a b")],
+            Err("the request is refused: its Host is malformed"),
+        );
+        place(
+            "/p",
+            h1,
+            &[("host", "u@a")],
+            Err("the request is refused: its authority holds user information"),
+        );
+        place(
+            "https://b/p",
+            h1,
+            &[],
+            Err("a scheme other than http is not carried by this proxy"),
+        );
+    }
+
+    #[test]
+    fn what_belongs_to_one_connection_stays_there() {
+        let mut headers = parts(
+            "/",
+            Version::HTTP_11,
+            &[
+                ("connection", "close, X-Mine, content-length"),
+                ("x-mine", "1"),
+                ("keep-alive", "timeout=5"),
+                ("te", "gzip, trailers"),
+                ("transfer-encoding", "chunked"),
+                ("upgrade", "websocket"),
+                ("content-length", "3"),
+                ("x-kept", "1"),
+            ],
+        )
+        .headers;
+        strip_hop_by_hop(&mut headers);
+        let mut names: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.to_str().expect("text")))
+            .collect();
+        names.sort_unstable();
+        assert_eq!(names, [("content-length", "3"), ("te", "trailers"), ("x-kept", "1")]);
+    }
+}

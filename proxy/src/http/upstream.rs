@@ -1,0 +1,507 @@
+//! Connections to upstreams: opened, pooled for one worker, and lent to one request at a time (HTTP/1.1) or shared by
+//! many (HTTP/2). hyper is behind this; what a failure says about whether the peer may have seen the request is decided
+//! here and nowhere else.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response, Version};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use weir_policy::breaker::{Breaker, ConnectionPermit, Refusal};
+use weir_policy::retry::{Reused, Sent};
+
+use crate::http::body::RequestBody;
+use crate::http::io::{CountedIo, Crossed, Io};
+
+/// How long an unused connection is kept. Shorter than what common servers keep theirs (nginx 75 s, Go 120 s with
+/// defaults of its http.Server examples), so that it is usually us who close first.
+const IDLE_MAX: Duration = Duration::from_secs(55);
+
+/// The most a peer's header block may hold, per connection.
+pub(crate) const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// What is spoken on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Wire {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 in cleartext, by prior knowledge.
+    Http2,
+}
+
+impl Wire {
+    pub(crate) fn version(self) -> Version {
+        match self {
+            Wire::Http1 => Version::HTTP_11,
+            Wire::Http2 => Version::HTTP_2,
+        }
+    }
+}
+
+/// Where a connection leads, and under whose limits it stands.
+pub(crate) struct Target<'a> {
+    pub(crate) address: SocketAddr,
+    pub(crate) wire: Wire,
+    pub(crate) breaker: &'a Arc<Breaker>,
+    pub(crate) connect_timeout: Duration,
+}
+
+/// Why there is no connection.
+#[derive(Clone, Debug)]
+pub(crate) enum ConnectError {
+    /// A limit of the cluster.
+    Refused(Refusal),
+    /// It took longer than the connect timeout.
+    TimedOut,
+    /// The system said no.
+    Failed(io::ErrorKind, String),
+}
+
+/// Why an attempt on a connection has no answer.
+#[derive(Debug)]
+pub(crate) struct SendError {
+    /// Whether the peer may have seen the request.
+    pub(crate) sent: Sent,
+    /// What kind of end it was.
+    pub(crate) end: End,
+    /// What hyper or h2 said.
+    pub(crate) detail: String,
+}
+
+/// How a connection or stream ended without an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Closed or reset by the peer, or by the system.
+    Closed,
+    /// What came back was not HTTP.
+    NotHttp,
+}
+
+/// The connections of one worker.
+#[derive(Default)]
+pub(crate) struct Upstreams {
+    pools: RefCell<HashMap<PoolKey, Rc<Pool>>>,
+}
+
+/// Pools are apart by breaker, not only by address: two clusters may share an endpoint and have limits of their own.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct PoolKey {
+    /// The breaker's address: unique for as long as the pool holds the breaker.
+    breaker: *const Breaker,
+    address: SocketAddr,
+    wire: Wire,
+}
+
+struct Pool {
+    breaker: Arc<Breaker>,
+    address: SocketAddr,
+    /// HTTP/1.1 connections with nothing under way, the last used at the end.
+    idle: RefCell<Vec<Idle>>,
+    /// Rings when an HTTP/1.1 connection becomes idle or ends.
+    freed: Notify,
+    http2: RefCell<Http2>,
+    /// Requests that hold a lease or wait for one.
+    in_use: Cell<usize>,
+    /// When one of them last ended.
+    last_used: Cell<Instant>,
+}
+
+struct Idle {
+    connection: Http1Connection,
+    since: Instant,
+}
+
+struct Http1Connection {
+    sender: http1::SendRequest<RequestBody>,
+    crossed: Crossed,
+}
+
+#[derive(Clone)]
+struct Http2Connection {
+    sender: http2::SendRequest<RequestBody>,
+    requests: Rc<Cell<u64>>,
+}
+
+enum Http2 {
+    None,
+    Connecting(watch::Receiver<Option<Result<(), ConnectError>>>),
+    Open(Http2Connection),
+}
+
+/// A connection lent to one request. Dropped, an HTTP/1.1 connection is closed; [`Lease::release`] gives it back.
+pub(crate) struct Lease {
+    connection: Connection,
+    reused: Reused,
+    in_use: InUse,
+}
+
+enum Connection {
+    Http1(Http1Connection),
+    Http2(Http2Connection),
+}
+
+impl Upstreams {
+    /// A connection to the target: one that is idle or shared, or a new one. Waits at most the target's connect timeout.
+    ///
+    /// # Cancel safety
+    /// Dropped while it waits, it leaves nothing behind; an HTTP/2 connection that others wait for is opened all the same.
+    pub(crate) async fn lease(&self, target: &Target<'_>) -> Result<Lease, ConnectError> {
+        let in_use = InUse::enter(&self.pool(target));
+        match target.wire {
+            Wire::Http1 => lease_http1(in_use, target).await,
+            Wire::Http2 => lease_http2(in_use, target).await,
+        }
+    }
+
+    /// Closes what has been idle too long or is dead, and forgets pools without use. Called now and then.
+    pub(crate) fn sweep(&self, now: Instant) {
+        self.pools.borrow_mut().retain(|_, pool| {
+            pool.idle.borrow_mut().retain(|idle| {
+                !idle.connection.sender.is_closed() && now.saturating_duration_since(idle.since) < IDLE_MAX
+            });
+            let unused = now.saturating_duration_since(pool.last_used.get()) >= IDLE_MAX;
+            // Nothing but this pool knows its breaker: the cluster is gone, or changed so much that it got a new one.
+            let orphan = Arc::strong_count(&pool.breaker) == 1;
+            pool.in_use.get() > 0 || !(unused || orphan)
+        });
+    }
+
+    fn pool(&self, target: &Target<'_>) -> Rc<Pool> {
+        let key = PoolKey {
+            breaker: Arc::as_ptr(target.breaker),
+            address: target.address,
+            wire: target.wire,
+        };
+        let mut pools = self.pools.borrow_mut();
+        let pool = pools.entry(key).or_insert_with(|| {
+            Rc::new(Pool {
+                breaker: Arc::clone(target.breaker),
+                address: target.address,
+                idle: RefCell::default(),
+                freed: Notify::new(),
+                http2: RefCell::new(Http2::None),
+                in_use: Cell::new(0),
+                last_used: Cell::new(Instant::now()),
+            })
+        });
+        Rc::clone(pool)
+    }
+}
+
+async fn lease_http1(in_use: InUse, target: &Target<'_>) -> Result<Lease, ConnectError> {
+    let pool = Rc::clone(&in_use.0);
+    let lent = |connection, reused| Lease {
+        connection: Connection::Http1(connection),
+        reused,
+        in_use,
+    };
+    let deadline = Instant::now() + target.connect_timeout;
+    if let Some(connection) = pool.take_idle(deadline).await {
+        return Ok(lent(connection, Reused::Yes));
+    }
+    let _pending = target.breaker.admit_pending().map_err(ConnectError::Refused)?;
+    loop {
+        let freed = pool.freed.notified();
+        if let Some(connection) = pool.take_idle(deadline).await {
+            return Ok(lent(connection, Reused::Yes));
+        }
+        match target.breaker.admit_connection() {
+            Ok(permit) => {
+                let connection = within(deadline, open_http1(&pool, permit)).await?;
+                return Ok(lent(connection, Reused::No));
+            }
+            // At the limit a connection of this pool may become idle; another pool's can't be waited for here.
+            Err(refusal) => {
+                if tokio::time::timeout_at(deadline, freed).await.is_err() {
+                    return Err(ConnectError::Refused(refusal));
+                }
+            }
+        }
+    }
+}
+
+async fn open_http1(pool: &Rc<Pool>, permit: ConnectionPermit) -> Result<Http1Connection, ConnectError> {
+    let (io, crossed) = connect(pool.address).await?;
+    let (sender, connection) = http1::Builder::new()
+        .max_buf_size(HEAD_BYTES_MAX)
+        .handshake(TokioIo::new(io))
+        .await
+        .map_err(|error| ConnectError::Failed(io::ErrorKind::Other, error.to_string()))?;
+    let of_pool = Rc::downgrade(pool);
+    tokio::task::spawn_local(async move {
+        // How it ended is told to the request that was on it; an idle connection's end is nobody's loss.
+        let _ = connection.await;
+        drop(permit);
+        if let Some(pool) = of_pool.upgrade() {
+            pool.freed.notify_one();
+        }
+    });
+    Ok(Http1Connection { sender, crossed })
+}
+
+async fn lease_http2(in_use: InUse, target: &Target<'_>) -> Result<Lease, ConnectError> {
+    let pool = Rc::clone(&in_use.0);
+    let mut pending = None;
+    loop {
+        let mut connecting = match pool.http2_now(target.connect_timeout) {
+            Ok(Http2Now::Open(connection)) => {
+                let requests = connection.requests.get();
+                connection.requests.set(requests.saturating_add(1));
+                return Ok(Lease {
+                    connection: Connection::Http2(connection),
+                    reused: if requests == 0 { Reused::No } else { Reused::Yes },
+                    in_use,
+                });
+            }
+            Ok(Http2Now::Connecting(connecting)) => connecting,
+            Err(refusal) => return Err(ConnectError::Refused(refusal)),
+        };
+        if pending.is_none() {
+            pending = Some(target.breaker.admit_pending().map_err(ConnectError::Refused)?);
+        }
+        let outcome = match connecting.wait_for(Option::is_some).await {
+            Ok(outcome) => outcome.clone(),
+            // The task that connects ended without a word: the worker is stopping.
+            Err(_) => Some(Err(ConnectError::Failed(
+                io::ErrorKind::ConnectionAborted,
+                "the proxy is stopping".to_owned(),
+            ))),
+        };
+        if let Some(Err(error)) = outcome {
+            return Err(error);
+        }
+    }
+}
+
+enum Http2Now {
+    Open(Http2Connection),
+    Connecting(watch::Receiver<Option<Result<(), ConnectError>>>),
+}
+
+impl Pool {
+    /// The idle connection that was used last: it is the likeliest to be open still, and the others can age out. One
+    /// whose answer has just been read may need a moment more to be ready.
+    async fn take_idle(&self, deadline: Instant) -> Option<Http1Connection> {
+        loop {
+            let mut connection = self.idle.borrow_mut().pop()?.connection;
+            if connection.sender.is_ready() {
+                return Some(connection);
+            }
+            if let Ok(Ok(())) = tokio::time::timeout_at(deadline, connection.sender.ready()).await {
+                return Some(connection);
+            }
+        }
+    }
+
+    /// The HTTP/2 connection as it stands; where there is none, one begins to be opened by a task of its own, since every
+    /// request of the worker will share it and the first to ask may leave.
+    fn http2_now(self: &Rc<Self>, connect_timeout: Duration) -> Result<Http2Now, Refusal> {
+        let mut http2 = self.http2.borrow_mut();
+        match &*http2 {
+            Http2::Open(connection) if !connection.sender.is_closed() => {
+                return Ok(Http2Now::Open(connection.clone()));
+            }
+            Http2::Connecting(outcome) => return Ok(Http2Now::Connecting(outcome.clone())),
+            Http2::Open(_) | Http2::None => {}
+        }
+        let permit = self.breaker.admit_connection()?;
+        let (tell, outcome) = watch::channel(None);
+        *http2 = Http2::Connecting(outcome.clone());
+        let pool = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            let opened = within(Instant::now() + connect_timeout, open_http2(&pool, permit)).await;
+            let (next, outcome) = match opened {
+                Ok(connection) => (Http2::Open(connection), Ok(())),
+                Err(error) => (Http2::None, Err(error)),
+            };
+            *pool.http2.borrow_mut() = next;
+            tell.send_replace(Some(outcome));
+        });
+        Ok(Http2Now::Connecting(outcome))
+    }
+}
+
+async fn open_http2(pool: &Rc<Pool>, permit: ConnectionPermit) -> Result<Http2Connection, ConnectError> {
+    let (io, _) = connect(pool.address).await?;
+    let (sender, connection) = http2::Builder::new(LocalExecutor)
+        .max_header_list_size(HEAD_BYTES_MAX as u32)
+        .initial_stream_window_size(HTTP2_STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(HTTP2_CONNECTION_WINDOW_BYTES)
+        .timer(hyper_util::rt::TokioTimer::new())
+        // A peer that is gone without a word is noticed even while nothing else would be sent.
+        .keep_alive_interval(Some(Duration::from_secs(10)))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .handshake(TokioIo::new(io))
+        .await
+        .map_err(|error| ConnectError::Failed(io::ErrorKind::Other, error.to_string()))?;
+    tokio::task::spawn_local(async move {
+        let _ = connection.await;
+        drop(permit);
+    });
+    Ok(Http2Connection {
+        sender,
+        requests: Rc::default(),
+    })
+}
+
+async fn connect(address: SocketAddr) -> Result<(CountedIo, Crossed), ConnectError> {
+    let failed = |error: io::Error| ConnectError::Failed(error.kind(), error.to_string());
+    let stream = TcpStream::connect(address).await.map_err(failed)?;
+    stream.set_nodelay(true).map_err(failed)?;
+    Ok(CountedIo::new(Io::Tcp(stream)))
+}
+
+async fn within<T>(
+    deadline: Instant,
+    future: impl Future<Output = Result<T, ConnectError>>,
+) -> Result<T, ConnectError> {
+    match tokio::time::timeout_at(deadline, future).await {
+        Ok(result) => result,
+        Err(_) => Err(ConnectError::TimedOut),
+    }
+}
+
+impl Lease {
+    /// What is spoken on it.
+    pub(crate) fn wire(&self) -> Wire {
+        match &self.connection {
+            Connection::Http1(_) => Wire::Http1,
+            Connection::Http2(_) => Wire::Http2,
+        }
+    }
+
+    /// Sends a request, whose head is right for [`Lease::wire`], and waits for the answer's head.
+    ///
+    /// # Cancel safety
+    /// Dropped while it waits, the stream is reset (HTTP/2) or the connection closed (HTTP/1.1).
+    pub(crate) async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, SendError> {
+        let reused = self.reused;
+        match &mut self.connection {
+            Connection::Http1(connection) => {
+                let before = (connection.crossed.sent_bytes(), connection.crossed.received_bytes());
+                let sending = connection.sender.try_send_request(request);
+                sending.await.map_err(|failed| {
+                    let crossed = &connection.crossed;
+                    let untouched = failed.message().is_some() || crossed.sent_bytes() == before.0;
+                    let sent = match (untouched, crossed.received_bytes() == before.1) {
+                        (true, _) => Sent::No,
+                        (false, true) => Sent::Maybe { reused },
+                        // Part of an answer came: the peer has seen the request, however the connection was used before.
+                        (false, false) => Sent::Maybe { reused: Reused::No },
+                    };
+                    SendError::new(sent, failed.error())
+                })
+            }
+            Connection::Http2(connection) => {
+                let sending = connection.sender.try_send_request(request);
+                sending.await.map_err(|failed| {
+                    let sent = match (failed.message().is_some(), refused_unprocessed(failed.error())) {
+                        (true, _) => Sent::No,
+                        (false, true) => Sent::Refused,
+                        (false, false) => Sent::Maybe { reused },
+                    };
+                    SendError::new(sent, failed.error())
+                })
+            }
+        }
+    }
+
+    /// Gives the connection back after an answer that was read to its end and a request that was sent to its end: an
+    /// HTTP/1.1 connection is then idle, or about to be.
+    pub(crate) fn release(self) {
+        let pool = self.in_use.0.clone();
+        if let Connection::Http1(connection) = self.connection {
+            if !connection.sender.is_closed() {
+                pool.idle.borrow_mut().push(Idle {
+                    connection,
+                    since: Instant::now(),
+                });
+            }
+            pool.freed.notify_one();
+        }
+    }
+}
+
+impl SendError {
+    fn new(sent: Sent, error: &hyper::Error) -> SendError {
+        SendError {
+            sent,
+            end: if error.is_parse() { End::NotHttp } else { End::Closed },
+            detail: in_full(error),
+        }
+    }
+}
+
+/// Whether an HTTP/2 peer said that it did not process the request: REFUSED_STREAM (RFC 9113 section 8.7), or a GOAWAY
+/// whose last stream is below it (section 6.8; h2 gives the peer's GOAWAY to just those streams).
+fn refused_unprocessed(error: &hyper::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM) && error.is_reset();
+            return error.is_remote() && (refused || error.is_go_away());
+        }
+        source = error.source();
+    }
+    false
+}
+
+/// An error with its causes.
+fn in_full(error: &hyper::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+/// Counts a request as using a pool for as long as it lives.
+struct InUse(Rc<Pool>);
+
+impl InUse {
+    fn enter(pool: &Rc<Pool>) -> InUse {
+        pool.in_use.set(pool.in_use.get() + 1);
+        InUse(Rc::clone(pool))
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.0.in_use.set(self.0.in_use.get() - 1);
+        self.0.last_used.set(Instant::now());
+    }
+}
+
+/// Runs a connection's tasks on the worker's own thread; the worker's `LocalSet` owns them and ends them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LocalExecutor;
+
+impl<F> hyper::rt::Executor<F> for LocalExecutor
+where
+    F: Future + 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(async move {
+            future.await;
+        });
+    }
+}
+
+/// How much one stream may send ahead of its reader: the most a stalled reader costs.
+pub(crate) const HTTP2_STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+/// The same for all streams of a connection.
+pub(crate) const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;

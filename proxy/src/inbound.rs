@@ -1,0 +1,216 @@
+//! A request to our own app, from its head to its answer's head: identify ▸ admit ▸ connect ▸ send ▸ answer. What
+//! follows, to the answer's end, is [`Exchange`].
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio::time::timeout_at;
+use weir_policy::breaker::{Breaker, Outcome};
+use weir_policy::deadline::Deadline;
+use weir_policy::model::{AppProtocol, Limits};
+use weir_policy::retry::{AttemptFacts, Decision, MethodNamed, Replayable, RetryKind, decide};
+
+use crate::attempt;
+use crate::calls::{self, Call};
+use crate::config::Edge;
+use crate::error::ProxyError;
+use crate::exchange::{Attempt, Exchange};
+use crate::http::body::{Replay, ResponseBody};
+use crate::http::head::{Grpc, Head, strip_hop_by_hop};
+use crate::http::upstream::{Target, Wire};
+use crate::record::{Direction, DownstreamAddr};
+use crate::worker::Worker;
+
+/// How long connecting to the app may take: it is on this host, so longer means that it does not take connections.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// One port of the app, as its inbound listener knows it.
+#[derive(Debug)]
+pub(crate) struct InboundApp {
+    /// `app:PORT`, for metrics and logs.
+    pub(crate) label: Arc<str>,
+    /// Where the app listens.
+    pub(crate) address: SocketAddr,
+    /// What it speaks.
+    pub(crate) protocol: AppProtocol,
+    /// Whether requests enter the mesh here.
+    pub(crate) edge: Edge,
+    breaker: Arc<Breaker>,
+}
+
+impl InboundApp {
+    pub(crate) fn new(address: SocketAddr, protocol: AppProtocol, edge: Edge) -> InboundApp {
+        InboundApp {
+            label: format!("app:{}", address.port()).into(),
+            address,
+            protocol,
+            edge,
+            // No failure breaker: one that opened here would hide the app from callers whose own breakers decide.
+            breaker: Arc::new(Breaker::new(Limits::default(), None)),
+        }
+    }
+}
+
+/// Carries one request.
+///
+/// # Cancel safety
+/// Dropped when the downstream leaves: the request to the app is reset, and recorded as abandoned.
+pub(crate) async fn serve(
+    worker: &Worker,
+    app: &InboundApp,
+    downstream: DownstreamAddr,
+    request: Request<Incoming>,
+) -> Response<ResponseBody> {
+    let (parts, body) = request.into_parts();
+    let grpc = Grpc::of(&parts.headers);
+    let call = calls::inbound(worker, &parts.headers, app.edge);
+    let record = calls::record(Direction::Inbound, Arc::clone(&app.label), &parts, downstream, &call);
+    let open = call.context.and_then(|context| {
+        let ids = &call.trace;
+        worker.contexts.open(context, call.deadline, ids.trace_id, ids.span_id)
+    });
+    let mut exchange = Box::new(Exchange::new(
+        record,
+        Rc::clone(&worker.recorder),
+        worker.clock,
+        grpc,
+        open,
+    ));
+    let carried = match Head::read(parts) {
+        Ok(head) => carry(worker, app, &mut exchange, &call, head, body).await,
+        Err(error) => Err(error),
+    };
+    match carried {
+        Ok((response, attempt)) => {
+            exchange.answered(attempt, call.deadline);
+            response.map(|body| ResponseBody::streamed(body, exchange))
+        }
+        Err(error) => calls::refuse(worker, &mut exchange, &error),
+    }
+}
+
+async fn carry(
+    worker: &Worker,
+    app: &InboundApp,
+    exchange: &mut Exchange,
+    call: &Call,
+    mut head: Head,
+    body: Incoming,
+) -> Result<(Response<Incoming>, Attempt), ProxyError> {
+    calls::strip_own(&mut head.headers);
+    call.write_trace(&mut head.headers);
+    call.write_tracestate(&mut head.headers);
+    let body = Replay::new(body);
+    exchange.reads(body.clone());
+    let target = Target {
+        address: app.address,
+        wire: wire(app.protocol),
+        breaker: &app.breaker,
+        connect_timeout: CONNECT_TIMEOUT,
+    };
+    let mut attempts = 0;
+    let mut unprocessed_resends = 0;
+    let mut safe_resends = 0;
+    loop {
+        let permit = app.breaker.admit(worker.clock.now());
+        let permit = permit.map_err(|refusal| worker.refused(&app.label, refusal))?;
+        attempts += 1;
+        let request = || head.request(target.wire, body.attempt());
+        let sending = attempt::send(&worker.upstreams, &target, &app.label, request);
+        let tried = match call.deadline.time() {
+            None => sending.await,
+            Some(until) => match timeout_at(worker.clock.instant(until), sending).await {
+                Ok(tried) => tried,
+                Err(_) => {
+                    permit.finish(Outcome::Failure, worker.clock.now());
+                    return Err(out_of_time(exchange, &call.deadline));
+                }
+            },
+        };
+        let failed = match tried {
+            Ok((mut response, lease)) => {
+                exchange.attempt_answered(app.address, None, lease.wire(), &response);
+                *response.version_mut() = http::Version::HTTP_11;
+                strip_hop_by_hop(response.headers_mut());
+                calls::strip_own(response.headers_mut());
+                let attempt = Attempt {
+                    permit,
+                    in_flight: None,
+                    lease,
+                };
+                return Ok((response, attempt));
+            }
+            Err(failed) => failed,
+        };
+        exchange.attempt_failed(app.address, None, failed.outcome());
+        if let Some(failure) = body.failure() {
+            return Err(ProxyError::RequestBody(failure));
+        }
+        if let ProxyError::Refused { refusal, .. } = failed.error {
+            return Err(worker.refused(&app.label, refusal));
+        }
+        permit.finish(Outcome::Failure, worker.clock.now());
+        if matches!(
+            failed.error,
+            ProxyError::Connect { .. } | ProxyError::ConnectTimeout { .. }
+        ) {
+            // There is one app and it takes no connections: to ask again at once would not help.
+            worker.app_refused();
+            return Err(failed.error);
+        }
+        let facts = AttemptFacts {
+            method: &head.method,
+            sent: failed.sent,
+            attempts_made: attempts,
+            unprocessed_resends,
+            safe_resends,
+            replayable: if body.is_whole() {
+                Replayable::Yes
+            } else {
+                Replayable::No
+            },
+            method_named: MethodNamed::No,
+            policy: None,
+        };
+        match decide(&facts, worker.random()) {
+            Decision::Retry {
+                kind: kind @ RetryKind::Unprocessed,
+                ..
+            } => {
+                unprocessed_resends += 1;
+                worker.recorder.metrics().retried(kind);
+            }
+            Decision::Retry {
+                kind: kind @ RetryKind::SafeResend,
+                ..
+            } => {
+                safe_resends += 1;
+                worker.recorder.metrics().retried(kind);
+            }
+            // Routes, and so their policies, are the callers'.
+            Decision::Retry {
+                kind: RetryKind::Policy,
+                ..
+            }
+            | Decision::Respond(_) => return Err(failed.error),
+        }
+    }
+}
+
+fn wire(protocol: AppProtocol) -> Wire {
+    match protocol {
+        AppProtocol::Http1 => Wire::Http1,
+        AppProtocol::Http2 | AppProtocol::Grpc => Wire::Http2,
+    }
+}
+
+fn out_of_time(exchange: &Exchange, deadline: &Deadline) -> ProxyError {
+    let limit = deadline
+        .time()
+        .map_or(Duration::ZERO, |until| until.saturating_since(exchange.began()));
+    ProxyError::RequestTimeout { limit }
+}

@@ -1,0 +1,382 @@
+//! A request of our own app, from its head to its answer's head: identify ▸ plan ▸ admit ▸ choose ▸ connect ▸ send ▸
+//! (again?) ▸ answer. What follows, to the answer's end, is [`Exchange`].
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio::time::timeout_at;
+use weir_policy::breaker::Outcome;
+use weir_policy::context::{CONTEXT_HEADER, VERDICT_HEADER};
+use weir_policy::deadline::Deadline;
+use weir_policy::model::{AppProtocol, Balancing, Peer};
+use weir_policy::names::ListenerName;
+use weir_policy::retry::{AttemptFacts, Decision, Replayable, RetryKind, Sent, decide};
+use weir_policy::time::Time;
+
+use crate::answer;
+use crate::attempt::{self, Failed};
+use crate::calls::{self, Call};
+use crate::error::ProxyError;
+use crate::exchange::{Attempt, Exchange, InFlight};
+use crate::http::body::{Replay, ResponseBody};
+use crate::http::head::{Grpc, Head, strip_hop_by_hop};
+use crate::http::upstream::{Lease, Target, Wire};
+use crate::mesh::Unavailable;
+use crate::plan::{self, ForwardPlan, RequestPlan};
+use crate::record::{Direction, DownstreamAddr, ResponseFlag};
+use crate::snapshot::{Endpoint, Service};
+use crate::worker::Worker;
+
+/// How long a request for a name nobody has asked for yet waits for the control plane's answer: some round trips and a
+/// busy control plane, but less than what a person waits for a page.
+const CONFIG_WAIT: Duration = Duration::from_secs(5);
+
+/// Carries one request.
+///
+/// # Cancel safety
+/// Dropped when the downstream leaves: the attempt under way is reset, and the request recorded as abandoned.
+pub(crate) async fn serve(
+    worker: &Worker,
+    downstream: DownstreamAddr,
+    request: Request<Incoming>,
+) -> Response<ResponseBody> {
+    let (parts, body) = request.into_parts();
+    let grpc = Grpc::of(&parts.headers);
+    let call = calls::outbound(worker, &parts.headers);
+    let record = calls::record(
+        Direction::Outbound,
+        Arc::clone(&worker.no_service),
+        &parts,
+        downstream,
+        &call,
+    );
+    let mut exchange = Box::new(Exchange::new(
+        record,
+        Rc::clone(&worker.recorder),
+        worker.clock,
+        grpc,
+        None,
+    ));
+    let carried = match Head::read(parts) {
+        Ok(head) => carry(worker, &mut exchange, &call, head, body).await,
+        Err(error) => Err(error),
+    };
+    match carried {
+        Ok(Carried::Upstream {
+            response,
+            attempt,
+            until,
+        }) => {
+            exchange.answered(attempt, until);
+            response.map(|body| ResponseBody::streamed(body, exchange))
+        }
+        Ok(Carried::Direct(response)) => {
+            exchange.note(|record| {
+                record.flag = ResponseFlag::Direct;
+                record.status = response.status().as_u16();
+            });
+            response
+        }
+        Err(error) => calls::refuse(worker, &mut exchange, &error),
+    }
+}
+
+/// How a request was answered.
+enum Carried {
+    /// By the upstream.
+    Upstream {
+        response: Response<Incoming>,
+        attempt: Attempt,
+        /// When the answer must have ended.
+        until: Deadline,
+    },
+    /// By a route.
+    Direct(Response<ResponseBody>),
+}
+
+async fn carry(
+    worker: &Worker,
+    exchange: &mut Exchange,
+    call: &Call,
+    mut head: Head,
+    body: Incoming,
+) -> Result<Carried, ProxyError> {
+    let service = identify(worker, &head).await?;
+    exchange.note(|record| record.service = Arc::clone(&service.label));
+    match plan::plan(&head, &service, worker.random())? {
+        RequestPlan::Answer(answer) => {
+            exchange.note(|record| record.route = Some(Arc::clone(&answer.route.name)));
+            let response = answer::direct(answer.status, answer.headers, answer.body.to_owned());
+            Ok(Carried::Direct(response))
+        }
+        RequestPlan::Forward(plan) => {
+            exchange.note(|record| {
+                record.route = Some(Arc::clone(&plan.route.name));
+                record.cluster = Some(Arc::clone(&plan.cluster.label));
+            });
+            prepare(&mut head, &plan, call);
+            forward(worker, exchange, call, &plan, head, body).await
+        }
+    }
+}
+
+/// The service of the name that the app asked for; waited for if nobody has asked for it yet.
+async fn identify(worker: &Worker, head: &Head) -> Result<Arc<Service>, ProxyError> {
+    let authority = head.authority.as_str();
+    if let Some(service) = worker.known_service(authority) {
+        return Ok(service);
+    }
+    let unknown = |why: String| {
+        worker.recorder.metrics().unknown_destination();
+        ProxyError::UnknownDestination {
+            authority: authority.to_owned(),
+            why,
+        }
+    };
+    let name = ListenerName::from_authority(authority, &worker.workload.namespace)
+        .map_err(|error| unknown(error.to_string()))?;
+    match worker.mesh.service(&name, CONFIG_WAIT).await {
+        Ok(service) => {
+            worker.remember_service(authority, &service);
+            Ok(service)
+        }
+        Err(why @ Unavailable::NoSuchService) => Err(unknown(why.to_string())),
+        Err(why @ (Unavailable::NoAnswer { .. } | Unavailable::Overloaded)) => Err(ProxyError::NoConfig {
+            authority: authority.to_owned(),
+            why,
+        }),
+    }
+}
+
+/// Changes the head as the route says, and puts in the trace.
+fn prepare(head: &mut Head, plan: &ForwardPlan<'_>, call: &Call) {
+    if let Some(target) = &plan.target {
+        head.target = target.clone();
+    }
+    if let Some(authority) = &plan.authority {
+        head.authority = authority.clone();
+    }
+    plan::apply(plan.request_headers, &mut head.headers);
+    call.write_trace(&mut head.headers);
+}
+
+async fn forward(
+    worker: &Worker,
+    exchange: &mut Exchange,
+    call: &Call,
+    plan: &ForwardPlan<'_>,
+    head: Head,
+    body: Incoming,
+) -> Result<Carried, ProxyError> {
+    let cluster = plan.cluster;
+    let label = &cluster.label;
+    let deadline = Deadline::after(exchange.began(), plan.timeouts.request).earliest(call.deadline);
+    let body = Replay::new(body);
+    exchange.reads(body.clone());
+    cluster.state.budget.deposit(exchange.began());
+    let mut counts = Counts::default();
+    let mut last = None;
+    // What the caller gets if there is no further attempt.
+    let mut held = None;
+    loop {
+        let began = worker.clock.now();
+        let permit = match cluster.state.breaker.admit(began) {
+            Ok(permit) => permit,
+            Err(refusal) => return held.unwrap_or_else(|| Err(worker.refused(label, refusal))),
+        };
+        let Some(endpoint) = plan::choose(cluster, last, began, worker.random()) else {
+            let cluster = label.to_string();
+            return held.unwrap_or(Err(ProxyError::NoEndpoint { cluster }));
+        };
+        // Only now is an answer given up that was held: its stream is reset, its permit ends.
+        drop(held);
+        last = Some(endpoint.address);
+        counts.attempts += 1;
+        let at = AttemptAt {
+            endpoint,
+            number: counts.attempts,
+            began,
+            until: deadline.per_try(began, plan.timeouts.backend_request),
+        };
+        let mut in_flight = match cluster.config.balancing {
+            Balancing::PeakEwma { decay } => Some(InFlight::begin(&endpoint.load, worker.clock, decay)),
+            Balancing::RoundRobin => None,
+        };
+        let sent = match attempt_at(worker, &head, call, &body, plan, &at).await {
+            Ok((mut response, lease)) => {
+                if let Some(in_flight) = &mut in_flight {
+                    in_flight.answered();
+                }
+                let status = response.status();
+                exchange.attempt_answered(endpoint.address, endpoint.workload.as_deref(), lease.wire(), &response);
+                to_downstream(&mut response, plan);
+                let attempt = Attempt {
+                    permit,
+                    in_flight,
+                    lease,
+                };
+                held = Some(Ok(Carried::Upstream {
+                    response,
+                    attempt,
+                    until: at.until,
+                }));
+                Sent::Answered(status)
+            }
+            Err(failed) => {
+                exchange.attempt_failed(endpoint.address, endpoint.workload.as_deref(), failed.outcome());
+                if let Some(failure) = body.failure() {
+                    return Err(ProxyError::RequestBody(failure));
+                }
+                if let ProxyError::Refused { refusal, .. } = failed.error {
+                    return Err(worker.refused(label, refusal));
+                }
+                permit.finish(Outcome::Failure, worker.clock.now());
+                if let Some(in_flight) = &mut in_flight {
+                    in_flight.failed();
+                }
+                if deadline.has_passed(worker.clock.now()) {
+                    return Err(ProxyError::RequestTimeout {
+                        limit: exchange.elapsed(),
+                    });
+                }
+                held = Some(Err(failed.error));
+                failed.sent
+            }
+        };
+        let facts = AttemptFacts {
+            method: &head.method,
+            sent,
+            attempts_made: counts.attempts,
+            unprocessed_resends: counts.unprocessed_resends,
+            safe_resends: counts.safe_resends,
+            replayable: if body.is_whole() {
+                Replayable::Yes
+            } else {
+                Replayable::No
+            },
+            method_named: plan.method_named,
+            policy: plan.retry,
+        };
+        let again = match decide(&facts, worker.random()) {
+            Decision::Retry { kind, backoff } => {
+                let wait = backoff.unwrap_or_default();
+                let in_time = deadline.allows(worker.clock.now(), wait);
+                (in_time && counts.allow(worker, plan, kind) == Budgeted::Yes).then_some(wait)
+            }
+            Decision::Respond(_) => None,
+        };
+        match (again, held) {
+            (None, Some(held)) => return held,
+            // Every attempt leaves something to answer with.
+            (None, None) => {
+                return Err(ProxyError::NoEndpoint {
+                    cluster: label.to_string(),
+                });
+            }
+            (Some(wait), kept) => {
+                held = kept;
+                if !wait.is_zero() {
+                    tokio::time::sleep(wait).await;
+                }
+            }
+        }
+    }
+}
+
+/// How often a request has been sent, and why again.
+#[derive(Default)]
+struct Counts {
+    attempts: u32,
+    unprocessed_resends: u32,
+    safe_resends: u32,
+}
+
+impl Counts {
+    /// Counts one more retry, if the budget has it.
+    fn allow(&mut self, worker: &Worker, plan: &ForwardPlan<'_>, kind: RetryKind) -> Budgeted {
+        let metrics = worker.recorder.metrics();
+        match kind {
+            RetryKind::Unprocessed => self.unprocessed_resends += 1,
+            RetryKind::SafeResend => self.safe_resends += 1,
+            RetryKind::Policy => {
+                if plan.cluster.state.budget.withdraw(worker.clock.now()).is_err() {
+                    metrics.retry_budget_spent();
+                    return Budgeted::No;
+                }
+            }
+        }
+        metrics.retried(kind);
+        Budgeted::Yes
+    }
+}
+
+/// Whether the budget has one more retry.
+#[derive(PartialEq, Eq)]
+enum Budgeted {
+    Yes,
+    No,
+}
+
+/// One attempt at an endpoint, within its time.
+async fn attempt_at(
+    worker: &Worker,
+    head: &Head,
+    call: &Call,
+    body: &Replay,
+    plan: &ForwardPlan<'_>,
+    at: &AttemptAt<'_>,
+) -> Result<(Response<Incoming>, Lease), Failed> {
+    let cluster = plan.cluster;
+    let target = Target {
+        address: at.endpoint.address,
+        wire: wire(cluster.config.protocol, at.endpoint.peer),
+        breaker: &cluster.state.breaker,
+        connect_timeout: cluster.config.connect_timeout,
+    };
+    let request = || {
+        let mut request = head.request(target.wire, body.attempt());
+        match at.endpoint.peer {
+            Peer::WeirProxy => call.write_context(request.headers_mut(), at.number, at.until, worker.clock.now()),
+            Peer::Plain => {}
+        }
+        request
+    };
+    let sending = attempt::send(&worker.upstreams, &target, &cluster.label, request);
+    let Some(until) = at.until.time() else {
+        return sending.await;
+    };
+    match timeout_at(worker.clock.instant(until), sending).await {
+        Ok(tried) => tried,
+        Err(_) => Err(attempt::timed_out(&target, until.saturating_since(at.began))),
+    }
+}
+
+/// Which attempt, where, and until when.
+struct AttemptAt<'a> {
+    endpoint: &'a Endpoint,
+    /// From 1.
+    number: u32,
+    began: Time,
+    until: Deadline,
+}
+
+/// Between sidecars HTTP/2, whatever the app speaks; to others the app's own protocol.
+fn wire(protocol: AppProtocol, peer: Peer) -> Wire {
+    match (peer, protocol) {
+        (Peer::WeirProxy, _) | (Peer::Plain, AppProtocol::Http2 | AppProtocol::Grpc) => Wire::Http2,
+        (Peer::Plain, AppProtocol::Http1) => Wire::Http1,
+    }
+}
+
+/// Takes out of an answer's head what is not for the app, and changes it as the route says.
+fn to_downstream(response: &mut Response<Incoming>, plan: &ForwardPlan<'_>) {
+    *response.version_mut() = http::Version::HTTP_11;
+    let headers = response.headers_mut();
+    strip_hop_by_hop(headers);
+    headers.remove(CONTEXT_HEADER);
+    headers.remove(VERDICT_HEADER);
+    plan::apply(plan.response_headers, headers);
+}

@@ -1,0 +1,343 @@
+//! Workers: threads that share nothing on the request path. Each runs its own runtime with its own connections, pools and
+//! counters; listeners hand accepted connections to the one that has fewest.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+use tokio::time::{Instant, MissedTickBehavior};
+use weir_policy::breaker::Refusal;
+use weir_policy::names::WorkloadName;
+use weir_policy::trace::TraceParent;
+
+use crate::clock::Clock;
+use crate::contexts::Contexts;
+use crate::drain::Drain;
+use crate::error::ProxyError;
+use crate::http::downstream;
+use crate::http::io::Io;
+use crate::http::upstream::Upstreams;
+use crate::inbound::{self, InboundApp};
+use crate::mesh::Mesh;
+use crate::metrics::Side;
+use crate::outbound;
+use crate::record::{Direction, DownstreamAddr, Recorder, Sampled, Sampler, TraceIds};
+use crate::snapshot::Service;
+use crate::telemetry::Telemetry;
+
+/// Connections that wait to be taken over by one worker. When all workers' queues are full, listeners stop accepting and
+/// the kernel's own queue bounds what waits.
+const HANDED_OVER_MAX: usize = 256;
+
+/// How often unused upstream connections are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// Names that a worker remembers the service of; an app that asks for more is served all the same, only slower.
+const NAMES_MAX: usize = 4096;
+
+/// What all workers have in common; immutable, or safe to share and seldom touched.
+#[derive(Clone)]
+pub(crate) struct WorkerParts {
+    pub(crate) workload: Arc<WorkloadName>,
+    pub(crate) clock: Clock,
+    pub(crate) mesh: Mesh,
+    pub(crate) contexts: Arc<Contexts>,
+    pub(crate) telemetry: Telemetry,
+    /// Woken when the app refused a connection.
+    pub(crate) app_refused: Arc<tokio::sync::Notify>,
+    pub(crate) drain: Drain,
+}
+
+/// One worker, as a request sees it.
+pub(crate) struct Worker {
+    pub(crate) workload: Arc<WorkloadName>,
+    pub(crate) clock: Clock,
+    pub(crate) mesh: Mesh,
+    pub(crate) contexts: Arc<Contexts>,
+    pub(crate) recorder: Rc<Recorder>,
+    pub(crate) upstreams: Upstreams,
+    /// The service of requests whose service is not known: metrics need a name for it.
+    pub(crate) no_service: Arc<str>,
+    sampler: Sampler,
+    random: RefCell<fastrand::Rng>,
+    names: RefCell<Names>,
+    app_refused: Arc<tokio::sync::Notify>,
+}
+
+/// Services by the authority that apps write, as far as one snapshot knows them.
+#[derive(Default)]
+struct Names {
+    snapshot_version: u64,
+    services: HashMap<Box<str>, Arc<Service>>,
+}
+
+impl Worker {
+    fn new(parts: &WorkerParts) -> Worker {
+        Worker {
+            workload: Arc::clone(&parts.workload),
+            clock: parts.clock,
+            mesh: parts.mesh.clone(),
+            contexts: Arc::clone(&parts.contexts),
+            recorder: Rc::new(parts.telemetry.recorder()),
+            upstreams: Upstreams::default(),
+            no_service: Arc::from("unknown"),
+            sampler: parts.telemetry.sampler(),
+            random: RefCell::new(fastrand::Rng::new()),
+            names: RefCell::default(),
+            app_refused: Arc::clone(&parts.app_refused),
+        }
+    }
+
+    /// A random number for draws, backoffs and ids; not for secrets.
+    pub(crate) fn random(&self) -> u64 {
+        self.random.borrow_mut().u64(..)
+    }
+
+    /// The service that an authority means, if a request has asked for it under the snapshot in force.
+    pub(crate) fn known_service(&self, authority: &str) -> Option<Arc<Service>> {
+        let names = self.names.borrow();
+        if names.snapshot_version != self.mesh.current().version {
+            return None;
+        }
+        let service = names.services.get(authority)?;
+        service.touch(self.clock.now());
+        Some(Arc::clone(service))
+    }
+
+    /// Remembers what an authority means, for as long as the snapshot in force stays.
+    pub(crate) fn remember_service(&self, authority: &str, service: &Arc<Service>) {
+        let snapshot = self.mesh.current();
+        // What was found under an older snapshot is not to be found under this one.
+        let current = match snapshot.service(&service.name) {
+            Some(crate::snapshot::Lookup::Service(current)) => Arc::ptr_eq(current, service),
+            Some(crate::snapshot::Lookup::NoSuchService { .. }) | None => false,
+        };
+        if !current {
+            return;
+        }
+        let mut names = self.names.borrow_mut();
+        if names.snapshot_version != snapshot.version {
+            names.snapshot_version = snapshot.version;
+            names.services.clear();
+        }
+        if names.services.len() < NAMES_MAX {
+            names.services.insert(authority.into(), Arc::clone(service));
+        }
+    }
+
+    /// The place in its trace of a request whose caller said this.
+    pub(crate) fn trace_ids(&self, parent: Option<&TraceParent>) -> TraceIds {
+        let mut random = self.random.borrow_mut();
+        // Ids of zero mean "none" (W3C Trace Context section 3.2.2.3).
+        let span_id = random.u64(1..).to_be_bytes();
+        match parent {
+            Some(parent) => {
+                let decided = if parent.sampled { Sampled::Yes } else { Sampled::No };
+                TraceIds {
+                    trace_id: parent.trace_id,
+                    span_id,
+                    parent_id: Some(parent.parent_id),
+                    sampled: self.sampler.decide(Some(decided), &parent.trace_id),
+                }
+            }
+            None => {
+                let trace_id = random.u128(1..).to_be_bytes();
+                TraceIds {
+                    trace_id,
+                    span_id,
+                    parent_id: None,
+                    sampled: self.sampler.decide(None, &trace_id),
+                }
+            }
+        }
+    }
+
+    /// A limit or breaker refuses: counted, and as an error.
+    pub(crate) fn refused(&self, cluster: &str, refusal: Refusal) -> ProxyError {
+        self.recorder.metrics().refused(&refusal);
+        ProxyError::Refused {
+            cluster: cluster.to_owned(),
+            refusal,
+        }
+    }
+
+    /// The app took no connection: whoever watches it should look now.
+    pub(crate) fn app_refused(&self) {
+        self.app_refused.notify_one();
+    }
+}
+
+/// A connection that a listener accepted.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) stream: AcceptedStream,
+    pub(crate) to: ListenerKind,
+}
+
+/// The stream of an accepted connection, registered with no runtime yet.
+#[derive(Debug)]
+pub(crate) enum AcceptedStream {
+    Tcp(std::net::TcpStream, std::net::SocketAddr),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+/// Which listener accepted a connection.
+#[derive(Clone, Debug)]
+pub(crate) enum ListenerKind {
+    /// The app's own calls.
+    Outbound,
+    /// Others' calls to a port of the app.
+    Inbound(Arc<InboundApp>),
+}
+
+/// All workers, as listeners see them.
+#[derive(Clone, Debug)]
+pub(crate) struct Workers(Arc<[Handle]>);
+
+#[derive(Debug)]
+struct Handle {
+    queue: mpsc::Sender<Accepted>,
+    connections: Arc<AtomicUsize>,
+}
+
+/// The workers' threads; ended by [`WorkerThreads::stop`].
+#[derive(Debug)]
+pub(crate) struct WorkerThreads {
+    threads: Vec<JoinHandle<()>>,
+    stop: tokio::sync::watch::Sender<bool>,
+}
+
+/// Starts the workers.
+///
+/// # Errors
+/// When the system gives no thread or no event queue.
+pub(crate) fn start(count: usize, parts: &WorkerParts) -> io::Result<(Workers, WorkerThreads)> {
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let mut handles = Vec::with_capacity(count);
+    let mut threads = Vec::with_capacity(count);
+    for number in 0..count {
+        let (queue, accepted) = mpsc::channel(HANDED_OVER_MAX);
+        let connections = Arc::new(AtomicUsize::new(0));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let parts = parts.clone();
+        let counter = Arc::clone(&connections);
+        let mut stopped = stopped.clone();
+        let run = move || {
+            let local = LocalSet::new();
+            let work = work(parts, accepted, counter);
+            local.block_on(&runtime, async {
+                tokio::select! {
+                    () = work => {}
+                    _ = stopped.wait_for(|stop| *stop) => {}
+                }
+            });
+            // Tasks that are left are dropped with the set: their connections close.
+        };
+        threads.push(
+            std::thread::Builder::new()
+                .name(format!("worker-{number}"))
+                .spawn(run)?,
+        );
+        handles.push(Handle { queue, connections });
+    }
+    Ok((Workers(handles.into()), WorkerThreads { threads, stop }))
+}
+
+impl Workers {
+    /// Hands a connection to the worker with fewest.
+    pub(crate) async fn hand_over(&self, accepted: Accepted) {
+        let least = self
+            .0
+            .iter()
+            .min_by_key(|worker| worker.connections.load(Ordering::Relaxed));
+        if let Some(worker) = least {
+            worker.connections.fetch_add(1, Ordering::Relaxed);
+            if worker.queue.send(accepted).await.is_err() {
+                worker.connections.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+impl WorkerThreads {
+    /// Ends all workers, with what they have under way, and waits for their threads.
+    pub(crate) fn stop(self) {
+        self.stop.send_replace(true);
+        for thread in self.threads {
+            // A worker that panicked has said so; there is nothing more to end.
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn work(parts: WorkerParts, mut accepted: mpsc::Receiver<Accepted>, connections: Arc<AtomicUsize>) {
+    let worker = Rc::new(Worker::new(&parts));
+    let mut sweep = tokio::time::interval(SWEEP_EVERY);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            next = accepted.recv() => {
+                let Some(next) = next else { break };
+                let serving = serve(Rc::clone(&worker), next, parts.drain.clone(), Counted(Arc::clone(&connections)));
+                tokio::task::spawn_local(serving);
+            }
+            _ = sweep.tick() => worker.upstreams.sweep(Instant::now()),
+        }
+    }
+    // Listeners are closed; connections go on until they end or the worker is stopped.
+    std::future::pending::<()>().await;
+}
+
+async fn serve(worker: Rc<Worker>, accepted: Accepted, drain: Drain, _counted: Counted) {
+    // A connection that died between accept and here is nobody's loss.
+    let Ok((io, from)) = io(accepted.stream) else { return };
+    let metrics = Rc::clone(&worker.recorder);
+    match accepted.to {
+        ListenerKind::Outbound => {
+            let _counted = metrics.metrics().connection(Direction::Outbound, Side::Downstream);
+            let answer = move |request| {
+                let worker = Rc::clone(&worker);
+                async move { outbound::serve(&worker, from, request).await }
+            };
+            downstream::serve(io, drain, answer).await;
+        }
+        ListenerKind::Inbound(app) => {
+            let _counted = metrics.metrics().connection(Direction::Inbound, Side::Downstream);
+            let answer = move |request| {
+                let (worker, app) = (Rc::clone(&worker), Arc::clone(&app));
+                async move { inbound::serve(&worker, &app, from, request).await }
+            };
+            downstream::serve(io, drain, answer).await;
+        }
+    }
+}
+
+fn io(stream: AcceptedStream) -> io::Result<(Io, DownstreamAddr)> {
+    match stream {
+        AcceptedStream::Tcp(stream, peer) => {
+            let stream = tokio::net::TcpStream::from_std(stream)?;
+            stream.set_nodelay(true)?;
+            Ok((Io::Tcp(stream), DownstreamAddr::Tcp(peer)))
+        }
+        AcceptedStream::Unix(stream) => {
+            let stream = tokio::net::UnixStream::from_std(stream)?;
+            Ok((Io::Unix(stream), DownstreamAddr::Unix))
+        }
+    }
+}
+
+/// Counts a connection as a worker's for as long as it lives.
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
