@@ -2,6 +2,7 @@
 
 pub(crate) mod access_log;
 pub(crate) mod answer;
+pub(crate) mod app_health;
 pub(crate) mod attempt;
 pub(crate) mod calls;
 pub(crate) mod clock;
@@ -24,4 +25,5 @@ pub(crate) mod telemetry;
 #[cfg(test)]
 mod test_golden;
 pub(crate) mod worker;
+pub(crate) mod workloads;
 pub(crate) mod xds;

@@ -1,0 +1,378 @@
+//! How a proxy makes its workload known: a stream beside ADS that is held for as long as the proxy runs.
+//!
+//! The stream says who is there, which of the app's ports take connections, when no new requests should come, and
+//! which services the app uses. A stream that is lost is opened again and begins anew.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU16;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::net::UdpSocket;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use weir_policy::model::{AppProtocol, Locality};
+use weir_policy::names::WorkloadName;
+use weir_xds::v1;
+use weir_xds::v1::workload_message::Message;
+use weir_xds::v1::workloads_client::WorkloadsClient;
+
+use crate::config::Edge;
+use crate::mesh::Mesh;
+use crate::snapshot::Lookup;
+use crate::xds::{Calling, Closed, Connection, ControlPlane, Event};
+
+/// How long a change of what the app uses may wait to be told: it is for people, and changes come in bursts.
+const DEMAND_WAIT: Duration = Duration::from_secs(1);
+
+/// What a proxy says of its workload.
+#[derive(Clone, Debug)]
+pub(crate) struct Announcement {
+    /// Who it is.
+    pub(crate) workload: WorkloadName,
+    /// When this proxy started: a newer instance takes the place of an older one.
+    pub(crate) started: SystemTime,
+    /// Where others reach its inbound ports; `None`: at the local address of the way to the control plane.
+    pub(crate) address: Option<IpAddr>,
+    /// The app's ports.
+    pub(crate) ports: Vec<AnnouncedPort>,
+    /// The workload's labels.
+    pub(crate) labels: BTreeMap<String, String>,
+    /// Where it runs.
+    pub(crate) locality: Locality,
+    /// The proxy's version, for people.
+    pub(crate) version: String,
+}
+
+/// A port of the app, and where others reach it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AnnouncedPort {
+    /// Where the app listens.
+    pub(crate) app_port: NonZeroU16,
+    /// Where the proxy takes requests for it.
+    pub(crate) inbound_port: NonZeroU16,
+    /// What the app speaks.
+    pub(crate) protocol: AppProtocol,
+    /// Whether requests enter the mesh there.
+    pub(crate) edge: Edge,
+}
+
+/// A workload that is being made known.
+#[derive(Debug)]
+pub(crate) struct Registration {
+    phase: watch::Sender<Phase>,
+    standing: watch::Receiver<Standing>,
+}
+
+/// How a workload stands with the control plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It is not known there, or the stream was lost.
+    Unknown,
+    /// The control plane welcomed it.
+    Registered,
+    /// It was taken out.
+    Deregistered,
+}
+
+/// Whether the control plane heard that a workload is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Deregistered {
+    /// It did.
+    Yes,
+    /// Not within the time: the workload stays there, unconfirmed, until its time-out.
+    TimedOut,
+}
+
+impl Registration {
+    /// Says that no new requests should come.
+    pub(crate) fn draining(&self) {
+        self.advance(Phase::Draining);
+    }
+
+    /// Says that the workload is gone, and waits until that was heard.
+    ///
+    /// # Cancel safety
+    /// It is being said, whether it is waited for or not.
+    pub(crate) async fn deregister(&self, timeout: Duration) -> Deregistered {
+        self.advance(Phase::Leaving);
+        let mut standing = self.standing.clone();
+        let heard = standing.wait_for(|standing| *standing == Standing::Deregistered);
+        match tokio::time::timeout(timeout, heard).await {
+            Ok(Ok(_)) => Deregistered::Yes,
+            Ok(Err(_)) | Err(_) => Deregistered::TimedOut,
+        }
+    }
+
+    /// How the workload stands.
+    pub(crate) fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.clone()
+    }
+
+    /// Phases only go forward.
+    fn advance(&self, to: Phase) {
+        self.phase.send_if_modified(|phase| {
+            let forward = *phase < to;
+            *phase = (*phase).max(to);
+            forward
+        });
+    }
+}
+
+/// What a workload is about to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Serving,
+    Draining,
+    Leaving,
+}
+
+/// The task that makes a workload known.
+pub(crate) struct Registrar {
+    announcement: Announcement,
+    control_plane: ControlPlane,
+    mesh: Mesh,
+    ready: watch::Receiver<BTreeSet<NonZeroU16>>,
+    phase: watch::Receiver<Phase>,
+    standing: watch::Sender<Standing>,
+}
+
+/// Makes a workload known: a handle, and the task to run. `ready` are the app's ports that take connections.
+pub(crate) fn register(
+    announcement: Announcement,
+    control_plane: ControlPlane,
+    mesh: Mesh,
+    ready: watch::Receiver<BTreeSet<NonZeroU16>>,
+) -> (Registration, Registrar) {
+    let (phase, phases) = watch::channel(Phase::Serving);
+    let (standings, standing) = watch::channel(Standing::Unknown);
+    let registrar = Registrar {
+        announcement,
+        control_plane,
+        mesh,
+        ready,
+        phase: phases,
+        standing: standings,
+    };
+    (Registration { phase, standing }, registrar)
+}
+
+impl Registrar {
+    /// Runs until the workload was deregistered, or this is dropped.
+    ///
+    /// # Cancel safety
+    /// The stream ends; the control plane then holds the workload for unconfirmed.
+    pub(crate) async fn run(mut self) {
+        let mut connection = Connection::new(self.control_plane.clone(), call);
+        let mut published = self.mesh.published();
+        // When to look at what the app uses; `None`: nothing changed.
+        let mut look = None;
+        let mut told: Option<Told> = None;
+        loop {
+            let looks = async {
+                match look {
+                    Some(time) => tokio::time::sleep_until(time).await,
+                    None => std::future::pending().await,
+                }
+            };
+            // Every arm is cancel safe: the watches keep what is unseen, the connection keeps what is under way.
+            let event = tokio::select! {
+                event = connection.next() => Some(event),
+                true = changed(&mut self.ready) => None,
+                true = changed(&mut self.phase) => None,
+                true = changed(&mut published), if look.is_none() => {
+                    look = Some(Instant::now() + DEMAND_WAIT);
+                    continue;
+                }
+                () = looks => None,
+            };
+            match event {
+                None => {}
+                Some(Event::Opened) => {
+                    let hello = match self.hello().await {
+                        Ok(hello) => hello,
+                        Err(error) => {
+                            tracing::warn!(%error, "can't tell by which address others reach this workload");
+                            connection.retry_later();
+                            continue;
+                        }
+                    };
+                    connection.send([message(Message::Hello(hello))]);
+                    told = Some(Told::default());
+                    look = Some(Instant::now());
+                }
+                Some(Event::Message(v1::WorkloadReply { reply })) => match reply {
+                    Some(v1::workload_reply::Reply::Welcome(v1::Welcome { version })) => {
+                        tracing::info!(workload = %self.announcement.workload, version, "registered");
+                        self.standing.send_replace(Standing::Registered);
+                    }
+                    // Newer than this proxy: what it does not know it need not answer.
+                    None => {}
+                },
+                Some(Event::Closed(closed)) => {
+                    let left = told.take().is_some_and(|told| told.phase == Phase::Leaving);
+                    if left && closed == Closed::Ended {
+                        self.standing.send_replace(Standing::Deregistered);
+                        return;
+                    }
+                    self.standing.send_replace(Standing::Unknown);
+                }
+            }
+            let Some(told) = &mut told else { continue };
+            let listeners = match look {
+                Some(time) if time <= Instant::now() => {
+                    look = None;
+                    Some(used(&self.mesh))
+                }
+                Some(_) | None => None,
+            };
+            let ready = self.ready.borrow().clone();
+            let phase = *self.phase.borrow();
+            connection.send(told.tell(ready, phase, listeners));
+            if told.phase == Phase::Leaving {
+                connection.finish();
+            }
+        }
+    }
+
+    async fn hello(&self) -> io::Result<v1::Hello> {
+        let announcement = &self.announcement;
+        let address = match announcement.address {
+            Some(address) => address,
+            None => local_address(self.control_plane.authority()).await?,
+        };
+        let started = announcement.started.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Ok(v1::Hello {
+            namespace: announcement.workload.namespace.to_string(),
+            workload: announcement.workload.name.to_string(),
+            instance: u64::try_from(started.as_micros()).unwrap_or(u64::MAX),
+            address: address.to_string(),
+            ports: announcement.ports.iter().map(AnnouncedPort::to_proto).collect(),
+            labels: announcement.labels.clone().into_iter().collect(),
+            locality: Some(v1::Locality {
+                region: announcement.locality.region.clone(),
+                zone: announcement.locality.zone.clone(),
+                site: announcement.locality.site.clone(),
+            }),
+            version: announcement.version.clone(),
+        })
+    }
+}
+
+impl AnnouncedPort {
+    fn to_proto(&self) -> v1::AppPort {
+        let protocol = match self.protocol {
+            AppProtocol::Http1 => v1::Protocol::Http1,
+            AppProtocol::Http2 => v1::Protocol::Http2,
+            AppProtocol::Grpc => v1::Protocol::Grpc,
+        };
+        v1::AppPort {
+            app_port: self.app_port.get().into(),
+            inbound_port: self.inbound_port.get().into(),
+            protocol: protocol.into(),
+            edge: match self.edge {
+                Edge::Yes => true,
+                Edge::No => false,
+            },
+        }
+    }
+}
+
+/// What was told on the stream that is open, after Hello.
+#[derive(Debug)]
+struct Told {
+    /// `None`: nothing yet, which is not the same as that no port is ready.
+    ready: Option<BTreeSet<NonZeroU16>>,
+    phase: Phase,
+    listeners: BTreeSet<String>,
+}
+
+impl Default for Told {
+    fn default() -> Self {
+        Told {
+            ready: None,
+            phase: Phase::Serving,
+            listeners: BTreeSet::new(),
+        }
+    }
+}
+
+impl Told {
+    /// The messages that tell what is not told yet. `listeners`: what the app uses, if it is to be told now.
+    fn tell(
+        &mut self,
+        ready: BTreeSet<NonZeroU16>,
+        phase: Phase,
+        listeners: Option<BTreeSet<String>>,
+    ) -> Vec<v1::WorkloadMessage> {
+        if self.phase == Phase::Leaving {
+            return Vec::new();
+        }
+        let mut messages = Vec::new();
+        if self.ready.as_ref() != Some(&ready) {
+            let ports = ready.iter().map(|port| port.get().into()).collect();
+            messages.push(Message::Health(v1::Health { ready_app_ports: ports }));
+            self.ready = Some(ready);
+        }
+        if self.phase < Phase::Draining && phase == Phase::Draining {
+            messages.push(Message::Draining(v1::Draining {}));
+        }
+        if let Some(listeners) = listeners
+            && listeners != self.listeners
+        {
+            messages.push(Message::Demand(v1::Demand {
+                listeners: listeners.iter().cloned().collect(),
+            }));
+            self.listeners = listeners;
+        }
+        if phase == Phase::Leaving {
+            messages.push(Message::Deregister(v1::Deregister {}));
+        }
+        self.phase = self.phase.max(phase);
+        messages.into_iter().map(message).collect()
+    }
+}
+
+fn message(message: Message) -> v1::WorkloadMessage {
+    v1::WorkloadMessage { message: Some(message) }
+}
+
+fn call(channel: Channel, messages: ReceiverStream<v1::WorkloadMessage>) -> Calling<v1::WorkloadReply> {
+    let mut client = WorkloadsClient::new(channel);
+    Box::pin(async move { Ok(client.register(messages).await?.into_inner()) })
+}
+
+/// Waits for a change; `false` once no more can come.
+async fn changed<T>(watched: &mut watch::Receiver<T>) -> bool {
+    watched.changed().await.is_ok()
+}
+
+/// The services in use, by name.
+fn used(mesh: &Mesh) -> BTreeSet<String> {
+    let snapshot = mesh.current();
+    let services = snapshot.services().filter_map(|(name, lookup)| match lookup {
+        Lookup::Service(_) => Some(name.to_string()),
+        Lookup::NoSuchService { .. } => None,
+    });
+    services.collect()
+}
+
+/// The local address of the way to `authority`. Nothing is sent: to connect a datagram socket only asks for the route.
+async fn local_address(authority: &str) -> io::Result<IpAddr> {
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for address in tokio::net::lookup_host(authority).await? {
+        let any: IpAddr = match address {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await?;
+        match socket.connect(address).await {
+            Ok(()) => return Ok(socket.local_addr()?.ip()),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
