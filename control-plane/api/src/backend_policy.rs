@@ -5,8 +5,10 @@ use std::time::Duration;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
+use crate::decode::{Errors, Node};
 use crate::duration;
-use crate::reference::RefKind;
+use crate::names;
+use crate::reference::{self, RefKind};
 
 /// How the endpoints of some services are used. Of two policies for one port the older holds; one for a named port
 /// goes before one for the whole service.
@@ -167,3 +169,143 @@ impl Default for RetryBudget {
         }
     }
 }
+
+pub(crate) fn read(node: &Node<'_>, errors: &mut Errors) -> Option<BackendPolicySpec> {
+    let mut fields = node.fields(errors)?;
+    let target_refs = fields.required("targetRefs", errors, read_targets);
+    let balancing = fields.optional("balancing", errors, read_balancing);
+    let circuit_breaker = fields.optional("circuitBreaker", errors, read_circuit_breaker);
+    let retry_budget = fields.optional("retryBudget", errors, read_retry_budget);
+    let connect_timeout = fields.optional("connectTimeout", errors, |node, errors| {
+        node.duration(errors, Duration::from_millis(1)..=Duration::from_secs(60))
+    });
+    fields.finish(errors);
+    Some(BackendPolicySpec {
+        target_refs: target_refs?,
+        balancing,
+        circuit_breaker,
+        retry_budget,
+        connect_timeout,
+    })
+}
+
+fn read_targets(node: &Node<'_>, errors: &mut Errors) -> Option<Vec<TargetRef>> {
+    let targets = node.list(errors, TARGETS_MAX, read_target)?;
+    node.refuse_empty(errors, "a policy is for at least one Service");
+    node.refuse_twins(
+        errors,
+        &targets,
+        |a, b| a == b,
+        "is there already",
+        "each target stands once",
+    );
+    Some(targets)
+}
+
+fn read_target(node: &Node<'_>, errors: &mut Errors) -> Option<TargetRef> {
+    let mut fields = node.fields(errors)?;
+    let kind = reference::explicit_service(&mut fields, errors, "nothing");
+    let name = fields.required("name", errors, names::label);
+    let section_name = fields.optional("sectionName", errors, names::port_name);
+    fields.refused(
+        "namespace",
+        errors,
+        "is not supported",
+        "a policy is for Services of its own namespace",
+    );
+    fields.finish(errors);
+    Some(TargetRef {
+        kind: kind?,
+        name: name?,
+        section_name,
+    })
+}
+
+fn read_balancing(node: &Node<'_>, errors: &mut Errors) -> Option<Balancing> {
+    let mut fields = node.fields(errors)?;
+    let kind = fields.required("type", errors, |node, errors| {
+        let round_robin = ("RoundRobin", Balancing::RoundRobin);
+        node.choice(errors, &[("PeakEwma", Balancing::default()), round_robin])
+    });
+    let decay = fields.get("decay");
+    fields.finish(errors);
+    match (kind?, decay) {
+        (Balancing::PeakEwma { .. }, Some(decay)) => {
+            let decay = decay.duration(errors, SHORTEST..=LONGEST)?;
+            Some(Balancing::PeakEwma { decay })
+        }
+        (Balancing::RoundRobin, Some(decay)) => {
+            decay.refuse(errors, "would be without effect", "it belongs to type: PeakEwma");
+            None
+        }
+        (balancing, None) => Some(balancing),
+    }
+}
+
+fn read_circuit_breaker(node: &Node<'_>, errors: &mut Errors) -> Option<CircuitBreaker> {
+    let mut fields = node.fields(errors)?;
+    let default = CircuitBreaker::default();
+    let mut limit = |name, from| fields.optional(name, errors, |node, errors| node.integer(errors, from..=COUNT_MAX));
+    let max_connections = limit("maxConnections", 1);
+    let max_pending_requests = limit("maxPendingRequests", 0);
+    let max_requests = limit("maxRequests", 1);
+    let failures = fields.optional("failures", errors, read_failures);
+    fields.finish(errors);
+    Some(CircuitBreaker {
+        max_connections: max_connections.unwrap_or(default.max_connections),
+        max_pending_requests: max_pending_requests.unwrap_or(default.max_pending_requests),
+        max_requests: max_requests.unwrap_or(default.max_requests),
+        failures,
+    })
+}
+
+fn read_failures(node: &Node<'_>, errors: &mut Errors) -> Option<Failures> {
+    let mut fields = node.fields(errors)?;
+    let default = Failures::default();
+    let percent = fields.optional("percent", errors, |node, errors| node.integer(errors, 1..=100));
+    let min_requests = fields.optional("minRequests", errors, |node, errors| {
+        node.integer(errors, 1..=COUNT_MAX)
+    });
+    let time = |node: &Node<'_>, errors: &mut Errors| node.duration(errors, SHORTEST..=LONGEST);
+    let window = fields.optional("window", errors, time);
+    let open_for = fields.optional("openFor", errors, time);
+    let half_open = fields.optional("halfOpenRequests", errors, |node, errors| {
+        node.integer(errors, 1..=1000)
+    });
+    fields.finish(errors);
+    Some(Failures {
+        percent: percent.unwrap_or(default.percent),
+        min_requests: min_requests.unwrap_or(default.min_requests),
+        window: window.unwrap_or(default.window),
+        open_for: open_for.unwrap_or(default.open_for),
+        half_open_requests: half_open.unwrap_or(default.half_open_requests),
+    })
+}
+
+fn read_retry_budget(node: &Node<'_>, errors: &mut Errors) -> Option<RetryBudget> {
+    let mut fields = node.fields(errors)?;
+    let default = RetryBudget::default();
+    let percent = fields.optional("percent", errors, |node, errors| node.integer(errors, 0..=100));
+    let min_per_second = fields.optional("minPerSecond", errors, |node, errors| {
+        node.integer(errors, 0..=COUNT_MAX)
+    });
+    let window = fields.optional("window", errors, |node, errors| {
+        node.duration(errors, Duration::from_secs(1)..=LONGEST)
+    });
+    fields.finish(errors);
+    Some(RetryBudget {
+        percent: percent.unwrap_or(default.percent),
+        min_per_second: min_per_second.unwrap_or(default.min_per_second),
+        window: window.unwrap_or(default.window),
+    })
+}
+
+/// As many targets as Gateway API's policies have.
+const TARGETS_MAX: usize = 16;
+
+/// The largest limit on anything that one proxy counts.
+const COUNT_MAX: u64 = 1_000_000;
+
+/// The range of times over which something is measured or waited for.
+const SHORTEST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(600);

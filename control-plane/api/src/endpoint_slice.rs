@@ -5,7 +5,9 @@ use std::num::NonZeroU16;
 
 use serde::Serialize;
 
-use crate::service::{AppProtocol, TransportProtocol};
+use crate::decode::{Errors, Fields, Node, boolean, port};
+use crate::names;
+use crate::service::{AppProtocol, TransportProtocol, read_app_protocol, read_transport};
 
 /// Endpoints of one Service, which the label [`crate::service::SERVICE_NAME_LABEL`] names. The fields stand at the
 /// top of the resource.
@@ -94,3 +96,153 @@ pub struct SlicePort {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub app_protocol: Option<AppProtocol>,
 }
+
+/// Reads the fields at the top of the resource.
+pub(crate) fn read(fields: &mut Fields<'_>, errors: &mut Errors) -> Option<EndpointSliceBody> {
+    let address_type = fields.required("addressType", errors, |node, errors| {
+        node.choice(errors, &[("IPv4", AddressType::V4), ("IPv6", AddressType::V6)])
+    });
+    let endpoints = fields.optional("endpoints", errors, |node, errors| {
+        node.list(errors, ENDPOINTS_MAX, |node, errors| {
+            read_endpoint(node, address_type, errors)
+        })
+    });
+    let ports = fields.optional("ports", errors, read_ports);
+    Some(EndpointSliceBody {
+        address_type: address_type?,
+        endpoints: endpoints.unwrap_or_default(),
+        ports: ports.unwrap_or_default(),
+    })
+}
+
+fn read_endpoint(node: &Node<'_>, family: Option<AddressType>, errors: &mut Errors) -> Option<SliceEndpoint> {
+    let mut fields = node.fields(errors)?;
+    let addresses = fields.required("addresses", errors, |node, errors| {
+        let addresses = node.list(errors, ADDRESSES_MAX, |node, errors| read_address(node, family, errors))?;
+        node.refuse_empty(errors, "an endpoint has at least one address");
+        Some(addresses)
+    });
+    let conditions = fields.optional("conditions", errors, read_conditions);
+    let hostname = fields.optional("hostname", errors, names::label);
+    let node_name = fields.optional("nodeName", errors, names::subdomain);
+    let zone = fields.optional("zone", errors, |node, errors| {
+        let is_right = |zone: &str| !zone.is_empty() && names::is_label_value(zone);
+        names::checked(
+            node,
+            errors,
+            is_right,
+            "is no name of a zone",
+            "up to 63 letters, digits, '-', '_' and '.'",
+        )
+    });
+    let target_ref = fields.optional("targetRef", errors, read_target);
+    fields.refused("hints", errors, "would be without effect", "leave it out");
+    fields.refused(
+        "deprecatedTopology",
+        errors,
+        "is no longer supported",
+        "use nodeName and zone",
+    );
+    fields.finish(errors);
+    Some(SliceEndpoint {
+        addresses: addresses?,
+        conditions: conditions.unwrap_or_default(),
+        hostname,
+        node_name,
+        zone,
+        target_ref,
+    })
+}
+
+fn read_address(node: &Node<'_>, family: Option<AddressType>, errors: &mut Errors) -> Option<IpAddr> {
+    let address: Option<IpAddr> = node.text(errors)?.parse().ok();
+    match (address, family) {
+        (Some(IpAddr::V4(_)), Some(AddressType::V6)) | (Some(IpAddr::V6(_)), Some(AddressType::V4)) => {
+            node.refuse(
+                errors,
+                "is not of the slice's addressType",
+                "one slice holds one family of addresses",
+            );
+            None
+        }
+        (Some(address), _) if address.is_unspecified() || address.is_multicast() => {
+            node.refuse(
+                errors,
+                "is no address of an endpoint",
+                "an address that can be connected to is right",
+            );
+            None
+        }
+        (Some(address), _) => Some(address),
+        (None, _) => {
+            node.refuse(errors, "is not an IP address", "an address like 10.1.2.3 is right");
+            None
+        }
+    }
+}
+
+fn read_conditions(node: &Node<'_>, errors: &mut Errors) -> Option<Conditions> {
+    let mut fields = node.fields(errors)?;
+    let conditions = Conditions {
+        ready: fields.optional("ready", errors, boolean),
+        serving: fields.optional("serving", errors, boolean),
+        terminating: fields.optional("terminating", errors, boolean),
+    };
+    fields.finish(errors);
+    Some(conditions)
+}
+
+fn read_target(node: &Node<'_>, errors: &mut Errors) -> Option<TargetRef> {
+    let mut fields = node.fields(errors)?;
+    let kind = fields.required("kind", errors, |node, errors| {
+        let is_right = |kind: &str| (1..=63).contains(&kind.len()) && kind.bytes().all(|b| b.is_ascii_alphanumeric());
+        names::checked(
+            node,
+            errors,
+            is_right,
+            "is no kind",
+            "Workload or Pod, for instance, is right",
+        )
+    });
+    let namespace = fields.optional("namespace", errors, names::label);
+    let name = fields.required("name", errors, names::subdomain);
+    // Kubernetes writes them; which Pod it is, is told by the others.
+    for name in ["uid", "apiVersion", "resourceVersion", "fieldPath"] {
+        fields.optional(name, errors, |node, errors| node.text(errors).map(|_| ()));
+    }
+    fields.finish(errors);
+    Some(TargetRef {
+        kind: kind?,
+        namespace,
+        name: name?,
+    })
+}
+
+fn read_ports(node: &Node<'_>, errors: &mut Errors) -> Option<Vec<SlicePort>> {
+    let ports = node.list(errors, PORTS_MAX, read_port)?;
+    let same = |a: &SlicePort, b: &SlicePort| a.name == b.name;
+    let remedy = "each port has a name of its own";
+    node.refuse_twins(errors, &ports, same, "has the name of an earlier port", remedy);
+    Some(ports)
+}
+
+fn read_port(node: &Node<'_>, errors: &mut Errors) -> Option<SlicePort> {
+    let mut fields = node.fields(errors)?;
+    let name = fields.get("name").filter(|node| node.value().as_str() != Some(""));
+    let name = name.map(|node| names::port_name(&node, errors));
+    let port = fields.required("port", errors, port);
+    let protocol = fields.optional("protocol", errors, read_transport);
+    let app_protocol = fields.optional("appProtocol", errors, read_app_protocol);
+    fields.finish(errors);
+    Some(SlicePort {
+        name: name.unwrap_or_else(|| Some(String::new()))?,
+        port: port?,
+        protocol: protocol.unwrap_or_default(),
+        app_protocol,
+    })
+}
+
+/// Kubernetes' limits.
+const ENDPOINTS_MAX: usize = 1000;
+const ADDRESSES_MAX: usize = 100;
+const PORTS_MAX: usize = 100;

@@ -71,7 +71,7 @@ impl fmt::Display for FieldError {
 impl std::error::Error for FieldError {}
 
 /// A value as JSON on one line, cut after [`HELD_CHARS_MAX`] characters.
-fn shorten(value: &serde_json::Value) -> String {
+pub(crate) fn shorten(value: &serde_json::Value) -> String {
     match value {
         serde_json::Value::Array(items) if items.len() > 4 => format!("a list of {}", items.len()),
         serde_json::Value::Object(fields) if fields.len() > 4 => format!("an object of {} fields", fields.len()),

@@ -9,6 +9,10 @@ use serde::{Serialize, Serializer};
 use crate::duration;
 use crate::reference::RefKind;
 
+mod read;
+
+pub(crate) use read::read;
+
 /// Where requests for some services go.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -222,7 +226,8 @@ impl Serialize for HttpRouteFilter {
     }
 }
 
-/// Changes to a header; no name occurs twice, whatever its case, over all three.
+/// Changes to a header, in the order remove, set, add; a name occurs once in each, whatever its case. Fields on which
+/// the framing of messages depends, `host` and the mesh's own can't be changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct HeaderModifier {
     /// Fields that replace all of their name, at most 16.
@@ -291,7 +296,7 @@ pub struct UrlRewrite {
 pub enum PathModifier {
     /// The whole path becomes this.
     ReplaceFullPath(String),
-    /// The prefix that matched becomes this; then every match of the rule is a path prefix.
+    /// The prefix that matched becomes this; then the rule has one match, on a path prefix. May be empty.
     ReplacePrefixMatch(String),
 }
 

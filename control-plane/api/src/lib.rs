@@ -4,12 +4,14 @@
 //! No I/O, no runtime and no protobuf: the control plane, the command line and tests read alike.
 
 pub mod backend_policy;
+mod decode;
 pub mod duration;
 pub mod endpoint_slice;
 mod error;
 pub mod http_route;
 mod kind;
 pub mod mesh_config;
+pub mod names;
 pub mod namespace;
 mod object;
 pub mod patch;
@@ -23,3 +25,6 @@ pub use error::FieldError;
 pub use kind::{Access, Kind, Scope};
 pub use object::{Key, Metadata, Object, Spec};
 pub use reference::RefKind;
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::decode::{Errors, Node};
+
 /// The name of the only MeshConfig there is.
 pub const NAME: &str = "mesh";
 
@@ -19,4 +21,15 @@ pub enum Egress {
     /// They are refused.
     #[default]
     Refuse,
+}
+
+pub(crate) fn read(node: &Node<'_>, errors: &mut Errors) -> Option<MeshConfigSpec> {
+    let mut fields = node.fields(errors)?;
+    let egress = fields.optional("egress", errors, |node, errors| {
+        node.choice(errors, &[("Refuse", Egress::Refuse)])
+    });
+    fields.finish(errors);
+    Some(MeshConfigSpec {
+        egress: egress.unwrap_or_default(),
+    })
 }

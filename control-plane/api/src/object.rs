@@ -7,15 +7,17 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
-use crate::backend_policy::BackendPolicySpec;
-use crate::endpoint_slice::EndpointSliceBody;
+use crate::backend_policy::{self, BackendPolicySpec};
+use crate::decode::{Errors, Fields, Node};
+use crate::endpoint_slice::{self, EndpointSliceBody};
 use crate::error::FieldError;
-use crate::http_route::HttpRouteSpec;
-use crate::kind::Kind;
-use crate::mesh_config::MeshConfigSpec;
-use crate::namespace::NamespaceSpec;
-use crate::service::ServiceSpec;
-use crate::workload::WorkloadSpec;
+use crate::http_route::{self, HttpRouteSpec};
+use crate::kind::{Kind, Scope};
+use crate::mesh_config::{self, MeshConfigSpec};
+use crate::names;
+use crate::namespace::{self, NamespaceSpec};
+use crate::service::{self, ServiceSpec};
+use crate::workload::{self, WorkloadSpec};
 
 /// What names a resource.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -163,8 +165,9 @@ impl Object {
     /// # Errors
     /// As [`Object::parse`].
     pub fn parse_in(value: Value, namespace: Option<&str>) -> Result<Object, Vec<FieldError>> {
-        let _ = namespace;
-        Err(vec![FieldError::new("", &value, "is not read yet", "")])
+        let mut errors = Errors::default();
+        let read = read_object(&Node::root(&value), namespace, &mut errors);
+        errors.into_result(read)
     }
 }
 
@@ -193,6 +196,220 @@ impl Serialize for Object {
         map.end()
     }
 }
+
+fn read_object(node: &Node<'_>, namespace: Option<&str>, errors: &mut Errors) -> Option<Object> {
+    let mut fields = node.fields(errors)?;
+    let kind = read_kind(&mut fields, errors)?;
+    let metadata = fields.required("metadata", errors, |node, errors| {
+        read_metadata(node, kind, namespace, errors)
+    });
+    let own = metadata
+        .as_ref()
+        .map(|metadata| metadata.namespace.clone())
+        .unwrap_or_default();
+    let spec = match kind {
+        Kind::Namespace => read_or_default(&mut fields, errors, namespace::read).map(Spec::Namespace),
+        Kind::MeshConfig => read_or_default(&mut fields, errors, mesh_config::read).map(Spec::MeshConfig),
+        Kind::Service => fields.required("spec", errors, service::read).map(Spec::Service),
+        Kind::EndpointSlice => endpoint_slice::read(&mut fields, errors).map(Spec::EndpointSlice),
+        Kind::Workload => fields.required("spec", errors, workload::read).map(Spec::Workload),
+        Kind::BackendPolicy => fields
+            .required("spec", errors, backend_policy::read)
+            .map(Spec::BackendPolicy),
+        Kind::HttpRoute => {
+            let read = |node: &Node<'_>, errors: &mut Errors| http_route::read(node, &own, errors);
+            fields.required("spec", errors, read).map(Spec::HttpRoute)
+        }
+    };
+    let status = fields.get("status").map(|node| node.value().clone());
+    fields.finish(errors);
+    Some(Object {
+        metadata: metadata?,
+        spec: spec?,
+        status: status.filter(|status| status.as_object().is_none_or(|fields| !fields.is_empty())),
+    })
+}
+
+fn read_kind(fields: &mut Fields<'_>, errors: &mut Errors) -> Option<Kind> {
+    let api_version = fields.required("apiVersion", errors, |node, errors| {
+        node.text(errors).map(str::to_owned)
+    });
+    let kind = fields.required("kind", errors, |node, errors| node.text(errors).map(str::to_owned));
+    let (api_version, kind) = (api_version?, kind?);
+    let found = Kind::of(&api_version, &kind);
+    if found.is_none() {
+        match Kind::ALL.iter().find(|known| known.kind() == kind) {
+            Some(known) => {
+                let node = fields.get("apiVersion")?;
+                let remedy = format!("{} is right for {known}", known.api_version());
+                node.refuse(errors, "is not supported", remedy);
+            }
+            None => {
+                let node = fields.get("kind")?;
+                let known: Vec<&str> = Kind::ALL.iter().map(|kind| kind.kind()).collect();
+                node.refuse(
+                    errors,
+                    "is not a kind that Weir knows",
+                    format!("known are {}", known.join(", ")),
+                );
+            }
+        }
+    }
+    found
+}
+
+fn read_or_default<T: Default>(
+    fields: &mut Fields<'_>,
+    errors: &mut Errors,
+    read: fn(&Node<'_>, &mut Errors) -> Option<T>,
+) -> Option<T> {
+    match fields.get("spec") {
+        Some(node) => read(&node, errors),
+        None => Some(T::default()),
+    }
+}
+
+fn read_metadata(node: &Node<'_>, kind: Kind, sent_to: Option<&str>, errors: &mut Errors) -> Option<Metadata> {
+    let mut fields = node.fields(errors)?;
+    let name = fields.required("name", errors, |node, errors| read_name(node, kind, errors));
+    let namespace = read_namespace(&mut fields, kind, sent_to, errors);
+    let labels = fields.optional("labels", errors, read_labels);
+    let annotations = fields.optional("annotations", errors, read_annotations);
+    let text = |node: &Node<'_>, errors: &mut Errors| node.text(errors).map(str::to_owned);
+    let uid = fields.optional("uid", errors, text);
+    let resource_version = fields.optional("resourceVersion", errors, text);
+    let generation = fields.optional("generation", errors, |node, errors| {
+        node.integer::<i64>(errors, 0..=i64::MAX.unsigned_abs())
+    });
+    let creation_timestamp = fields.optional("creationTimestamp", errors, text);
+    // Written by tools unasked, and of no use without the field's managers: dropped.
+    let _ = (fields.get("managedFields"), fields.get("selfLink"));
+    fields.refused(
+        "generateName",
+        errors,
+        "is not supported",
+        "give a name in metadata.name",
+    );
+    fields.refused("finalizers", errors, "would be without effect", "leave it out");
+    fields.refused("ownerReferences", errors, "would be without effect", "leave it out");
+    fields.refused("deletionTimestamp", errors, "is not set by users", "leave it out");
+    fields.refused(
+        "deletionGracePeriodSeconds",
+        errors,
+        "would be without effect",
+        "leave it out",
+    );
+    fields.finish(errors);
+    Some(Metadata {
+        name: name?,
+        namespace: namespace?,
+        labels: labels.unwrap_or_default(),
+        annotations: annotations.unwrap_or_default(),
+        uid: uid.unwrap_or_default(),
+        resource_version: resource_version.unwrap_or_default(),
+        generation: generation.unwrap_or_default(),
+        creation_timestamp,
+    })
+}
+
+fn read_name(node: &Node<'_>, kind: Kind, errors: &mut Errors) -> Option<String> {
+    match kind {
+        // Parts of the mesh's names, each one label of a DNS name.
+        Kind::Namespace | Kind::Service | Kind::Workload => names::label(node, errors),
+        Kind::EndpointSlice | Kind::BackendPolicy | Kind::HttpRoute => names::subdomain(node, errors),
+        Kind::MeshConfig => {
+            let is_right = |name: &str| name == mesh_config::NAME;
+            names::checked(
+                node,
+                errors,
+                is_right,
+                "is not the mesh's",
+                "there is one MeshConfig, named \"mesh\"",
+            )
+        }
+    }
+}
+
+fn read_namespace(fields: &mut Fields<'_>, kind: Kind, sent_to: Option<&str>, errors: &mut Errors) -> Option<String> {
+    let node = fields.get("namespace").filter(|node| node.value().as_str() != Some(""));
+    match (kind.scope(), node) {
+        (Scope::Cluster, None) => Some(String::new()),
+        (Scope::Cluster, Some(node)) => {
+            node.refuse(
+                errors,
+                format!("is given, but a {kind} is in no namespace"),
+                "leave it out",
+            );
+            None
+        }
+        (Scope::Namespaced, None) => Some(sent_to.unwrap_or(DEFAULT_NAMESPACE).to_owned()),
+        (Scope::Namespaced, Some(node)) => {
+            let given = names::label(&node, errors)?;
+            match sent_to {
+                Some(sent_to) if sent_to != given => {
+                    let remedy = format!("{sent_to:?} is right here, where it was sent; or leave it out");
+                    node.refuse(errors, "is another namespace", remedy);
+                    None
+                }
+                Some(_) | None => Some(given),
+            }
+        }
+    }
+}
+
+/// Reads labels: of a resource, or those that a selector asks for.
+pub(crate) fn read_labels(node: &Node<'_>, errors: &mut Errors) -> Option<BTreeMap<String, String>> {
+    let mut labels = BTreeMap::new();
+    node.entries(errors, LABELS_MAX, |key, node, errors| {
+        if !names::is_label_key(key) {
+            node.refuse(errors, "stands under a key that is no label's", LABEL_REMEDY);
+        }
+        let value = names::checked(
+            node,
+            errors,
+            names::is_label_value,
+            "is no value of a label",
+            LABEL_REMEDY,
+        );
+        labels.insert(key.to_owned(), value.unwrap_or_default());
+    });
+    Some(labels)
+}
+
+fn read_annotations(node: &Node<'_>, errors: &mut Errors) -> Option<BTreeMap<String, String>> {
+    let mut annotations = BTreeMap::new();
+    let mut bytes = 0;
+    node.entries(errors, ANNOTATIONS_MAX, |key, node, errors| {
+        if !names::is_label_key(key) {
+            node.refuse(errors, "stands under a key that is no annotation's", LABEL_REMEDY);
+        }
+        let value = node.text(errors).unwrap_or_default();
+        bytes += key.len() + value.len();
+        annotations.insert(key.to_owned(), value.to_owned());
+    });
+    if bytes > ANNOTATION_BYTES_MAX {
+        node.refuse(
+            errors,
+            format!("has {bytes} bytes"),
+            format!("at most {ANNOTATION_BYTES_MAX} are right"),
+        );
+    }
+    Some(annotations)
+}
+
+/// Where a namespaced resource is that names no namespace, as in Kubernetes.
+const DEFAULT_NAMESPACE: &str = "default";
+
+const LABEL_REMEDY: &str = "up to 63 letters, digits, '-', '_' and '.' are right, a letter or digit first and last; keys may begin with a DNS name and '/'";
+
+/// More labels than people give to one resource.
+const LABELS_MAX: usize = 256;
+
+/// More annotations than people give to one resource.
+const ANNOTATIONS_MAX: usize = 1024;
+
+/// Kubernetes' limit on annotations, in bytes of all keys and values.
+const ANNOTATION_BYTES_MAX: usize = 256 << 10;
 
 fn is_zero(number: &i64) -> bool {
     *number == 0

@@ -5,6 +5,10 @@ use std::num::NonZeroU16;
 
 use serde::{Serialize, Serializer};
 
+use crate::decode::{Errors, Node, port};
+use crate::names;
+use crate::object::read_labels;
+
 /// The label of an EndpointSlice that names its Service (Kubernetes, EndpointSlice "Ownership").
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
@@ -163,3 +167,150 @@ pub enum InternalTrafficPolicy {
     /// All.
     Cluster,
 }
+
+pub(crate) fn read(node: &Node<'_>, errors: &mut Errors) -> Option<ServiceSpec> {
+    let mut fields = node.fields(errors)?;
+    let selector = fields.optional("selector", errors, read_labels);
+    let ports = fields.required("ports", errors, read_ports);
+    let service_type = fields.optional("type", errors, |node, errors| {
+        node.choice(errors, &[("ClusterIP", ServiceType::ClusterIp)])
+    });
+    let cluster_ip = fields.optional("clusterIP", errors, read_cluster_ip);
+    let cluster_ips = fields.optional("clusterIPs", errors, |node, errors| {
+        node.list(errors, 2, read_cluster_ip)
+    });
+    let ip_families = fields.optional("ipFamilies", errors, |node, errors| {
+        let families = [("IPv4", IpFamily::V4), ("IPv6", IpFamily::V6)];
+        node.list(errors, 2, |node, errors| node.choice(errors, &families))
+    });
+    let ip_family_policy = fields.optional("ipFamilyPolicy", errors, |node, errors| {
+        let policies = [
+            ("SingleStack", IpFamilyPolicy::SingleStack),
+            ("PreferDualStack", IpFamilyPolicy::PreferDualStack),
+            ("RequireDualStack", IpFamilyPolicy::RequireDualStack),
+        ];
+        node.choice(errors, &policies)
+    });
+    let session_affinity = fields.optional("sessionAffinity", errors, |node, errors| {
+        node.choice(errors, &[("None", SessionAffinity::None)])
+    });
+    let internal_traffic_policy = fields.optional("internalTrafficPolicy", errors, |node, errors| {
+        node.choice(errors, &[("Cluster", InternalTrafficPolicy::Cluster)])
+    });
+    for (name, remedy) in REFUSED {
+        fields.refused(name, errors, "would be without effect in the mesh", remedy);
+    }
+    fields.finish(errors);
+    Some(ServiceSpec {
+        selector: selector.unwrap_or_default(),
+        ports: ports?,
+        service_type: service_type.unwrap_or_default(),
+        cluster_ip,
+        cluster_ips: cluster_ips.unwrap_or_default(),
+        ip_families: ip_families.unwrap_or_default(),
+        ip_family_policy,
+        session_affinity,
+        internal_traffic_policy,
+    })
+}
+
+fn read_ports(node: &Node<'_>, errors: &mut Errors) -> Option<Vec<ServicePort>> {
+    let ports = node.list(errors, PORTS_MAX, read_port)?;
+    node.refuse_empty(errors, "a service has at least one port");
+    let number = "each port has a number of its own";
+    node.refuse_twins(
+        errors,
+        &ports,
+        |a, b| a.port == b.port,
+        "has the number of an earlier port",
+        number,
+    );
+    let same_name = |a: &ServicePort, b: &ServicePort| a.name.is_some() && a.name == b.name;
+    let name = "each port has a name of its own";
+    node.refuse_twins(errors, &ports, same_name, "has the name of an earlier port", name);
+    if ports.len() > 1 && ports.iter().any(|port| port.name.is_none()) {
+        node.refuse(
+            errors,
+            "holds a port without a name",
+            "each of several ports has a name",
+        );
+    }
+    Some(ports)
+}
+
+fn read_port(node: &Node<'_>, errors: &mut Errors) -> Option<ServicePort> {
+    let mut fields = node.fields(errors)?;
+    let name = fields.get("name").filter(|node| node.value().as_str() != Some(""));
+    let name = name.and_then(|node| names::port_name(&node, errors));
+    let protocol = fields.optional("protocol", errors, read_transport);
+    let port = fields.required("port", errors, port);
+    let target_port = fields.optional("targetPort", errors, read_target_port);
+    let app_protocol = fields.optional("appProtocol", errors, read_app_protocol);
+    fields.refused(
+        "nodePort",
+        errors,
+        "would be without effect in the mesh",
+        "leave it out",
+    );
+    fields.finish(errors);
+    Some(ServicePort {
+        name,
+        protocol: protocol.unwrap_or_default(),
+        port: port?,
+        target_port,
+        app_protocol,
+    })
+}
+
+fn read_target_port(node: &Node<'_>, errors: &mut Errors) -> Option<TargetPort> {
+    if node.value().is_string() {
+        return names::port_name(node, errors).map(TargetPort::Name);
+    }
+    port(node, errors).map(TargetPort::Number)
+}
+
+pub(crate) fn read_transport(node: &Node<'_>, errors: &mut Errors) -> Option<TransportProtocol> {
+    node.choice(errors, &[("TCP", TransportProtocol::Tcp)])
+}
+
+pub(crate) fn read_app_protocol(node: &Node<'_>, errors: &mut Errors) -> Option<AppProtocol> {
+    let choices: Vec<(&str, AppProtocol)> = AppProtocol::ALL.iter().map(|p| (p.as_str(), *p)).collect();
+    node.choice(errors, &choices)
+}
+
+fn read_cluster_ip(node: &Node<'_>, errors: &mut Errors) -> Option<ClusterIp> {
+    match node.text(errors)? {
+        "" => Some(ClusterIp::Unset),
+        "None" => Some(ClusterIp::None),
+        _ => {
+            let problem = "would be without effect: the mesh gives services no addresses";
+            node.refuse(errors, problem, "leave it out; callers use the service's name");
+            None
+        }
+    }
+}
+
+/// More ports than a service has.
+const PORTS_MAX: usize = 100;
+
+/// Fields of Kubernetes' Service that would be ignored, and what to do instead.
+const REFUSED: [(&str, &str); 12] = [
+    ("externalIPs", "leave it out; an edge port lets requests into the mesh"),
+    ("externalName", "leave it out; a name outside the mesh needs no Service"),
+    ("externalTrafficPolicy", "leave it out"),
+    ("healthCheckNodePort", "leave it out"),
+    (
+        "loadBalancerIP",
+        "leave it out; an edge port lets requests into the mesh",
+    ),
+    ("loadBalancerClass", "leave it out"),
+    ("loadBalancerSourceRanges", "leave it out"),
+    ("allocateLoadBalancerNodePorts", "leave it out"),
+    (
+        "publishNotReadyAddresses",
+        "leave it out: only ready endpoints get requests",
+    ),
+    ("sessionAffinityConfig", "leave it out"),
+    ("trafficDistribution", "leave it out"),
+    ("topologyKeys", "leave it out"),
+];

@@ -5,7 +5,9 @@ use std::num::NonZeroU16;
 
 use serde::Serialize;
 
-use crate::service::AppProtocol;
+use crate::decode::{Errors, Node, boolean, port};
+use crate::names;
+use crate::service::{AppProtocol, read_app_protocol};
 
 /// One proxy with the apps beside it. Its labels are those of its metadata.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -59,3 +61,86 @@ impl WorkloadLocality {
         self.region.is_empty() && self.zone.is_empty() && self.site.is_empty()
     }
 }
+
+pub(crate) fn read(node: &Node<'_>, errors: &mut Errors) -> Option<WorkloadSpec> {
+    let mut fields = node.fields(errors)?;
+    let address = fields.required("address", errors, |node, errors| {
+        let address = node.text(errors)?.parse::<IpAddr>();
+        if address.is_err() {
+            node.refuse(errors, "is not an IP address", "an address like 10.1.2.3 is right");
+        }
+        address.ok()
+    });
+    let ports = fields.required("ports", errors, read_ports);
+    let locality = fields.optional("locality", errors, read_locality);
+    let instance = fields.required("instance", errors, |node, errors| node.integer(errors, 0..=u64::MAX));
+    let version = fields.optional("version", errors, |node, errors| {
+        let is_right = |version: &str| version.len() <= 256 && !version.chars().any(char::is_control);
+        names::checked(
+            node,
+            errors,
+            is_right,
+            "is no version",
+            "up to 256 printable characters are right",
+        )
+    });
+    fields.finish(errors);
+    Some(WorkloadSpec {
+        address: address?,
+        ports: ports?,
+        locality: locality.unwrap_or_default(),
+        instance: instance?,
+        version: version.unwrap_or_default(),
+    })
+}
+
+fn read_ports(node: &Node<'_>, errors: &mut Errors) -> Option<Vec<WorkloadPort>> {
+    let ports = node.list(errors, PORTS_MAX, read_port)?;
+    let same = |a: &WorkloadPort, b: &WorkloadPort| a.app_port == b.app_port;
+    node.refuse_twins(
+        errors,
+        &ports,
+        same,
+        "names an app port again",
+        "each app port stands once",
+    );
+    Some(ports)
+}
+
+fn read_port(node: &Node<'_>, errors: &mut Errors) -> Option<WorkloadPort> {
+    let mut fields = node.fields(errors)?;
+    let app_port = fields.required("appPort", errors, port);
+    let inbound_port = fields.required("inboundPort", errors, port);
+    let protocol = fields.required("protocol", errors, read_app_protocol);
+    let edge = fields.optional("edge", errors, boolean);
+    fields.finish(errors);
+    Some(WorkloadPort {
+        app_port: app_port?,
+        inbound_port: inbound_port?,
+        protocol: protocol?,
+        edge: edge.unwrap_or(false),
+    })
+}
+
+fn read_locality(node: &Node<'_>, errors: &mut Errors) -> Option<WorkloadLocality> {
+    let mut fields = node.fields(errors)?;
+    let part = |node: &Node<'_>, errors: &mut Errors| {
+        names::checked(
+            node,
+            errors,
+            names::is_label_value,
+            "is no name of a place",
+            "up to 63 letters, digits, '-', '_' and '.'",
+        )
+    };
+    let locality = WorkloadLocality {
+        region: fields.optional("region", errors, part).unwrap_or_default(),
+        zone: fields.optional("zone", errors, part).unwrap_or_default(),
+        site: fields.optional("site", errors, part).unwrap_or_default(),
+    };
+    fields.finish(errors);
+    Some(locality)
+}
+
+/// More ports than the apps of one workload have.
+const PORTS_MAX: usize = 100;

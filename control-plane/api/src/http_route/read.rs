@@ -1,0 +1,672 @@
+//! Reading an HTTPRoute: the schema and the rules of the Gateway API's CRD (v1, standard channel, and `retry` of the
+//! experimental one), and that nothing is asked for that would be ignored.
+
+use std::time::Duration;
+
+use super::*;
+use crate::decode::{Errors, Fields, Node, port};
+use crate::names;
+use crate::reference;
+
+/// Reads the spec of a route that is in `namespace`.
+pub(crate) fn read(node: &Node<'_>, namespace: &str, errors: &mut Errors) -> Option<HttpRouteSpec> {
+    let mut fields = node.fields(errors)?;
+    let parent_refs = fields.required("parentRefs", errors, |node, errors| {
+        read_parents(node, namespace, errors)
+    });
+    let hostnames = fields.optional("hostnames", errors, read_hostnames);
+    let rules = fields.optional("rules", errors, read_rules);
+    fields.refused(
+        "useDefaultGateways",
+        errors,
+        "is not supported",
+        "a route names its Services in parentRefs",
+    );
+    fields.finish(errors);
+    Some(HttpRouteSpec {
+        parent_refs: parent_refs?,
+        hostnames: hostnames.unwrap_or_default(),
+        // The CRD's default: one rule that matches every path.
+        rules: rules.unwrap_or_else(|| vec![HttpRouteRule::default()]),
+    })
+}
+
+impl Default for HttpRouteRule {
+    /// Takes every request and, without backends, answers with 500.
+    fn default() -> Self {
+        HttpRouteRule {
+            name: None,
+            matches: vec![HttpRouteMatch::default()],
+            filters: Vec::new(),
+            backend_refs: Vec::new(),
+            timeouts: None,
+            retry: None,
+        }
+    }
+}
+
+fn read_parents(node: &Node<'_>, namespace: &str, errors: &mut Errors) -> Option<Vec<ParentRef>> {
+    let parents = node.list(errors, PARENTS_MAX, read_parent)?;
+    node.refuse_empty(errors, "a route is for at least one Service");
+    let target = |parent: &ParentRef| {
+        let own = parent.namespace.as_deref().unwrap_or(namespace).to_owned();
+        (own, parent.name.clone())
+    };
+    let clash = |a: &ParentRef, b: &ParentRef| {
+        target(a) == target(b) && (a.port.is_none() || b.port.is_none() || a.port == b.port)
+    };
+    let remedy = "references to one Service name different ports, each of them";
+    node.refuse_twins(
+        errors,
+        &parents,
+        clash,
+        "names a Service that an earlier reference names",
+        remedy,
+    );
+    Some(parents)
+}
+
+fn read_parent(node: &Node<'_>, errors: &mut Errors) -> Option<ParentRef> {
+    let mut fields = node.fields(errors)?;
+    let kind = reference::explicit_service(&mut fields, errors, "a Gateway");
+    let namespace = fields.optional("namespace", errors, names::label);
+    let name = fields.required("name", errors, names::label);
+    let port = fields.optional("port", errors, port);
+    fields.refused(
+        "sectionName",
+        errors,
+        "is not supported",
+        "name the port by its number, in port",
+    );
+    fields.finish(errors);
+    Some(ParentRef {
+        kind: kind?,
+        namespace,
+        name: name?,
+        port,
+    })
+}
+
+fn read_hostnames(node: &Node<'_>, errors: &mut Errors) -> Option<Vec<String>> {
+    let hostnames = node.list(errors, HOSTNAMES_MAX, |node, errors| {
+        let is_right = |host: &str| is_hostname(host.strip_prefix("*.").unwrap_or(host));
+        let remedy = "a name like a.example.org or *.example.org is right: lower case, no address, no port";
+        names::checked(node, errors, is_right, "is no host name", remedy)
+    })?;
+    node.refuse_twins(errors, &hostnames, |a, b| a == b, TWIN, TWIN_REMEDY);
+    Some(hostnames)
+}
+
+fn read_rules(node: &Node<'_>, errors: &mut Errors) -> Option<Vec<HttpRouteRule>> {
+    let rules = node.list(errors, RULES_MAX, read_rule)?;
+    node.refuse_empty(errors, "a route has at least one rule");
+    let same = |a: &HttpRouteRule, b: &HttpRouteRule| a.name.is_some() && a.name == b.name;
+    node.refuse_twins(
+        errors,
+        &rules,
+        same,
+        "has the name of an earlier rule",
+        "each rule has a name of its own",
+    );
+    let matches: usize = rules.iter().map(|rule| rule.matches.len()).sum();
+    if matches > MATCHES_OF_ROUTE_MAX {
+        let remedy = format!("at most {MATCHES_OF_ROUTE_MAX} are right; make two routes of it");
+        node.refuse(errors, format!("has {matches} matches in all"), remedy);
+    }
+    Some(rules)
+}
+
+fn read_rule(node: &Node<'_>, errors: &mut Errors) -> Option<HttpRouteRule> {
+    let mut fields = node.fields(errors)?;
+    let name = fields.optional("name", errors, names::subdomain);
+    let matches = fields.optional("matches", errors, |node, errors| {
+        node.list(errors, MATCHES_MAX, read_match)
+    });
+    let filters = fields.optional("filters", errors, read_filters);
+    let backend_refs = fields.optional("backendRefs", errors, |node, errors| {
+        node.list(errors, BACKENDS_MAX, read_backend)
+    });
+    let timeouts = fields.optional("timeouts", errors, read_timeouts);
+    let retry = fields.optional("retry", errors, read_retry);
+    fields.refused("sessionPersistence", errors, "is not supported", "leave it out");
+    fields.finish(errors);
+    let matches = matches.filter(|matches| !matches.is_empty());
+    let rule = HttpRouteRule {
+        name,
+        matches: matches.unwrap_or_else(|| vec![HttpRouteMatch::default()]),
+        filters: filters.unwrap_or_default(),
+        backend_refs: backend_refs.unwrap_or_default(),
+        timeouts,
+        retry,
+    };
+    check_rule(node, &rule, errors);
+    Some(rule)
+}
+
+/// What the CRD says of a rule as a whole.
+fn check_rule(node: &Node<'_>, rule: &HttpRouteRule, errors: &mut Errors) {
+    let Some(mut fields) = node.fields(errors) else { return };
+    let redirects = rule
+        .filters
+        .iter()
+        .any(|filter| matches!(filter, HttpRouteFilter::RequestRedirect(_)));
+    if redirects && !rule.backend_refs.is_empty() {
+        let backends = fields.get("backendRefs");
+        if let Some(backends) = backends {
+            let problem = "stands beside a RequestRedirect, which answers itself";
+            backends.refuse(errors, problem, "leave one of the two out");
+        }
+    }
+    let Some(filters) = fields.get("filters") else { return };
+    let one_prefix = match rule.matches.as_slice() {
+        [one] => matches!(one.path, PathMatch::PathPrefix(_)),
+        _ => false,
+    };
+    for (index, filter) in rule.filters.iter().enumerate() {
+        let path = match filter {
+            HttpRouteFilter::RequestRedirect(redirect) => redirect.path.as_ref(),
+            HttpRouteFilter::UrlRewrite(rewrite) => rewrite.path.as_ref(),
+            HttpRouteFilter::RequestHeaderModifier(_) | HttpRouteFilter::ResponseHeaderModifier(_) => None,
+        };
+        if matches!(path, Some(PathModifier::ReplacePrefixMatch(_))) && !one_prefix {
+            let remedy = "replacePrefixMatch needs exactly one match in its rule, on a PathPrefix";
+            filters.refuse_item(errors, index, "replaces a prefix that is not one", remedy);
+        }
+    }
+}
+
+impl Default for HttpRouteMatch {
+    /// Takes every request.
+    fn default() -> Self {
+        HttpRouteMatch {
+            path: PathMatch::default(),
+            headers: Vec::new(),
+            query_params: Vec::new(),
+            method: None,
+        }
+    }
+}
+
+fn read_match(node: &Node<'_>, errors: &mut Errors) -> Option<HttpRouteMatch> {
+    let mut fields = node.fields(errors)?;
+    let path = match fields.get("path") {
+        Some(node) => read_path_match(&node, errors),
+        None => Some(PathMatch::default()),
+    };
+    let headers = fields.optional("headers", errors, |node, errors| {
+        let headers = node.list(errors, CONDITIONS_MAX, read_header_match)?;
+        node.refuse_twins(
+            errors,
+            &headers,
+            |a, b| a.name.eq_ignore_ascii_case(&b.name),
+            TWIN,
+            TWIN_REMEDY,
+        );
+        Some(headers)
+    });
+    let query_params = fields.optional("queryParams", errors, |node, errors| {
+        let params = node.list(errors, CONDITIONS_MAX, read_query_match)?;
+        node.refuse_twins(errors, &params, |a, b| a.name == b.name, TWIN, TWIN_REMEDY);
+        Some(params)
+    });
+    let method = fields.optional("method", errors, |node, errors| {
+        let methods: Vec<(&str, HttpMethod)> = HttpMethod::ALL.iter().map(|m| (m.as_str(), *m)).collect();
+        node.choice(errors, &methods)
+    });
+    fields.finish(errors);
+    Some(HttpRouteMatch {
+        path: path?,
+        headers: headers.unwrap_or_default(),
+        query_params: query_params.unwrap_or_default(),
+        method,
+    })
+}
+
+/// How a value is compared.
+#[derive(Clone, Copy)]
+enum Compare {
+    Exact,
+    Prefix,
+    Regex,
+}
+
+fn read_path_match(node: &Node<'_>, errors: &mut Errors) -> Option<PathMatch> {
+    let mut fields = node.fields(errors)?;
+    let compare = match fields.get("type") {
+        Some(node) => {
+            let exact = ("Exact", Compare::Exact);
+            let regex = ("RegularExpression", Compare::Regex);
+            node.choice(errors, &[exact, ("PathPrefix", Compare::Prefix), regex])
+        }
+        None => Some(Compare::Prefix),
+    };
+    let value = fields.get("value");
+    fields.finish(errors);
+    let compare = compare?;
+    let Some(value) = value else {
+        return Some(match compare {
+            Compare::Exact => PathMatch::Exact("/".to_owned()),
+            Compare::Prefix => PathMatch::PathPrefix("/".to_owned()),
+            Compare::Regex => PathMatch::RegularExpression("/".to_owned()),
+        });
+    };
+    match compare {
+        Compare::Exact => read_path(&value, errors).map(PathMatch::Exact),
+        Compare::Prefix => read_path(&value, errors).map(PathMatch::PathPrefix),
+        Compare::Regex => read_pattern(&value, PATH_CHARS_MAX, errors).map(PathMatch::RegularExpression),
+    }
+}
+
+fn read_header_match(node: &Node<'_>, errors: &mut Errors) -> Option<HeaderMatch> {
+    let mut fields = node.fields(errors)?;
+    let name = fields.required("name", errors, read_header_name);
+    let value = read_value_match(&mut fields, HEADER_CHARS_MAX, errors);
+    fields.finish(errors);
+    Some(HeaderMatch {
+        name: name?,
+        value: value?,
+    })
+}
+
+fn read_query_match(node: &Node<'_>, errors: &mut Errors) -> Option<QueryParamMatch> {
+    let mut fields = node.fields(errors)?;
+    let name = fields.required("name", errors, |node, errors| {
+        let remedy = "1 to 256 letters, digits and !#$%&'*+-.^_`|~ are right (Gateway API, HTTPHeaderName)";
+        names::checked(node, errors, names::is_header_name, "is no name of a parameter", remedy)
+    });
+    let value = read_value_match(&mut fields, QUERY_CHARS_MAX, errors);
+    fields.finish(errors);
+    Some(QueryParamMatch {
+        name: name?,
+        value: value?,
+    })
+}
+
+fn read_value_match(fields: &mut Fields<'_>, chars_max: usize, errors: &mut Errors) -> Option<ValueMatch> {
+    let compare = match fields.get("type") {
+        Some(node) => node.choice(
+            errors,
+            &[("Exact", Compare::Exact), ("RegularExpression", Compare::Regex)],
+        ),
+        None => Some(Compare::Exact),
+    };
+    let value = fields.required("value", errors, |node, errors| read_pattern(node, chars_max, errors));
+    match (compare?, value?) {
+        (Compare::Exact | Compare::Prefix, value) => Some(ValueMatch::Exact(value)),
+        (Compare::Regex, value) => Some(ValueMatch::RegularExpression(value)),
+    }
+}
+
+fn read_filters(node: &Node<'_>, errors: &mut Errors) -> Option<Vec<HttpRouteFilter>> {
+    let filters = node.list(errors, FILTERS_MAX, read_filter)?;
+    node.refuse_twins(
+        errors,
+        &filters,
+        |a, b| a.type_name() == b.type_name(),
+        TWIN,
+        TWIN_REMEDY,
+    );
+    let redirect = filters
+        .iter()
+        .any(|filter| matches!(filter, HttpRouteFilter::RequestRedirect(_)));
+    let rewrite = filters
+        .iter()
+        .position(|filter| matches!(filter, HttpRouteFilter::UrlRewrite(_)));
+    if let (true, Some(rewrite)) = (redirect, rewrite) {
+        node.refuse_item(
+            errors,
+            rewrite,
+            "stands beside a RequestRedirect",
+            "leave one of the two out",
+        );
+    }
+    Some(filters)
+}
+
+/// The types of filter that are supported.
+#[derive(Clone, Copy)]
+enum FilterType {
+    RequestHeader,
+    ResponseHeader,
+    Redirect,
+    Rewrite,
+}
+
+fn read_filter(node: &Node<'_>, errors: &mut Errors) -> Option<HttpRouteFilter> {
+    let mut fields = node.fields(errors)?;
+    let filter_type = fields.required("type", errors, read_filter_type);
+    let Some(filter_type) = filter_type else {
+        // Its other fields belong to a type that is wrong or missing: one error says enough.
+        return None;
+    };
+    let filter = match filter_type {
+        FilterType::RequestHeader => fields
+            .required("requestHeaderModifier", errors, read_header_modifier)
+            .map(HttpRouteFilter::RequestHeaderModifier),
+        FilterType::ResponseHeader => fields
+            .required("responseHeaderModifier", errors, read_header_modifier)
+            .map(HttpRouteFilter::ResponseHeaderModifier),
+        FilterType::Redirect => fields
+            .required("requestRedirect", errors, read_redirect)
+            .map(HttpRouteFilter::RequestRedirect),
+        FilterType::Rewrite => fields
+            .required("urlRewrite", errors, read_rewrite)
+            .map(HttpRouteFilter::UrlRewrite),
+    };
+    fields.finish(errors);
+    filter
+}
+
+fn read_filter_type(node: &Node<'_>, errors: &mut Errors) -> Option<FilterType> {
+    match node.text(errors)? {
+        "RequestHeaderModifier" => return Some(FilterType::RequestHeader),
+        "ResponseHeaderModifier" => return Some(FilterType::ResponseHeader),
+        "RequestRedirect" => return Some(FilterType::Redirect),
+        "URLRewrite" => return Some(FilterType::Rewrite),
+        "RequestMirror" | "CORS" | "ExternalAuth" | "ExtensionRef" => {
+            node.refuse(errors, "is not supported yet", format!("supported are {FILTER_TYPES}"));
+        }
+        _ => node.refuse(errors, "is no type of filter", format!("supported are {FILTER_TYPES}")),
+    }
+    None
+}
+
+fn read_header_modifier(node: &Node<'_>, errors: &mut Errors) -> Option<HeaderModifier> {
+    let mut fields = node.fields(errors)?;
+    let mut given = |name, errors: &mut Errors| {
+        fields.optional(name, errors, |node, errors| {
+            let list = node.list(errors, CHANGES_MAX, read_header_field)?;
+            node.refuse_twins(
+                errors,
+                &list,
+                |a, b| a.name.eq_ignore_ascii_case(&b.name),
+                TWIN,
+                TWIN_REMEDY,
+            );
+            Some(list)
+        })
+    };
+    let set = given("set", errors);
+    let add = given("add", errors);
+    let remove = fields.optional("remove", errors, |node, errors| {
+        let list = node.list(errors, CHANGES_MAX, read_changeable_name)?;
+        node.refuse_twins(
+            errors,
+            &list,
+            |a: &String, b| a.eq_ignore_ascii_case(b),
+            TWIN,
+            TWIN_REMEDY,
+        );
+        Some(list)
+    });
+    fields.finish(errors);
+    Some(HeaderModifier {
+        set: set.unwrap_or_default(),
+        add: add.unwrap_or_default(),
+        remove: remove.unwrap_or_default(),
+    })
+}
+
+fn read_header_field(node: &Node<'_>, errors: &mut Errors) -> Option<HeaderField> {
+    let mut fields = node.fields(errors)?;
+    let name = fields.required("name", errors, read_changeable_name);
+    let value = fields.required("value", errors, |node, errors| {
+        let remedy = "1 to 4096 visible ASCII characters, spaces and tabs are right, no space first or last";
+        names::checked(node, errors, names::is_header_value, "is no value of a field", remedy)
+    });
+    fields.finish(errors);
+    Some(HeaderField {
+        name: name?,
+        value: value?,
+    })
+}
+
+fn read_changeable_name(node: &Node<'_>, errors: &mut Errors) -> Option<String> {
+    let name = read_header_name(node, errors)?;
+    let lower = name.to_ascii_lowercase();
+    if lower == "host" {
+        node.refuse(errors, "can't be changed as a field", "use a URLRewrite with hostname");
+        return None;
+    }
+    if FRAMING.contains(&lower.as_str()) {
+        let problem = "can't be changed: how messages are framed depends on it (RFC 9110 section 7.6.1)";
+        node.refuse(errors, problem, "leave it out");
+        return None;
+    }
+    if lower.starts_with("weir-") {
+        node.refuse(errors, "can't be changed: it is the mesh's own", "leave it out");
+        return None;
+    }
+    Some(name)
+}
+
+fn read_redirect(node: &Node<'_>, errors: &mut Errors) -> Option<RequestRedirect> {
+    let mut fields = node.fields(errors)?;
+    let scheme = fields.optional("scheme", errors, |node, errors| {
+        node.choice(
+            errors,
+            &[("http", RedirectScheme::Http), ("https", RedirectScheme::Https)],
+        )
+    });
+    let hostname = fields.optional("hostname", errors, read_precise_hostname);
+    let path = fields.optional("path", errors, read_path_modifier);
+    let port = fields.optional("port", errors, port);
+    let status_code = fields.optional("statusCode", errors, |node, errors| {
+        let code = node.value().as_u64().and_then(|code| u16::try_from(code).ok());
+        let code = code.filter(|code| REDIRECT_CODES.contains(code));
+        if code.is_none() {
+            node.refuse(
+                errors,
+                "is no status of a redirect",
+                "301, 302, 303, 307 or 308 is right",
+            );
+        }
+        code
+    });
+    let changes = ["scheme", "hostname", "path", "port"]
+        .into_iter()
+        .any(|name| fields.get(name).is_some());
+    fields.finish(errors);
+    if !changes {
+        node.refuse(
+            errors,
+            "redirects to the request's own URL",
+            "give scheme, hostname, path or port",
+        );
+    }
+    Some(RequestRedirect {
+        scheme,
+        hostname,
+        path,
+        port,
+        status_code: status_code.unwrap_or(302),
+    })
+}
+
+fn read_rewrite(node: &Node<'_>, errors: &mut Errors) -> Option<UrlRewrite> {
+    let mut fields = node.fields(errors)?;
+    let hostname = fields.optional("hostname", errors, read_precise_hostname);
+    let path = fields.optional("path", errors, read_path_modifier);
+    let changes = ["hostname", "path"].into_iter().any(|name| fields.get(name).is_some());
+    fields.finish(errors);
+    if !changes {
+        node.refuse(errors, "changes nothing", "give hostname or path");
+    }
+    Some(UrlRewrite { hostname, path })
+}
+
+fn read_path_modifier(node: &Node<'_>, errors: &mut Errors) -> Option<PathModifier> {
+    /// Which part of the path is replaced.
+    #[derive(Clone, Copy)]
+    enum Part {
+        Full,
+        Prefix,
+    }
+    let mut fields = node.fields(errors)?;
+    let part = fields.required("type", errors, |node, errors| {
+        node.choice(
+            errors,
+            &[("ReplaceFullPath", Part::Full), ("ReplacePrefixMatch", Part::Prefix)],
+        )
+    });
+    let modifier = match part? {
+        Part::Full => fields
+            .required("replaceFullPath", errors, read_path)
+            .map(PathModifier::ReplaceFullPath),
+        Part::Prefix => {
+            let empty = |node: &Node<'_>| node.value().as_str() == Some("");
+            let read = |node: &Node<'_>, errors: &mut Errors| {
+                if empty(node) {
+                    Some(String::new())
+                } else {
+                    read_path(node, errors)
+                }
+            };
+            fields
+                .required("replacePrefixMatch", errors, read)
+                .map(PathModifier::ReplacePrefixMatch)
+        }
+    };
+    fields.finish(errors);
+    modifier
+}
+
+fn read_backend(node: &Node<'_>, errors: &mut Errors) -> Option<BackendRef> {
+    let mut fields = node.fields(errors)?;
+    let kind = reference::service(&mut fields, errors);
+    let namespace = fields.optional("namespace", errors, names::label);
+    let name = fields.required("name", errors, names::label);
+    let port = fields.required("port", errors, port);
+    let weight = fields.optional("weight", errors, |node, errors| node.integer(errors, 0..=WEIGHT_MAX));
+    fields.refused(
+        "filters",
+        errors,
+        "is not supported yet on a backend",
+        "put filters on the rule",
+    );
+    fields.finish(errors);
+    Some(BackendRef {
+        kind: kind?,
+        namespace,
+        name: name?,
+        port: port?,
+        weight: weight.unwrap_or(1),
+    })
+}
+
+fn read_timeouts(node: &Node<'_>, errors: &mut Errors) -> Option<RouteTimeouts> {
+    let mut fields = node.fields(errors)?;
+    let time = |node: &Node<'_>, errors: &mut Errors| node.duration(errors, Duration::ZERO..=duration::MAX);
+    let request = fields.optional("request", errors, time).filter(|time| !time.is_zero());
+    let backend_request = fields
+        .optional("backendRequest", errors, time)
+        .filter(|time| !time.is_zero());
+    if let (Some(request), Some(backend)) = (request, backend_request)
+        && backend > request
+        && let Some(node) = fields.get("backendRequest")
+    {
+        let remedy = format!("at most request, {}, is right", duration::format(request));
+        node.refuse(errors, "is longer than the whole request may take", remedy);
+    }
+    fields.finish(errors);
+    Some(RouteTimeouts {
+        request,
+        backend_request,
+    })
+}
+
+fn read_retry(node: &Node<'_>, errors: &mut Errors) -> Option<Retry> {
+    let mut fields = node.fields(errors)?;
+    let codes = fields.optional("codes", errors, |node, errors| {
+        let codes = node.list(errors, CODES_MAX, |node, errors| node.integer(errors, 400..=599))?;
+        node.refuse_twins(errors, &codes, |a: &u16, b| a == b, TWIN, TWIN_REMEDY);
+        Some(codes)
+    });
+    let attempts = fields.optional("attempts", errors, |node, errors| {
+        node.integer(errors, 0..=ATTEMPTS_MAX)
+    });
+    let backoff = fields.optional("backoff", errors, |node, errors| {
+        node.duration(errors, Duration::from_millis(1)..=Duration::from_secs(60))
+    });
+    fields.finish(errors);
+    Some(Retry {
+        codes: codes.unwrap_or_default(),
+        attempts,
+        backoff,
+    })
+}
+
+fn read_path(node: &Node<'_>, errors: &mut Errors) -> Option<String> {
+    let text = node.text(errors)?;
+    match names::path_problem(text) {
+        Some(problem) => {
+            node.refuse(errors, problem, "a path like /a/b is right");
+            None
+        }
+        None => Some(text.to_owned()),
+    }
+}
+
+/// A value to compare with, or a regular expression: not empty, bounded, without control characters.
+fn read_pattern(node: &Node<'_>, chars_max: usize, errors: &mut Errors) -> Option<String> {
+    let is_right = |text: &str| {
+        let printable = !text.chars().any(|c| c.is_control() && c != '\t');
+        !text.is_empty() && text.chars().nth(chars_max).is_none() && printable
+    };
+    let remedy = format!("1 to {chars_max} characters are right, no control characters");
+    names::checked(node, errors, is_right, "can't be compared with", &remedy)
+}
+
+fn read_header_name(node: &Node<'_>, errors: &mut Errors) -> Option<String> {
+    let remedy = "1 to 256 letters, digits and !#$%&'*+-.^_`|~ are right (RFC 9110 section 5.1)";
+    names::checked(node, errors, names::is_header_name, "is no name of a field", remedy)
+}
+
+fn read_precise_hostname(node: &Node<'_>, errors: &mut Errors) -> Option<String> {
+    let remedy = "a name like a.example.org is right: lower case, no wildcard, no port";
+    names::checked(node, errors, is_hostname, "is no host name", remedy)
+}
+
+/// A DNS name that is no address.
+fn is_hostname(text: &str) -> bool {
+    names::is_subdomain(text) && text.parse::<std::net::IpAddr>().is_err()
+}
+
+const FILTER_TYPES: &str = "RequestHeaderModifier, ResponseHeaderModifier, RequestRedirect and URLRewrite";
+
+/// Connection-specific fields (RFC 9110 section 7.6.1, RFC 9113 section 8.2.2), and the body's length.
+const FRAMING: [&str; 9] = [
+    "connection",
+    "content-length",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "http2-settings",
+];
+
+const REDIRECT_CODES: [u16; 5] = [301, 302, 303, 307, 308];
+
+const TWIN: &str = "is there already";
+const TWIN_REMEDY: &str = "each stands once";
+
+/// The CRD's limits.
+const PARENTS_MAX: usize = 32;
+const HOSTNAMES_MAX: usize = 16;
+const RULES_MAX: usize = 16;
+const MATCHES_MAX: usize = 64;
+const MATCHES_OF_ROUTE_MAX: usize = 128;
+const CONDITIONS_MAX: usize = 16;
+const FILTERS_MAX: usize = 16;
+const CHANGES_MAX: usize = 16;
+const BACKENDS_MAX: usize = 16;
+const WEIGHT_MAX: u64 = 1_000_000;
+const PATH_CHARS_MAX: usize = 1024;
+const HEADER_CHARS_MAX: usize = 4096;
+const QUERY_CHARS_MAX: usize = 1024;
+
+/// The CRD has none: more than ten retries of one request help nobody.
+const ATTEMPTS_MAX: u64 = 10;
+const CODES_MAX: usize = 32;

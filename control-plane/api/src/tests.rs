@@ -1,0 +1,847 @@
+//! Resources as people write them, good and bad, through the whole way from text to types.
+
+use serde_json::Value;
+
+use crate::yaml::{self, Sourced};
+use crate::{Key, Kind, Object, Spec};
+
+/// Reads a text with one resource that is right, and that its JSON reads back the same.
+#[track_caller]
+fn good(text: &str) -> Object {
+    let objects = match yaml::read_objects(text, "test.yaml", None) {
+        Ok(objects) => objects,
+        Err(errors) => panic!("{}", list(&errors)),
+    };
+    let [Sourced { object, .. }] = objects.as_slice() else {
+        panic!("{} resources", objects.len());
+    };
+    assert_eq!(Object::parse(object.to_value()).as_ref(), Ok(object), "reads back");
+    object.clone()
+}
+
+/// Reads a text that is wrong: each of `expect` begins one of the errors, in order.
+#[track_caller]
+fn bad(text: &str, expect: &[&str]) {
+    let errors = yaml::read_objects(text, "f", None).expect_err(text);
+    let matching = errors.len() == expect.len()
+        && errors
+            .iter()
+            .zip(expect)
+            .all(|(error, expect)| error.to_string().starts_with(expect));
+    assert!(matching, "got\n{}\nexpected\n{}", list(&errors), expect.join("\n"));
+}
+
+fn list(errors: &[yaml::SourceError]) -> String {
+    let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    lines.join("\n")
+}
+
+const HEAD: &str =
+    "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r, namespace: citizen}\n";
+const PARENT: &str = "parentRefs: [{group: '', kind: Service, name: a}]";
+
+/// A route with the fields of one rule; they begin at line 7.
+fn rule(fields: &str) -> String {
+    let mut text = format!("{HEAD}spec:\n  {PARENT}\n  rules:\n  - name: x\n");
+    for line in fields.lines() {
+        text.push_str(&format!("    {line}\n"));
+    }
+    text
+}
+
+#[test]
+fn a_route_reads_whole() {
+    let object = good(
+        r#"
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata:
+  name: nucleic-acid-test
+  namespace: citizen
+  labels: {app.kubernetes.io/part-of: health-code}
+  creationTimestamp: null
+  managedFields: [{manager: kubectl}]
+spec:
+  parentRefs:
+  - {group: "", kind: Service, name: nat, port: 80}
+  - {group: "", kind: Service, name: nat, port: 81}
+  hostnames: [nat.example.org, "*.example.com"]
+  rules:
+  - name: slow
+    matches:
+    - path: {type: Exact, value: /v1/results}
+      method: POST
+      headers: [{name: X-Site, value: north}, {name: x-v, type: RegularExpression, value: "[0-9]+"}]
+      queryParams: [{name: q, value: 1%}]
+    - path: {type: RegularExpression, value: "/v[0-9]+/.*"}
+    filters:
+    - type: RequestHeaderModifier
+      requestHeaderModifier: {set: [{name: a, value: b}], add: [{name: A, value: c}], remove: [x]}
+    - type: ResponseHeaderModifier
+      responseHeaderModifier: {remove: [server]}
+    - type: URLRewrite
+      urlRewrite: {hostname: b.example.org, path: {type: ReplaceFullPath, replaceFullPath: /x}}
+    backendRefs:
+    - {name: nat-v1, port: 80, weight: 90}
+    - {name: nat-v2, namespace: labs, port: 80}
+    timeouts: {request: 2s, backendRequest: 500ms}
+    retry: {codes: [502, 503], attempts: 2, backoff: 10ms}
+  - matches: [{path: {value: /old}}]
+    filters:
+    - type: RequestRedirect
+      requestRedirect: {scheme: https, port: 8443, statusCode: 308, path: {type: ReplacePrefixMatch, replacePrefixMatch: ""}}
+  - backendRefs: [{name: nat-v1, port: 80}]
+    timeouts: {request: 0s, backendRequest: 1s}
+status: {}
+"#,
+    );
+    assert_eq!(object.key().to_string(), "HTTPRoute/citizen/nucleic-acid-test");
+    assert_eq!(object.status, None);
+    let Spec::HttpRoute(spec) = &object.spec else {
+        panic!("a route")
+    };
+    let weights: Vec<u32> = spec.rules[0].backend_refs.iter().map(|b| b.weight).collect();
+    assert_eq!(weights, [90, 1]);
+    assert_eq!(spec.rules[2].matches, [Default::default()]);
+    let timeouts = spec.rules[2].timeouts.expect("given");
+    assert_eq!(
+        (timeouts.request, timeouts.backend_request.map(|t| t.as_secs())),
+        (None, Some(1))
+    );
+    let value = object.to_value();
+    assert_eq!(value["spec"]["rules"][0]["timeouts"]["backendRequest"], "500ms");
+    assert_eq!(
+        value["spec"]["rules"][1]["filters"][0]["requestRedirect"]["path"]["replacePrefixMatch"],
+        ""
+    );
+    assert_eq!(value["spec"]["parentRefs"][0]["group"], "");
+}
+
+#[test]
+fn all_that_is_wrong_in_a_route_is_said_at_once() {
+    bad(
+        &rule(
+            "matches: [{path: {type: Exact, value: a}}]\nbackendRefs:\n- name: A\n  port: 0\n  weight: -1\n  wieght: 3\nx: 1",
+        ),
+        &[
+            "f:8: spec.rules[0].matches[0].path.value: \"a\" does not begin with '/'",
+            "f:10: spec.rules[0].backendRefs[0].name: \"A\" is no name; ",
+            "f:11: spec.rules[0].backendRefs[0].port: 0 is out of range; a whole number from 1 to 65535 is right",
+            "f:12: spec.rules[0].backendRefs[0].weight: -1 is out of range; a whole number from 0 to 1000000 is right",
+            "f:13: spec.rules[0].backendRefs[0].wieght: 3 stands in an unknown field; did you mean weight? known here: ",
+            "f:14: spec.rules[0].x: 1 stands in an unknown field; known here: name, matches, ",
+        ],
+    );
+}
+
+#[test]
+fn rules_of_parents_and_hosts() {
+    let spec = |fields: &str| format!("{HEAD}spec: {{{fields}, rules: [{{}}]}}");
+    let parents = |parents: &str| spec(&format!("parentRefs: [{parents}]"));
+    let a = "group: '', kind: Service, name: a";
+    good(&parents(&format!("{{{a}}}, {{{a}, namespace: other}}")));
+    let at = "f:4: spec.parentRefs[0]";
+    bad(&parents(""), &["f:4: spec.parentRefs: [] is empty"]);
+    bad(
+        &parents("{name: a}"),
+        &[
+            &format!("{at}.group: is missing; group: \"\" is right"),
+            &format!("{at}.kind: is missing; kind: Service is right"),
+        ],
+    );
+    bad(
+        &parents("{group: '', kind: Gateway, name: a}"),
+        &[&format!("{at}.kind: \"Gateway\" is not supported")],
+    );
+    bad(
+        &parents(&format!("{{{a}, sectionName: http}}")),
+        &[&format!("{at}.sectionName: \"http\" is not supported")],
+    );
+    bad(
+        &parents(&format!("{{{a}}}, {{{a}, namespace: citizen}}")),
+        &["f:4: spec.parentRefs[1]: "],
+    );
+    bad(
+        &parents(&format!("{{{a}, port: 1}}, {{{a}}}")),
+        &["f:4: spec.parentRefs[1]: "],
+    );
+    bad(
+        &format!("{HEAD}spec: {{rules: [{{}}]}}"),
+        &["f:4: spec.parentRefs: is missing"],
+    );
+    bad(
+        &format!("{HEAD}spec: {{{PARENT}, rules: []}}"),
+        &["f:4: spec.rules: [] is empty"],
+    );
+    bad(HEAD, &["f:1: spec: is missing"]);
+    for host in [
+        "A.b", "*", "*.", "a.*", "10.0.0.1", "a:80", "a..b", "''", "'*.*.a'", "1",
+    ] {
+        bad(
+            &spec(&format!("{PARENT}, hostnames: [{host}]")),
+            &["f:4: spec.hostnames[0]: "],
+        );
+    }
+    bad(
+        &spec(&format!("{PARENT}, hostnames: [a, a]")),
+        &["f:4: spec.hostnames[1]: \"a\" is there already"],
+    );
+    let many = vec!["{}"; 17].join(",");
+    bad(
+        &format!("{HEAD}spec: {{{PARENT}, rules: [{many}]}}"),
+        &["f:4: spec.rules: a list of 17 is too long"],
+    );
+    let crowded = vec![format!("{{matches: [{}]}}", vec!["{}"; 64].join(",")); 3].join(",");
+    bad(
+        &format!("{HEAD}spec: {{{PARENT}, rules: [{crowded}]}}"),
+        &["f:4: spec.rules: [{\"matches\":"],
+    );
+    bad(
+        &format!("{HEAD}spec: {{{PARENT}, rules: [{{name: a}}, {{name: a}}]}}"),
+        &["f:4: spec.rules[1]: {\"name\":\"a\"} has the name of an earlier rule"],
+    );
+}
+
+#[test]
+fn rules_of_matches() {
+    let at = "f:8: spec.rules[0].matches[0]";
+    let one = |fields: &str| rule(&format!("matches: [{{{fields}}}]"));
+    for fields in [
+        "path: {value: /}",
+        "path: {type: Exact}",
+        "path: {type: RegularExpression, value: 'no slash'}",
+        "method: PATCH",
+        "headers: [{name: a, value: 中}]",
+        "queryParams: [{name: a, value: b}, {name: A, value: b}]",
+    ] {
+        good(&one(fields));
+    }
+    for (path, problem) in [
+        ("''", "does not begin"),
+        ("a", "does not begin"),
+        ("//", "holds '//'"),
+        ("/a/../b", "holds a segment"),
+        ("/a/.", "holds a segment"),
+        ("/a%2fb", "holds an escaped slash"),
+        ("'/a#b'", "holds '#'"),
+        ("/a?b", "holds '?'"),
+        ("/中", "holds characters that stand in no path"),
+    ] {
+        let held = serde_json::Value::from(path.trim_matches('\'')).to_string();
+        bad(
+            &one(&format!("path: {{value: {path}}}")),
+            &[&format!("{at}.path.value: {held} {problem}")],
+        );
+    }
+    bad(
+        &one("path: {type: Prefix, value: /}"),
+        &[&format!("{at}.path.type: \"Prefix\" is not supported; \"Exact\" or ")],
+    );
+    bad(&one("path: /a"), &[&format!("{at}.path: \"/a\" is not an object")]);
+    bad(
+        &one("path: {type: RegularExpression, value: ''}"),
+        &[&format!("{at}.path.value: \"\" can't be compared")],
+    );
+    let long = "a".repeat(1025);
+    bad(
+        &one(&format!("path: {{type: RegularExpression, value: {long}}}")),
+        &[&format!("{at}.path.value: ")],
+    );
+    bad(
+        &one("method: get"),
+        &[&format!("{at}.method: \"get\" is not supported; \"GET\" or ")],
+    );
+    bad(
+        &one("headers: [{name: 'a b', value: x}]"),
+        &[&format!("{at}.headers[0].name: \"a b\" is no name")],
+    );
+    bad(
+        &one("headers: [{name: ':path', value: x}]"),
+        &[&format!("{at}.headers[0].name: ")],
+    );
+    bad(
+        &one("headers: [{name: a}]"),
+        &[&format!("{at}.headers[0].value: is missing")],
+    );
+    bad(
+        &one("headers: [{name: a, value: x}, {name: A, value: y}]"),
+        &[&format!("{at}.headers[1]: ")],
+    );
+    bad(
+        &one("queryParams: [{name: a, value: x}, {name: a, value: y}]"),
+        &[&format!("{at}.queryParams[1]: ")],
+    );
+    bad(
+        &one("queryParams: [{name: a, value: 1}]"),
+        &[&format!("{at}.queryParams[0].value: 1 is not text")],
+    );
+    bad(
+        &one("headers: [{name: a, value: \"x\\n\"}]"),
+        &[&format!("{at}.headers[0].value: ")],
+    );
+    let many = vec!["{}"; 65].join(",");
+    bad(
+        &rule(&format!("matches: [{many}]")),
+        &["f:8: spec.rules[0].matches: a list of 65 is too long"],
+    );
+}
+
+#[test]
+fn rules_of_filters() {
+    let at = "f:8: spec.rules[0].filters[0]";
+    let one = |fields: &str| rule(&format!("filters: [{{{fields}}}]"));
+    for unsupported in ["RequestMirror", "CORS", "ExternalAuth", "ExtensionRef"] {
+        bad(
+            &one(&format!("type: {unsupported}, requestMirror: {{}}")),
+            &[&format!(
+                "{at}.type: \"{unsupported}\" is not supported yet; supported are RequestHeaderModifier, "
+            )],
+        );
+    }
+    bad(
+        &one("type: Rewrite"),
+        &[&format!("{at}.type: \"Rewrite\" is no type of filter")],
+    );
+    bad(&one("urlRewrite: {hostname: a}"), &[&format!("{at}.type: is missing")]);
+    bad(
+        &one("type: URLRewrite, requestRedirect: {port: 1}"),
+        &[
+            &format!("{at}.urlRewrite: is missing"),
+            &format!("{at}.requestRedirect: {{\"port\":1}} stands in an unknown field"),
+        ],
+    );
+    let modifier = |fields: &str| {
+        one(&format!(
+            "type: RequestHeaderModifier, requestHeaderModifier: {{{fields}}}"
+        ))
+    };
+    let at_modifier = format!("{at}.requestHeaderModifier");
+    for (name, problem) in [
+        ("Host", "can't be changed as a field; use a URLRewrite"),
+        ("Transfer-Encoding", "can't be changed: how messages are framed"),
+        ("content-length", "can't be changed: how messages are framed"),
+        ("Weir-Context", "can't be changed: it is the mesh's own"),
+        (":authority", "is no name of a field"),
+    ] {
+        let expect = format!("\"{name}\" {problem}");
+        bad(
+            &modifier(&format!("set: [{{name: '{name}', value: a}}]")),
+            &[&format!("{at_modifier}.set[0].name: {expect}")],
+        );
+        bad(
+            &modifier(&format!("remove: ['{name}']")),
+            &[&format!("{at_modifier}.remove[0]: {expect}")],
+        );
+    }
+    bad(
+        &modifier("set: [{name: a, value: \"b\\r\\nc: d\"}]"),
+        &[&format!("{at_modifier}.set[0].value: \"b\\r\\nc: d\" is no value")],
+    );
+    bad(
+        &modifier("add: [{name: a, value: b}, {name: A, value: c}]"),
+        &[&format!("{at_modifier}.add[1]: ")],
+    );
+    bad(&modifier("remove: [a, A]"), &[&format!("{at_modifier}.remove[1]: ")]);
+    let redirect = |fields: &str| one(&format!("type: RequestRedirect, requestRedirect: {{{fields}}}"));
+    let at_redirect = format!("{at}.requestRedirect");
+    bad(
+        &redirect("statusCode: 301"),
+        &[&format!(
+            "{at_redirect}: {{\"statusCode\":301}} redirects to the request's own URL"
+        )],
+    );
+    bad(
+        &redirect("port: 1, statusCode: 300"),
+        &[&format!("{at_redirect}.statusCode: 300 is no status")],
+    );
+    bad(
+        &redirect("scheme: ftp"),
+        &[&format!("{at_redirect}.scheme: \"ftp\" is not supported")],
+    );
+    bad(&redirect("hostname: '*.a'"), &[&format!("{at_redirect}.hostname: ")]);
+    let rewrite = |fields: &str| format!("type: URLRewrite, urlRewrite: {{{fields}}}");
+    bad(&one(&rewrite("")), &[&format!("{at}.urlRewrite: {{}} changes nothing")]);
+    let prefix = rewrite("path: {type: ReplacePrefixMatch, replacePrefixMatch: /b}");
+    good(&one(&prefix));
+    good(&rule(&format!(
+        "matches: [{{path: {{value: /a}}}}]\nfilters: [{{{prefix}}}]"
+    )));
+    for matches in [
+        "[{path: {type: Exact, value: /a}}]",
+        "[{path: {value: /a}}, {path: {value: /b}}]",
+    ] {
+        let text = rule(&format!("matches: {matches}\nfilters: [{{{prefix}}}]"));
+        bad(&text, &["f:9: spec.rules[0].filters[0]: {"]);
+    }
+    bad(
+        &one(&rewrite("path: {type: ReplaceFullPath, replacePrefixMatch: /b}")),
+        &[
+            &format!("{at}.urlRewrite.path.replaceFullPath: is missing"),
+            &format!("{at}.urlRewrite.path.replacePrefixMatch: "),
+        ],
+    );
+    let both = format!(
+        "filters: [{{type: RequestRedirect, requestRedirect: {{port: 1}}}}, {{{}}}]",
+        rewrite("hostname: a")
+    );
+    bad(&rule(&both), &["f:8: spec.rules[0].filters[1]: "]);
+    let twice = format!("filters: [{{{0}}}, {{{0}}}]", rewrite("hostname: a"));
+    bad(&rule(&twice), &["f:8: spec.rules[0].filters[1]: "]);
+    bad(
+        &rule("filters: [{type: RequestRedirect, requestRedirect: {port: 1}}]\nbackendRefs: [{name: a, port: 1}]"),
+        &["f:9: spec.rules[0].backendRefs: [{\"name\":\"a\",\"port\":1}] stands beside a RequestRedirect"],
+    );
+}
+
+#[test]
+fn rules_of_backends_timeouts_and_retries() {
+    let at = "f:8: spec.rules[0]";
+    let backend = |fields: &str| rule(&format!("backendRefs: [{{name: a, {fields}}}]"));
+    good(&backend("port: 65535, weight: 1000000"));
+    good(&backend("port: 1, weight: 0, group: '', kind: Service"));
+    bad(
+        &backend("weight: 1"),
+        &[&format!("{at}.backendRefs[0].port: is missing")],
+    );
+    bad(
+        &backend("port: 65536"),
+        &[&format!("{at}.backendRefs[0].port: 65536 is out of range")],
+    );
+    bad(
+        &backend("port: '80'"),
+        &[&format!("{at}.backendRefs[0].port: \"80\" is not a number")],
+    );
+    bad(
+        &backend("port: 1, weight: 1000001"),
+        &[&format!("{at}.backendRefs[0].weight: 1000001 is out of range")],
+    );
+    bad(
+        &backend("port: 1, weight: 0.5"),
+        &[&format!("{at}.backendRefs[0].weight: 0.5 is not a whole number")],
+    );
+    bad(
+        &backend("port: 1, kind: ServiceImport"),
+        &[&format!("{at}.backendRefs[0].kind: ")],
+    );
+    bad(
+        &backend("port: 1, filters: [{type: CORS}]"),
+        &[&format!("{at}.backendRefs[0].filters: ")],
+    );
+    good(&backend("port: 1, filters: []"));
+    let timeouts = |fields: &str| rule(&format!("timeouts: {{{fields}}}"));
+    good(&timeouts("request: 1s, backendRequest: 1000ms"));
+    good(&timeouts("request: 0s, backendRequest: 1h"));
+    bad(
+        &timeouts("request: 1s, backendRequest: 1001ms"),
+        &[&format!("{at}.timeouts.backendRequest: \"1001ms\" is longer")],
+    );
+    bad(
+        &timeouts("request: 10"),
+        &[&format!("{at}.timeouts.request: 10 is not text")],
+    );
+    bad(
+        &timeouts("request: 1.5s"),
+        &[&format!("{at}.timeouts.request: \"1.5s\" is not a duration")],
+    );
+    let retry = |fields: &str| rule(&format!("retry: {{{fields}}}"));
+    good(&retry(""));
+    good(&retry("codes: [400, 599], attempts: 0"));
+    bad(
+        &retry("codes: [399, 600]"),
+        &[
+            &format!("{at}.retry.codes[0]: 399"),
+            &format!("{at}.retry.codes[1]: 600"),
+        ],
+    );
+    bad(
+        &retry("codes: [503, 503]"),
+        &[&format!("{at}.retry.codes[1]: 503 is there already")],
+    );
+    bad(
+        &retry("attempts: 11"),
+        &[&format!("{at}.retry.attempts: 11 is out of range")],
+    );
+    bad(
+        &retry("backoff: 0s"),
+        &[&format!(
+            "{at}.retry.backoff: \"0s\" is out of range; a duration from 1ms to 1m is right"
+        )],
+    );
+    bad(
+        &rule("sessionPersistence: {type: Cookie}"),
+        &[&format!("{at}.sessionPersistence: ")],
+    );
+}
+
+const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\n";
+
+#[test]
+fn services() {
+    let spec = |fields: &str| format!("{SERVICE}spec: {{{fields}}}");
+    let object = good(&spec(
+        "selector: {app: a}, type: ClusterIP, clusterIP: None, clusterIPs: [None], ipFamilies: [IPv4], \
+         ipFamilyPolicy: SingleStack, sessionAffinity: None, internalTrafficPolicy: Cluster, \
+         publishNotReadyAddresses: false, externalIPs: [], \
+         ports: [{name: http, protocol: TCP, port: 80, targetPort: 8080, appProtocol: http}, \
+         {name: grpc, port: 90, targetPort: rpc, appProtocol: grpc}, {name: h2, port: 91, appProtocol: kubernetes.io/h2c}]",
+    ));
+    assert_eq!(object.metadata.namespace, "default");
+    let value = object.to_value();
+    assert_eq!(value["spec"]["ports"][1]["targetPort"], "rpc");
+    assert_eq!(value["spec"]["ports"][0]["targetPort"], 8080);
+    assert_eq!(value["spec"]["clusterIP"], "None");
+    good(&spec("ports: [{port: 80, name: ''}], clusterIP: ''"));
+    bad(&spec("ports: []"), &["f:4: spec.ports: [] is empty"]);
+    bad(&spec("selector: {a: b}"), &["f:4: spec.ports: is missing"]);
+    bad(
+        &spec("ports: [{port: 80, protocol: UDP}]"),
+        &["f:4: spec.ports[0].protocol: \"UDP\" is not supported; \"TCP\" is right"],
+    );
+    bad(
+        &spec("ports: [{port: 80, appProtocol: https}]"),
+        &["f:4: spec.ports[0].appProtocol: \"https\" is not supported; \"http\" or "],
+    );
+    bad(
+        &spec("ports: [{port: 80, nodePort: 30000}]"),
+        &["f:4: spec.ports[0].nodePort: 30000 would be without effect"],
+    );
+    bad(
+        &spec("ports: [{port: 80}, {port: 81, name: b}]"),
+        &["f:4: spec.ports: "],
+    );
+    bad(
+        &spec("ports: [{port: 80, name: a}, {port: 81, name: a}]"),
+        &["f:4: spec.ports[1]: {\"name\":\"a\",\"port\":81} has the name"],
+    );
+    bad(
+        &spec("ports: [{port: 80, name: a}, {port: 80, name: b}]"),
+        &["f:4: spec.ports[1]: {\"name\":\"b\",\"port\":80} has the number"],
+    );
+    for (fields, held) in [
+        (
+            "type: LoadBalancer",
+            "type: \"LoadBalancer\" is not supported; \"ClusterIP\" is right",
+        ),
+        ("type: ExternalName", "type: \"ExternalName\" is not supported"),
+        ("clusterIP: 10.0.0.1", "clusterIP: \"10.0.0.1\" would be without effect"),
+        (
+            "externalIPs: [1.2.3.4]",
+            "externalIPs: [\"1.2.3.4\"] would be without effect",
+        ),
+        (
+            "sessionAffinity: ClientIP",
+            "sessionAffinity: \"ClientIP\" is not supported",
+        ),
+        (
+            "internalTrafficPolicy: Local",
+            "internalTrafficPolicy: \"Local\" is not supported",
+        ),
+        (
+            "publishNotReadyAddresses: true",
+            "publishNotReadyAddresses: true would be without effect",
+        ),
+        ("selector: {a: '-'}", "selector.a: \"-\" is no value of a label"),
+    ] {
+        bad(
+            &spec(&format!("ports: [{{port: 80}}], {fields}")),
+            &[&format!("f:4: spec.{held}")],
+        );
+    }
+}
+
+#[test]
+fn endpoint_slices() {
+    let head = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+                metadata: {name: a-1, namespace: n, labels: {kubernetes.io/service-name: a}}\n";
+    let object = good(&format!(
+        "{head}addressType: IPv4
+endpoints:
+- addresses: [127.0.0.1]
+  conditions: {{ready: true, serving: null, terminating: false}}
+  hostname: h
+  nodeName: n1.example.org
+  zone: cn-south_1
+  targetRef: {{kind: Workload, namespace: n, name: a-1, uid: x}}
+ports: [{{name: '', port: 8080}}, {{name: grpc, port: 1, protocol: TCP, appProtocol: grpc}}]"
+    ));
+    assert_eq!(object.to_value()["endpoints"][0]["targetRef"]["name"], "a-1");
+    good(&format!("{head}addressType: IPv6\nendpoints: [{{addresses: ['::1']}}]"));
+    bad(head, &["f:1: addressType: is missing"]);
+    bad(
+        &format!("{head}addressType: FQDN"),
+        &["f:4: addressType: \"FQDN\" is not supported"],
+    );
+    let endpoint = |fields: &str| format!("{head}addressType: IPv4\nendpoints: [{{{fields}}}]");
+    let at = "f:5: endpoints[0]";
+    bad(&endpoint("addresses: []"), &[&format!("{at}.addresses: [] is empty")]);
+    bad(
+        &endpoint("addresses: ['::1']"),
+        &[&format!("{at}.addresses[0]: \"::1\" is not of the slice's addressType")],
+    );
+    bad(
+        &endpoint("addresses: [a.b]"),
+        &[&format!("{at}.addresses[0]: \"a.b\" is not an IP address")],
+    );
+    bad(
+        &endpoint("addresses: [0.0.0.0]"),
+        &[&format!("{at}.addresses[0]: \"0.0.0.0\" is no address of an endpoint")],
+    );
+    bad(
+        &endpoint("addresses: [127.0.0.1], conditions: {ready: 'yes'}"),
+        &[&format!("{at}.conditions.ready: \"yes\" is not true or false")],
+    );
+    bad(
+        &endpoint("addresses: [127.0.0.1], conditions: {ready: yes}"),
+        &[&format!("{at}.conditions.ready: \"yes\" is not true or false")],
+    );
+    bad(
+        &endpoint("addresses: [127.0.0.1], deprecatedTopology: {zone: a}"),
+        &[&format!("{at}.deprecatedTopology: ")],
+    );
+    bad(
+        &endpoint("addresses: [127.0.0.1], hints: {forZones: [{name: a}]}"),
+        &[&format!("{at}.hints: ")],
+    );
+    bad(
+        &format!("{head}addressType: IPv4\nports: [{{port: 1}}, {{port: 2}}]"),
+        &["f:5: ports[1]: {\"port\":2} has the name"],
+    );
+    bad(
+        &format!("{head}addressType: IPv4\nspec: {{}}"),
+        &["f:5: spec: {} stands in an unknown field"],
+    );
+}
+
+#[test]
+fn backend_policies() {
+    let head = "apiVersion: weir.dev/v1\nkind: BackendPolicy\nmetadata: {name: p, namespace: n}\n";
+    let target = "targetRefs: [{group: '', kind: Service, name: a}]";
+    let spec = |fields: &str| format!("{head}spec: {{{target}, {fields}}}");
+    let object = good(&spec(
+        "balancing: {type: PeakEwma}, circuitBreaker: {maxRequests: 5, failures: {percent: 30}}, \
+         retryBudget: {percent: 0}, connectTimeout: 250ms",
+    ));
+    let Spec::BackendPolicy(policy) = &object.spec else {
+        panic!("a policy")
+    };
+    let breaker = policy.circuit_breaker.expect("given");
+    assert_eq!((breaker.max_requests, breaker.max_connections), (5, 1024));
+    assert_eq!(breaker.failures.map(|f| (f.percent, f.min_requests)), Some((30, 20)));
+    assert_eq!(object.to_value()["spec"]["balancing"]["decay"], "10s");
+    assert_eq!(object.to_value()["spec"]["circuitBreaker"]["failures"]["openFor"], "5s");
+    good(&spec("balancing: {type: RoundRobin}"));
+    good(&format!(
+        "{head}spec: {{targetRefs: [{{group: '', kind: Service, name: a, sectionName: http}}]}}"
+    ));
+    bad(
+        &format!("{head}spec: {{targetRefs: []}}"),
+        &["f:4: spec.targetRefs: [] is empty"],
+    );
+    let twice = "{group: '', kind: Service, name: a}";
+    bad(
+        &format!("{head}spec: {{targetRefs: [{twice}, {twice}]}}"),
+        &["f:4: spec.targetRefs[1]: "],
+    );
+    bad(
+        &format!("{head}spec: {{targetRefs: [{{group: '', kind: Service, name: a, namespace: b}}]}}"),
+        &["f:4: spec.targetRefs[0].namespace: \"b\" is not supported"],
+    );
+    for (fields, held) in [
+        (
+            "balancing: {type: Random}",
+            "balancing.type: \"Random\" is not supported; \"PeakEwma\" or \"RoundRobin\" is right",
+        ),
+        (
+            "balancing: {type: RoundRobin, decay: 1s}",
+            "balancing.decay: \"1s\" would be without effect",
+        ),
+        (
+            "balancing: {type: PeakEwma, decay: 1ms}",
+            "balancing.decay: \"1ms\" is out of range; a duration from 100ms to 10m",
+        ),
+        (
+            "circuitBreaker: {maxRequests: 0}",
+            "circuitBreaker.maxRequests: 0 is out of range",
+        ),
+        (
+            "circuitBreaker: {maxConnections: 4294967296}",
+            "circuitBreaker.maxConnections: 4294967296 is out of range",
+        ),
+        (
+            "circuitBreaker: {failures: {percent: 101}}",
+            "circuitBreaker.failures.percent: 101 is out of range",
+        ),
+        (
+            "circuitBreaker: {failures: {window: 1}}",
+            "circuitBreaker.failures.window: 1 is not text",
+        ),
+        (
+            "circuitBreaker: {failures: {halfOpenRequests: 0}}",
+            "circuitBreaker.failures.halfOpenRequests: 0 is out",
+        ),
+        (
+            "retryBudget: {percent: 101}",
+            "retryBudget.percent: 101 is out of range",
+        ),
+        (
+            "retryBudget: {window: 1ms}",
+            "retryBudget.window: \"1ms\" is out of range",
+        ),
+        ("connectTimeout: 0s", "connectTimeout: \"0s\" is out of range"),
+        (
+            "outlierDetection: {}",
+            "outlierDetection: {} stands in an unknown field",
+        ),
+    ] {
+        bad(&spec(fields), &[&format!("f:4: spec.{held}")]);
+    }
+}
+
+#[test]
+fn defaults_are_the_models() {
+    let limits = weir_policy::model::Limits::default();
+    let breaker = crate::backend_policy::CircuitBreaker::default();
+    assert_eq!(breaker.max_connections, limits.max_connections);
+    assert_eq!(breaker.max_pending_requests, limits.max_pending);
+    assert_eq!(breaker.max_requests, limits.max_requests);
+    let budget = weir_policy::model::RetryBudget::default();
+    let ours = crate::backend_policy::RetryBudget::default();
+    assert_eq!(
+        (ours.percent, ours.min_per_second, ours.window),
+        (budget.percent, budget.min_per_second, budget.window)
+    );
+}
+
+#[test]
+fn namespaces_the_mesh_and_workloads() {
+    good("{apiVersion: v1, kind: Namespace, metadata: {name: citizen}}");
+    good("{apiVersion: v1, kind: Namespace, metadata: {name: citizen}, spec: {finalizers: [kubernetes]}}");
+    bad(
+        "{apiVersion: v1, kind: Namespace, metadata: {name: a.b}}",
+        &["f:1: metadata.name: \"a.b\" is no name"],
+    );
+    bad(
+        "{apiVersion: v1, kind: Namespace, metadata: {name: a, namespace: b}}",
+        &["f:1: metadata.namespace: \"b\" is given, but"],
+    );
+    let mesh = |name: &str, spec: &str| {
+        format!("{{apiVersion: weir.dev/v1, kind: MeshConfig, metadata: {{name: {name}}}, spec: {spec}}}")
+    };
+    good(&mesh("mesh", "{egress: Refuse}"));
+    good(&mesh("mesh", "{}"));
+    bad(
+        &mesh("other", "{egress: Allow}"),
+        &[
+            "f:1: metadata.name: \"other\" is not the mesh's",
+            "f:1: spec.egress: \"Allow\" is not supported",
+        ],
+    );
+    let workload = |spec: &str| {
+        format!(
+            "{{apiVersion: weir.dev/v1, kind: Workload, metadata: {{name: a-1, namespace: n}}, spec: {{{spec}}}, status: {{phase: Ready}}}}"
+        )
+    };
+    let object = good(&workload(
+        "address: 127.0.0.1, ports: [{appPort: 8080, inboundPort: 15006, protocol: grpc, edge: true}], \
+         locality: {region: cn}, instance: 1700000000000000, version: 0.1.0",
+    ));
+    assert_eq!(object.status, Some(serde_json::json!({"phase": "Ready"})));
+    bad(
+        &workload("address: x, ports: [{appPort: 1, inboundPort: 2, protocol: tcp}]"),
+        &[
+            "f:1: spec.address: \"x\" is not",
+            "f:1: spec.ports[0].protocol: \"tcp\" is not supported",
+            "f:1: spec.instance: is missing",
+        ],
+    );
+}
+
+#[test]
+fn what_every_resource_has() {
+    bad("[]", &["f:1: [] is not an object"]);
+    bad("x", &["f:1: \"x\" is not an object"]);
+    bad("{}", &["f:1: apiVersion: is missing", "f:1: kind: is missing"]);
+    bad(
+        "{apiVersion: v1, kind: Pod}",
+        &["f:1: kind: \"Pod\" is not a kind that Weir knows; known are Namespace, MeshConfig, "],
+    );
+    bad(
+        "{apiVersion: v1beta1, kind: Service}",
+        &["f:1: apiVersion: \"v1beta1\" is not supported; v1 is right for Service"],
+    );
+    let with = |metadata: &str| format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: a, {metadata}}}");
+    for (metadata, held) in [
+        ("finalizers: [x]", "finalizers: [\"x\"] would be without effect"),
+        ("ownerReferences: [{}]", "ownerReferences: [{}] would be without effect"),
+        ("generateName: x", "generateName: \"x\" is not supported"),
+        (
+            "labels: {'a b': c}",
+            "labels[\"a b\"]: \"c\" stands under a key that is no label's",
+        ),
+        ("labels: {a: 1}", "labels.a: 1 is not text"),
+        (
+            "labels: {app.kubernetes.io/name: '-'}",
+            "labels[\"app.kubernetes.io/name\"]: \"-\" is no value of a label",
+        ),
+        ("annotations: [a]", "annotations: [\"a\"] is not an object"),
+        ("generation: -1", "generation: -1 is out of range"),
+        ("clusterName: x", "clusterName: \"x\" stands in an unknown field"),
+    ] {
+        bad(&with(metadata), &[&format!("f:3: metadata.{held}")]);
+    }
+    good(&with(
+        "finalizers: [], ownerReferences: null, selfLink: '', annotations: {note: 中文}",
+    ));
+    let big = format!("annotations: {{a: {}}}", "x".repeat(256 << 10));
+    bad(&with(&big), &["f:3: metadata.annotations: "]);
+}
+
+#[test]
+fn a_resource_is_where_it_was_sent() {
+    let value = |namespace: Value| {
+        let metadata = serde_json::json!({"name": "a", "namespace": namespace});
+        serde_json::json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"ports": [{"port": 1}]}})
+    };
+    let sent = |namespace: Value| Object::parse_in(value(namespace), Some("citizen")).map(|object| object.key());
+    let expect = Key {
+        kind: Kind::Service,
+        namespace: "citizen".to_owned(),
+        name: "a".to_owned(),
+    };
+    assert_eq!(sent(Value::Null), Ok(expect.clone()));
+    assert_eq!(sent("citizen".into()), Ok(expect));
+    let errors = sent("other".into()).expect_err("another namespace");
+    assert_eq!(errors[0].path, "metadata.namespace");
+}
+
+#[test]
+fn lists_and_duplicates() {
+    let service = |name: &str| {
+        format!("{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{ports: [{{port: 1}}]}}}}")
+    };
+    let text = format!(
+        "apiVersion: v1\nkind: List\nitems:\n- {}\n- {}\n---\n{}",
+        service("a"),
+        service("b"),
+        service("c")
+    );
+    let objects = yaml::read_objects(&text, "f", None).expect("right");
+    let lines: Vec<(String, u32)> = objects
+        .iter()
+        .map(|o| (o.object.metadata.name.clone(), o.line))
+        .collect();
+    assert_eq!(lines, [("a".to_owned(), 4), ("b".to_owned(), 5), ("c".to_owned(), 7)]);
+    let text = format!("{}\n---\n{}", service("a"), service("a"));
+    bad(
+        &text,
+        &["f:3: metadata.name: \"a\" names Service/default/a a second time; it stands at line 1 already"],
+    );
+    bad(
+        "kind: List\nitems:\n- {}\n- {apiVersion: v1, kind: Pod}",
+        &[
+            "f:3: items[0].apiVersion: is missing",
+            "f:3: items[0].kind: is missing",
+            "f:4: items[1].kind: \"Pod\" is not a kind",
+        ],
+    );
+}
