@@ -138,3 +138,217 @@ const UNMEASURED: f64 = (1_u64 << 47) as f64;
 const FAILURE_FACTOR: f64 = 8.0;
 const FAILURE_MIN: f64 = 100_000_000.0;
 const FAILURE_MAX: f64 = 10_000_000_000.0;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const DECAY: Duration = Duration::from_secs(10);
+    const NOW: Time = Time::from_nanos(1_000_000_000_000);
+
+    fn millis(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    /// An idle endpoint that answered once, now, in this time.
+    fn measured(latency: Duration) -> EndpointLoad {
+        let load = EndpointLoad::new();
+        load.begin();
+        load.end(Some(latency), NOW, DECAY);
+        load
+    }
+
+    #[track_caller]
+    fn costs(load: &EndpointLoad, now: Time, expect_millis: f64) {
+        let cost = load.cost(now, DECAY) / 1e6;
+        assert!(
+            (cost / expect_millis - 1.0).abs() < 1e-6,
+            "{cost} ms instead of {expect_millis} ms"
+        );
+    }
+
+    #[test]
+    fn cost_is_latency_times_requests_in_flight_and_one() {
+        let load = measured(millis(20));
+        costs(&load, NOW, 20.0);
+        load.begin();
+        load.begin();
+        assert_eq!(load.active(), 2);
+        costs(&load, NOW, 60.0);
+        load.abandon();
+        costs(&load, NOW, 40.0);
+    }
+
+    #[test]
+    fn a_peak_counts_at_once_and_in_full() {
+        let load = measured(millis(20));
+        load.end(Some(millis(500)), NOW, DECAY);
+        costs(&load, NOW, 500.0);
+    }
+
+    #[test]
+    fn a_faster_answer_counts_by_the_time_that_has_passed() {
+        let load = measured(millis(500));
+        load.end(Some(millis(20)), NOW, DECAY);
+        costs(&load, NOW, 500.0);
+        load.end(Some(millis(20)), NOW + DECAY, DECAY);
+        let kept = (-1_f64).exp();
+        costs(&load, NOW + DECAY, 500.0 * kept + 20.0 * (1.0 - kept));
+    }
+
+    #[test]
+    fn what_was_measured_is_forgotten_while_idle() {
+        let load = measured(millis(500));
+        costs(&load, NOW + DECAY, 500.0 * (-1_f64).exp());
+        assert_eq!(load.cost(NOW + DECAY * 100, DECAY), 0.0);
+    }
+
+    #[test]
+    fn an_unmeasured_endpoint_is_tried_once_and_not_stampeded() {
+        let (cold, warm) = (EndpointLoad::new(), measured(millis(500)));
+        assert!(cold.cost(NOW, DECAY) < warm.cost(NOW, DECAY));
+        cold.begin();
+        warm.begin();
+        assert!(cold.cost(NOW, DECAY) > warm.cost(NOW, DECAY));
+        // Of two cold ones the one with fewer requests out.
+        let colder = EndpointLoad::new();
+        colder.begin();
+        colder.begin();
+        assert!(colder.cost(NOW, DECAY) > cold.cost(NOW, DECAY));
+    }
+
+    #[test]
+    fn failing_fast_does_not_look_good() {
+        let (healthy, failing) = (measured(millis(20)), EndpointLoad::new());
+        failing.begin();
+        failing.end(None, NOW, DECAY);
+        costs(&failing, NOW, 100.0);
+        assert!(failing.cost(NOW, DECAY) > healthy.cost(NOW, DECAY));
+        // Each failure makes it eight times worse, up to ten seconds.
+        failing.end(None, NOW, DECAY);
+        costs(&failing, NOW, 800.0);
+        for _ in 0..5 {
+            failing.end(None, NOW, DECAY);
+        }
+        costs(&failing, NOW, 10_000.0);
+    }
+
+    #[test]
+    fn odd_clocks_and_ends_do_no_harm() {
+        let load = measured(millis(20));
+        load.end(Some(Duration::MAX), Time::ZERO, Duration::ZERO);
+        assert_eq!(load.active(), 0);
+        assert!(load.cost(Time::ZERO, DECAY).is_finite());
+        assert!(load.cost(NOW + Duration::MAX, Duration::ZERO).is_finite());
+    }
+
+    #[test]
+    fn threads_count_together() {
+        let load = EndpointLoad::new();
+        std::thread::scope(|scope| {
+            for thread in 0..4_u64 {
+                let load = &load;
+                scope.spawn(move || {
+                    for step in 0..10_000 {
+                        load.begin();
+                        let now = NOW + Duration::from_micros(step * 4 + thread);
+                        load.end(Some(millis(5)), now, DECAY);
+                    }
+                });
+            }
+        });
+        assert_eq!(load.active(), 0);
+        costs(&load, NOW + Duration::from_micros(9_999 * 4 + 3), 5.0);
+    }
+
+    /// Steps a clock through requests at a steady rate over endpoints of these latencies, and counts who got them.
+    fn simulate(latencies: &[Duration], requests: u32, every: Duration) -> Vec<u32> {
+        let loads: Vec<EndpointLoad> = latencies.iter().map(|_| EndpointLoad::new()).collect();
+        let mut under_way: Vec<(Time, usize)> = Vec::new();
+        let mut got = vec![0; latencies.len()];
+        let (mut now, mut seed) = (NOW, 7_u64);
+        for _ in 0..requests {
+            now = now + every;
+            under_way.retain(|&(done, index)| {
+                if done <= now {
+                    loads[index].end(Some(latencies[index]), done, DECAY);
+                }
+                done > now
+            });
+            // SplitMix64.
+            seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mixed = (seed ^ seed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+            let cost = |index: usize| loads[index].cost(now, DECAY);
+            let index = pick(loads.len(), mixed ^ mixed >> 31, cost).expect("there are endpoints");
+            loads[index].begin();
+            got[index] += 1;
+            under_way.push((now + latencies[index], index));
+        }
+        got
+    }
+
+    #[test]
+    fn equal_endpoints_share_alike() {
+        let got = simulate(&[millis(5); 4], 20_000, millis(1));
+        assert!(got.iter().all(|&count| (4_000..=6_000).contains(&count)), "{got:?}");
+    }
+
+    #[test]
+    fn a_stalling_endpoint_gets_next_to_nothing() {
+        let got = simulate(&[millis(5), millis(5), millis(5), millis(2_000)], 20_000, millis(1));
+        assert!(got[3] < 200, "{got:?}");
+    }
+
+    #[test]
+    fn two_are_drawn_among_the_ends() {
+        assert_eq!(power_of_two(0, 7), None);
+        assert_eq!(power_of_two(1, u64::MAX), Some((0, 0)));
+        assert_eq!(power_of_two(3, 0), Some((0, 1)));
+        assert_eq!(power_of_two(3, u64::MAX), Some((2, 1)));
+        assert_eq!(pick(0, 7, |_| 0.0), None);
+        assert_eq!(pick(1, 7, |_| 0.0), Some(0));
+        assert_eq!(pick(2, 0, |index| if index == 0 { 2.0 } else { 1.0 }), Some(1));
+        assert_eq!(pick(2, u64::MAX, |index| if index == 0 { 2.0 } else { 1.0 }), Some(1));
+    }
+
+    #[test]
+    fn each_pair_is_drawn_as_often() {
+        let len = 5_usize;
+        let mut drawn = [[0_u32; 5]; 5];
+        for high in 0..20_u64 {
+            for low in 0..20_u64 {
+                // The middles of twenty equal parts of each half of the bits.
+                let part = (1_u64 << 32) / 20;
+                let random = (high * part + part / 2) << 32 | (low * part + part / 2);
+                let (first, second) = power_of_two(len, random).expect("there are endpoints");
+                drawn[first][second] += 1;
+            }
+        }
+        for (first, row) in drawn.iter().enumerate() {
+            for (second, &count) in row.iter().enumerate() {
+                assert_eq!(count, if first == second { 0 } else { 20 }, "{first} {second}");
+            }
+        }
+    }
+
+    #[test]
+    fn round_robin_goes_round() {
+        let round = RoundRobin::new();
+        let drawn: Vec<_> = (0..4).map(|_| round.next(3)).collect();
+        assert_eq!(drawn, [Some(0), Some(1), Some(2), Some(0)]);
+        assert_eq!(round.next(0), None);
+        let last = RoundRobin(AtomicUsize::new(usize::MAX));
+        assert!(last.next(3).is_some_and(|index| index < 3));
+        assert_eq!(last.next(3), Some(0));
+    }
+
+    proptest! {
+        #[test]
+        fn the_two_drawn_are_different_and_within(len in 2_usize..1_000, random: u64) {
+            let (first, second) = power_of_two(len, random).expect("there are endpoints");
+            prop_assert!(first < len && second < len && first != second);
+        }
+    }
+}

@@ -429,3 +429,264 @@ fn visible(text: &str) -> HeaderValue {
 const VERSION: &str = "1";
 const LENGTH_MAX: usize = 512;
 const PAIRS_MAX: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const FULL: &str = "1;i=00c0ffee00c0ffee;d=1500;p=5;r=2;a=3";
+
+    fn full() -> Context {
+        Context {
+            id: ContextId(0x00c0_ffee_00c0_ffee),
+            deadline_left: Some(Duration::from_millis(1500)),
+            priority: Priority(5),
+            retry_tokens: Some(2),
+            attempt: 3,
+        }
+    }
+
+    #[test]
+    fn a_context_is_written_as_the_grammar_says() {
+        assert_eq!(full().to_string(), FULL);
+        assert_eq!(full().to_header_value(), FULL);
+        assert_eq!(Context::new(ContextId(1)).to_string(), "1;i=0000000000000001;p=3;a=1");
+        let rounded = Context {
+            deadline_left: Some(Duration::from_micros(1_999)),
+            ..full()
+        };
+        assert_eq!(rounded.to_string(), "1;i=00c0ffee00c0ffee;d=1;p=5;r=2;a=3");
+    }
+
+    #[test]
+    fn contexts_are_read() {
+        #[track_caller]
+        fn check(text: &str, expect: Context) {
+            assert_eq!(text.parse(), Ok(expect), "{text}");
+        }
+        check(FULL, full());
+        check("1;a=3;r=2;p=5;d=1500;i=00c0ffee00c0ffee", full());
+        check("1;i=00c0ffee00c0ffee", Context::new(full().id));
+        check("1;i=00c0ffee00c0ffee;new-key=a.b/c:d=e;z9=", Context::new(full().id));
+        let zero = Context {
+            deadline_left: Some(Duration::ZERO),
+            retry_tokens: Some(0),
+            priority: Priority::HIGHEST,
+            ..Context::new(full().id)
+        };
+        check("1;i=00c0ffee00c0ffee;d=0;r=0;p=0", zero);
+    }
+
+    #[test]
+    fn what_is_not_of_the_grammar_is_refused() {
+        #[track_caller]
+        fn check(text: &str, expect: GrammarError) {
+            assert_eq!(text.parse::<Context>(), Err(expect), "{text}");
+        }
+        let value = |key| GrammarError::Value { key };
+        check("", GrammarError::Version);
+        check("2;i=00c0ffee00c0ffee", GrammarError::Version);
+        check("10;i=00c0ffee00c0ffee", GrammarError::Version);
+        check(" 1;i=00c0ffee00c0ffee", GrammarError::Version);
+        check("1", GrammarError::Missing { key: "i" });
+        check("1;d=5", GrammarError::Missing { key: "i" });
+        check("1;", GrammarError::Malformed);
+        check("1;i", GrammarError::Malformed);
+        check("1;=5", GrammarError::Malformed);
+        check("1;i=00c0ffee00c0ffee;", GrammarError::Malformed);
+        check("1;i=00c0ffee00c0ffee; d=5", GrammarError::Malformed);
+        check("1;i=00c0ffee00c0ffee;d=5 ", GrammarError::Malformed);
+        check("1;i=00c0ffee00c0ffee;D=5", GrammarError::Malformed);
+        check("1;i=00c0ffee00c0ffee;x=\u{e9}", GrammarError::Malformed);
+        check("1;i=00c0ffee00c0ffee;i=00c0ffee00c0ffee", GrammarError::Duplicate);
+        check("1;i=00c0ffee00c0ffee;new=1;new=1", GrammarError::Duplicate);
+        check("1;i=", value("i"));
+        check("1;i=c0ffee", value("i"));
+        check("1;i=00C0FFEE00C0FFEE", value("i"));
+        check("1;i=+0c0ffee00c0ffee", value("i"));
+        check("1;i=00c0ffee00c0ffee0", value("i"));
+        for wrong in ["", "-1", "+1", "1.5", "01", "0x1", "99999999999999999999999"] {
+            for key in ["d", "p", "r", "a"] {
+                check(&format!("1;i=00c0ffee00c0ffee;{key}={wrong}"), value(key));
+            }
+        }
+        check("1;i=00c0ffee00c0ffee;p=8", value("p"));
+        check("1;i=00c0ffee00c0ffee;p=256", value("p"));
+        check("1;i=00c0ffee00c0ffee;a=0", value("a"));
+        check("1;i=00c0ffee00c0ffee;r=4294967296", value("r"));
+        let long = format!("1;i=00c0ffee00c0ffee;x={}", "x".repeat(512));
+        check(&long, GrammarError::TooLong);
+        let many: String = (0..16).map(|n| format!(";k{n}=1")).collect();
+        check(&format!("1;i=00c0ffee00c0ffee{many}"), GrammarError::TooLong);
+        let opaque = HeaderValue::from_bytes(b"1;i=\xff").expect("opaque bytes are a field value");
+        assert_eq!(Context::from_header_value(&opaque), Err(GrammarError::Malformed));
+    }
+
+    #[test]
+    fn a_restriction_only_makes_stricter() {
+        let restricted = full().restricted(&Restriction {
+            deadline_left: Some(Duration::from_secs(1)),
+            priority: Some(Priority(6)),
+            retry_tokens: Some(1),
+        });
+        assert_eq!(restricted.to_string(), "1;i=00c0ffee00c0ffee;d=1000;p=6;r=1;a=3");
+        let looser = Restriction {
+            deadline_left: Some(Duration::from_secs(9)),
+            priority: Some(Priority::HIGHEST),
+            retry_tokens: Some(9),
+        };
+        assert_eq!(full().restricted(&looser), full());
+        assert_eq!(full().restricted(&Restriction::default()), full());
+        let open = Context::new(ContextId(1)).restricted(&looser);
+        assert_eq!(
+            (open.deadline_left, open.retry_tokens),
+            (looser.deadline_left, looser.retry_tokens)
+        );
+    }
+
+    #[test]
+    fn time_and_tokens_are_spent() {
+        assert_eq!(
+            full().aged(Duration::from_millis(400)).deadline_left,
+            Some(Duration::from_millis(1100))
+        );
+        assert_eq!(full().aged(Duration::from_secs(9)).deadline_left, Some(Duration::ZERO));
+        let next = full().next_attempt().expect("two tokens are left");
+        assert_eq!((next.retry_tokens, next.attempt), (Some(1), 4));
+        assert_eq!(next.next_attempt().and_then(Context::next_attempt), None);
+        let free = Context::new(ContextId(1)).next_attempt().expect("nobody counts");
+        assert_eq!((free.retry_tokens, free.attempt), (None, 2));
+    }
+
+    #[test]
+    fn verdicts_are_written_and_read() {
+        let service = Some("identity.police:80");
+        for (fault, service, reason, text) in [
+            (
+                Fault::Upstream,
+                service,
+                "timeout",
+                "1;f=upstream;s=identity.police:80;r=timeout",
+            ),
+            (Fault::ControlPlane, None, "config", "1;f=control-plane;r=config"),
+        ] {
+            let verdict = Verdict::new(fault, service, reason).expect(text);
+            assert_eq!(verdict.to_string(), text);
+            assert_eq!(verdict.to_header_value(), text);
+            assert_eq!(text.parse(), Ok(verdict));
+        }
+        for fault in Fault::ALL {
+            assert_eq!(fault.to_string().parse(), Ok(fault));
+        }
+        let read: Verdict = "1;new=1;r=reset;f=policy".parse().expect("an unknown key is skipped");
+        assert_eq!(
+            (read.fault(), read.service(), read.reason()),
+            (Fault::Policy, None, "reset")
+        );
+    }
+
+    #[test]
+    fn what_is_no_verdict_is_refused() {
+        let value = |key| GrammarError::Value { key };
+        for (text, expect) in [
+            ("1;r=x", GrammarError::Missing { key: "f" }),
+            ("1;f=policy", GrammarError::Missing { key: "r" }),
+            ("1;f=nobody;r=x", value("f")),
+            ("1;f=policy;r=", value("r")),
+            ("1;f=policy;r=A", value("r")),
+            ("1;f=policy;r=x;s=", value("s")),
+            ("1;f=policy;r=x;s=a,b", value("s")),
+            ("1;f=policy;f=policy;r=x", GrammarError::Duplicate),
+            ("0;f=policy;r=x", GrammarError::Version),
+        ] {
+            assert_eq!(text.parse::<Verdict>(), Err(expect), "{text}");
+        }
+        assert_eq!(Verdict::new(Fault::Policy, Some("a\r\nb"), "x"), Err(value("s")));
+        assert_eq!(Verdict::new(Fault::Policy, None, &"x".repeat(65)), Err(value("r")));
+        let longest =
+            Verdict::new(Fault::ControlPlane, Some(&"s".repeat(253)), &"r".repeat(64)).expect("at the limits");
+        assert_eq!(longest.to_string().parse(), Ok(longest));
+    }
+
+    prop_compose! {
+        fn a_context()(
+            id: u64,
+            millis: Option<u64>,
+            level in 0_u8..8,
+            retry_tokens: Option<u32>,
+            attempt in 1_u32..,
+        ) -> Context {
+            Context {
+                id: ContextId(id),
+                deadline_left: millis.map(Duration::from_millis),
+                priority: Priority(level),
+                retry_tokens,
+                attempt,
+            }
+        }
+    }
+
+    /// Near the grammar: what it is made of, in any order.
+    fn near_text() -> impl Strategy<Value = String> {
+        let parts = vec![
+            "1",
+            ";",
+            "i=",
+            "00c0ffee00c0ffee",
+            "d=",
+            "p=",
+            "a=",
+            "f=policy",
+            "r=x",
+            "=",
+            "9",
+            " ",
+            "é",
+            "\0",
+        ];
+        prop::collection::vec(prop::sample::select(parts), 0..20).prop_map(|parts| parts.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn contexts_read_back_as_written(context in a_context()) {
+            prop_assert_eq!(Context::from_header_value(&context.to_header_value()), Ok(context));
+        }
+
+        #[test]
+        fn restricting_never_loosens_and_has_no_order(
+            context in a_context(),
+            limits in prop::collection::vec((any::<Option<u32>>(), prop::option::of(0_u8..8), any::<Option<u32>>()), 2),
+        ) {
+            let limits: Vec<_> = limits.into_iter().map(|(millis, level, retry_tokens)| Restriction {
+                deadline_left: millis.map(|millis| Duration::from_millis(millis.into())),
+                priority: level.and_then(Priority::from_level),
+                retry_tokens,
+            }).collect();
+            let once = context.restricted(&limits[0]);
+            prop_assert!(once.deadline_left.unwrap_or(Duration::MAX) <= context.deadline_left.unwrap_or(Duration::MAX));
+            prop_assert!(once.retry_tokens.unwrap_or(u32::MAX) <= context.retry_tokens.unwrap_or(u32::MAX));
+            prop_assert!(once.priority.level() >= context.priority.level());
+            prop_assert_eq!(once.restricted(&limits[0]), once);
+            prop_assert_eq!(once.restricted(&limits[1]), context.restricted(&limits[1]).restricted(&limits[0]));
+        }
+
+        #[test]
+        fn garbage_is_refused_or_read_to_what_writes_back(text in prop_oneof![near_text(), ".{0,60}"]) {
+            if let Ok(context) = text.parse::<Context>() {
+                prop_assert_eq!(context.to_string().parse(), Ok(context));
+            }
+            if let Ok(verdict) = text.parse::<Verdict>() {
+                prop_assert_eq!(verdict.to_string().parse(), Ok(verdict));
+            }
+        }
+
+        #[test]
+        fn bytes_of_a_field_never_panic(bytes in prop::collection::vec(32_u8.., 0..80)) {
+            if let Ok(value) = HeaderValue::from_bytes(&bytes) {
+                let _ = (Context::from_header_value(&value), Verdict::from_header_value(&value));
+            }
+        }
+    }
+}

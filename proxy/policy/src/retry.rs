@@ -268,3 +268,390 @@ impl Budget {
 
 const UNPROCESSED_BACKOFF: Duration = Duration::from_millis(25);
 const BACKOFF_FACTOR_MAX: u32 = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const BASE: Duration = Duration::from_millis(100);
+    const ON_FRESH: Sent = Sent::Maybe { reused: Reused::No };
+    const ON_REUSED: Sent = Sent::Maybe { reused: Reused::Yes };
+    const UNAVAILABLE: Sent = Sent::Answered(StatusCode::SERVICE_UNAVAILABLE);
+
+    fn policy() -> RetryPolicy {
+        RetryPolicy {
+            attempts: 2,
+            codes: vec![StatusCode::SERVICE_UNAVAILABLE, StatusCode::BAD_GATEWAY],
+            backoff: BASE,
+        }
+    }
+
+    /// The first attempt of a request with a whole body on a route without policy.
+    fn first(method: &Method, sent: Sent) -> AttemptFacts<'_> {
+        AttemptFacts {
+            method,
+            sent,
+            attempts_made: 1,
+            unprocessed_resends: 0,
+            safe_resends: 0,
+            replayable: Replayable::Yes,
+            method_named: MethodNamed::No,
+            policy: None,
+        }
+    }
+
+    /// By which rule it is sent again, or why not.
+    fn outcome(facts: &AttemptFacts<'_>) -> Result<RetryKind, Why> {
+        match decide(facts, 0) {
+            Decision::Retry { kind, .. } => Ok(kind),
+            Decision::Respond(why) => Err(why),
+        }
+    }
+
+    #[test]
+    fn by_default_only_what_is_safe_is_sent_again() {
+        let safe = [Method::GET, Method::HEAD, Method::OPTIONS];
+        let others = [
+            Method::POST,
+            Method::PUT,
+            Method::DELETE,
+            Method::PATCH,
+            Method::TRACE,
+            Method::CONNECT,
+        ];
+        for method in safe.iter().chain(&others) {
+            let check = |sent, expect| assert_eq!(outcome(&first(method, sent)), expect, "{method} {sent:?}");
+            let is_safe = safe.contains(method);
+            check(Sent::No, Ok(RetryKind::Unprocessed));
+            check(Sent::Refused, Ok(RetryKind::Unprocessed));
+            check(
+                ON_REUSED,
+                if is_safe {
+                    Ok(RetryKind::SafeResend)
+                } else {
+                    Err(Why::NoPolicy)
+                },
+            );
+            check(ON_FRESH, Err(Why::NoPolicy));
+            check(Sent::TimedOut, Err(Why::NoPolicy));
+            check(UNAVAILABLE, Err(Why::Final));
+            check(Sent::Answered(StatusCode::OK), Err(Why::Final));
+        }
+    }
+
+    #[test]
+    fn a_reset_is_sent_again_at_most_once() {
+        let facts = AttemptFacts {
+            attempts_made: 2,
+            safe_resends: 1,
+            ..first(&Method::GET, ON_REUSED)
+        };
+        assert_eq!(outcome(&facts), Err(Why::AttemptsSpent));
+    }
+
+    #[test]
+    fn unprocessed_requests_are_sent_again_three_times() {
+        for resends in 0..5 {
+            for sent in [Sent::No, Sent::Refused] {
+                let facts = AttemptFacts {
+                    attempts_made: resends + 1,
+                    unprocessed_resends: resends,
+                    ..first(&Method::POST, sent)
+                };
+                let expect = if resends < 3 {
+                    Ok(RetryKind::Unprocessed)
+                } else {
+                    Err(Why::AttemptsSpent)
+                };
+                assert_eq!(outcome(&facts), expect, "{resends}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_gone_is_not_sent_again() {
+        let policy = policy();
+        for sent in [
+            Sent::No,
+            Sent::Refused,
+            ON_REUSED,
+            ON_FRESH,
+            Sent::TimedOut,
+            UNAVAILABLE,
+        ] {
+            let facts = AttemptFacts {
+                replayable: Replayable::No,
+                policy: Some(&policy),
+                ..first(&Method::GET, sent)
+            };
+            assert_eq!(outcome(&facts), Err(Why::BodyGone), "{sent:?}");
+        }
+    }
+
+    #[test]
+    fn a_policy_retries_codes_resets_and_timeouts() {
+        let policy = policy();
+        for (sent, expect) in [
+            (UNAVAILABLE, Ok(RetryKind::Policy)),
+            (Sent::Answered(StatusCode::INTERNAL_SERVER_ERROR), Err(Why::Final)),
+            (Sent::Answered(StatusCode::OK), Err(Why::Final)),
+            (ON_FRESH, Ok(RetryKind::Policy)),
+            (ON_REUSED, Ok(RetryKind::SafeResend)),
+            (Sent::TimedOut, Ok(RetryKind::Policy)),
+            (Sent::No, Ok(RetryKind::Unprocessed)),
+            (Sent::Refused, Ok(RetryKind::Unprocessed)),
+        ] {
+            let facts = AttemptFacts {
+                policy: Some(&policy),
+                ..first(&Method::GET, sent)
+            };
+            assert_eq!(outcome(&facts), expect, "{sent:?}");
+        }
+    }
+
+    #[test]
+    fn a_policy_covers_what_the_default_no_longer_does() {
+        let policy = policy();
+        let reset_again = AttemptFacts {
+            attempts_made: 2,
+            safe_resends: 1,
+            policy: Some(&policy),
+            ..first(&Method::GET, ON_REUSED)
+        };
+        assert_eq!(outcome(&reset_again), Ok(RetryKind::Policy));
+        // No connection for the fourth time: any method, since still nothing was sent.
+        let unconnected = AttemptFacts {
+            attempts_made: 4,
+            unprocessed_resends: 3,
+            policy: Some(&policy),
+            ..first(&Method::POST, Sent::No)
+        };
+        assert_eq!(outcome(&unconnected), Ok(RetryKind::Policy));
+    }
+
+    #[test]
+    fn a_policys_attempts_are_its_own() {
+        let policy = policy();
+        for (attempts_made, unprocessed_resends, safe_resends, expect) in [
+            (1, 0, 0, Ok(RetryKind::Policy)),
+            (2, 0, 0, Ok(RetryKind::Policy)),
+            (3, 0, 0, Err(Why::AttemptsSpent)),
+            // What was sent again by the other rules does not count.
+            (6, 3, 1, Ok(RetryKind::Policy)),
+            (7, 3, 1, Err(Why::AttemptsSpent)),
+        ] {
+            let facts = AttemptFacts {
+                attempts_made,
+                unprocessed_resends,
+                safe_resends,
+                policy: Some(&policy),
+                ..first(&Method::GET, UNAVAILABLE)
+            };
+            assert_eq!(outcome(&facts), expect, "{facts:?}");
+        }
+        let none = RetryPolicy { attempts: 0, ..policy };
+        let facts = AttemptFacts {
+            policy: Some(&none),
+            ..first(&Method::GET, UNAVAILABLE)
+        };
+        assert_eq!(outcome(&facts), Err(Why::AttemptsSpent));
+    }
+
+    #[test]
+    fn other_than_idempotent_methods_need_a_route_that_names_them() {
+        let policy = policy();
+        let patient = Method::from_bytes(b"PATIENT").expect("a method");
+        for (method, idempotent) in [
+            (Method::GET, true),
+            (Method::HEAD, true),
+            (Method::OPTIONS, true),
+            (Method::TRACE, true),
+            (Method::PUT, true),
+            (Method::DELETE, true),
+            (Method::POST, false),
+            (Method::PATCH, false),
+            (Method::CONNECT, false),
+            (patient, false),
+        ] {
+            for sent in [UNAVAILABLE, ON_FRESH, Sent::TimedOut] {
+                let mut facts = AttemptFacts {
+                    policy: Some(&policy),
+                    ..first(&method, sent)
+                };
+                let expect = if idempotent {
+                    Ok(RetryKind::Policy)
+                } else {
+                    Err(Why::NotIdempotent)
+                };
+                assert_eq!(outcome(&facts), expect, "{method} {sent:?}");
+                facts.method_named = MethodNamed::Yes;
+                assert_eq!(outcome(&facts), Ok(RetryKind::Policy), "{method} {sent:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn waits_double_up_to_ten_times_and_are_jittered_from_half() {
+        let policy = RetryPolicy {
+            attempts: 100,
+            ..policy()
+        };
+        for (retries_made, full_millis) in [(0, 100), (1, 200), (2, 400), (3, 800), (4, 1_000), (40, 1_000)] {
+            let facts = AttemptFacts {
+                attempts_made: retries_made + 1,
+                policy: Some(&policy),
+                ..first(&Method::GET, UNAVAILABLE)
+            };
+            let full = Duration::from_millis(full_millis);
+            for (random, backoff) in [(0, full / 2), (u64::MAX, full)] {
+                let (kind, backoff) = (RetryKind::Policy, Some(backoff));
+                assert_eq!(decide(&facts, random), Decision::Retry { kind, backoff });
+            }
+        }
+        assert_eq!(backoff(Duration::ZERO, 3, 7), None);
+        assert_eq!(
+            backoff(Duration::MAX, 3, u64::MAX),
+            Some(Duration::from_nanos(u64::MAX))
+        );
+    }
+
+    #[test]
+    fn what_was_not_processed_is_sent_again_at_once_and_then_with_waits() {
+        let backoffs = [0, 1, 2].map(|resends| {
+            let facts = AttemptFacts {
+                attempts_made: resends + 1,
+                unprocessed_resends: resends,
+                ..first(&Method::POST, Sent::Refused)
+            };
+            match decide(&facts, u64::MAX) {
+                Decision::Retry { backoff, .. } => backoff,
+                Decision::Respond(why) => panic!("{why}"),
+            }
+        });
+        assert_eq!(
+            backoffs,
+            [None, Some(UNPROCESSED_BACKOFF), Some(UNPROCESSED_BACKOFF * 2)]
+        );
+    }
+
+    fn budget(percent: u8, min_per_second: u32) -> Budget {
+        Budget::new(RetryBudget {
+            percent,
+            min_per_second,
+            window: Duration::from_secs(10),
+        })
+    }
+
+    fn withdrawn(budget: &Budget, now: Time) -> usize {
+        (0..10_000).take_while(|_| budget.withdraw(now).is_ok()).count()
+    }
+
+    #[test]
+    fn a_budget_is_a_share_of_the_requests() {
+        let budget = budget(20, 0);
+        assert_eq!(withdrawn(&budget, Time::ZERO), 0);
+        for _ in 0..104 {
+            budget.deposit(Time::ZERO);
+        }
+        assert_eq!(withdrawn(&budget, Time::ZERO), 20);
+        let exhausted = Exhausted {
+            retries: 20,
+            requests: 104,
+            window: Duration::from_secs(10),
+        };
+        assert_eq!(budget.withdraw(Time::ZERO), Err(exhausted));
+        budget.deposit(Time::ZERO);
+        assert_eq!(withdrawn(&budget, Time::ZERO), 1);
+    }
+
+    #[test]
+    fn a_quiet_service_can_retry() {
+        let budget = budget(20, 10);
+        assert_eq!(withdrawn(&budget, Time::ZERO), 100);
+        for _ in 0..10 {
+            budget.deposit(Time::ZERO);
+        }
+        assert_eq!(withdrawn(&budget, Time::ZERO), 2);
+    }
+
+    #[test]
+    fn a_budget_slides_with_its_window() {
+        let budget = budget(50, 0);
+        for _ in 0..10 {
+            budget.deposit(Time::ZERO);
+        }
+        let later = Time::ZERO + Duration::from_secs(5);
+        assert_eq!(withdrawn(&budget, later), 5);
+        for _ in 0..6 {
+            budget.deposit(later);
+        }
+        assert_eq!(withdrawn(&budget, later), 3);
+        // The ten requests are out of the window, the eight retries are not.
+        let later = Time::ZERO + Duration::from_secs(10);
+        assert_eq!(withdrawn(&budget, later), 0);
+        let later = Time::ZERO + Duration::from_secs(20);
+        budget.deposit(later);
+        budget.deposit(later);
+        assert_eq!(withdrawn(&budget, later), 1);
+    }
+
+    #[test]
+    fn threads_do_not_overdraw() {
+        let budget = budget(20, 0);
+        for _ in 0..1_000 {
+            budget.deposit(Time::ZERO);
+        }
+        let taken: usize = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| withdrawn(&budget, Time::ZERO))).collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).sum()
+        });
+        assert_eq!(taken, 200);
+    }
+
+    fn any_sent() -> impl Strategy<Value = Sent> {
+        prop::sample::select(vec![
+            Sent::No,
+            Sent::Refused,
+            ON_FRESH,
+            ON_REUSED,
+            Sent::TimedOut,
+            UNAVAILABLE,
+        ])
+    }
+
+    proptest! {
+        /// However attempts end, a request is sent a bounded number of times, and what may have been processed is sent
+        /// again only as the rules say.
+        #[test]
+        fn sending_again_ends(
+            method in prop::sample::select(vec![Method::GET, Method::PUT, Method::POST]),
+            ends in prop::collection::vec(any_sent(), 40),
+            with_policy: bool,
+            random: u64,
+        ) {
+            let policy = policy();
+            let mut facts = AttemptFacts {
+                policy: with_policy.then_some(&policy),
+                ..first(&method, Sent::No)
+            };
+            let mut by_policy = 0;
+            for sent in ends {
+                facts.sent = sent;
+                match decide(&facts, random) {
+                    Decision::Respond(_) => return Ok(()),
+                    Decision::Retry { kind: RetryKind::Unprocessed, .. } => facts.unprocessed_resends += 1,
+                    Decision::Retry { kind: RetryKind::SafeResend, .. } => facts.safe_resends += 1,
+                    Decision::Retry { kind: RetryKind::Policy, .. } => by_policy += 1,
+                }
+                facts.attempts_made += 1;
+                if !matches!(sent, Sent::No | Sent::Refused) {
+                    prop_assert_ne!(&method, Method::POST);
+                    prop_assert!(with_policy || method == Method::GET);
+                }
+                prop_assert!(facts.unprocessed_resends <= 3 && facts.safe_resends <= 1 && by_policy <= 2);
+            }
+            prop_assert!(false, "still sending");
+        }
+    }
+}

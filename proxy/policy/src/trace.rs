@@ -218,3 +218,186 @@ const MEMBER_LONG: usize = 128;
 const STATE_LENGTH_MAX: usize = 512;
 /// Beyond what 32 members of the longest key and value take, nothing is read.
 const READ_LENGTH_MAX: usize = MEMBERS_MAX * 520;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The example of section 3.2.
+    const EXAMPLE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    const ID: ContextId = ContextId(0xc0ffee);
+    const OWN: &str = "weir=0000000000c0ffee";
+
+    #[test]
+    fn the_example_reads_back_as_written() {
+        let parent: TraceParent = EXAMPLE.parse().expect("the standard's own example");
+        assert_eq!(parent.trace_id[..2], [0x4b, 0xf9]);
+        assert_eq!(parent.parent_id[6..], [0x02, 0xb7]);
+        assert!(parent.sampled);
+        assert_eq!(parent.to_string(), EXAMPLE);
+        assert_eq!(parent.to_header_value(), EXAMPLE);
+    }
+
+    #[test]
+    fn only_the_flag_sampled_is_read_and_written() {
+        for (flags, sampled) in [
+            ("00", false),
+            ("01", true),
+            ("02", false),
+            ("03", true),
+            ("ff", true),
+            ("fe", false),
+        ] {
+            let text = format!("{}{flags}", &EXAMPLE[..53]);
+            let parent: TraceParent = text.parse().expect(&text);
+            assert_eq!(parent.sampled, sampled, "{flags}");
+            assert_eq!(&parent.to_string()[53..], if sampled { "01" } else { "00" });
+        }
+    }
+
+    #[test]
+    fn later_versions_are_read_by_what_is_known() {
+        let known = &EXAMPLE[2..];
+        for text in [
+            format!("01{known}"),
+            format!("fe{known}-what-comes-later"),
+            format!("cc{known}-"),
+        ] {
+            let parent: TraceParent = text.parse().expect(&text);
+            assert_eq!(parent.to_string(), EXAMPLE);
+        }
+    }
+
+    #[test]
+    fn what_is_no_traceparent_is_refused() {
+        let known = &EXAMPLE[2..];
+        for (text, expect) in [
+            (String::new(), TraceParentError::Length),
+            ("00".to_owned(), TraceParentError::Length),
+            (EXAMPLE[..54].to_owned(), TraceParentError::Length),
+            (format!("{EXAMPLE}-"), TraceParentError::Length),
+            (format!("{EXAMPLE}0"), TraceParentError::Length),
+            (format!("01{known}0"), TraceParentError::Length),
+            (format!("ff{known}"), TraceParentError::Version),
+            (EXAMPLE.to_uppercase(), TraceParentError::Field),
+            (EXAMPLE.replace('f', "g"), TraceParentError::Field),
+            (EXAMPLE.replace('-', "_"), TraceParentError::Field),
+            (EXAMPLE.replace("-00f", "00-f"), TraceParentError::Field),
+            (
+                format!("00-{}-00f067aa0ba902b7-01", "0".repeat(32)),
+                TraceParentError::Zero,
+            ),
+            (
+                format!("{}{}-01", &EXAMPLE[..36], "0".repeat(16)),
+                TraceParentError::Zero,
+            ),
+        ] {
+            assert_eq!(text.parse::<TraceParent>(), Err(expect), "{text}");
+        }
+    }
+
+    #[track_caller]
+    fn sent_on(existing: &str, expect: &str) {
+        assert_eq!(with_weir(Some(existing), ID), expect, "{existing}");
+    }
+
+    #[test]
+    fn our_member_comes_first_and_once() {
+        assert_eq!(with_weir(None, ID), OWN);
+        sent_on("", OWN);
+        sent_on("congo=t61rcWkgMzE", &format!("{OWN},congo=t61rcWkgMzE"));
+        sent_on("rojo=1,weir=00000000000000aa,congo=2", &format!("{OWN},rojo=1,congo=2"));
+        sent_on("weir=x", OWN);
+        sent_on(" rojo=1 ,\t, congo=a b ,", &format!("{OWN},rojo=1,congo=a b"));
+        sent_on("a@b=1,a=2,a=3", &format!("{OWN},a@b=1,a=2"));
+    }
+
+    #[test]
+    fn what_is_no_tracestate_is_dropped() {
+        for wrong in [
+            "a",
+            "a=",
+            "=1",
+            "A=1",
+            "a=1,b",
+            "a=b=c",
+            "a=\u{e9}",
+            "a b=1",
+            "-a=1",
+            "rojo=1,a=\u{7f}",
+        ] {
+            sent_on(wrong, OWN);
+        }
+        sent_on(&format!("{}=1", "a".repeat(257)), OWN);
+        sent_on(&format!("a={}", "1".repeat(257)), OWN);
+    }
+
+    #[test]
+    fn it_stays_within_members_and_length() {
+        let many: Vec<_> = (0..40).map(|n| format!("k{n}=1")).collect();
+        sent_on(&many.join(","), &format!("{OWN},{}", many[..31].join(",")));
+        // Long members go first, then the last ones.
+        let long = format!("long={}", "x".repeat(200));
+        let short: Vec<_> = (0..5).map(|n| format!("k{n}={}", "y".repeat(90))).collect();
+        sent_on(
+            &format!("{long},{}", short.join(",")),
+            &format!("{OWN},{}", short.join(",")),
+        );
+        let short: Vec<_> = (0..8).map(|n| format!("k{n}={}", "y".repeat(90))).collect();
+        sent_on(&short.join(","), &format!("{OWN},{}", short[..5].join(",")));
+        sent_on(&"a=1,".repeat(10_000), OWN);
+    }
+
+    #[test]
+    fn our_id_is_found() {
+        for (state, expect) in [
+            ("weir=0000000000c0ffee", Some(ID)),
+            ("rojo=1, weir=0000000000c0ffee ,congo=2", Some(ID)),
+            ("weir=c0ffee", None),
+            ("weir=0000000000C0FFEE", None),
+            ("rojo=1", None),
+            ("", None),
+            ("weir=0000000000c0ffee,broken", None),
+            ("myweir=0000000000c0ffee", None),
+        ] {
+            assert_eq!(weir_id(state), expect, "{state}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn traceparents_read_back_as_written(trace_id: [u8; 16], parent_id: [u8; 8], sampled: bool) {
+            prop_assume!(trace_id != [0; 16] && parent_id != [0; 8]);
+            let parent = TraceParent { trace_id, parent_id, sampled };
+            prop_assert_eq!(TraceParent::from_header_value(&parent.to_header_value()), Ok(parent));
+        }
+
+        #[test]
+        fn garbage_never_panics(text in ".{0,80}", cut in 0_usize..56, byte: u8) {
+            let _ = text.parse::<TraceParent>();
+            let mut near = EXAMPLE.as_bytes().to_vec();
+            if let Some(place) = near.get_mut(cut) {
+                *place = byte;
+            }
+            let _ = TraceParent::from_bytes(&near);
+            let _ = TraceParent::from_bytes(&near[..cut.min(near.len())]);
+            let _ = weir_id(&text);
+        }
+
+        /// Whatever comes in, what goes out is a tracestate within the bounds, with our member first.
+        #[test]
+        fn what_is_sent_on_is_always_right(
+            existing in prop_oneof!["([a-z@=, 0-9]{0,8},){0,40}", "([a-z]{1,3}=[a-z]{1,150},){0,12}", ".{0,60}"],
+            id: u64,
+        ) {
+            let state = with_weir(Some(&existing), ContextId(id));
+            prop_assert!(state.len() <= 512);
+            prop_assert_eq!(weir_id(&state), Some(ContextId(id)));
+            let members = members(&state).expect("of the grammar");
+            prop_assert!(members.len() <= 32);
+            prop_assert_eq!(members.len(), state.split(',').count(), "no key twice");
+            prop_assert_eq!(members.first().map(|member| member.key), Some("weir"));
+        }
+    }
+}

@@ -123,3 +123,77 @@ const SLOTS: usize = 10;
 const COUNT_BITS: u32 = 18;
 const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
 const PERIOD_MASK: u64 = (1 << (64 - 2 * COUNT_BITS)) - 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn counts(all: u64, marked: u64) -> Counts {
+        Counts { all, marked }
+    }
+
+    #[test]
+    fn what_is_older_than_the_window_is_gone() {
+        let window = Window::new(SECOND);
+        let start = Time::ZERO + SECOND * 7;
+        window.add(start, 3, 1);
+        window.add(start + SECOND / 2, 2, 2);
+        assert_eq!(window.counts(start + SECOND / 2), counts(5, 3));
+        assert_eq!(window.counts(start + SECOND * 9 / 10), counts(5, 3));
+        assert_eq!(window.counts(start + SECOND), counts(2, 2));
+        assert_eq!(window.counts(start + SECOND * 2), counts(0, 0));
+        // A slot that comes round again begins anew.
+        window.add(start + SECOND, 1, 0);
+        assert_eq!(window.counts(start + SECOND), counts(3, 2));
+        window.clear();
+        assert_eq!(window.counts(start + SECOND), counts(0, 0));
+    }
+
+    #[test]
+    fn a_clock_read_earlier_counts_as_well() {
+        let window = Window::new(SECOND);
+        let late = Time::ZERO + SECOND * 10;
+        let early = Time::ZERO + SECOND * 9;
+        window.add(late, 1, 0);
+        window.add(early, 1, 0);
+        assert_eq!(window.counts(late), counts(2, 0));
+        assert_eq!(window.counts(early), counts(2, 0));
+    }
+
+    #[test]
+    fn counts_beyond_the_range_keep_their_proportion() {
+        let window = Window::new(SECOND);
+        for _ in 0..10 {
+            window.add(Time::ZERO, 100_000, 25_000);
+        }
+        let Counts { all, marked } = window.counts(Time::ZERO);
+        assert!((60_000..=COUNT_MASK).contains(&all), "{all}");
+        assert!((all / 4 - 8..=all / 4).contains(&marked), "{marked} of {all}");
+        window.add(Time::ZERO, u32::MAX, u32::MAX);
+        assert!(window.counts(Time::ZERO).all <= COUNT_MASK);
+    }
+
+    proptest! {
+        #[test]
+        fn it_counts_what_a_list_of_events_counts(
+            length in 1_u64..100,
+            events in prop::collection::vec((0_u64..30, 0_u32..4, 0_u32..4), 0..60),
+        ) {
+            let window = Window::new(Duration::from_micros(10 * length));
+            let mut list: Vec<(u64, u64, u64)> = Vec::new();
+            let mut slot = 0;
+            for (steps, all, marked) in events {
+                slot += steps;
+                let now = Time::from_nanos(slot * length * 1_000);
+                window.add(now, all, marked);
+                list.push((slot, u64::from(all), u64::from(marked)));
+                let inside = || list.iter().filter(|(at, _, _)| slot - at < 10);
+                let expect = counts(inside().map(|event| event.1).sum(), inside().map(|event| event.2).sum());
+                prop_assert_eq!(window.counts(now), expect);
+            }
+        }
+    }
+}
