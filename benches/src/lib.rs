@@ -1,0 +1,9 @@
+//! What a request costs in a sidecar, beside what it costs in the least that could be there: a bare hyper relay.
+//!
+//! Three programs: `origin` answers, `relay` passes on, `cost` runs the comparison. Both sides of a comparison take
+//! turns within one run, many times, so that what else the machine does falls on both alike; each turn gives one
+//! ratio, and the ratios give the interval.
+
+pub mod load;
+pub mod process;
+pub mod stats;

@@ -1,0 +1,241 @@
+//! A closed loop of requests: each stream sends the next when it has the answer to the last.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// A GET whose answer has this many bytes.
+    Bytes(usize),
+    /// A unary gRPC call whose message has this many bytes, and the answer's the same.
+    Grpc(usize),
+}
+
+/// Over which connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Over {
+    /// HTTP/1.1, one request at a time on each.
+    Http1 {
+        /// How many.
+        connections: usize,
+    },
+    /// HTTP/2 in cleartext by prior knowledge.
+    Http2 {
+        /// How many.
+        connections: usize,
+        /// Requests at a time on each.
+        streams: usize,
+    },
+}
+
+/// Where to, and as what.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Whom to connect to.
+    pub address: SocketAddr,
+    /// The request's authority.
+    pub authority: String,
+}
+
+/// Connections that are ready to carry requests.
+pub struct Load {
+    streams: Vec<Stream>,
+    request: Request<()>,
+    body: Bytes,
+    expect: Expect,
+    /// What drives the connections; ends with this.
+    _drivers: JoinSet<()>,
+}
+
+enum Stream {
+    Http1(http1::SendRequest<Full<Bytes>>),
+    Http2(http2::SendRequest<Full<Bytes>>),
+}
+
+#[derive(Clone, Copy)]
+struct Expect {
+    bytes: usize,
+    grpc_status: Option<&'static str>,
+}
+
+impl Load {
+    /// Connects, and sends one request on each stream, so that all is warm and known to work.
+    ///
+    /// # Errors
+    /// When a connection or a request fails.
+    pub async fn open(target: &Target, over: Over, ask: Ask) -> anyhow::Result<Load> {
+        let mut drivers = JoinSet::new();
+        let mut streams = Vec::new();
+        match over {
+            Over::Http1 { connections } => {
+                for _ in 0..connections {
+                    let (sender, driver) = http1::handshake(connect(target.address).await?).await?;
+                    drivers.spawn(async move {
+                        let _ = driver.await;
+                    });
+                    streams.push(Stream::Http1(sender));
+                }
+            }
+            Over::Http2 {
+                connections,
+                streams: each,
+            } => {
+                for _ in 0..connections {
+                    let (sender, driver) =
+                        http2::handshake(TokioExecutor::new(), connect(target.address).await?).await?;
+                    drivers.spawn(async move {
+                        let _ = driver.await;
+                    });
+                    streams.extend((0..each).map(|_| Stream::Http2(sender.clone())));
+                }
+            }
+        }
+        let (request, body, expect) = request(target, over, ask)?;
+        let mut load = Load {
+            streams,
+            request,
+            body,
+            expect,
+            _drivers: drivers,
+        };
+        load.run(Duration::ZERO).await?;
+        Ok(load)
+    }
+
+    /// Sends requests on all streams for as long as this, and at least one on each; gives how many were answered.
+    ///
+    /// # Errors
+    /// When one has not the answer that it should.
+    pub async fn run(&mut self, duration: Duration) -> anyhow::Result<u64> {
+        let end = Instant::now() + duration;
+        let mut running = JoinSet::new();
+        for mut stream in self.streams.drain(..) {
+            let (request, body, expect) = (self.request.clone(), self.body.clone(), self.expect);
+            running.spawn(async move {
+                let mut answered = 0_u64;
+                loop {
+                    let answer = stream.send(request.clone().map(|()| Full::new(body.clone()))).await?;
+                    check(answer, expect).await?;
+                    answered += 1;
+                    if Instant::now() >= end {
+                        return anyhow::Ok((stream, answered));
+                    }
+                }
+            });
+        }
+        let mut all = 0;
+        while let Some(ended) = running.join_next().await {
+            let (stream, answered) = ended??;
+            self.streams.push(stream);
+            all += answered;
+        }
+        Ok(all)
+    }
+}
+
+impl Stream {
+    async fn send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
+        match self {
+            Stream::Http1(sender) => {
+                sender.ready().await?;
+                sender.send_request(request).await
+            }
+            Stream::Http2(sender) => {
+                sender.ready().await?;
+                sender.send_request(request).await
+            }
+        }
+    }
+}
+
+async fn connect(address: SocketAddr) -> anyhow::Result<TokioIo<TcpStream>> {
+    let stream = TcpStream::connect(address)
+        .await
+        .with_context(|| format!("connecting to {address}"))?;
+    stream.set_nodelay(true)?;
+    Ok(TokioIo::new(stream))
+}
+
+fn request(target: &Target, over: Over, ask: Ask) -> anyhow::Result<(Request<()>, Bytes, Expect)> {
+    let (method, path) = match ask {
+        Ask::Bytes(bytes) => (Method::GET, format!("/bytes/{bytes}")),
+        Ask::Grpc(_) => (Method::POST, "/weir.bench.Echo/Unary".to_owned()),
+    };
+    let mut request = Request::new(());
+    *request.method_mut() = method;
+    match over {
+        Over::Http1 { .. } => {
+            *request.uri_mut() = path.parse()?;
+            request
+                .headers_mut()
+                .insert(header::HOST, HeaderValue::from_str(&target.authority)?);
+        }
+        Over::Http2 { .. } => *request.uri_mut() = format!("http://{}{path}", target.authority).parse()?,
+    }
+    Ok(match ask {
+        Ask::Bytes(bytes) => {
+            let expect = Expect {
+                bytes,
+                grpc_status: None,
+            };
+            (request, Bytes::new(), expect)
+        }
+        Ask::Grpc(bytes) => {
+            request
+                .headers_mut()
+                .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            request
+                .headers_mut()
+                .insert(header::TE, HeaderValue::from_static("trailers"));
+            let length = u32::try_from(bytes).context("a message longer than 4 GiB")?;
+            // Not compressed, this long (gRPC over HTTP/2, "Length-Prefixed-Message").
+            let mut body = vec![0];
+            body.extend(length.to_be_bytes());
+            body.resize(body.len() + bytes, b'x');
+            let expect = Expect {
+                bytes: body.len(),
+                grpc_status: Some("0"),
+            };
+            (request, Bytes::from(body), expect)
+        }
+    })
+}
+
+async fn check(answer: Response<Incoming>, expect: Expect) -> anyhow::Result<()> {
+    let (head, mut body) = answer.into_parts();
+    let mut bytes = 0;
+    let mut grpc_status = None;
+    while let Some(frame) = body.frame().await {
+        let frame = frame?;
+        if let Some(data) = frame.data_ref() {
+            bytes += data.len();
+        } else if let Some(trailers) = frame.trailers_ref() {
+            grpc_status = trailers.get("grpc-status").cloned();
+        }
+    }
+    ensure!(
+        head.status == StatusCode::OK && bytes == expect.bytes,
+        "answered {} with {bytes} bytes, not 200 with {}: {:?}",
+        head.status,
+        expect.bytes,
+        head.headers,
+    );
+    let grpc_status = grpc_status.as_ref().map(HeaderValue::as_bytes);
+    ensure!(
+        grpc_status == expect.grpc_status.map(str::as_bytes),
+        "ended with grpc-status {grpc_status:?}"
+    );
+    Ok(())
+}

@@ -1,2 +1,0 @@
-//! What a request costs, side by side with real peers.
-fn main() {}
