@@ -5,20 +5,16 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::{NonZeroU16, NonZeroUsize};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use http::Uri;
+use serde_json::{Value, json};
 use weir_policy::model::{AppProtocol, Locality};
-use weir_policy::names::WorkloadName;
+use weir_policy::names::{Label, WorkloadName};
 
-/// Where the app sends its calls unless told otherwise.
-pub const DEFAULT_OUTBOUND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15001);
-/// Where the admin port is unless told otherwise. Loopback: it shows configuration and can drain.
-pub const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15000);
-/// Where Prometheus scrapes unless told otherwise. Every address: scrapers are elsewhere.
-pub const DEFAULT_METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 15020);
-/// Where probes ask unless told otherwise. Every address: a kubelet asks from outside.
-pub const DEFAULT_HEALTH: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 15021);
+use crate::cli::Args;
+
 /// How long requests under way may take to end after SIGTERM. Kubernetes kills 30 s after it asks, by default.
 pub const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// One request in a hundred is traced: enough to see what is usual, little enough to keep.
@@ -86,6 +82,164 @@ impl ProxyConfig {
             advertise: None,
         }
     }
+
+    /// Reads the command line.
+    ///
+    /// # Errors
+    /// All that is wrong with it, at once; what is not there yet is said to be so.
+    pub fn from_args(args: Args) -> Result<ProxyConfig, Vec<ConfigError>> {
+        let mut problems = Problems::default();
+        problems.refuse_what_is_not_there_yet(&args);
+        if args.control_plane.is_none() && args.state_dir.is_none() {
+            problems.add(
+                "--control-plane",
+                "",
+                Wrong::Missing("unless --state-dir holds what was accepted before"),
+            );
+        }
+        let workload = problems.required_label("--workload", args.workload);
+        let namespace = problems.required_label("--namespace", args.namespace);
+        let control_plane = args
+            .control_plane
+            .and_then(|url| problems.read("--control-plane", &url, endpoint));
+        let inbound_address = problems.read("--inbound-address", &args.inbound_address, ip);
+        let inbound_address = inbound_address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let app = |text: &str| app_port(text, inbound_address);
+        let apps: Vec<AppPort> = args
+            .app
+            .iter()
+            .filter_map(|text| problems.read("--app", text, app))
+            .collect();
+        let labels = args.labels.and_then(|text| problems.read("--labels", &text, labels));
+        let locality = args
+            .locality
+            .and_then(|text| problems.read("--locality", &text, locality));
+        let outbound = problems.read("--outbound", &args.outbound, outbound);
+        let admin = problems.read("--admin", &args.admin, address);
+        let metrics = problems.read("--metrics", &args.metrics, address);
+        let health = problems.read("--health", &args.health, address);
+        let otlp = args.otlp.and_then(|url| problems.read("--otlp", &url, endpoint));
+        let trace_sampling = problems.read("--trace-sampling", &args.trace_sampling, ratio);
+        let access_log = problems.read("--access-log", &args.access_log, access_log);
+        let workers = problems.read("--workers", &args.workers, workers);
+        let state_dir = args
+            .state_dir
+            .and_then(|path| problems.read("--state-dir", &path, path_of));
+        let drain_timeout = problems.read("--drain-timeout", &args.drain_timeout, duration);
+        let advertise = args
+            .advertise
+            .and_then(|text| problems.read("--advertise", &text, advertised));
+        problems.refuse_app_ports_given_twice(&apps);
+
+        // Whatever is `None` where a value is needed has left a problem behind.
+        let config = (|| {
+            Some(ProxyConfig {
+                workload: WorkloadName {
+                    namespace: namespace?,
+                    name: workload?,
+                },
+                control_plane,
+                apps,
+                labels: labels.unwrap_or_default(),
+                locality: locality.unwrap_or_default(),
+                outbound: outbound?,
+                admin: admin?,
+                metrics: metrics?,
+                health: health?,
+                otlp,
+                trace_sampling: trace_sampling?,
+                access_log: access_log?,
+                workers: workers?,
+                state_dir,
+                drain_timeout: drain_timeout?,
+                advertise,
+            })
+        })();
+        if let Some(config) = &config {
+            problems.refuse_listeners_that_collide(config);
+        }
+        match config {
+            Some(config) if problems.0.is_empty() => Ok(config),
+            Some(_) | None => Err(problems.0),
+        }
+    }
+
+    /// As the admin port shows it.
+    pub(crate) fn dump(&self) -> Value {
+        let uri = |uri: &Option<Uri>| uri.as_ref().map(ToString::to_string);
+        let apps = self.apps.iter().map(|app| {
+            json!({
+                "appPort": app.app_port,
+                "protocol": protocol_name(app.protocol),
+                "inbound": app.inbound,
+                "edge": app.edge == Edge::Yes,
+            })
+        });
+        json!({
+            "workload": self.workload.to_string(),
+            "controlPlane": uri(&self.control_plane),
+            "apps": apps.collect::<Vec<Value>>(),
+            "labels": self.labels,
+            "locality": {
+                "region": self.locality.region,
+                "zone": self.locality.zone,
+                "site": self.locality.site,
+            },
+            "outbound": match &self.outbound {
+                OutboundAddr::Tcp(address) => address.to_string(),
+                OutboundAddr::Unix(path) => format!("unix:{}", path.display()),
+            },
+            "admin": self.admin,
+            "metrics": self.metrics,
+            "health": self.health,
+            "otlp": uri(&self.otlp),
+            "traceSampling": self.trace_sampling.0,
+            "accessLog": match &self.access_log {
+                AccessLog::Off => "off".to_owned(),
+                AccessLog::Stdout => "stdout".to_owned(),
+                AccessLog::File(path) => path.display().to_string(),
+            },
+            "workers": self.workers,
+            "stateDir": self.state_dir.as_ref().map(|path| path.display().to_string()),
+            "drainTimeoutMs": u64::try_from(self.drain_timeout.as_millis()).unwrap_or(u64::MAX),
+            "advertise": self.advertise,
+        })
+    }
+}
+
+/// What is wrong with one flag.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{flag}{held}: {wrong}", held = said(.held))]
+pub struct ConfigError {
+    /// The flag.
+    pub flag: &'static str,
+    /// What it held; empty: nothing.
+    pub held: String,
+    /// Why that can't be.
+    pub wrong: Wrong,
+}
+
+/// Why a flag's value can't be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Wrong {
+    /// It has to be given, except as said.
+    #[error("must be given{and}{0}", and = if .0.is_empty() { "" } else { ", " })]
+    Missing(&'static str),
+    /// It isn't of this form.
+    #[error("must be {0}")]
+    Not(&'static str),
+    /// It isn't a name.
+    #[error("{0}")]
+    Name(&'static str),
+    /// It is meant to be, but isn't yet.
+    #[error("is not there yet; {0}")]
+    NotYet(&'static str),
+    /// Another value of the same flag has the same part.
+    #[error("{0} is given twice")]
+    Twice(String),
+    /// Two listeners can't have one port.
+    #[error("{0} has this port")]
+    Taken(String),
 }
 
 /// One port of the app, and where others reach it.
@@ -148,5 +302,498 @@ impl Ratio {
     /// As a number, 0 to 1.
     pub fn value(self) -> f64 {
         self.0
+    }
+}
+
+/// What is wrong so far.
+#[derive(Default)]
+struct Problems(Vec<ConfigError>);
+
+impl Problems {
+    fn add(&mut self, flag: &'static str, held: &str, wrong: Wrong) {
+        self.0.push(ConfigError {
+            flag,
+            held: held.to_owned(),
+            wrong,
+        });
+    }
+
+    fn read<T>(&mut self, flag: &'static str, held: &str, read: impl FnOnce(&str) -> Result<T, Wrong>) -> Option<T> {
+        read(held).map_err(|wrong| self.add(flag, held, wrong)).ok()
+    }
+
+    fn required_label(&mut self, flag: &'static str, held: Option<String>) -> Option<Label> {
+        let Some(held) = held else {
+            self.add(flag, "", Wrong::Missing(""));
+            return None;
+        };
+        self.read(flag, &held, |text| {
+            text.parse()
+                .map_err(|error: weir_policy::names::NameError| Wrong::Name(error.problem))
+        })
+    }
+
+    fn refuse_what_is_not_there_yet(&mut self, args: &Args) {
+        match args.mode.as_str() {
+            "explicit" => {}
+            "transparent" => self.add(
+                "--mode",
+                "transparent",
+                Wrong::NotYet("explicit is: the app sends its calls to --outbound"),
+            ),
+            other => self.add("--mode", other, Wrong::Not("explicit")),
+        }
+        for listen in &args.listen {
+            self.add("--listen", listen, Wrong::NotYet("only HTTP and gRPC are carried"));
+        }
+        let secured = [("--ca-file", &args.ca_file), ("--token-file", &args.token_file)];
+        for (flag, held) in secured {
+            if let Some(held) = held {
+                self.add(flag, held, Wrong::NotYet("the control plane is reached in cleartext"));
+            }
+        }
+    }
+
+    fn refuse_app_ports_given_twice(&mut self, apps: &[AppPort]) {
+        for (place, app) in apps.iter().enumerate() {
+            let before = apps.iter().take(place);
+            if before.clone().any(|other| other.app_port == app.app_port) {
+                self.add("--app", "", Wrong::Twice(format!("app port {}", app.app_port)));
+            }
+        }
+    }
+
+    /// Said here rather than by the system, which would name the second listener only. That the app itself holds a port is
+    /// included: an inbound listener on every address would take it away, or fail.
+    fn refuse_listeners_that_collide(&mut self, config: &ProxyConfig) {
+        let mut taken: Vec<(String, SocketAddr)> = Vec::new();
+        let loopback = |port: NonZeroU16| SocketAddr::from((Ipv4Addr::LOCALHOST, port.get()));
+        for app in &config.apps {
+            taken.push((format!("the app of --app {}", app.app_port), loopback(app.app_port)));
+        }
+        let mut listeners = Vec::new();
+        if let OutboundAddr::Tcp(address) = config.outbound {
+            listeners.push(("--outbound", address));
+        }
+        listeners.push(("--admin", config.admin));
+        listeners.push(("--metrics", config.metrics));
+        listeners.push(("--health", config.health));
+        listeners.extend(config.apps.iter().map(|app| ("--app", app.inbound)));
+        for (flag, address) in listeners {
+            if let Some((holder, _)) = taken.iter().find(|(_, other)| collide(*other, address)) {
+                self.add(flag, &address.to_string(), Wrong::Taken(holder.clone()));
+            }
+            taken.push((flag.to_owned(), address));
+        }
+    }
+}
+
+/// Whether both can't be bound. Port 0 is any that is free.
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    let same_host = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() != 0 && one.port() == other.port() && same_host
+}
+
+fn said(held: &str) -> String {
+    if held.is_empty() {
+        String::new()
+    } else {
+        format!(" {held:?}")
+    }
+}
+
+fn protocol_name(protocol: AppProtocol) -> &'static str {
+    match protocol {
+        AppProtocol::Http1 => "http",
+        AppProtocol::Http2 => "http2",
+        AppProtocol::Grpc => "grpc",
+    }
+}
+
+fn endpoint(text: &str) -> Result<Uri, Wrong> {
+    const FORM: Wrong = Wrong::Not("of the form http://HOST:PORT");
+    let uri = Uri::from_str(text).map_err(|_| FORM)?;
+    match uri.scheme_str() {
+        Some("http") => {}
+        Some("https") => return Err(Wrong::NotYet("http://HOST:PORT is")),
+        Some(_) | None => return Err(FORM),
+    }
+    let bare = uri.query().is_none() && matches!(uri.path(), "" | "/");
+    let without_user = uri
+        .authority()
+        .is_some_and(|authority| !authority.as_str().contains('@'));
+    let host_and_port = uri.host().is_some_and(|host| !host.is_empty()) && uri.port_u16().is_some_and(|port| port != 0);
+    if bare && without_user && host_and_port {
+        Ok(uri)
+    } else {
+        Err(FORM)
+    }
+}
+
+fn app_port(text: &str, inbound_address: IpAddr) -> Result<AppPort, Wrong> {
+    const FORM: Wrong = Wrong::Not("of the form APP_PORT=PROTOCOL@PORT[,edge], as 8080=http@15006");
+    let (text, edge) = match text.strip_suffix(",edge") {
+        Some(text) => (text, Edge::Yes),
+        None => (text, Edge::No),
+    };
+    let (app, rest) = text.split_once('=').ok_or(FORM)?;
+    let (protocol, inbound) = rest.split_once('@').ok_or(FORM)?;
+    let protocol = match protocol {
+        "http" => AppProtocol::Http1,
+        "http2" => AppProtocol::Http2,
+        "grpc" => AppProtocol::Grpc,
+        "tcp" => return Err(Wrong::NotYet("the protocol is http, http2 or grpc")),
+        _ => {
+            return Err(Wrong::Not(
+                "APP_PORT=PROTOCOL@PORT with the protocol http, http2 or grpc",
+            ));
+        }
+    };
+    let inbound: u16 = digits(inbound).ok_or(FORM)?;
+    Ok(AppPort {
+        app_port: digits(app).and_then(NonZeroU16::new).ok_or(FORM)?,
+        protocol,
+        inbound: SocketAddr::new(inbound_address, inbound),
+        edge,
+    })
+}
+
+/// A number without sign or blanks, which `from_str` would take.
+fn digits<T: FromStr>(text: &str) -> Option<T> {
+    let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if plain { text.parse().ok() } else { None }
+}
+
+fn ip(text: &str) -> Result<IpAddr, Wrong> {
+    text.parse().map_err(|_| Wrong::Not("an IP address"))
+}
+
+fn advertised(text: &str) -> Result<IpAddr, Wrong> {
+    match ip(text)? {
+        address if address.is_unspecified() => Err(Wrong::Not("an address that others can reach")),
+        address => Ok(address),
+    }
+}
+
+fn address(text: &str) -> Result<SocketAddr, Wrong> {
+    text.parse().map_err(|_| Wrong::Not("of the form IP:PORT"))
+}
+
+fn outbound(text: &str) -> Result<OutboundAddr, Wrong> {
+    const FORM: Wrong = Wrong::Not("of the form IP:PORT or unix:PATH");
+    match text.strip_prefix("unix:") {
+        Some("") => Err(FORM),
+        Some(path) => Ok(OutboundAddr::Unix(PathBuf::from(path))),
+        None => text.parse().map(OutboundAddr::Tcp).map_err(|_| FORM),
+    }
+}
+
+fn labels(text: &str) -> Result<BTreeMap<String, String>, Wrong> {
+    let mut labels = BTreeMap::new();
+    for pair in text.split(',') {
+        let pair = pair.split_once('=').filter(|(key, _)| !key.is_empty());
+        let (key, value) = pair.ok_or(Wrong::Not("of the form KEY=VALUE,…"))?;
+        if labels.insert(key.to_owned(), value.to_owned()).is_some() {
+            return Err(Wrong::Twice(format!("label {key:?}")));
+        }
+    }
+    Ok(labels)
+}
+
+fn locality(text: &str) -> Result<Locality, Wrong> {
+    const FORM: Wrong = Wrong::Not("of the form REGION[/ZONE[/SITE]]");
+    let mut parts = text.split('/').map(str::to_owned);
+    let locality = Locality {
+        region: parts.next().unwrap_or_default(),
+        zone: parts.next().unwrap_or_default(),
+        site: parts.next().unwrap_or_default(),
+    };
+    if parts.next().is_some() || text.split('/').any(str::is_empty) {
+        return Err(FORM);
+    }
+    Ok(locality)
+}
+
+fn ratio(text: &str) -> Result<Ratio, Wrong> {
+    let ratio = text.parse().ok().and_then(Ratio::new);
+    ratio.ok_or(Wrong::Not("a number from 0 to 1"))
+}
+
+fn access_log(text: &str) -> Result<AccessLog, Wrong> {
+    match text {
+        "" => Err(Wrong::Not("off, stdout or a file's path")),
+        "off" => Ok(AccessLog::Off),
+        "stdout" => Ok(AccessLog::Stdout),
+        path => Ok(AccessLog::File(PathBuf::from(path))),
+    }
+}
+
+fn workers(text: &str) -> Result<NonZeroUsize, Wrong> {
+    let workers = digits(text).and_then(NonZeroUsize::new);
+    workers
+        .filter(|workers| workers.get() <= WORKERS_MAX)
+        .ok_or(Wrong::Not("a number from 1 to 256"))
+}
+
+fn path_of(text: &str) -> Result<PathBuf, Wrong> {
+    if text.is_empty() {
+        return Err(Wrong::Not("a directory's path"));
+    }
+    Ok(PathBuf::from(text))
+}
+
+fn duration(text: &str) -> Result<Duration, Wrong> {
+    const FORM: Wrong = Wrong::Not("a whole number of ms, s or m, as 30s, and at most a day");
+    let unit = text.find(|c: char| !c.is_ascii_digit()).ok_or(FORM)?;
+    let (number, unit) = text.split_at(unit);
+    let number: u32 = digits(number).ok_or(FORM)?;
+    let unit = match unit {
+        "ms" => Duration::from_millis(1),
+        "s" => Duration::from_secs(1),
+        "m" => Duration::from_secs(60),
+        _ => return Err(FORM),
+    };
+    let duration = unit.checked_mul(number).filter(|duration| *duration <= DURATION_MAX);
+    duration.ok_or(FORM)
+}
+
+/// More threads than any host's sidecar has cores for is a typing error.
+const WORKERS_MAX: usize = 256;
+
+/// As is a longer wait.
+const DURATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn read(flags: &str) -> Result<ProxyConfig, Vec<ConfigError>> {
+        let args = std::iter::once("weir-proxy").chain(flags.split_whitespace());
+        ProxyConfig::from_args(Args::try_parse_from(args).expect("flags that exist"))
+    }
+
+    const LEAST: &str = "--workload portal-1 --namespace citizen --control-plane http://127.0.0.1:15010";
+
+    #[track_caller]
+    fn good(flags: &str) -> ProxyConfig {
+        let read = read(&format!("{LEAST} {flags}"));
+        read.unwrap_or_else(|errors| panic!("{flags}: {errors:?}"))
+    }
+
+    /// `flags` beside the least there must be; `expect`: what is wrong, as it is said.
+    #[track_caller]
+    fn bad(flags: &str, expect: &[&str]) {
+        let errors = read(&format!("{LEAST} {flags}")).expect_err(flags);
+        let said: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(said, expect, "{flags}");
+    }
+
+    #[test]
+    fn the_least_has_the_contracts_ports() {
+        let config = good("");
+        assert_eq!(config.workload.to_string(), "citizen/portal-1");
+        let address = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        assert_eq!(config.outbound, OutboundAddr::Tcp(address("127.0.0.1:15001")));
+        assert_eq!(config.admin, address("127.0.0.1:15000"));
+        assert_eq!(config.metrics, address("0.0.0.0:15020"));
+        assert_eq!(config.health, address("0.0.0.0:15021"));
+        assert_eq!(config.trace_sampling, DEFAULT_TRACE_SAMPLING);
+        assert_eq!(config.access_log, AccessLog::Stdout);
+        assert_eq!(config.workers, NonZeroUsize::MIN);
+        assert_eq!(config.drain_timeout, DEFAULT_DRAIN_TIMEOUT);
+        assert_eq!((config.otlp, config.state_dir, config.advertise), (None, None, None));
+    }
+
+    #[test]
+    fn what_is_given_is_read() {
+        let config = good(
+            "--app 8080=http@15006,edge --app 9090=grpc@15007 --labels app=portal,version=v1 --locality cn-north/bj/site-1 \
+             --outbound unix:/run/weir.sock --otlp http://[::1]:4317 --trace-sampling 1 --access-log off --workers 2 \
+             --state-dir /var/lib/weir --drain-timeout 1500ms --advertise 10.0.0.7 --inbound-address ::",
+        );
+        assert_eq!(
+            config.apps,
+            [
+                AppPort {
+                    app_port: NonZeroU16::new(8080).expect("a port"),
+                    protocol: AppProtocol::Http1,
+                    inbound: "[::]:15006".parse().expect("an address"),
+                    edge: Edge::Yes,
+                },
+                AppPort {
+                    app_port: NonZeroU16::new(9090).expect("a port"),
+                    protocol: AppProtocol::Grpc,
+                    inbound: "[::]:15007".parse().expect("an address"),
+                    edge: Edge::No,
+                },
+            ]
+        );
+        assert_eq!(config.labels.get("version").map(String::as_str), Some("v1"));
+        assert_eq!(config.locality.site, "site-1");
+        assert_eq!(config.outbound, OutboundAddr::Unix(PathBuf::from("/run/weir.sock")));
+        assert_eq!(config.trace_sampling, Ratio::ALL);
+        assert_eq!(config.drain_timeout, Duration::from_millis(1_500));
+        assert_eq!(config.advertise, Some("10.0.0.7".parse().expect("an address")));
+        assert_eq!(good("--locality cn-north").locality.zone, "");
+        // The system chooses these: they are not the same.
+        good("--app 1=http@0 --app 2=http@0 --admin 127.0.0.1:0 --metrics 127.0.0.1:0 --health 127.0.0.1:0");
+        // Other addresses of one host may share a port.
+        good("--admin 127.0.0.1:7000 --health 127.0.0.2:7000");
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_said_at_once() {
+        let errors = read("--workload A --app x --workers 0").expect_err("much is wrong");
+        let said: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            said,
+            [
+                "--control-plane: must be given, unless --state-dir holds what was accepted before",
+                r#"--workload "A": may hold only a-z, 0-9 and '-'"#,
+                "--namespace: must be given",
+                r#"--app "x": must be of the form APP_PORT=PROTOCOL@PORT[,edge], as 8080=http@15006"#,
+                r#"--workers "0": must be a number from 1 to 256"#,
+            ]
+        );
+        assert!(read("--workload a --namespace b --state-dir /s").is_ok());
+    }
+
+    #[test]
+    fn what_is_not_there_yet_is_said_to_be_so() {
+        bad(
+            "--mode transparent",
+            &[r#"--mode "transparent": is not there yet; explicit is: the app sends its calls to --outbound"#],
+        );
+        bad("--mode x", &[r#"--mode "x": must be explicit"#]);
+        bad(
+            "--app 5432=tcp@15006",
+            &[r#"--app "5432=tcp@15006": is not there yet; the protocol is http, http2 or grpc"#],
+        );
+        bad(
+            "--listen 127.0.0.1:5432=postgres.data:5432",
+            &[r#"--listen "127.0.0.1:5432=postgres.data:5432": is not there yet; only HTTP and gRPC are carried"#],
+        );
+        bad(
+            "--ca-file /ca --token-file /token",
+            &[
+                r#"--ca-file "/ca": is not there yet; the control plane is reached in cleartext"#,
+                r#"--token-file "/token": is not there yet; the control plane is reached in cleartext"#,
+            ],
+        );
+        bad(
+            "--otlp https://c:4317",
+            &[r#"--otlp "https://c:4317": is not there yet; http://HOST:PORT is"#],
+        );
+    }
+
+    #[test]
+    fn a_value_of_another_form_is_refused_with_the_right_one() {
+        for url in [
+            "c:4317",
+            "http://c",
+            "http://c:0",
+            "http://c:1/path",
+            "http://c:1?q",
+            "ftp://c:1",
+            "http://u@c:1",
+        ] {
+            let expect = format!("--otlp {url:?}: must be of the form http://HOST:PORT");
+            bad(&format!("--otlp {url}"), &[&expect]);
+        }
+        for app in [
+            "8080",
+            "8080=http",
+            "0=http@1",
+            "+1=http@2",
+            "1=http@65536",
+            "1=http@2,edges",
+            "=http@1",
+        ] {
+            let expect =
+                format!("--app {app:?}: must be of the form APP_PORT=PROTOCOL@PORT[,edge], as 8080=http@15006");
+            bad(&format!("--app {app}"), &[&expect]);
+        }
+        bad(
+            "--app 1=HTTP@2",
+            &[r#"--app "1=HTTP@2": must be APP_PORT=PROTOCOL@PORT with the protocol http, http2 or grpc"#],
+        );
+        for (flag, held, right) in [
+            ("--admin", "15000", "of the form IP:PORT"),
+            ("--metrics", "localhost:1", "of the form IP:PORT"),
+            ("--health", "1.2.3.4:65536", "of the form IP:PORT"),
+            ("--outbound", "unix:", "of the form IP:PORT or unix:PATH"),
+            ("--inbound-address", "1.2.3.4:5", "an IP address"),
+            ("--advertise", "0.0.0.0", "an address that others can reach"),
+            ("--labels", "a", "of the form KEY=VALUE,…"),
+            ("--labels", "=b", "of the form KEY=VALUE,…"),
+            ("--labels", "a=b,", "of the form KEY=VALUE,…"),
+            ("--locality", "a/b/c/d", "of the form REGION[/ZONE[/SITE]]"),
+            ("--locality", "a//c", "of the form REGION[/ZONE[/SITE]]"),
+            ("--trace-sampling", "1.1", "a number from 0 to 1"),
+            ("--trace-sampling", "NaN", "a number from 0 to 1"),
+            ("--trace-sampling", "-0.1", "a number from 0 to 1"),
+            ("--workers", "257", "a number from 1 to 256"),
+            ("--workers", "two", "a number from 1 to 256"),
+            (
+                "--drain-timeout",
+                "30",
+                "a whole number of ms, s or m, as 30s, and at most a day",
+            ),
+            (
+                "--drain-timeout",
+                "1h",
+                "a whole number of ms, s or m, as 30s, and at most a day",
+            ),
+            (
+                "--drain-timeout",
+                "1441m",
+                "a whole number of ms, s or m, as 30s, and at most a day",
+            ),
+            (
+                "--drain-timeout",
+                "-1s",
+                "a whole number of ms, s or m, as 30s, and at most a day",
+            ),
+        ] {
+            let expect = format!("{flag} {held:?}: must be {right}");
+            bad(&format!("{flag}={held}"), &[&expect]);
+        }
+    }
+
+    #[test]
+    fn what_is_given_twice_is_refused() {
+        bad("--labels a=b,a=c", &[r#"--labels "a=b,a=c": label "a" is given twice"#]);
+        bad("--app 1=http@2 --app 1=http@3", &["--app: app port 1 is given twice"]);
+        bad(
+            "--app 1=http@15006 --app 2=http@15006",
+            &[r#"--app "0.0.0.0:15006": --app has this port"#],
+        );
+        bad(
+            "--health 127.0.0.1:15000",
+            &[r#"--health "127.0.0.1:15000": --admin has this port"#],
+        );
+        bad(
+            "--metrics 0.0.0.0:15001",
+            &[r#"--metrics "0.0.0.0:15001": --outbound has this port"#],
+        );
+        bad(
+            "--app 8080=http@8080",
+            &[r#"--app "0.0.0.0:8080": the app of --app 8080 has this port"#],
+        );
+    }
+
+    #[test]
+    fn a_dump_shows_every_field() {
+        let config = good("--app 8080=http@15006,edge --labels app=portal");
+        let dump = config.dump();
+        assert_eq!(dump["workload"], "citizen/portal-1");
+        assert_eq!(
+            dump["apps"][0],
+            json!({"appPort": 8080, "protocol": "http", "inbound": "0.0.0.0:15006", "edge": true})
+        );
+        assert_eq!(dump["drainTimeoutMs"], 30_000);
+        assert_eq!(dump.as_object().map(serde_json::Map::len), Some(16));
     }
 }
