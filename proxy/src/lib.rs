@@ -1,6 +1,7 @@
 //! Weir's sidecar.
 
 pub(crate) mod access_log;
+pub(crate) mod admin;
 pub(crate) mod answer;
 pub(crate) mod app_health;
 pub(crate) mod attempt;

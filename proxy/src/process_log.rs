@@ -135,6 +135,12 @@ where
     (Registry::default().with(layer.with_filter(filter)), LogControl(handle))
 }
 
+/// A log of its own for a test, written nowhere.
+#[cfg(test)]
+pub(crate) fn for_tests(level: &str) -> (impl Subscriber + Send + Sync + use<>, LogControl) {
+    build(level.parse().expect("a level"), LogFormat::Text, io::sink)
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
