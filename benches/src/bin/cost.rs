@@ -237,7 +237,12 @@ impl Stage {
                 "--health",
                 &health,
             ]));
-            sidecar.extend(strings(&["--access-log", &args.access_log]));
+            sidecar.extend(strings(&[
+                "--access-log",
+                &args.access_log,
+                "--inbound-address",
+                "127.0.0.1",
+            ]));
             let (process, _) =
                 Process::start(&proxy, &sidecar, (processors, Place::First), Ready::Accepts(outbound)).await?;
             anyhow::Ok(process)
@@ -451,3 +456,18 @@ fn strings(args: &[&str]) -> Vec<String> {
 const RESOURCES: &str = include_str!("../resources.yaml");
 const WARM_TIMEOUT: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_resources_are_valid() {
+        let text = RESOURCES.replace("ORIGIN-PORT", "8080");
+        let read = weir_api::yaml::read_objects(&text, "resources.yaml", None).expect("they are valid");
+        assert_eq!(read.len(), 8);
+        for case in CASES {
+            assert!(text.contains(&format!("kind: Service\nmetadata: {{name: {},", case.service)));
+        }
+    }
+}

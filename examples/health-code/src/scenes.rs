@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use weir_api::views::{ProxyList, Span, SpanKind, Trace};
 
 use crate::app::{Fault, Role, SEEN_PATH, STALL, Seen, TRACE_HEADER, unix_nanos};
 use crate::http::{Client, post};
@@ -324,25 +324,21 @@ impl Scenes<'_> {
         let path = format!("/traces/{id}");
         let deadline = Instant::now() + TRACE_TIMEOUT;
         let trace = loop {
-            let trace = match get(stage.api, &path).await {
-                Ok(answer) => json::<Trace>(&answer, &path),
-                Err(error) => Err(error),
-            };
-            match trace {
+            match stage.api::<Trace>(&path).await {
                 Ok(trace) if trace.spans.len() >= SPANS => break trace,
                 trace if Instant::now() > deadline => break trace?,
                 // Spans are exported once a second.
                 _ => sleep(POLL).await,
             }
         };
-        self.screen.say(&format!("\ntrace {id}\n{}", trace.tree()));
+        self.screen.say(&format!("\ntrace {id}\n{}", tree(&trace)));
         let services: BTreeSet<&str> = trace.spans.iter().map(|span| span.service.as_str()).collect();
         self.check(
             "one query: one trace over six services, both sidecars of each hop",
             format!("{} spans of {} services", trace.spans.len(), services.len()),
             trace.spans.len() == SPANS && services.len() == 6,
         );
-        let (text, ok) = match trace.parents() {
+        let (text, ok) = match judge_parents(&trace) {
             Ok(()) => ("each has".to_owned(), true),
             Err(wrong) => (wrong, false),
         };
@@ -448,7 +444,7 @@ async fn seen(stage: &Stage, role: Role) -> anyhow::Result<Seen> {
 async fn resources(stage: &Stage) -> anyhow::Result<BTreeMap<String, Value>> {
     let mut all = BTreeMap::new();
     for path in RESOURCE_PATHS {
-        let list = stage.api(path).await?;
+        let list: Value = stage.api(path).await?;
         let items = list["items"].as_array().with_context(|| format!("{path} is no list"))?;
         let kind = path.rsplit('/').next().unwrap_or(path);
         for item in items {
@@ -478,22 +474,12 @@ fn differences(before: &BTreeMap<String, Value>, after: &BTreeMap<String, Value>
         .collect()
 }
 
-/// A proxy, as the control plane shows it.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Proxy {
-    name: String,
-    connected: bool,
-    subscribed: u64,
-    in_force: u64,
-}
-
 /// Waits until each proxy is connected and has acknowledged all that it subscribes to; gives how many there are.
 async fn in_force_everywhere(stage: &Stage) -> anyhow::Result<usize> {
     let deadline = Instant::now() + RECONNECT_TIMEOUT;
     loop {
-        let list = stage.api("/apis/weir.dev/v1/proxies").await?;
-        let proxies: Vec<Proxy> = serde_json::from_value(list["items"].clone()).context("the list of proxies")?;
+        let proxies: ProxyList = stage.api("/apis/weir.dev/v1/proxies").await?;
+        let proxies = proxies.items;
         let behind: Vec<&str> = proxies
             .iter()
             .filter(|proxy| !proxy.connected || proxy.in_force < proxy.subscribed)
@@ -540,116 +526,75 @@ fn sampled(traceparent: &str) -> Option<&str> {
     (u8::from_str_radix(flags, 16).ok()? & 1 == 1).then_some(id)
 }
 
-/// A trace, as the control plane shows it.
-#[derive(Deserialize)]
-struct Trace {
-    spans: Vec<Span>,
+/// A span's children, by start; of no span: the roots.
+fn children<'a>(trace: &'a Trace, parent: &str) -> Vec<&'a Span> {
+    let mut spans: Vec<&Span> = trace.spans.iter().filter(|span| span.parent_id == parent).collect();
+    spans.sort_by_key(|span| span.start_unix_nano);
+    spans
 }
 
-#[derive(Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Span {
-    span_id: String,
-    parent_id: Option<String>,
-    service: String,
-    name: String,
-    kind: String,
-    start_unix_nano: u64,
-    duration_nanos: u64,
+/// Who calls whom, with a bar for when.
+fn tree(trace: &Trace) -> String {
+    let end = |span: &Span| span.start_unix_nano.saturating_add(span.duration_nanos);
+    let first = trace.spans.iter().map(|span| span.start_unix_nano).min().unwrap_or(0);
+    let last = trace.spans.iter().map(end).max().unwrap_or(0);
+    let mut text = String::new();
+    let mut open: Vec<(usize, &Span)> = children(trace, "").into_iter().rev().map(|span| (0, span)).collect();
+    // No more than there are: spans whose parents form a circle would go on for ever.
+    for _ in 0..trace.spans.len() {
+        let Some((depth, span)) = open.pop() else {
+            break;
+        };
+        let name = format!("{:indent$}{}", "", side(span), indent = depth * 2);
+        let bar = bar(span.start_unix_nano - first, span.duration_nanos, last - first);
+        let took = millis(Duration::from_nanos(span.duration_nanos));
+        text.push_str(&format!("  {name:<44} {took:>8}  {bar}  {}\n", span.name));
+        let below = children(trace, &span.span_id);
+        open.extend(below.into_iter().rev().map(|span| (depth + 1, span)));
+    }
+    text
 }
 
-impl Span {
-    fn parent(&self) -> Option<&str> {
-        self.parent_id.as_deref().filter(|id| !id.is_empty())
-    }
-
-    fn end(&self) -> u64 {
-        self.start_unix_nano.saturating_add(self.duration_nanos)
-    }
-}
-
-impl Trace {
-    fn children(&self, parent: Option<&str>) -> Vec<&Span> {
-        let mut spans: Vec<&Span> = self.spans.iter().filter(|span| span.parent() == parent).collect();
-        spans.sort_by_key(|span| span.start_unix_nano);
-        spans
-    }
-
-    /// Who calls whom, with a bar for when.
-    fn tree(&self) -> String {
-        let start = self.spans.iter().map(|span| span.start_unix_nano).min().unwrap_or(0);
-        let end = self.spans.iter().map(Span::end).max().unwrap_or(0);
-        let mut text = String::new();
-        let mut open: Vec<(usize, &Span)> = self.children(None).into_iter().rev().map(|span| (0, span)).collect();
-        let mut shown = 0;
-        while let Some((depth, span)) = open.pop() {
-            // A span that is its own ancestor would go on for ever.
-            shown += 1;
-            if shown > self.spans.len() {
-                break;
+/// Whether each span hangs where it must: one root, at the portal's inbound side; an inbound side's parent is the
+/// outbound side of its caller; an outbound side's is the inbound side of the same service.
+fn judge_parents(trace: &Trace) -> Result<(), String> {
+    let by_id: BTreeMap<&str, &Span> = trace.spans.iter().map(|span| (span.span_id.as_str(), span)).collect();
+    let mut roots = 0;
+    for span in &trace.spans {
+        if span.parent_id.is_empty() {
+            roots += 1;
+            if span.service != Role::Portal.name() || span.kind != SpanKind::Server {
+                return Err(format!("{} has no parent", side(span)));
             }
-            let name = format!(
-                "{:indent$}{} {}",
-                "",
-                span.service,
-                span.kind.to_lowercase(),
-                indent = depth * 2
-            );
-            let bar = bar(span.start_unix_nano - start, span.duration_nanos, end - start);
-            let took = millis(Duration::from_nanos(span.duration_nanos));
-            text.push_str(&format!("  {name:<44} {took:>8}  {bar}  {}\n", span.name));
-            open.extend(
-                self.children(Some(&span.span_id))
-                    .into_iter()
-                    .rev()
-                    .map(|span| (depth + 1, span)),
-            );
+            continue;
         }
-        text
+        let Some(parent) = by_id.get(span.parent_id.as_str()) else {
+            return Err(format!("the parent of {} is missing", side(span)));
+        };
+        let right = match (parent.kind, span.kind) {
+            (SpanKind::Client, SpanKind::Server) => calls(&parent.service, &span.service),
+            (SpanKind::Server, SpanKind::Client) => parent.service == span.service,
+            _ => false,
+        };
+        if !right {
+            return Err(format!("the parent of {} is {}", side(span), side(parent)));
+        }
     }
-
-    /// Whether each span hangs where it must: one root, at the portal's inbound side; an inbound side's parent is the
-    /// outbound side of its caller; an outbound side's is the inbound side of the same service.
-    fn parents(&self) -> Result<(), String> {
-        let by_id: BTreeMap<&str, &Span> = self.spans.iter().map(|span| (span.span_id.as_str(), span)).collect();
-        let mut roots = 0;
-        for span in &self.spans {
-            let what = format!("{} {}", span.service, span.kind.to_lowercase());
-            let Some(parent) = span.parent() else {
-                roots += 1;
-                if span.service != Role::Portal.name() || !span.is("server") {
-                    return Err(format!("{what} has no parent"));
-                }
-                continue;
-            };
-            let Some(parent) = by_id.get(parent) else {
-                return Err(format!("the parent of {what} is missing"));
-            };
-            let right = match span.is("server") {
-                true => parent.is("client") && calls(&parent.service, &span.service),
-                false => span.is("client") && parent.is("server") && parent.service == span.service,
-            };
-            if !right {
-                return Err(format!(
-                    "the parent of {what} is {} {}",
-                    parent.service,
-                    parent.kind.to_lowercase()
-                ));
-            }
-        }
-        if roots == 1 {
-            Ok(())
-        } else {
-            Err(format!("{roots} spans have no parent"))
-        }
+    if roots == 1 {
+        Ok(())
+    } else {
+        Err(format!("{roots} spans have no parent"))
     }
 }
 
-impl Span {
-    /// Whether its kind is this, as OpenTelemetry names it, with or without its prefix.
-    fn is(&self, kind: &str) -> bool {
-        self.kind.to_lowercase().trim_start_matches("span_kind_") == kind
-    }
+/// Which sidecar made a span, and on which of its sides.
+fn side(span: &Span) -> String {
+    let side = match span.kind {
+        SpanKind::Server => "inbound",
+        SpanKind::Client => "outbound",
+        SpanKind::Internal | SpanKind::Producer | SpanKind::Consumer => "inside",
+    };
+    format!("{} {side}", span.service)
 }
 
 /// Who calls whom in the demo.
@@ -707,62 +652,74 @@ const LINGER_PER_SECOND: u32 = 10;
 
 #[cfg(test)]
 mod tests {
+    use weir_api::views::SpanStatus;
+
     use super::*;
 
-    fn span(id: &str, parent: Option<&str>, service: &str, kind: &str) -> Span {
+    fn span(id: &str, parent: &str, service: &str, kind: SpanKind) -> Span {
         Span {
             span_id: id.to_owned(),
-            parent_id: parent.map(str::to_owned),
+            parent_id: parent.to_owned(),
             service: service.to_owned(),
             name: "GET".to_owned(),
-            kind: kind.to_owned(),
+            kind,
             start_unix_nano: 1_000,
             duration_nanos: 500,
+            status: SpanStatus::Unset,
+            attributes: serde_json::Map::new(),
+        }
+    }
+
+    fn trace(spans: Vec<Span>) -> Trace {
+        Trace {
+            trace_id: "4bf92f3577b34da6a3ce929d0e0e4736".to_owned(),
+            spans,
         }
     }
 
     fn chain() -> Vec<Span> {
         vec![
-            span("a", None, "portal", "Server"),
-            span("b", Some("a"), "portal", "Client"),
-            span("c", Some("b"), "health-code", "Server"),
-            span("d", Some("c"), "health-code", "Client"),
-            span("e", Some("d"), "identity", "Server"),
+            span("a", "", "portal", SpanKind::Server),
+            span("b", "a", "portal", SpanKind::Client),
+            span("c", "b", "health-code", SpanKind::Server),
+            span("d", "c", "health-code", SpanKind::Client),
+            span("e", "d", "identity", SpanKind::Server),
         ]
     }
 
     #[test]
     fn parents_are_judged() {
-        assert_eq!(Trace { spans: chain() }.parents(), Ok(()));
+        assert_eq!(judge_parents(&trace(chain())), Ok(()));
         type Change = fn(&mut Vec<Span>);
-        let changes: [(&str, Change); 6] = [
-            ("two roots", |spans| spans.push(span("x", None, "portal", "Server"))),
-            ("a root elsewhere", |spans| spans[2].parent_id = None),
-            ("a parent that is missing", |spans| {
-                spans[4].parent_id = Some("y".to_owned())
+        let changes: [(&str, Change); 7] = [
+            ("two roots", |spans| {
+                spans.push(span("x", "", "portal", SpanKind::Server))
             }),
-            ("a hop left out", |spans| spans[4].parent_id = Some("c".to_owned())),
+            ("a root elsewhere", |spans| spans[2].parent_id.clear()),
+            ("a parent that is missing", |spans| spans[4].parent_id = "y".to_owned()),
+            ("a hop left out", |spans| spans[4].parent_id = "c".to_owned()),
             ("a caller that does not call it", |spans| {
-                spans[4].parent_id = Some("b".to_owned())
+                spans[4].parent_id = "b".to_owned()
             }),
-            ("no spans", |spans| spans.clear()),
+            ("a side that is none", |spans| spans[3].kind = SpanKind::Internal),
+            ("no spans", Vec::clear),
         ];
         for (what, change) in changes {
             let mut spans = chain();
             change(&mut spans);
-            assert!(Trace { spans }.parents().is_err(), "{what}");
+            assert!(judge_parents(&trace(spans)).is_err(), "{what}");
         }
     }
 
     #[test]
     fn a_tree_shows_each_span_once_even_in_a_circle() {
         let mut spans = chain();
-        spans.push(span("a", Some("e"), "travel", "Server"));
-        let tree = Trace { spans }.tree();
+        spans.push(span("a", "e", "travel", SpanKind::Server));
+        let tree = tree(&trace(spans));
         assert_eq!(tree.lines().count(), 6, "{tree}");
         let first = tree.lines().next().unwrap_or_default();
         assert!(
-            first.trim_start().starts_with("portal server") && first.contains(&"=".repeat(BAR_WIDTH)),
+            first.trim_start().starts_with("portal inbound") && first.contains(&"=".repeat(BAR_WIDTH)),
             "{tree}"
         );
     }

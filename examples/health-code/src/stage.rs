@@ -313,6 +313,7 @@ impl Stage {
         command.args(["--control-plane", &format!("http://{}", self.xds)]);
         command.args(["--workload", role.name(), "--namespace", NAMESPACE, "--labels", &labels]);
         command.args(["--app", &format!("{}=http@{}{entry}", ports.app, ports.inbound)]);
+        command.args(["--inbound-address", "127.0.0.1"]);
         command.args(["--outbound", &loopback(ports.outbound).to_string()]);
         command.args(["--admin", &loopback(ports.admin).to_string()]);
         command.args(["--metrics", &loopback(ports.metrics).to_string()]);
@@ -349,10 +350,9 @@ impl Stage {
     /// When it fails, with what it said.
     pub(crate) async fn weirctl(&self, args: &[&str]) -> anyhow::Result<String> {
         let mut command = Command::new(&self.tools.weirctl);
-        command
-            .args(args)
-            .env("WEIR_SERVER", format!("http://{}", self.api))
-            .env("NO_COLOR", "1");
+        without_variables(&mut command);
+        command.args(["--server", &format!("http://{}", self.api)]);
+        command.args(args).env("NO_COLOR", "1");
         command.stdin(Stdio::null()).kill_on_drop(true);
         let output = timeout(WEIRCTL_TIMEOUT, command.output())
             .await
@@ -380,7 +380,7 @@ impl Stage {
     ///
     /// # Errors
     /// When it does not answer with one.
-    pub(crate) async fn api(&self, path: &str) -> anyhow::Result<serde_json::Value> {
+    pub(crate) async fn api<T: serde::de::DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         json(&get(self.api, path).await?, path)
     }
 
@@ -433,6 +433,7 @@ impl Stage {
         };
         // A group of its own: Ctrl-C is for the demo, which ends the others in order.
         command.stdin(Stdio::piped()).process_group(0).kill_on_drop(true);
+        without_variables(&mut command);
         let mut child = command.spawn().with_context(|| format!("{name} can't be started"))?;
         let pid = child.id().with_context(|| format!("{name} has ended at once"))?;
         self.warden.started(pid);
@@ -492,13 +493,7 @@ impl Stage {
 
     fn write_resources(&self) -> anyhow::Result<()> {
         for (name, text) in RESOURCES {
-            let mut text = text.to_string();
-            // Longest names first: some are the beginning of others.
-            let mut roles = Role::ALL;
-            roles.sort_by_key(|role| std::cmp::Reverse(role.name().len()));
-            for role in roles {
-                text = text.replace(&format!("PORT-OF-{}", role.name()), &self.ports(role).app.to_string());
-            }
+            let text = with_ports(text, |role| self.ports(role).app);
             std::fs::write(self.resources().join(name), text).with_context(|| name.to_string())?;
         }
         std::fs::write(self.change(), CHANGE).context("the change")
@@ -551,6 +546,24 @@ impl Process {
             return format!("\n({} said nothing)", self.name);
         }
         format!("\n{} said:\n  {}", self.name, end.join("\n  "))
+    }
+}
+
+/// A resource file with the apps' ports in place of their names.
+fn with_ports(text: &str, port: impl Fn(Role) -> u16) -> String {
+    let mut text = text.to_owned();
+    for role in Role::ALL {
+        text = text.replace(&format!("PORT-OF-{}}}", role.name()), &format!("{}}}", port(role)));
+    }
+    text
+}
+
+/// The command without the variables that would configure the product's programs beside their flags.
+fn without_variables(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("WEIR_") {
+            command.env_remove(name);
+        }
     }
 }
 
@@ -688,14 +701,13 @@ mod tests {
     }
 
     #[test]
-    fn resources_name_a_port_for_each_service() {
-        for (name, text) in RESOURCES {
-            for line in text.lines().filter(|line| line.contains("PORT-OF-")) {
-                let known = Role::ALL
-                    .iter()
-                    .any(|role| line.ends_with(&format!("PORT-OF-{}}}]", role.name())));
-                assert!(known, "{name}: {line}");
-            }
+    fn the_resources_are_valid() {
+        let mut read = 0;
+        for (name, text) in RESOURCES.into_iter().chain([("change", CHANGE)]) {
+            let text = with_ports(text, |_| 8080);
+            let objects = weir_api::yaml::read_objects(&text, name, None);
+            read += objects.unwrap_or_else(|errors| panic!("{errors:?}")).len();
         }
+        assert_eq!(read, 13);
     }
 }
