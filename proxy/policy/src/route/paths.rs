@@ -111,3 +111,48 @@ impl PrefixTree {
 fn segments(path: &str) -> impl Iterator<Item = &str> {
     path.strip_prefix('/').into_iter().flat_map(|rest| rest.split('/'))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many routes are looked at to find none, or the one, for a path among `count` paths and prefixes.
+    fn looked_at(count: u32) -> Vec<usize> {
+        let mut table = PathTable::default();
+        for number in 0..count {
+            table.insert_exact(&format!("/exact/{number}"), RouteId(number * 3));
+            table.insert_prefix(&format!("/prefix/{number}"), RouteId(number * 3 + 1));
+            table.insert_prefix(&format!("/{number}/a/b"), RouteId(number * 3 + 2));
+        }
+        let paths = ["/exact/0", "/prefix/0/x", "/0/a/b/c/d", "/exact/none", "/prefix", "/"];
+        let look = |path: &str| {
+            let looked = std::cell::Cell::new(0);
+            table.first(path, |_| {
+                looked.set(looked.get() + 1);
+                false
+            });
+            looked.get()
+        };
+        paths.into_iter().map(look).collect()
+    }
+
+    #[test]
+    fn among_ten_thousand_no_more_are_looked_at_than_among_one() {
+        assert_eq!(looked_at(1), [1, 1, 1, 0, 0, 0]);
+        assert_eq!(looked_at(10_000), looked_at(1));
+    }
+
+    #[test]
+    fn what_cannot_win_is_not_looked_at() {
+        let mut table = PathTable::default();
+        table.insert_exact("/a", RouteId(0));
+        table.insert_prefix("", RouteId(1));
+        table.insert_prefix("/a", RouteId(2));
+        let looked = std::cell::Cell::new(0);
+        let found = table.first("/a", |_| {
+            looked.set(looked.get() + 1);
+            true
+        });
+        assert_eq!((found, looked.get()), (Some(RouteId(0)), 1));
+    }
+}
