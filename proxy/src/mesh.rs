@@ -3,6 +3,8 @@
 //! The data path waits for the control plane only for a name it has no answer for. Everything else here is written by
 //! one task, the link ([`crate::xds`]), through [`Feed`].
 
+mod status;
+
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,6 +16,8 @@ use weir_policy::names::ListenerName;
 
 use crate::clock::Clock;
 use crate::snapshot::{ClusterStates, Lookup, Service, Snapshot};
+
+pub(crate) use status::Status;
 
 /// How many names may wait to be asked for, per process. Each name waits once, however many requests want it, so this
 /// is reached only by an app that tries names at random.
@@ -141,6 +145,12 @@ impl Mesh {
         self.shared.link.borrow().connected
     }
 
+    /// Everything in force and how each subscription stands, for the admin port.
+    pub(crate) fn status(&self) -> Status {
+        let link = self.shared.link.borrow().clone();
+        Status::new(&self.current(), link, self.shared.clock.now())
+    }
+
     /// A receiver that is woken whenever another snapshot comes into force.
     pub(crate) fn published(&self) -> watch::Receiver<u64> {
         self.shared.published.subscribe()
@@ -184,7 +194,7 @@ enum Refused {
 }
 
 /// What the link to the control plane is doing.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct LinkStatus {
     /// Whether a stream is open.
     pub(crate) connected: Connected,

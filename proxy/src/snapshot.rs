@@ -156,7 +156,6 @@ pub(crate) struct ClusterState {
     pub(crate) budget: Arc<Budget>,
     /// Whose turn it is.
     pub(crate) round_robin: Arc<RoundRobin>,
-    failure: Option<model::FailureBreaker>,
     retry_budget: model::RetryBudget,
 }
 
@@ -167,20 +166,19 @@ impl ClusterState {
             breaker: Arc::new(Breaker::new(config.limits, config.breaker)),
             budget: Arc::new(Budget::new(config.retry_budget)),
             round_robin: Arc::new(RoundRobin::default()),
-            failure: config.breaker,
             retry_budget: config.retry_budget,
         }
     }
 
     /// This state under another configuration: the same where nothing but limits changed, which change in place.
     fn under(self: &Arc<Self>, config: &model::Cluster) -> Arc<ClusterState> {
-        let breaker = if self.failure == config.breaker {
+        let breaker = if self.breaker.failure() == config.breaker {
             self.breaker.set_limits(config.limits);
             Arc::clone(&self.breaker)
         } else {
             Arc::new(Breaker::new(config.limits, config.breaker))
         };
-        if self.failure == config.breaker && self.retry_budget == config.retry_budget {
+        if self.breaker.failure() == config.breaker && self.retry_budget == config.retry_budget {
             return Arc::clone(self);
         }
         let budget = if self.retry_budget == config.retry_budget {
@@ -193,7 +191,6 @@ impl ClusterState {
             breaker,
             budget,
             round_robin: Arc::clone(&self.round_robin),
-            failure: config.breaker,
             retry_budget: config.retry_budget,
         })
     }

@@ -1,0 +1,277 @@
+//! What the admin port shows of the mesh: everything in force, sorted, and how each subscription stands.
+
+use std::fmt;
+
+use serde::Serialize;
+use weir_policy::breaker::BreakerState;
+use weir_policy::model::{
+    self, Action, AppProtocol, Balancing, EndpointHealth, PathMatch, Peer, RouteMatch, ValueMatch,
+};
+use weir_policy::names::{ClusterName, ListenerName};
+use weir_policy::time::Time;
+
+use super::LinkStatus;
+use crate::snapshot::{Backend, Cluster, Lookup, Service, Snapshot};
+
+/// Everything in force and how it came there. Sorted throughout.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Status {
+    /// Which publication this is, counted from 1 in this process.
+    pub(crate) snapshot: u64,
+    /// The link to the control plane.
+    #[serde(flatten)]
+    pub(crate) link: LinkStatus,
+    /// Names that the app uses.
+    pub(crate) services: Vec<ServiceStatus>,
+    /// Clusters that their routes name.
+    pub(crate) clusters: Vec<ClusterStatus>,
+}
+
+/// A name that the app uses.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct ServiceStatus {
+    name: String,
+    exists: bool,
+    /// The route configuration; none where the listener holds its routes itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    routes_from: Option<String>,
+    /// In order of precedence within each host.
+    routes: Vec<RouteStatus>,
+}
+
+/// A route.
+#[derive(Clone, Debug, Serialize)]
+struct RouteStatus {
+    name: String,
+    matches: String,
+    action: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    backends: Vec<BackendStatus>,
+}
+
+/// A route's share for a cluster.
+#[derive(Clone, Debug, Serialize)]
+struct BackendStatus {
+    cluster: String,
+    weight: u32,
+}
+
+/// A cluster.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct ClusterStatus {
+    name: String,
+    state: &'static str,
+    #[serde(flatten)]
+    known: Option<KnownCluster>,
+}
+
+/// What is known of a cluster that exists.
+#[derive(Clone, Debug, Serialize)]
+struct KnownCluster {
+    protocol: &'static str,
+    balancing: &'static str,
+    connect_timeout_ms: u128,
+    breaker: &'static str,
+    breaker_opened_total: u64,
+    connections: Count,
+    pending: Count,
+    requests: Count,
+    endpoints: Vec<EndpointStatus>,
+}
+
+/// How much of a limit is used.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Count {
+    open: u32,
+    limit: u32,
+}
+
+/// An endpoint.
+#[derive(Clone, Debug, Serialize)]
+struct EndpointStatus {
+    address: String,
+    health: &'static str,
+    /// Whether new requests may go there.
+    used: bool,
+    peer: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workload: Option<String>,
+    /// `region/zone/site`.
+    locality: String,
+    requests: u32,
+}
+
+impl Status {
+    /// What is in force at `now`.
+    pub(super) fn new(snapshot: &Snapshot, link: LinkStatus, now: Time) -> Status {
+        let mut services: Vec<(&ListenerName, &Lookup)> = snapshot.services().collect();
+        services.sort_by_key(|(name, _)| *name);
+        let mut clusters: Vec<(&ClusterName, &Backend)> = snapshot.clusters().collect();
+        clusters.sort_by_key(|(name, _)| *name);
+        Status {
+            snapshot: snapshot.version,
+            link,
+            services: services
+                .into_iter()
+                .map(|(name, lookup)| service(name, lookup))
+                .collect(),
+            clusters: clusters
+                .into_iter()
+                .map(|(name, backend)| cluster(name, backend, now))
+                .collect(),
+        }
+    }
+}
+
+fn service(name: &ListenerName, lookup: &Lookup) -> ServiceStatus {
+    let (routes_from, routes) = match lookup {
+        Lookup::NoSuchService { .. } => (None, Vec::new()),
+        Lookup::Service(service) => (service.routes_name.as_ref().map(ToString::to_string), routes(service)),
+    };
+    ServiceStatus {
+        name: name.to_string(),
+        exists: matches!(lookup, Lookup::Service(_)),
+        routes_from,
+        routes,
+    }
+}
+
+fn routes(service: &Service) -> Vec<RouteStatus> {
+    let route = |(_, route): (_, &model::Route)| {
+        let (action, backends) = match &route.action {
+            Action::Forward(forward) => ("forward".to_owned(), forward.backends.as_slice()),
+            Action::Redirect(redirect) => (format!("redirect {}", redirect.status.as_u16()), [].as_slice()),
+            Action::Respond(respond) => (format!("respond {}", respond.status.as_u16()), [].as_slice()),
+        };
+        let backend = |backend: &model::WeightedBackend| BackendStatus {
+            cluster: backend.cluster.to_string(),
+            weight: backend.weight,
+        };
+        RouteStatus {
+            name: route.name.clone(),
+            matches: Matches(&route.matches).to_string(),
+            action,
+            backends: backends.iter().map(backend).collect(),
+        }
+    };
+    service.table.routes().map(route).collect()
+}
+
+fn cluster(name: &ClusterName, backend: &Backend, now: Time) -> ClusterStatus {
+    let (state, known) = match backend {
+        Backend::Cluster(cluster) => ("known", Some(known(cluster, now))),
+        Backend::Missing(_) => ("missing", None),
+        Backend::Unanswered(_) => ("unanswered", None),
+    };
+    ClusterStatus {
+        name: name.to_string(),
+        state,
+        known,
+    }
+}
+
+fn known(cluster: &Cluster, now: Time) -> KnownCluster {
+    let counts = cluster.state.breaker.counts();
+    let mut endpoints: Vec<EndpointStatus> = cluster
+        .all
+        .endpoints
+        .iter()
+        .map(|told| endpoint(cluster, told))
+        .collect();
+    endpoints.sort_by(|a, b| a.address.cmp(&b.address));
+    KnownCluster {
+        protocol: match cluster.config.protocol {
+            AppProtocol::Http1 => "http1",
+            AppProtocol::Http2 => "http2",
+            AppProtocol::Grpc => "grpc",
+        },
+        balancing: match cluster.config.balancing {
+            Balancing::PeakEwma { .. } => "peak_ewma",
+            Balancing::RoundRobin => "round_robin",
+        },
+        connect_timeout_ms: cluster.config.connect_timeout.as_millis(),
+        breaker: match cluster.state.breaker.state(now) {
+            BreakerState::Closed => "closed",
+            BreakerState::Open { .. } => "open",
+            BreakerState::HalfOpen => "half_open",
+        },
+        breaker_opened_total: cluster.state.breaker.opened_total(),
+        connections: Count {
+            open: counts.connections,
+            limit: counts.limits.max_connections,
+        },
+        pending: Count {
+            open: counts.pending,
+            limit: counts.limits.max_pending,
+        },
+        requests: Count {
+            open: counts.requests,
+            limit: counts.limits.max_requests,
+        },
+        endpoints,
+    }
+}
+
+fn endpoint(cluster: &Cluster, told: &model::Endpoint) -> EndpointStatus {
+    let used = cluster
+        .endpoints
+        .iter()
+        .find(|endpoint| endpoint.address == told.address);
+    let locality = &told.locality;
+    EndpointStatus {
+        address: told.address.to_string(),
+        health: match told.health {
+            EndpointHealth::Healthy => "healthy",
+            EndpointHealth::Unhealthy => "unhealthy",
+            EndpointHealth::Draining => "draining",
+        },
+        used: used.is_some(),
+        peer: match told.peer {
+            Peer::WeirProxy => "weir_proxy",
+            Peer::Plain => "plain",
+        },
+        workload: told.workload.as_ref().map(ToString::to_string),
+        locality: format!("{}/{}/{}", locality.region, locality.zone, locality.site),
+        requests: used.map_or(0, |endpoint| endpoint.load.active()),
+    }
+}
+
+/// A route's conditions in one line.
+struct Matches<'a>(&'a RouteMatch);
+
+impl fmt::Display for Matches<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let RouteMatch {
+            path,
+            method,
+            headers,
+            query,
+        } = self.0;
+        if let Some(method) = method {
+            write!(f, "{method} ")?;
+        }
+        match path {
+            PathMatch::Exact(path) => write!(f, "path = {path}")?,
+            PathMatch::Prefix(path) => write!(f, "path under {path}")?,
+            PathMatch::Regex(regex) => write!(f, "path ~ {regex}")?,
+        }
+        for header in headers {
+            write!(f, ", header {} {}", header.name, Value(&header.value))?;
+        }
+        for parameter in query {
+            write!(f, ", query {} {}", parameter.name, Value(&parameter.value))?;
+        }
+        Ok(())
+    }
+}
+
+struct Value<'a>(&'a ValueMatch);
+
+impl fmt::Display for Value<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            ValueMatch::Exact(value) => write!(f, "= {value}"),
+            ValueMatch::Regex(regex) => write!(f, "~ {regex}"),
+        }
+    }
+}
