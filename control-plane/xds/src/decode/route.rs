@@ -179,14 +179,14 @@ fn no_backend(
     standard: &model::DirectResponse,
 ) -> Result<model::Forward, Fault> {
     take!(at, noted, v1::NoBackend { route; });
-    let at = at.field("route");
-    let forward = forward(&at, path, unpack(&at, &at.need(route)?, "a RouteAction")?)?;
+    let at_route = at.field("route");
+    let asked = unpack(&at_route, &at_route.need(route)?, "a RouteAction")?;
+    let forward = forward(&at_route, path, asked)?;
     let sum = shares(&forward.backends);
     if sum != 0 {
         let allowed = "a sum of weights of 0";
-        return Err(at
-            .field("weighted_clusters")
-            .fault(sum, Problem::OutOfRange { allowed }));
+        let at = at_route.field("weighted_clusters");
+        return Err(at.fault(sum, Problem::OutOfRange { allowed }));
     }
     if standard.status != StatusCode::INTERNAL_SERVER_ERROR || !standard.body.is_empty() {
         let expected = "beside a direct response of 500 without a body";

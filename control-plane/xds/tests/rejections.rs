@@ -1,0 +1,1391 @@
+//! What would not be honoured is refused, with its place and what was held there.
+
+#![allow(deprecated, reason = "a deprecated field is refused as any other")]
+
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+use envoy_types::pb::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, CommonLbConfig};
+use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
+use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
+use envoy_types::pb::envoy::config::core::v3::{Address, HealthStatus, Locality, Metadata, address};
+use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
+use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, LbEndpoint};
+use envoy_types::pb::envoy::config::listener::v3::{FilterChain, Listener};
+use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
+use envoy_types::pb::envoy::config::route::v3::query_parameter_matcher::QueryParameterMatchSpecifier;
+use envoy_types::pb::envoy::config::route::v3::redirect_action::{PathRewriteSpecifier, SchemeRewriteSpecifier};
+use envoy_types::pb::envoy::config::route::v3::route::Action;
+use envoy_types::pb::envoy::config::route::v3::route_action::{ClusterSpecifier, HostRewriteSpecifier};
+use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
+use envoy_types::pb::envoy::config::route::v3::{
+    DirectResponseAction, HeaderMatcher, NonForwardingAction, RedirectAction, RetryPolicy, Route, RouteAction,
+    RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster,
+};
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
+use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration as WireDuration, UInt32Value};
+use prost::{Message, Name};
+use weir_policy::model::{self, *};
+use weir_xds::{Problem, Rejection, ResourceType, decode, encode, v1};
+
+/// What a change of a sound message leads to.
+type Refused = (&'static str, fn(&Problem) -> bool);
+
+macro_rules! refused {
+    ($path:expr, $problem:pat) => {
+        ($path, |problem| matches!(problem, $problem))
+    };
+}
+
+#[track_caller]
+fn check(result: Result<(), Rejection>, (path, problem): Refused) {
+    let rejection = result.expect_err(path);
+    assert_eq!(rejection.path, path, "{rejection}");
+    assert!(problem(&rejection.problem), "{rejection:?}");
+}
+
+fn changed<M: Message + Name + Default>(sound: &Any, change: impl FnOnce(&mut M)) -> Any {
+    let mut message = M::decode(sound.value.as_slice()).expect("what was encoded");
+    change(&mut message);
+    pack(&message)
+}
+
+fn pack<M: Message + Name>(message: &M) -> Any {
+    Any {
+        type_url: M::type_url(),
+        value: message.encode_to_vec(),
+    }
+}
+
+fn wire(duration: Duration) -> Option<WireDuration> {
+    Some(WireDuration {
+        seconds: duration.as_secs().try_into().expect("a short time"),
+        nanos: 0,
+    })
+}
+
+// ---- routes ----
+
+fn sound_routes() -> Any {
+    let header = |name: &'static str| (http::HeaderName::from_static(name), http::HeaderValue::from_static("v"));
+    let changes = HeaderChanges {
+        remove: vec![http::HeaderName::from_static("r")],
+        set: vec![header("s")],
+        add: vec![header("a")],
+    };
+    let backend = |name: &str, weight| WeightedBackend {
+        cluster: name.parse().expect("a name"),
+        weight,
+    };
+    let forward = model::Route {
+        name: "first".to_owned(),
+        matches: model::RouteMatch {
+            path: PathMatch::Prefix("/query".to_owned()),
+            method: Some(http::Method::GET),
+            headers: vec![HeaderMatch {
+                name: http::HeaderName::from_static("x-city"),
+                value: ValueMatch::Exact("hz".to_owned()),
+            }],
+            query: vec![QueryMatch {
+                name: "debug".to_owned(),
+                value: ValueMatch::Exact("1".to_owned()),
+            }],
+        },
+        request_headers: changes.clone(),
+        response_headers: changes,
+        action: model::Action::Forward(Forward {
+            backends: vec![backend("a.b:80", 9), backend("c.b:80", 1)],
+            rewrite: Rewrite {
+                host: Some("h".to_owned()),
+                path: Some(PathRewrite::Prefix("/q".to_owned())),
+            },
+            timeouts: Timeouts {
+                request: Some(Duration::from_secs(2)),
+                backend_request: Some(Duration::from_secs(1)),
+            },
+            retry: Some(model::RetryPolicy {
+                attempts: 2,
+                codes: vec![http::StatusCode::BAD_GATEWAY],
+                backoff: Duration::from_secs(1),
+            }),
+        }),
+    };
+    let route = |name: &str, action| model::Route {
+        name: name.to_owned(),
+        request_headers: HeaderChanges::default(),
+        response_headers: HeaderChanges::default(),
+        action,
+        ..forward.clone()
+    };
+    let redirect = model::Action::Redirect(Redirect {
+        scheme: Some(Scheme::Https),
+        host: Some("h".to_owned()),
+        port: None,
+        path: None,
+        status: http::StatusCode::FOUND,
+    });
+    let respond = model::Action::Respond(DirectResponse {
+        status: http::StatusCode::NOT_FOUND,
+        body: "none".to_owned(),
+    });
+    let nowhere = model::Action::Forward(Forward {
+        backends: vec![backend("a.b:80", 0)],
+        rewrite: Rewrite::default(),
+        timeouts: Timeouts::default(),
+        retry: None,
+    });
+    encode::route_config(&RouteConfig {
+        name: "s.n:80/*".parse().expect("a name"),
+        virtual_hosts: vec![model::VirtualHost {
+            name: "host".to_owned(),
+            hosts: vec![HostMatch::Any],
+            routes: vec![
+                forward.clone(),
+                route("second", redirect),
+                route("third", respond),
+                route("fourth", nowhere),
+            ],
+        }],
+    })
+}
+
+#[track_caller]
+fn config(change: impl FnOnce(&mut RouteConfiguration), refused: Refused) {
+    let any = changed(&sound_routes(), change);
+    check(decode::route_config(&any).map(drop), refused);
+}
+
+#[track_caller]
+fn host(change: impl FnOnce(&mut VirtualHost), refused: Refused) {
+    config(|wire| change(&mut wire.virtual_hosts[0]), refused);
+}
+
+#[track_caller]
+fn route(i: usize, change: impl FnOnce(&mut Route), refused: Refused) {
+    host(|wire| change(&mut wire.routes[i]), refused);
+}
+
+#[track_caller]
+fn matches(change: impl FnOnce(&mut RouteMatch), refused: Refused) {
+    route(0, |wire| change(wire.r#match.as_mut().expect("a match")), refused);
+}
+
+#[track_caller]
+fn path(specifier: PathSpecifier, refused: Refused) {
+    matches(|wire| wire.path_specifier = Some(specifier), refused);
+}
+
+#[track_caller]
+fn header(change: impl FnOnce(&mut HeaderMatcher), refused: Refused) {
+    matches(|wire| change(&mut wire.headers[1]), refused);
+}
+
+#[track_caller]
+fn forward(change: impl FnOnce(&mut RouteAction), refused: Refused) {
+    route(
+        0,
+        |wire| match &mut wire.action {
+            Some(Action::Route(action)) => change(action),
+            other => panic!("{other:?}"),
+        },
+        refused,
+    );
+}
+
+#[track_caller]
+fn weighted(change: impl FnOnce(&mut WeightedCluster), refused: Refused) {
+    forward(
+        |wire| match &mut wire.cluster_specifier {
+            Some(ClusterSpecifier::WeightedClusters(clusters)) => change(clusters),
+            other => panic!("{other:?}"),
+        },
+        refused,
+    );
+}
+
+#[track_caller]
+fn retry(change: impl FnOnce(&mut RetryPolicy), refused: Refused) {
+    forward(|wire| change(wire.retry_policy.as_mut().expect("a policy")), refused);
+}
+
+#[track_caller]
+fn redirect(change: impl FnOnce(&mut RedirectAction), refused: Refused) {
+    route(
+        1,
+        |wire| match &mut wire.action {
+            Some(Action::Redirect(action)) => change(action),
+            other => panic!("{other:?}"),
+        },
+        refused,
+    );
+}
+
+#[track_caller]
+fn respond(change: impl FnOnce(&mut DirectResponseAction), refused: Refused) {
+    route(
+        2,
+        |wire| match &mut wire.action {
+            Some(Action::DirectResponse(action)) => change(action),
+            other => panic!("{other:?}"),
+        },
+        refused,
+    );
+}
+
+#[track_caller]
+fn no_backend(change: impl FnOnce(&mut RouteAction), refused: Refused) {
+    route(
+        3,
+        |wire| {
+            let ours = &mut wire.metadata.as_mut().expect("metadata").typed_filter_metadata;
+            let any = ours.get_mut("weir.dev").expect("ours");
+            *any = changed(any, |noted: &mut v1::NoBackend| {
+                noted.route = Some(changed(noted.route.as_ref().expect("a route"), change));
+            });
+        },
+        refused,
+    );
+}
+
+#[test]
+fn the_sound_messages_are_accepted() {
+    let accepted = |result: Result<(), Rejection>| result.expect("it is sound");
+    accepted(decode::route_config(&sound_routes()).map(drop));
+    accepted(decode::listener(&sound_listener()).map(drop));
+    accepted(decode::cluster(&sound_cluster()).map(drop));
+    accepted(decode::endpoints(&sound_endpoints()).map(drop));
+}
+
+#[test]
+fn route_configurations() {
+    config(
+        |c| c.name = "s.n:80".to_owned(),
+        refused!("name", Problem::Malformed { .. }),
+    );
+    config(
+        |c| c.request_headers_to_remove.push("x".to_owned()),
+        refused!("request_headers_to_remove", Problem::WithoutEffect),
+    );
+    config(
+        |c| c.validate_clusters = Some(BoolValue { value: false }),
+        refused!("validate_clusters", Problem::WithoutEffect),
+    );
+    config(
+        |c| c.ignore_port_in_host_matching = false,
+        refused!("ignore_port_in_host_matching", Problem::Unsupported { .. }),
+    );
+    config(
+        |c| c.virtual_hosts.push(c.virtual_hosts[0].clone()),
+        refused!("virtual_hosts[1].domains[0]", Problem::Duplicate),
+    );
+}
+
+#[test]
+fn virtual_hosts() {
+    host(|h| h.name.clear(), refused!("virtual_hosts[0].name", Problem::Missing));
+    host(
+        |h| h.domains.clear(),
+        refused!("virtual_hosts[0].domains", Problem::Missing),
+    );
+    for domain in [
+        "", "A", "a:80", "a.*", "*a", "*.", "a..b", "*.*.a", "[::1", "[a]", "a/b",
+    ] {
+        host(
+            |h| h.domains = vec!["ok".to_owned(), domain.to_owned()],
+            refused!("virtual_hosts[0].domains[1]", Problem::Malformed { .. }),
+        );
+    }
+    host(
+        |h| h.require_tls = 2,
+        refused!("virtual_hosts[0].require_tls", Problem::WithoutEffect),
+    );
+    host(
+        |h| h.require_tls = 77,
+        refused!("virtual_hosts[0].require_tls", Problem::WithoutEffect),
+    );
+    host(
+        |h| h.retry_policy = Some(RetryPolicy::default()),
+        refused!("virtual_hosts[0].retry_policy", Problem::WithoutEffect),
+    );
+    host(
+        |h| h.typed_per_filter_config = [("f".to_owned(), Any::default())].into(),
+        refused!("virtual_hosts[0].typed_per_filter_config", Problem::WithoutEffect),
+    );
+    host(
+        |h| h.routes[1].name = "first".to_owned(),
+        refused!("virtual_hosts[0].routes[1].name", Problem::Duplicate),
+    );
+}
+
+#[test]
+fn routes() {
+    route(
+        0,
+        |r| r.name.clear(),
+        refused!("virtual_hosts[0].routes[0].name", Problem::Missing),
+    );
+    route(
+        0,
+        |r| r.r#match = None,
+        refused!("virtual_hosts[0].routes[0].match", Problem::Missing),
+    );
+    route(
+        0,
+        |r| r.action = None,
+        refused!("virtual_hosts[0].routes[0].route", Problem::Missing),
+    );
+    route(
+        0,
+        |r| r.action = Some(Action::NonForwardingAction(NonForwardingAction {})),
+        refused!(
+            "virtual_hosts[0].routes[0].non_forwarding_action",
+            Problem::WithoutEffect
+        ),
+    );
+    route(
+        0,
+        |r| r.stat_prefix = "s".to_owned(),
+        refused!("virtual_hosts[0].routes[0].stat_prefix", Problem::WithoutEffect),
+    );
+    route(
+        0,
+        |r| r.request_headers_to_add[0].append_action = 9,
+        refused!(
+            "virtual_hosts[0].routes[0].request_headers_to_add[0].append_action",
+            Problem::UnknownValue
+        ),
+    );
+    route(
+        0,
+        |r| r.request_headers_to_add[0].append_action = 1,
+        refused!(
+            "virtual_hosts[0].routes[0].request_headers_to_add[0].append_action",
+            Problem::Unsupported { .. }
+        ),
+    );
+    route(
+        0,
+        |r| r.response_headers_to_add.reverse(),
+        refused!(
+            "virtual_hosts[0].routes[0].response_headers_to_add[1].append_action",
+            Problem::Unsupported { .. }
+        ),
+    );
+    route(
+        0,
+        |r| r.response_headers_to_remove[0] = ":status".to_owned(),
+        refused!(
+            "virtual_hosts[0].routes[0].response_headers_to_remove[0]",
+            Problem::Malformed { .. }
+        ),
+    );
+}
+
+#[test]
+fn values_of_headers() {
+    for (value, raw) in [
+        ("a\nb", &b""[..]),
+        ("%REQ(x)%", b""),
+        ("100%", b""),
+        ("", b"a\x00"),
+        ("", b"%"),
+    ] {
+        let field = if raw.is_empty() { "value" } else { "raw_value" };
+        let path = format!("virtual_hosts[0].routes[0].request_headers_to_add[0].header.{field}");
+        let any = changed(&sound_routes(), |c: &mut RouteConfiguration| {
+            let option = &mut c.virtual_hosts[0].routes[0].request_headers_to_add[0];
+            let header = option.header.as_mut().expect("a header");
+            (header.value, header.raw_value) = (value.to_owned(), raw.to_owned());
+        });
+        let rejection = decode::route_config(&any).expect_err(value);
+        assert_eq!(rejection.path, path);
+        assert!(matches!(rejection.problem, Problem::Malformed { .. }), "{rejection}");
+    }
+}
+
+#[test]
+fn conditions() {
+    matches(
+        |m| m.case_sensitive = Some(BoolValue { value: false }),
+        refused!(
+            "virtual_hosts[0].routes[0].match.case_sensitive",
+            Problem::Unsupported { .. }
+        ),
+    );
+    matches(
+        |m| m.path_specifier = None,
+        refused!("virtual_hosts[0].routes[0].match.path", Problem::Missing),
+    );
+    path(
+        PathSpecifier::Prefix("/abc".to_owned()),
+        refused!("virtual_hosts[0].routes[0].match.prefix", Problem::Unsupported { .. }),
+    );
+    for prefix in ["", "/", "/abc/", "abc", "/a?b", "/a b", "/%2", "/%zz", "/字"] {
+        path(
+            PathSpecifier::PathSeparatedPrefix(prefix.to_owned()),
+            refused!(
+                "virtual_hosts[0].routes[0].match.path_separated_prefix",
+                Problem::Malformed { .. }
+            ),
+        );
+    }
+    path(
+        PathSpecifier::Path("/".repeat(4097)),
+        refused!("virtual_hosts[0].routes[0].match.path", Problem::Malformed { .. }),
+    );
+    for (regex, problem) in [(String::new(), true), ("a".repeat(4097), false)] {
+        let any = changed(&sound_routes(), |c: &mut RouteConfiguration| {
+            let matches = c.virtual_hosts[0].routes[0].r#match.as_mut().expect("a match");
+            matches.path_specifier = Some(PathSpecifier::SafeRegex(
+                envoy_types::pb::envoy::r#type::matcher::v3::RegexMatcher {
+                    regex,
+                    engine_type: None,
+                },
+            ));
+        });
+        let rejection = decode::route_config(&any).expect_err("no expression");
+        assert_eq!(rejection.path, "virtual_hosts[0].routes[0].match.safe_regex.regex");
+        assert_eq!(rejection.problem == Problem::Missing, problem, "{rejection}");
+    }
+    header(
+        |h| h.invert_match = true,
+        refused!(
+            "virtual_hosts[0].routes[0].match.headers[1].invert_match",
+            Problem::WithoutEffect
+        ),
+    );
+    header(
+        |h| h.name = ":method".to_owned(),
+        refused!("virtual_hosts[0].routes[0].match.headers[1].name", Problem::Duplicate),
+    );
+    header(
+        |h| h.name = ":path".to_owned(),
+        refused!(
+            "virtual_hosts[0].routes[0].match.headers[1].name",
+            Problem::Malformed { .. }
+        ),
+    );
+    header(
+        |h| h.header_match_specifier = None,
+        refused!(
+            "virtual_hosts[0].routes[0].match.headers[1].string_match",
+            Problem::Missing
+        ),
+    );
+    header(
+        |h| h.header_match_specifier = Some(HeaderMatchSpecifier::PresentMatch(true)),
+        refused!(
+            "virtual_hosts[0].routes[0].match.headers[1]",
+            Problem::Unsupported { .. }
+        ),
+    );
+    header(
+        |h| match &mut h.header_match_specifier {
+            Some(HeaderMatchSpecifier::StringMatch(value)) => value.ignore_case = true,
+            other => panic!("{other:?}"),
+        },
+        refused!(
+            "virtual_hosts[0].routes[0].match.headers[1].string_match.ignore_case",
+            Problem::WithoutEffect
+        ),
+    );
+    header(
+        |h| match &mut h.header_match_specifier {
+            Some(HeaderMatchSpecifier::StringMatch(value)) => {
+                value.match_pattern = Some(MatchPattern::Prefix("h".to_owned()));
+            }
+            other => panic!("{other:?}"),
+        },
+        refused!(
+            "virtual_hosts[0].routes[0].match.headers[1].string_match",
+            Problem::Unsupported { .. }
+        ),
+    );
+    header(
+        |h| match &mut h.header_match_specifier {
+            Some(HeaderMatchSpecifier::StringMatch(value)) => {
+                value.match_pattern = Some(MatchPattern::Exact("a\r\nb".to_owned()));
+            }
+            other => panic!("{other:?}"),
+        },
+        refused!(
+            "virtual_hosts[0].routes[0].match.headers[1].string_match.exact",
+            Problem::Malformed { .. }
+        ),
+    );
+    matches(
+        |m| m.headers.push(m.headers[1].clone()),
+        refused!("virtual_hosts[0].routes[0].match.headers[2].name", Problem::Duplicate),
+    );
+    matches(
+        |m| m.query_parameters.push(m.query_parameters[0].clone()),
+        refused!(
+            "virtual_hosts[0].routes[0].match.query_parameters[1].name",
+            Problem::Duplicate
+        ),
+    );
+    matches(
+        |m| {
+            let present = QueryParameterMatchSpecifier::PresentMatch(true);
+            m.query_parameters[0].query_parameter_match_specifier = Some(present);
+        },
+        refused!(
+            "virtual_hosts[0].routes[0].match.query_parameters[0]",
+            Problem::Unsupported { .. }
+        ),
+    );
+}
+
+#[test]
+fn forwarding() {
+    forward(
+        |f| f.timeout = Some(WireDuration { seconds: -1, nanos: 0 }),
+        refused!("virtual_hosts[0].routes[0].route.timeout", Problem::OutOfRange { .. }),
+    );
+    forward(
+        |f| {
+            f.timeout = Some(WireDuration {
+                seconds: 1,
+                nanos: 1_000_000_000,
+            })
+        },
+        refused!("virtual_hosts[0].routes[0].route.timeout", Problem::OutOfRange { .. }),
+    );
+    forward(
+        |f| {
+            f.timeout = Some(WireDuration {
+                seconds: i64::MAX,
+                nanos: 0,
+            })
+        },
+        refused!("virtual_hosts[0].routes[0].route.timeout", Problem::OutOfRange { .. }),
+    );
+    forward(
+        |f| f.idle_timeout = wire(Duration::from_secs(1)),
+        refused!("virtual_hosts[0].routes[0].route.idle_timeout", Problem::WithoutEffect),
+    );
+    forward(
+        |f| f.cluster_not_found_response_code = 0,
+        refused!(
+            "virtual_hosts[0].routes[0].route.cluster_not_found_response_code",
+            Problem::Unsupported { .. }
+        ),
+    );
+    forward(
+        |f| f.cluster_specifier = None,
+        refused!("virtual_hosts[0].routes[0].route.cluster", Problem::Missing),
+    );
+    forward(
+        |f| f.cluster_specifier = Some(ClusterSpecifier::Cluster("a.b".to_owned())),
+        refused!("virtual_hosts[0].routes[0].route.cluster", Problem::Malformed { .. }),
+    );
+    forward(
+        |f| f.cluster_specifier = Some(ClusterSpecifier::ClusterHeader("x".to_owned())),
+        refused!(
+            "virtual_hosts[0].routes[0].route.cluster_header",
+            Problem::Unsupported { .. }
+        ),
+    );
+    forward(
+        |f| f.host_rewrite_specifier = Some(HostRewriteSpecifier::HostRewriteLiteral("a b".to_owned())),
+        refused!(
+            "virtual_hosts[0].routes[0].route.host_rewrite_literal",
+            Problem::Malformed { .. }
+        ),
+    );
+    forward(
+        |f| f.host_rewrite_specifier = Some(HostRewriteSpecifier::HostRewriteHeader("x".to_owned())),
+        refused!(
+            "virtual_hosts[0].routes[0].route.host_rewrite_header",
+            Problem::WithoutEffect
+        ),
+    );
+    forward(
+        |f| f.prefix_rewrite = "/q/".to_owned(),
+        refused!(
+            "virtual_hosts[0].routes[0].route.prefix_rewrite",
+            Problem::Unsupported { .. }
+        ),
+    );
+    forward(
+        |f| f.prefix_rewrite = "q".to_owned(),
+        refused!(
+            "virtual_hosts[0].routes[0].route.prefix_rewrite",
+            Problem::Malformed { .. }
+        ),
+    );
+    matches(
+        |m| m.path_specifier = Some(PathSpecifier::Path("/query".to_owned())),
+        refused!(
+            "virtual_hosts[0].routes[0].route.prefix_rewrite",
+            Problem::Unsupported { .. }
+        ),
+    );
+    matches(
+        |m| m.path_specifier = Some(PathSpecifier::Prefix("/".to_owned())),
+        refused!(
+            "virtual_hosts[0].routes[0].route.prefix_rewrite",
+            Problem::Unsupported { .. }
+        ),
+    );
+}
+
+#[test]
+fn rewrites_by_expression() {
+    use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatchAndSubstitute, RegexMatcher};
+    let regex = |pattern: &str, substitution: &str| {
+        Some(RegexMatchAndSubstitute {
+            pattern: Some(RegexMatcher {
+                regex: pattern.to_owned(),
+                engine_type: None,
+            }),
+            substitution: substitution.to_owned(),
+        })
+    };
+    forward(
+        |f| (f.prefix_rewrite, f.regex_rewrite) = (String::new(), regex("^/a/(.*)$", "/\\1")),
+        refused!(
+            "virtual_hosts[0].routes[0].route.regex_rewrite.substitution",
+            Problem::Malformed { .. }
+        ),
+    );
+    forward(
+        |f| (f.prefix_rewrite, f.regex_rewrite) = (String::new(), regex("^/other/*", "/")),
+        refused!(
+            "virtual_hosts[0].routes[0].route.regex_rewrite.pattern",
+            Problem::Unsupported { .. }
+        ),
+    );
+    forward(
+        |f| f.regex_rewrite = regex("^/query/*", "/"),
+        refused!(
+            "virtual_hosts[0].routes[0].route.prefix_rewrite",
+            Problem::WithoutEffect
+        ),
+    );
+}
+
+#[test]
+fn weights() {
+    weighted(
+        |w| w.total_weight = Some(UInt32Value { value: 10 }),
+        refused!(
+            "virtual_hosts[0].routes[0].route.weighted_clusters.total_weight",
+            Problem::WithoutEffect
+        ),
+    );
+    weighted(
+        |w| w.clusters[1].weight = None,
+        refused!(
+            "virtual_hosts[0].routes[0].route.weighted_clusters.clusters[1].weight",
+            Problem::Missing
+        ),
+    );
+    weighted(
+        |w| w.clusters[1].weight = Some(UInt32Value { value: u32::MAX }),
+        refused!(
+            "virtual_hosts[0].routes[0].route.weighted_clusters.clusters",
+            Problem::OutOfRange { .. }
+        ),
+    );
+    weighted(
+        |w| w.clusters.clear(),
+        refused!(
+            "virtual_hosts[0].routes[0].route.weighted_clusters",
+            Problem::OutOfRange { .. }
+        ),
+    );
+    weighted(
+        |w| w.clusters[0].request_headers_to_remove = vec!["x".to_owned()],
+        refused!(
+            "virtual_hosts[0].routes[0].route.weighted_clusters.clusters[0].request_headers_to_remove",
+            Problem::WithoutEffect
+        ),
+    );
+}
+
+#[test]
+fn retries() {
+    for tokens in [
+        "5xx",
+        "connect-failure",
+        "connect-failure,refused-stream,reset,retriable-status-codes,5xx",
+    ] {
+        retry(
+            |r| r.retry_on = tokens.to_owned(),
+            refused!(
+                "virtual_hosts[0].routes[0].route.retry_policy.retry_on",
+                Problem::Unsupported { .. }
+            ),
+        );
+    }
+    retry(
+        |r| r.retry_on.clear(),
+        refused!(
+            "virtual_hosts[0].routes[0].route.retry_policy.num_retries",
+            Problem::WithoutEffect
+        ),
+    );
+    for code in [0, 200, 399, 600, 70_000] {
+        retry(
+            |r| r.retriable_status_codes.push(code),
+            refused!(
+                "virtual_hosts[0].routes[0].route.retry_policy.retriable_status_codes[1]",
+                Problem::OutOfRange { .. }
+            ),
+        );
+    }
+    retry(
+        |r| r.per_try_timeout = wire(Duration::ZERO),
+        refused!(
+            "virtual_hosts[0].routes[0].route.retry_policy.per_try_timeout",
+            Problem::OutOfRange { .. }
+        ),
+    );
+    retry(
+        |r| r.retry_back_off.as_mut().expect("a back-off").base_interval = None,
+        refused!(
+            "virtual_hosts[0].routes[0].route.retry_policy.retry_back_off.base_interval",
+            Problem::Missing
+        ),
+    );
+    retry(
+        |r| r.retry_back_off.as_mut().expect("a back-off").max_interval = wire(Duration::from_secs(11)),
+        refused!(
+            "virtual_hosts[0].routes[0].route.retry_policy.retry_back_off.max_interval",
+            Problem::Unsupported { .. }
+        ),
+    );
+    retry(
+        |r| r.host_selection_retry_max_attempts = 3,
+        refused!(
+            "virtual_hosts[0].routes[0].route.retry_policy.host_selection_retry_max_attempts",
+            Problem::WithoutEffect
+        ),
+    );
+}
+
+#[test]
+fn redirects_and_answers() {
+    redirect(
+        |r| r.response_code = 200,
+        refused!(
+            "virtual_hosts[0].routes[1].redirect.response_code",
+            Problem::UnknownValue
+        ),
+    );
+    redirect(
+        |r| r.port_redirect = 65_536,
+        refused!(
+            "virtual_hosts[0].routes[1].redirect.port_redirect",
+            Problem::OutOfRange { .. }
+        ),
+    );
+    redirect(
+        |r| r.strip_query = true,
+        refused!(
+            "virtual_hosts[0].routes[1].redirect.strip_query",
+            Problem::WithoutEffect
+        ),
+    );
+    redirect(
+        |r| r.scheme_rewrite_specifier = Some(SchemeRewriteSpecifier::SchemeRedirect("ftp".to_owned())),
+        refused!(
+            "virtual_hosts[0].routes[1].redirect.scheme_redirect",
+            Problem::Unsupported { .. }
+        ),
+    );
+    redirect(
+        |r| r.path_rewrite_specifier = Some(PathRewriteSpecifier::PathRedirect("/a?b=c".to_owned())),
+        refused!(
+            "virtual_hosts[0].routes[1].redirect.path_redirect",
+            Problem::Malformed { .. }
+        ),
+    );
+    for status in [0, 100, 199, 600, 99_999] {
+        respond(
+            |r| r.status = status,
+            refused!(
+                "virtual_hosts[0].routes[2].direct_response.status",
+                Problem::OutOfRange { .. }
+            ),
+        );
+    }
+    respond(
+        |r| r.body.as_mut().expect("a body").specifier = None,
+        refused!(
+            "virtual_hosts[0].routes[2].direct_response.body",
+            Problem::Unsupported { .. }
+        ),
+    );
+}
+
+#[test]
+fn routes_without_backend() {
+    no_backend(
+        |f| f.cluster_specifier = Some(ClusterSpecifier::Cluster("a.b:80".to_owned())),
+        refused!(
+            "virtual_hosts[0].routes[3].metadata.typed_filter_metadata[\"weir.dev\"].route.weighted_clusters",
+            Problem::OutOfRange { .. }
+        ),
+    );
+    no_backend(
+        |f| f.priority = 1,
+        refused!(
+            "virtual_hosts[0].routes[3].metadata.typed_filter_metadata[\"weir.dev\"].route.priority",
+            Problem::WithoutEffect
+        ),
+    );
+    route(
+        3,
+        |r| {
+            r.action = Some(Action::DirectResponse(DirectResponseAction {
+                status: 200,
+                ..Default::default()
+            }))
+        },
+        refused!(
+            "virtual_hosts[0].routes[3].metadata.typed_filter_metadata[\"weir.dev\"]",
+            Problem::Unsupported { .. }
+        ),
+    );
+    let any = changed(&sound_routes(), |c: &mut RouteConfiguration| {
+        let routes = &mut c.virtual_hosts[0].routes;
+        routes[0].metadata = routes[3].metadata.clone();
+    });
+    check(
+        decode::route_config(&any).map(drop),
+        refused!("virtual_hosts[0].routes[0].metadata", Problem::WithoutEffect),
+    );
+    let foreign = |key: &str, any: Any| {
+        Some(Metadata {
+            typed_filter_metadata: [(key.to_owned(), any)].into(),
+            ..Metadata::default()
+        })
+    };
+    route(
+        2,
+        |r| r.metadata = foreign("envoy.lb", Any::default()),
+        refused!(
+            "virtual_hosts[0].routes[2].metadata.typed_filter_metadata",
+            Problem::WithoutEffect
+        ),
+    );
+    route(
+        2,
+        |r| r.metadata = foreign("weir.dev", pack(&v1::EndpointIdentity::default())),
+        refused!(
+            "virtual_hosts[0].routes[2].metadata.typed_filter_metadata[\"weir.dev\"]",
+            Problem::UnknownType { .. }
+        ),
+    );
+}
+
+// ---- listeners ----
+
+fn sound_listener() -> Any {
+    encode::listener(&model::Listener {
+        name: "s.n.svc.cluster.local:80".parse().expect("a name"),
+        routes: RouteSource::Named("s.n:80/*".parse().expect("a name")),
+    })
+}
+
+#[track_caller]
+fn listener(change: impl FnOnce(&mut Listener), refused: Refused) {
+    let any = changed(&sound_listener(), change);
+    check(decode::listener(&any).map(drop), refused);
+}
+
+#[track_caller]
+fn manager(change: impl FnOnce(&mut HttpConnectionManager), refused: Refused) {
+    listener(
+        |wire| {
+            let any = wire
+                .api_listener
+                .as_mut()
+                .and_then(|api| api.api_listener.as_mut())
+                .expect("one");
+            *any = changed(any, change);
+        },
+        refused,
+    );
+}
+
+#[test]
+fn listeners() {
+    listener(
+        |l| l.name = "s.n:80".to_owned(),
+        refused!("name", Problem::Malformed { .. }),
+    );
+    listener(|l| l.api_listener = None, refused!("api_listener", Problem::Missing));
+    listener(
+        |l| l.filter_chains.push(FilterChain::default()),
+        refused!("filter_chains", Problem::WithoutEffect),
+    );
+    listener(
+        |l| l.api_listener.as_mut().expect("one").api_listener = Some(Any::default()),
+        refused!("api_listener.api_listener", Problem::UnknownType { .. }),
+    );
+    manager(
+        |m| m.stat_prefix.clear(),
+        refused!("api_listener.api_listener.stat_prefix", Problem::Mismatch { .. }),
+    );
+    manager(
+        |m| m.merge_slashes = true,
+        refused!("api_listener.api_listener.merge_slashes", Problem::WithoutEffect),
+    );
+    manager(
+        |m| m.route_specifier = None,
+        refused!("api_listener.api_listener.rds", Problem::Missing),
+    );
+    manager(
+        |m| match &mut m.route_specifier {
+            Some(RouteSpecifier::Rds(rds)) => rds.config_source = None,
+            other => panic!("{other:?}"),
+        },
+        refused!("api_listener.api_listener.rds.config_source", Problem::Missing),
+    );
+    manager(
+        |m| match &mut m.route_specifier {
+            Some(RouteSpecifier::Rds(rds)) => {
+                let path = ConfigSourceSpecifier::Path("/etc".to_owned());
+                rds.config_source.as_mut().expect("a source").config_source_specifier = Some(path);
+            }
+            other => panic!("{other:?}"),
+        },
+        refused!(
+            "api_listener.api_listener.rds.config_source",
+            Problem::Unsupported { .. }
+        ),
+    );
+    manager(
+        |m| m.route_specifier = Some(RouteSpecifier::RouteConfig(RouteConfiguration::default())),
+        refused!(
+            "api_listener.api_listener.route_config.ignore_port_in_host_matching",
+            Problem::Unsupported { .. }
+        ),
+    );
+    manager(
+        |m| {
+            m.route_specifier = Some(RouteSpecifier::RouteConfig(RouteConfiguration {
+                ignore_port_in_host_matching: true,
+                ..RouteConfiguration::default()
+            }));
+        },
+        refused!("api_listener.api_listener.route_config.name", Problem::Mismatch { .. }),
+    );
+}
+
+#[test]
+fn filters() {
+    manager(
+        |m| m.http_filters.clear(),
+        refused!("api_listener.api_listener.http_filters", Problem::Missing),
+    );
+    // A filter that decides who may pass must not be passed over.
+    manager(
+        |m| {
+            let mut filter = m.http_filters[0].clone();
+            filter.name = "envoy.filters.http.rbac".to_owned();
+            m.http_filters.insert(0, filter);
+        },
+        refused!(
+            "api_listener.api_listener.http_filters[0].name",
+            Problem::Mismatch { .. }
+        ),
+    );
+    manager(
+        |m| m.http_filters.push(m.http_filters[0].clone()),
+        refused!("api_listener.api_listener.http_filters[1]", Problem::WithoutEffect),
+    );
+    manager(
+        |m| m.http_filters[0].config_type = None,
+        refused!(
+            "api_listener.api_listener.http_filters[0].typed_config",
+            Problem::Missing
+        ),
+    );
+    manager(
+        |m| m.http_filters[0].disabled = true,
+        refused!(
+            "api_listener.api_listener.http_filters[0].disabled",
+            Problem::WithoutEffect
+        ),
+    );
+}
+
+// ---- clusters ----
+
+fn sound_cluster() -> Any {
+    encode::cluster(&model::Cluster {
+        name: "s.n:80".parse().expect("a name"),
+        protocol: AppProtocol::Http1,
+        connect_timeout: Duration::from_secs(1),
+        balancing: Balancing::PeakEwma {
+            decay: Duration::from_secs(10),
+        },
+        limits: Limits::default(),
+        breaker: Some(FailureBreaker {
+            failure_percent: 50,
+            min_requests: 20,
+            window: Duration::from_secs(10),
+            open_for: Duration::from_secs(5),
+            half_open_requests: 3,
+        }),
+        retry_budget: RetryBudget::default(),
+    })
+}
+
+#[track_caller]
+fn cluster(change: impl FnOnce(&mut Cluster), refused: Refused) {
+    let any = changed(&sound_cluster(), change);
+    check(decode::cluster(&any).map(drop), refused);
+}
+
+#[track_caller]
+fn policy(change: impl FnOnce(&mut v1::ClusterPolicy), refused: Refused) {
+    cluster(
+        |wire| {
+            let ours = &mut wire.metadata.as_mut().expect("metadata").typed_filter_metadata;
+            let any = ours.get_mut("weir.dev").expect("ours");
+            *any = changed(any, change);
+        },
+        refused,
+    );
+}
+
+#[test]
+fn clusters() {
+    cluster(
+        |c| c.name = "s.n".to_owned(),
+        refused!("name", Problem::Malformed { .. }),
+    );
+    cluster(
+        |c| c.cluster_discovery_type = Some(ClusterDiscoveryType::Type(2)),
+        refused!("type", Problem::Unsupported { .. }),
+    );
+    cluster(
+        |c| c.cluster_discovery_type = Some(ClusterDiscoveryType::Type(44)),
+        refused!("type", Problem::UnknownValue),
+    );
+    cluster(
+        |c| c.eds_cluster_config = None,
+        refused!("eds_cluster_config", Problem::Missing),
+    );
+    cluster(
+        |c| c.eds_cluster_config.as_mut().expect("one").service_name = "t.n:80".to_owned(),
+        refused!("eds_cluster_config.service_name", Problem::Mismatch { .. }),
+    );
+    cluster(
+        |c| c.connect_timeout = wire(Duration::ZERO),
+        refused!("connect_timeout", Problem::OutOfRange { .. }),
+    );
+    cluster(|c| c.lb_policy = 0, refused!("lb_policy", Problem::Mismatch { .. }));
+    cluster(|c| c.lb_policy = 4, refused!("lb_policy", Problem::UnknownValue));
+    cluster(
+        |c| c.common_lb_config = Some(CommonLbConfig::default()),
+        refused!("common_lb_config", Problem::WithoutEffect),
+    );
+    cluster(
+        |c| {
+            let thresholds = &mut c.circuit_breakers.as_mut().expect("one").thresholds;
+            thresholds.push(thresholds[0]);
+        },
+        refused!("circuit_breakers.thresholds[1]", Problem::Duplicate),
+    );
+    cluster(
+        |c| c.circuit_breakers.as_mut().expect("one").thresholds[0].priority = 1,
+        refused!("circuit_breakers.thresholds[0].priority", Problem::WithoutEffect),
+    );
+    cluster(
+        |c| c.typed_extension_protocol_options.clear(),
+        refused!(
+            "typed_extension_protocol_options[\"envoy.extensions.upstreams.http.v3.HttpProtocolOptions\"]",
+            Problem::Missing
+        ),
+    );
+    cluster(
+        |c| {
+            for any in c.typed_extension_protocol_options.values_mut() {
+                *any = pack(&HttpProtocolOptions::default());
+            }
+        },
+        refused!(
+            "typed_extension_protocol_options[\"envoy.extensions.upstreams.http.v3.HttpProtocolOptions\"].explicit_http_config",
+            Problem::Missing
+        ),
+    );
+}
+
+#[test]
+fn policies_of_clusters() {
+    cluster(
+        |c| c.metadata = None,
+        refused!("metadata.typed_filter_metadata[\"weir.dev\"]", Problem::Missing),
+    );
+    policy(
+        |p| p.grpc = true,
+        refused!(
+            "metadata.typed_filter_metadata[\"weir.dev\"].grpc",
+            Problem::Unsupported { .. }
+        ),
+    );
+    policy(
+        |p| p.balancing = None,
+        refused!(
+            "metadata.typed_filter_metadata[\"weir.dev\"].balancing",
+            Problem::Missing
+        ),
+    );
+    policy(
+        |p| p.retry_budget.as_mut().expect("one").percent = 101,
+        refused!(
+            "metadata.typed_filter_metadata[\"weir.dev\"].retry_budget.percent",
+            Problem::OutOfRange { .. }
+        ),
+    );
+    for percent in [0, 101, 256 + 50] {
+        policy(
+            |p| p.breaker.as_mut().expect("one").failure_percent = percent,
+            refused!(
+                "metadata.typed_filter_metadata[\"weir.dev\"].breaker.failure_percent",
+                Problem::OutOfRange { .. }
+            ),
+        );
+    }
+    policy(
+        |p| p.breaker.as_mut().expect("one").half_open_requests = 0,
+        refused!(
+            "metadata.typed_filter_metadata[\"weir.dev\"].breaker.half_open_requests",
+            Problem::OutOfRange { .. }
+        ),
+    );
+    policy(
+        |p| p.breaker.as_mut().expect("one").open_for = None,
+        refused!(
+            "metadata.typed_filter_metadata[\"weir.dev\"].breaker.open_for",
+            Problem::Missing
+        ),
+    );
+}
+
+// ---- endpoints ----
+
+fn sound_endpoints() -> Any {
+    let endpoint = |address: &str| model::Endpoint {
+        address: address.parse().expect("an address"),
+        health: EndpointHealth::Healthy,
+        locality: model::Locality::default(),
+        workload: Some("n/w-1".parse().expect("a name")),
+        peer: Peer::WeirProxy,
+    };
+    encode::endpoints(&ClusterEndpoints {
+        cluster: "s.n:80".parse().expect("a name"),
+        endpoints: vec![endpoint("10.0.0.1:15006"), endpoint("10.0.0.2:15006")],
+    })
+}
+
+#[track_caller]
+fn assignment(change: impl FnOnce(&mut ClusterLoadAssignment), refused: Refused) {
+    let any = changed(&sound_endpoints(), change);
+    check(decode::endpoints(&any).map(drop), refused);
+}
+
+#[track_caller]
+fn endpoint(change: impl FnOnce(&mut LbEndpoint), refused: Refused) {
+    assignment(|wire| change(&mut wire.endpoints[0].lb_endpoints[1]), refused);
+}
+
+#[track_caller]
+fn address(change: impl FnOnce(&mut Option<Address>), refused: Refused) {
+    endpoint(
+        |wire| match &mut wire.host_identifier {
+            Some(HostIdentifier::Endpoint(endpoint)) => change(&mut endpoint.address),
+            other => panic!("{other:?}"),
+        },
+        refused,
+    );
+}
+
+#[track_caller]
+fn socket(change: impl FnOnce(&mut envoy_types::pb::envoy::config::core::v3::SocketAddress), refused: Refused) {
+    address(
+        |wire| match wire.as_mut().and_then(|wire| wire.address.as_mut()) {
+            Some(address::Address::SocketAddress(socket)) => change(socket),
+            other => panic!("{other:?}"),
+        },
+        refused,
+    );
+}
+
+#[test]
+fn endpoints() {
+    assignment(
+        |a| a.cluster_name.clear(),
+        refused!("cluster_name", Problem::Malformed { .. }),
+    );
+    assignment(
+        |a| a.policy = Some(Default::default()),
+        refused!("policy", Problem::WithoutEffect),
+    );
+    assignment(
+        |a| a.endpoints[0].priority = 1,
+        refused!("endpoints[0].priority", Problem::WithoutEffect),
+    );
+    assignment(
+        |a| {
+            a.endpoints[0].locality = Some(Locality {
+                zone: "z".repeat(5000),
+                ..Locality::default()
+            })
+        },
+        refused!("endpoints[0].locality.zone", Problem::Malformed { .. }),
+    );
+    assignment(
+        |a| a.endpoints.push(a.endpoints[0].clone()),
+        refused!("endpoints[1].lb_endpoints[0]", Problem::Duplicate),
+    );
+    endpoint(
+        |e| e.health_status = HealthStatus::Degraded.into(),
+        refused!(
+            "endpoints[0].lb_endpoints[1].health_status",
+            Problem::Unsupported { .. }
+        ),
+    );
+    endpoint(
+        |e| e.health_status = 6,
+        refused!("endpoints[0].lb_endpoints[1].health_status", Problem::UnknownValue),
+    );
+    endpoint(
+        |e| e.load_balancing_weight = Some(UInt32Value { value: 2 }),
+        refused!(
+            "endpoints[0].lb_endpoints[1].load_balancing_weight",
+            Problem::WithoutEffect
+        ),
+    );
+    endpoint(
+        |e| e.host_identifier = None,
+        refused!("endpoints[0].lb_endpoints[1].endpoint", Problem::Missing),
+    );
+    endpoint(
+        |e| {
+            let ours = &mut e.metadata.as_mut().expect("metadata").typed_filter_metadata;
+            let identity = v1::EndpointIdentity {
+                workload: "w-1".to_owned(),
+                weir_proxy: true,
+            };
+            ours.insert("weir.dev".to_owned(), pack(&identity));
+        },
+        refused!(
+            "endpoints[0].lb_endpoints[1].metadata.typed_filter_metadata[\"weir.dev\"].workload",
+            Problem::Malformed { .. }
+        ),
+    );
+    address(
+        |a| *a = None,
+        refused!("endpoints[0].lb_endpoints[1].endpoint.address", Problem::Missing),
+    );
+    socket(
+        |s| s.address = "example.org".to_owned(),
+        refused!(
+            "endpoints[0].lb_endpoints[1].endpoint.address.socket_address.address",
+            Problem::Malformed { .. }
+        ),
+    );
+    socket(
+        |s| s.protocol = 1,
+        refused!(
+            "endpoints[0].lb_endpoints[1].endpoint.address.socket_address",
+            Problem::Unsupported { .. }
+        ),
+    );
+    for port in [0, 65_536] {
+        socket(
+            |s| s.port_specifier = Some(PortSpecifier::PortValue(port)),
+            refused!(
+                "endpoints[0].lb_endpoints[1].endpoint.address.socket_address.port_value",
+                Problem::OutOfRange { .. }
+            ),
+        );
+    }
+}
+
+// ---- all ----
+
+#[test]
+fn bytes_and_types() {
+    let any = |type_url: &str, value: &[u8]| Any {
+        type_url: type_url.to_owned(),
+        value: value.to_owned(),
+    };
+    let cluster = sound_cluster();
+    let read = |any: &Any| decode::decode(ResourceType::Cluster, "s.n:80", any).map(drop);
+    check(
+        read(&any("", &cluster.value)),
+        refused!("", Problem::UnknownType { .. }),
+    );
+    let listener = any(ResourceType::Listener.url(), &cluster.value);
+    check(read(&listener), refused!("", Problem::UnknownType { .. }));
+    let cut = &cluster.value[..cluster.value.len() - 1];
+    check(read(&any(&cluster.type_url, cut)), refused!("", Problem::Undecodable));
+    // Field 1000, a varint, which no version of the message has.
+    let newer = [cluster.value.as_slice(), &[0xc0, 0x3e, 0x01]].concat();
+    check(
+        read(&any(&cluster.type_url, &newer)),
+        refused!("", Problem::UnknownField),
+    );
+    let other = decode::decode(ResourceType::Cluster, "t.n:80", &cluster).map(drop);
+    check(other, refused!("name", Problem::Mismatch { .. }));
+}
+
+#[test]
+fn a_rejection_tells_people_what_to_do() {
+    let any = changed(&sound_cluster(), |c: &mut Cluster| c.lb_policy = 0);
+    let rejection = decode::cluster(&any).expect_err("it differs");
+    let expect = "cluster \"s.n:80\", lb_policy: must be \"LEAST_REQUEST\"; it holds \"ROUND_ROBIN\"";
+    assert_eq!(rejection.to_string(), expect);
+}
+
+#[test]
+fn what_is_unset_means_what_is_published() {
+    let any = changed(&sound_cluster(), |c: &mut Cluster| {
+        c.connect_timeout = None;
+        c.circuit_breakers = None;
+    });
+    let cluster = decode::cluster(&any).expect("defaults are published");
+    assert_eq!(cluster.connect_timeout, Duration::from_secs(5));
+    assert_eq!(cluster.limits, Limits::default());
+
+    let any = changed(&sound_routes(), |c: &mut RouteConfiguration| {
+        match &mut c.virtual_hosts[0].routes[0].action {
+            Some(Action::Route(action)) => {
+                action.timeout = None;
+                let retry = action.retry_policy.as_mut().expect("a policy");
+                (retry.num_retries, retry.retry_back_off) = (None, None);
+            }
+            other => panic!("{other:?}"),
+        }
+    });
+    let config = decode::route_config(&any).expect("defaults are published");
+    let model::Action::Forward(forward) = &config.virtual_hosts[0].routes[0].action else {
+        panic!("{config:?}");
+    };
+    assert_eq!(forward.timeouts.request, Some(Duration::from_secs(15)));
+    let retry = forward.retry.as_ref().expect("a policy");
+    assert_eq!((retry.attempts, retry.backoff), (1, Duration::from_millis(25)));
+
+    let any = changed(&sound_endpoints(), |a: &mut ClusterLoadAssignment| {
+        a.endpoints[0].locality = None;
+        for endpoint in &mut a.endpoints[0].lb_endpoints {
+            (endpoint.health_status, endpoint.metadata) = (0, None);
+        }
+    });
+    let read = decode::endpoints(&any).expect("defaults are published");
+    for endpoint in &read.endpoints {
+        assert_eq!(endpoint.health, EndpointHealth::Healthy);
+        assert_eq!((&endpoint.workload, endpoint.peer), (&None, Peer::Plain));
+    }
+}

@@ -1,0 +1,438 @@
+//! What is encoded is read as what it was, for every value that the model allows; and no bytes make the reader panic.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+use proptest::collection::{btree_map, vec};
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+use weir_policy::model::*;
+use weir_policy::names::{ClusterName, Consumers, Label, ListenerName, RouteName, ServiceName, WorkloadName};
+use weir_xds::decode::{self, Resource};
+use weir_xds::envoy::Any;
+use weir_xds::{ResourceType, encode};
+
+proptest! {
+    #[test]
+    fn listeners(listener in listener()) {
+        let any = encode::listener(&listener);
+        prop_assert_eq!(&any, &encode::listener(&listener.clone()));
+        prop_assert_eq!(decode::listener(&any), Ok(listener));
+    }
+
+    #[test]
+    fn route_configurations(config in route_config()) {
+        let any = encode::route_config(&config);
+        prop_assert_eq!(&any, &encode::route_config(&config.clone()));
+        prop_assert_eq!(decode::route_config(&any), Ok(config));
+    }
+
+    #[test]
+    fn clusters(cluster in cluster()) {
+        let any = encode::cluster(&cluster);
+        prop_assert_eq!(&any, &encode::cluster(&cluster.clone()));
+        prop_assert_eq!(decode::cluster(&any), Ok(cluster));
+    }
+
+    /// The order of endpoints is none of the model's: any order is encoded alike, and is read in the canonical one.
+    #[test]
+    fn endpoints((given, shuffled) in shuffled_endpoints()) {
+        let any = encode::endpoints(&given);
+        prop_assert_eq!(&any, &encode::endpoints(&shuffled));
+        let read = decode::endpoints(&any).expect("what is encoded can be read");
+        prop_assert_eq!(&read.cluster, &given.cluster);
+        let key = |endpoint: &Endpoint| {
+            let Locality { region, zone, site } = endpoint.locality.clone();
+            (region, zone, site, endpoint.address)
+        };
+        prop_assert!(read.endpoints.is_sorted_by_key(key));
+        let mut sorted = given.endpoints;
+        sorted.sort_by_key(key);
+        prop_assert_eq!(read.endpoints, sorted);
+    }
+
+    #[test]
+    fn a_resource_is_read_under_its_own_name_only(cluster in cluster(), other in cluster_name()) {
+        let any = encode::cluster(&cluster);
+        let name = cluster.name.to_string();
+        let read = decode::decode(ResourceType::Cluster, &name, &any);
+        prop_assert_eq!(read.as_ref().map(Resource::name), Ok(name));
+        if other != cluster.name {
+            let refused = decode::decode(ResourceType::Cluster, &other.to_string(), &any);
+            prop_assert_eq!(refused.map_err(|rejection| rejection.path), Err("name".to_owned()));
+        }
+    }
+
+    #[test]
+    fn garbage_does_not_panic(value in vec(any::<u8>(), 0..300)) {
+        read_as_each_type(value);
+    }
+
+    /// Bytes that are nearly right get further than garbage does.
+    #[test]
+    fn damaged_messages_do_not_panic(
+        config in route_config(),
+        listener in listener(),
+        cluster in cluster(),
+        (endpoints, _) in shuffled_endpoints(),
+        at in any::<Index>(),
+        byte in any::<u8>(),
+    ) {
+        let encoded = [
+            encode::route_config(&config),
+            encode::listener(&listener),
+            encode::cluster(&cluster),
+            encode::endpoints(&endpoints),
+        ];
+        for Any { value, .. } in encoded {
+            let at = at.index(value.len());
+            read_as_each_type(value[..at].to_vec());
+            let mut damaged = value;
+            damaged[at] = byte;
+            read_as_each_type(damaged);
+        }
+    }
+}
+
+fn read_as_each_type(value: Vec<u8>) {
+    for kind in ResourceType::ALL {
+        let any = Any {
+            type_url: kind.url().to_owned(),
+            value: value.clone(),
+        };
+        // What is refused says so in few words, whatever was held.
+        if let Err(rejection) = decode::decode(kind, "a.b:80", &any) {
+            assert!(rejection.to_string().len() < 2000, "{rejection}");
+        }
+    }
+}
+
+fn label() -> impl Strategy<Value = Label> {
+    "[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?".prop_map(|text| text.parse().expect("a label"))
+}
+
+fn service_name() -> impl Strategy<Value = ServiceName> {
+    (label(), label()).prop_map(|(namespace, service)| ServiceName { namespace, service })
+}
+
+fn port() -> impl Strategy<Value = NonZeroU16> {
+    (1..=u16::MAX).prop_map(|port| NonZeroU16::new(port).expect("it is not 0"))
+}
+
+fn cluster_name() -> impl Strategy<Value = ClusterName> {
+    (service_name(), port()).prop_map(|(service, port)| ClusterName { service, port })
+}
+
+fn route_name() -> impl Strategy<Value = RouteName> {
+    let consumers = prop_oneof![Just(Consumers::Any), label().prop_map(Consumers::Namespace)];
+    (cluster_name(), consumers).prop_map(|(cluster, consumers)| RouteName { cluster, consumers })
+}
+
+fn listener() -> impl Strategy<Value = Listener> {
+    let routes = prop_oneof![
+        route_name().prop_map(RouteSource::Named),
+        virtual_hosts().prop_map(RouteSource::Inline),
+    ];
+    (service_name(), option::of(port()), routes).prop_map(|(service, port, routes)| Listener {
+        name: ListenerName { service, port },
+        routes,
+    })
+}
+
+fn route_config() -> impl Strategy<Value = RouteConfig> {
+    (route_name(), virtual_hosts()).prop_map(|(name, virtual_hosts)| RouteConfig { name, virtual_hosts })
+}
+
+fn virtual_hosts() -> impl Strategy<Value = Vec<VirtualHost>> {
+    let host = (".{1,20}", vec(host_match(), 1..4), btree_map(".{1,30}", route(), 0..4));
+    vec(host, 0..3).prop_map(|hosts| {
+        let mut taken = HashSet::new();
+        let hosts = hosts.into_iter().map(|(name, hosts, routes)| VirtualHost {
+            name,
+            hosts: hosts.into_iter().filter(|host| taken.insert(host.clone())).collect(),
+            routes: routes
+                .into_iter()
+                .map(|(name, route)| Route { name, ..route })
+                .collect(),
+        });
+        hosts.filter(|host| !host.hosts.is_empty()).collect()
+    })
+}
+
+fn host_match() -> impl Strategy<Value = HostMatch> {
+    prop_oneof![
+        Just(HostMatch::Any),
+        dns_name().prop_map(HostMatch::Suffix),
+        dns_name().prop_map(HostMatch::Exact),
+        any::<std::net::Ipv6Addr>().prop_map(|address| HostMatch::Exact(format!("[{address}]"))),
+    ]
+}
+
+fn dns_name() -> impl Strategy<Value = String> {
+    "[a-z0-9_-]{1,8}(\\.[a-z0-9_-]{1,8}){0,3}"
+}
+
+/// Routes; the name is given by who collects them.
+fn route() -> impl Strategy<Value = Route> {
+    let parts = (route_match(), header_changes(), header_changes(), action());
+    parts.prop_map(|(matches, request_headers, response_headers, mut action)| {
+        let rewrite = match &mut action {
+            Action::Forward(forward) => &mut forward.rewrite.path,
+            Action::Redirect(redirect) => &mut redirect.path,
+            Action::Respond(_) => &mut None,
+        };
+        // Only a prefix that is matched can be replaced.
+        if matches!(rewrite, Some(PathRewrite::Prefix(_))) && !matches!(matches.path, PathMatch::Prefix(_)) {
+            *rewrite = None;
+        }
+        Route {
+            name: String::new(),
+            matches,
+            request_headers,
+            response_headers,
+            action,
+        }
+    })
+}
+
+fn route_match() -> impl Strategy<Value = RouteMatch> {
+    let path = prop_oneof![
+        path().prop_map(PathMatch::Exact),
+        prefix().prop_map(PathMatch::Prefix),
+        regex().prop_map(PathMatch::Regex),
+    ];
+    let headers = btree_map("[a-z][a-z0-9-]{0,10}", value_match("[ -~]{0,12}|[a-z字]{1,5}"), 0..3);
+    let query = btree_map(".{1,12}", value_match(".{0,12}"), 0..3);
+    (path, option::of(method()), headers, query).prop_map(|(path, method, headers, query)| RouteMatch {
+        path,
+        method,
+        headers: headers
+            .into_iter()
+            .map(|(name, value)| HeaderMatch {
+                name: header_name(&name),
+                value,
+            })
+            .collect(),
+        query: query
+            .into_iter()
+            .map(|(name, value)| QueryMatch { name, value })
+            .collect(),
+    })
+}
+
+fn header_name(text: &str) -> HeaderName {
+    text.parse().expect("a header's name")
+}
+
+fn value_match(exact: &'static str) -> impl Strategy<Value = ValueMatch> {
+    prop_oneof![exact.prop_map(ValueMatch::Exact), regex().prop_map(ValueMatch::Regex)]
+}
+
+fn regex() -> impl Strategy<Value = String> {
+    prop_oneof![Just("/v[0-9]+/.*".to_owned()), ".{1,30}"]
+}
+
+fn method() -> impl Strategy<Value = Method> {
+    "GET|POST|DELETE|OPTIONS|PURGE|get|[A-Z!#$%&'*+.^_`|~0-9-]{1,10}".prop_map(|text| text.parse().expect("a method"))
+}
+
+const SEGMENT: &str = "/([A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-F]{2}){1,6}";
+
+fn path() -> impl Strategy<Value = String> {
+    let segments = vec(SEGMENT, 0..4).prop_map(|segments| segments.concat());
+    (segments, prop_oneof![Just(""), Just("/")]).prop_map(|(path, end)| match (path.is_empty(), end) {
+        (true, _) => "/".to_owned(),
+        (false, end) => path + end,
+    })
+}
+
+/// Prefixes in the canonical form.
+fn prefix() -> impl Strategy<Value = String> {
+    prop_oneof![
+        Just("/".to_owned()),
+        vec(SEGMENT, 1..4).prop_map(|segments| segments.concat())
+    ]
+}
+
+fn header_changes() -> impl Strategy<Value = HeaderChanges> {
+    let name = || "[a-z][a-z0-9_-]{0,10}".prop_map(|text| header_name(&text));
+    let value = || {
+        let byte = prop_oneof![Just(b'%'), 0x20..=0x7e_u8, 0x80..=0xff_u8, Just(b'\t')];
+        vec(byte, 0..10).prop_map(|bytes| HeaderValue::from_bytes(&bytes).expect("a header's value"))
+    };
+    let fields = move || vec((name(), value()), 0..3);
+    (vec(name(), 0..3), fields(), fields()).prop_map(|(remove, set, add)| HeaderChanges { remove, set, add })
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        4 => forward().prop_map(Action::Forward),
+        2 => redirect().prop_map(Action::Redirect),
+        1 => (status(200..=599), ".{0,40}")
+            .prop_map(|(status, body)| Action::Respond(DirectResponse { status, body })),
+    ]
+}
+
+/// Forwards to some backends, to one, to none, and to those without weight.
+fn forward() -> impl Strategy<Value = Forward> {
+    let weight = prop_oneof![Just(0), Just(1), 1..=1_000_000_u32];
+    let backend = (cluster_name(), weight).prop_map(|(cluster, weight)| WeightedBackend { cluster, weight });
+    let rewrite = (option::of(dns_name()), option::of(path_rewrite()));
+    let timeouts = (option::of(duration()), option::of(duration()));
+    let retry = (any::<u32>(), vec(status(400..=599), 0..4), duration());
+    (vec(backend, 0..4), rewrite, timeouts, option::of(retry)).prop_map(|(backends, rewrite, timeouts, retry)| {
+        Forward {
+            backends,
+            rewrite: Rewrite {
+                host: rewrite.0,
+                path: rewrite.1,
+            },
+            timeouts: Timeouts {
+                request: timeouts.0,
+                backend_request: timeouts.1,
+            },
+            retry: retry.map(|(attempts, codes, backoff)| RetryPolicy {
+                attempts,
+                codes,
+                backoff,
+            }),
+        }
+    })
+}
+
+fn path_rewrite() -> impl Strategy<Value = PathRewrite> {
+    prop_oneof![
+        path().prop_map(PathRewrite::Full),
+        prefix().prop_map(PathRewrite::Prefix)
+    ]
+}
+
+fn redirect() -> impl Strategy<Value = Redirect> {
+    let scheme = option::of(select(vec![Scheme::Http, Scheme::Https]));
+    let status = select(vec![301, 302, 303, 307, 308]).prop_map(|code| StatusCode::from_u16(code).expect("a status"));
+    let parts = (
+        scheme,
+        option::of(dns_name()),
+        option::of(port()),
+        option::of(path_rewrite()),
+        status,
+    );
+    parts.prop_map(|(scheme, host, port, path, status)| Redirect {
+        scheme,
+        host,
+        port,
+        path,
+        status,
+    })
+}
+
+fn status(range: RangeInclusive<u16>) -> impl Strategy<Value = StatusCode> {
+    range.prop_map(|code| StatusCode::from_u16(code).expect("a status"))
+}
+
+/// Durations longer than 0, up to a tenth of what protobuf has: a back-off grows to ten times itself.
+fn duration() -> impl Strategy<Value = Duration> {
+    let nanos = prop_oneof![Just(0), 0..1_000_000_000_u32];
+    let seconds = prop_oneof![0..100_u64, 0..31_557_600_000_u64];
+    let some = (seconds, nanos).prop_map(|(seconds, nanos)| Duration::new(seconds, nanos));
+    some.prop_map(|duration| duration.max(Duration::from_nanos(1)))
+}
+
+fn cluster() -> impl Strategy<Value = Cluster> {
+    let protocol = select(vec![AppProtocol::Http1, AppProtocol::Http2, AppProtocol::Grpc]);
+    let balancing = prop_oneof![
+        Just(Balancing::RoundRobin),
+        duration().prop_map(|decay| Balancing::PeakEwma { decay })
+    ];
+    let limits = any::<(u32, u32, u32)>().prop_map(|(max_connections, max_pending, max_requests)| Limits {
+        max_connections,
+        max_pending,
+        max_requests,
+    });
+    let breaker = (1..=100_u8, any::<u32>(), duration(), duration(), 1..=u32::MAX);
+    let breaker = breaker.prop_map(
+        |(failure_percent, min_requests, window, open_for, half_open_requests)| FailureBreaker {
+            failure_percent,
+            min_requests,
+            window,
+            open_for,
+            half_open_requests,
+        },
+    );
+    let budget = (0..=100_u8, any::<u32>(), duration());
+    let budget = budget.prop_map(|(percent, min_per_second, window)| RetryBudget {
+        percent,
+        min_per_second,
+        window,
+    });
+    let parts = (
+        cluster_name(),
+        protocol,
+        duration(),
+        balancing,
+        limits,
+        option::of(breaker),
+        budget,
+    );
+    parts.prop_map(
+        |(name, protocol, connect_timeout, balancing, limits, breaker, retry_budget)| Cluster {
+            name,
+            protocol,
+            connect_timeout,
+            balancing,
+            limits,
+            breaker,
+            retry_budget,
+        },
+    )
+}
+
+fn shuffled_endpoints() -> impl Strategy<Value = (ClusterEndpoints, ClusterEndpoints)> {
+    let endpoints = btree_map((any::<IpAddr>(), port()), endpoint(), 0..8);
+    let given = (cluster_name(), endpoints).prop_map(|(cluster, endpoints)| {
+        let endpoints = endpoints.into_iter().map(|((ip, port), endpoint)| Endpoint {
+            address: SocketAddr::new(ip, port.get()),
+            ..endpoint
+        });
+        (cluster, endpoints.collect::<Vec<_>>())
+    });
+    given.prop_flat_map(|(cluster, endpoints)| {
+        let given = ClusterEndpoints {
+            cluster: cluster.clone(),
+            endpoints: endpoints.clone(),
+        };
+        let shuffled = Just(endpoints).prop_shuffle();
+        (
+            Just(given),
+            shuffled.prop_map(move |endpoints| ClusterEndpoints {
+                cluster: cluster.clone(),
+                endpoints,
+            }),
+        )
+    })
+}
+
+/// Endpoints; the address is given by who collects them.
+fn endpoint() -> impl Strategy<Value = Endpoint> {
+    let health = select(vec![
+        EndpointHealth::Healthy,
+        EndpointHealth::Unhealthy,
+        EndpointHealth::Draining,
+    ]);
+    let place = || prop_oneof![Just(String::new()), "[a-c]", ".{1,10}"];
+    let locality = (place(), place(), place()).prop_map(|(region, zone, site)| Locality { region, zone, site });
+    let workload = (label(), label()).prop_map(|(namespace, name)| WorkloadName { namespace, name });
+    let peer = select(vec![Peer::WeirProxy, Peer::Plain]);
+    (health, locality, option::of(workload), peer).prop_map(|(health, locality, workload, peer)| Endpoint {
+        address: SocketAddr::from(([127, 0, 0, 1], 1)),
+        health,
+        locality,
+        workload,
+        peer,
+    })
+}
