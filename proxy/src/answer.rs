@@ -13,7 +13,12 @@ const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 /// The answer to a request that failed at this proxy.
 pub(crate) fn refusal(error: &ProxyError, grpc: Grpc, proxy: &WorkloadName) -> Response<ResponseBody> {
-    let text = format!("{error}; {} (fault: {})\n", error.hint(), error.fault());
+    let text = format!(
+        "{error}; {} (fault: {}, at the {})\n",
+        error.hint(),
+        error.fault(),
+        error.hop()
+    );
     let mut response = match grpc {
         Grpc::No => {
             let mut response = Response::new(ResponseBody::text(text));

@@ -170,7 +170,7 @@ impl ProxyConfig {
         let apps = self.apps.iter().map(|app| {
             json!({
                 "appPort": app.app_port,
-                "protocol": protocol_name(app.protocol),
+                "protocol": app.protocol.to_string(),
                 "inbound": app.inbound,
                 "edge": app.edge == Edge::Yes,
             })
@@ -185,10 +185,7 @@ impl ProxyConfig {
                 "zone": self.locality.zone,
                 "site": self.locality.site,
             },
-            "outbound": match &self.outbound {
-                OutboundAddr::Tcp(address) => address.to_string(),
-                OutboundAddr::Unix(path) => format!("unix:{}", path.display()),
-            },
+            "outbound": self.outbound.to_string(),
             "admin": self.admin,
             "metrics": self.metrics,
             "health": self.health,
@@ -271,6 +268,16 @@ pub enum OutboundAddr {
     Tcp(SocketAddr),
     /// A unix socket, made at the start and removed at the end.
     Unix(PathBuf),
+}
+
+/// As on the command line.
+impl std::fmt::Display for OutboundAddr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            OutboundAddr::Tcp(address) => write!(f, "{address}"),
+            OutboundAddr::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// Where access-log lines go.
@@ -399,14 +406,6 @@ fn said(held: &str) -> String {
         String::new()
     } else {
         format!(" {held:?}")
-    }
-}
-
-fn protocol_name(protocol: AppProtocol) -> &'static str {
-    match protocol {
-        AppProtocol::Http1 => "http",
-        AppProtocol::Http2 => "http2",
-        AppProtocol::Grpc => "grpc",
     }
 }
 

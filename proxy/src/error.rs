@@ -1,6 +1,7 @@
 //! Why the proxy, and not the app, answered a request. One value from which the status, `Proxy-Status`, the gRPC
 //! status, the metric's flag and the log line are all made.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -142,6 +143,17 @@ pub(crate) enum Hop {
     Cluster,
     /// At the endpoint.
     Endpoint,
+}
+
+impl fmt::Display for Hop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Hop::Listener => "listener",
+            Hop::Route => "route",
+            Hop::Cluster => "cluster",
+            Hop::Endpoint => "endpoint",
+        })
+    }
 }
 
 impl ProxyError {

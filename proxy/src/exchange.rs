@@ -37,6 +37,8 @@ pub(crate) struct Exchange {
     grpc: Grpc,
     request: Option<Replay>,
     attempt: Option<Attempt>,
+    /// Where an attempt is under way that has no answer yet.
+    awaits: Option<SocketAddr>,
     out_of_time: Option<Pin<Box<Sleep>>>,
     /// Held, not read: the app's own calls find the context for as long as the request is under way.
     _open: Option<OpenContext>,
@@ -65,6 +67,7 @@ impl Exchange {
             grpc,
             request: None,
             attempt: None,
+            awaits: None,
             out_of_time: None,
             _open: open,
         }
@@ -90,6 +93,11 @@ impl Exchange {
         if let Some(record) = &mut self.record {
             change(record);
         }
+    }
+
+    /// An attempt begins.
+    pub(crate) fn attempts(&mut self, endpoint: SocketAddr) {
+        self.awaits = Some(endpoint);
     }
 
     /// An attempt has an answer.
@@ -129,6 +137,7 @@ impl Exchange {
         outcome: AttemptOutcome,
         at: Duration,
     ) {
+        self.awaits = None;
         self.note(|record| {
             record.endpoint = Some(endpoint);
             record.peer_workload = workload.cloned();
@@ -179,11 +188,17 @@ impl Exchange {
             .as_ref()
             .is_some_and(|record| is_failure(record.status, record.grpc_status));
         let request_sent = self.request.as_ref().is_none_or(Replay::is_spent);
-        if let Some(attempt) = self.attempt.take() {
+        if let Some(Attempt {
+            permit,
+            in_flight,
+            lease,
+        }) = self.attempt.take()
+        {
             let outcome = if failed { Outcome::Failure } else { Outcome::Success };
-            attempt.permit.finish(outcome, self.clock.now());
+            permit.finish(outcome, self.clock.now());
+            drop(in_flight);
             if request_sent {
-                attempt.lease.release();
+                lease.release();
             }
         }
         self.record();
@@ -249,6 +264,15 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        if let Some(endpoint) = self.awaits.take() {
+            self.attempt_failed(endpoint, None, AttemptOutcome::Abandoned);
+        }
+        self.note(|record| {
+            // Without a status it was dropped before it had an answer: the downstream left.
+            if record.status == 0 {
+                record.flag = ResponseFlag::DownstreamReset;
+            }
+        });
         self.record();
     }
 }

@@ -1,7 +1,8 @@
 //! A request to our own app, from its head to its answer's head: identify ▸ admit ▸ connect ▸ send ▸ answer. What
 //! follows, to the answer's end, is [`Exchange`].
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU16;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +35,8 @@ pub(crate) struct InboundApp {
     /// `app:PORT`, for metrics and logs.
     pub(crate) label: Arc<str>,
     /// Where the app listens.
+    pub(crate) port: NonZeroU16,
+    /// The same, on loopback.
     pub(crate) address: SocketAddr,
     /// What it speaks.
     pub(crate) protocol: AppProtocol,
@@ -43,10 +46,11 @@ pub(crate) struct InboundApp {
 }
 
 impl InboundApp {
-    pub(crate) fn new(address: SocketAddr, protocol: AppProtocol, edge: Edge) -> InboundApp {
+    pub(crate) fn new(port: NonZeroU16, protocol: AppProtocol, edge: Edge) -> InboundApp {
         InboundApp {
-            label: format!("app:{}", address.port()).into(),
-            address,
+            label: format!("app:{port}").into(),
+            port,
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, port.get())),
             protocol,
             edge,
             // No failure breaker: one that opened here would hide the app from callers whose own breakers decide.
@@ -110,6 +114,7 @@ async fn carry(
         address: app.address,
         wire: wire(app.protocol),
         breaker: &app.breaker,
+        direction: Direction::Inbound,
         connect_timeout: CONNECT_TIMEOUT,
     };
     let mut attempts = 0;
@@ -119,6 +124,7 @@ async fn carry(
         let permit = app.breaker.admit(worker.clock.now());
         let permit = permit.map_err(|refusal| worker.refused(&app.label, refusal))?;
         attempts += 1;
+        exchange.attempts(app.address);
         let request = || head.request(target.wire, body.attempt());
         let sending = attempt::send(&worker.upstreams, &target, &app.label, request);
         let tried = match call.deadline.time() {
@@ -159,7 +165,7 @@ async fn carry(
             ProxyError::Connect { .. } | ProxyError::ConnectTimeout { .. }
         ) {
             // There is one app and it takes no connections: to ask again at once would not help.
-            worker.app_refused();
+            worker.health.refused(app.port);
             return Err(failed.error);
         }
         let facts = AttemptFacts {

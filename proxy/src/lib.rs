@@ -22,6 +22,7 @@ pub(crate) mod otlp;
 pub(crate) mod outbound;
 pub(crate) mod plan;
 pub mod process_log;
+pub mod proxy;
 pub(crate) mod record;
 pub(crate) mod snapshot;
 pub(crate) mod telemetry;
@@ -30,3 +31,5 @@ mod test_golden;
 pub(crate) mod worker;
 pub(crate) mod workloads;
 pub(crate) mod xds;
+
+pub use proxy::{Addresses, Drained, Proxy, StartError};

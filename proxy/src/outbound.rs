@@ -205,6 +205,7 @@ async fn forward(
             Balancing::PeakEwma { decay } => Some(InFlight::begin(&endpoint.load, worker.clock, decay)),
             Balancing::RoundRobin => None,
         };
+        exchange.attempts(endpoint.address);
         let sent = match attempt_at(worker, &head, call, &body, plan, &at).await {
             Ok((mut response, lease)) => {
                 if let Some(in_flight) = &mut in_flight {
@@ -334,6 +335,7 @@ async fn attempt_at(
         address: at.endpoint.address,
         wire: wire(cluster.config.protocol, at.endpoint.peer),
         breaker: &cluster.state.breaker,
+        direction: Direction::Outbound,
         connect_timeout: cluster.config.connect_timeout,
     };
     let request = || {

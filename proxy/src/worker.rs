@@ -17,6 +17,7 @@ use weir_policy::breaker::Refusal;
 use weir_policy::names::WorkloadName;
 use weir_policy::trace::TraceParent;
 
+use crate::app_health::AppHealth;
 use crate::clock::Clock;
 use crate::contexts::Contexts;
 use crate::drain::Drain;
@@ -50,8 +51,7 @@ pub(crate) struct WorkerParts {
     pub(crate) mesh: Mesh,
     pub(crate) contexts: Arc<Contexts>,
     pub(crate) telemetry: Telemetry,
-    /// Woken when the app refused a connection.
-    pub(crate) app_refused: Arc<tokio::sync::Notify>,
+    pub(crate) health: AppHealth,
     pub(crate) drain: Drain,
 }
 
@@ -63,12 +63,12 @@ pub(crate) struct Worker {
     pub(crate) contexts: Arc<Contexts>,
     pub(crate) recorder: Rc<Recorder>,
     pub(crate) upstreams: Upstreams,
+    pub(crate) health: AppHealth,
     /// The service of requests whose service is not known: metrics need a name for it.
     pub(crate) no_service: Arc<str>,
     sampler: Sampler,
     random: RefCell<fastrand::Rng>,
     names: RefCell<Names>,
-    app_refused: Arc<tokio::sync::Notify>,
 }
 
 /// Services by the authority that apps write, as far as one snapshot knows them.
@@ -80,18 +80,19 @@ struct Names {
 
 impl Worker {
     fn new(parts: &WorkerParts) -> Worker {
+        let recorder = parts.telemetry.recorder();
         Worker {
             workload: Arc::clone(&parts.workload),
             clock: parts.clock,
             mesh: parts.mesh.clone(),
             contexts: Arc::clone(&parts.contexts),
-            recorder: Rc::new(parts.telemetry.recorder()),
-            upstreams: Upstreams::default(),
+            upstreams: Upstreams::new(Arc::clone(recorder.metrics())),
+            recorder: Rc::new(recorder),
             no_service: Arc::from("unknown"),
             sampler: parts.telemetry.sampler(),
             random: RefCell::new(fastrand::Rng::new()),
             names: RefCell::default(),
-            app_refused: Arc::clone(&parts.app_refused),
+            health: parts.health.clone(),
         }
     }
 
@@ -166,11 +167,6 @@ impl Worker {
             cluster: cluster.to_owned(),
             refusal,
         }
-    }
-
-    /// The app took no connection: whoever watches it should look now.
-    pub(crate) fn app_refused(&self) {
-        self.app_refused.notify_one();
     }
 }
 

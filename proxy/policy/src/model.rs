@@ -1,6 +1,7 @@
 //! The mesh's internal model: what the control plane tells a proxy, as plain data. One model, whatever the wire:
 //! `weir-xds` converts it to and from the published protos, the proxy compiles it, tables in tests are written in it.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -279,6 +280,17 @@ pub enum AppProtocol {
     Http2,
     /// gRPC: HTTP/2, and answers made by the mesh are gRPC statuses.
     Grpc,
+}
+
+/// As on the command line and for people.
+impl fmt::Display for AppProtocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            AppProtocol::Http1 => "http",
+            AppProtocol::Http2 => "http2",
+            AppProtocol::Grpc => "grpc",
+        })
+    }
 }
 
 /// How an endpoint is chosen.

@@ -248,7 +248,6 @@ pub(crate) struct ResponseBody {
 enum Content {
     Nothing,
     Text(Bytes),
-    Trailers(HeaderMap),
     Streamed(Incoming),
 }
 
@@ -293,11 +292,6 @@ impl Body for ResponseBody {
                 this.content = Content::Nothing;
                 return Poll::Ready(Some(Ok(Frame::data(text))));
             }
-            Content::Trailers(trailers) => {
-                let trailers = std::mem::take(trailers);
-                this.content = Content::Nothing;
-                return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
-            }
             Content::Streamed(body) => body,
         };
         match Pin::new(&mut *body).poll_frame(cx) {
@@ -341,7 +335,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.content {
             Content::Nothing => true,
-            Content::Text(_) | Content::Trailers(_) => false,
+            Content::Text(_) => false,
             Content::Streamed(body) => body.is_end_stream(),
         }
     }
@@ -350,7 +344,6 @@ impl Body for ResponseBody {
         match &self.content {
             Content::Nothing => SizeHint::with_exact(0),
             Content::Text(text) => SizeHint::with_exact(text.len() as u64),
-            Content::Trailers(_) => SizeHint::default(),
             Content::Streamed(body) => body.size_hint(),
         }
     }

@@ -23,6 +23,8 @@ use weir_policy::retry::{Reused, Sent};
 
 use crate::http::body::RequestBody;
 use crate::http::io::{CountedIo, Crossed, Io};
+use crate::metrics::{Side, WorkerMetrics};
+use crate::record::Direction;
 
 /// How long an unused connection is kept. Shorter than what common servers keep theirs (nginx 75 s, Go 120 s with
 /// defaults of its http.Server examples), so that it is usually us who close first.
@@ -54,6 +56,8 @@ pub(crate) struct Target<'a> {
     pub(crate) address: SocketAddr,
     pub(crate) wire: Wire,
     pub(crate) breaker: &'a Arc<Breaker>,
+    /// Toward which side, for the count of connections.
+    pub(crate) direction: Direction,
     pub(crate) connect_timeout: Duration,
 }
 
@@ -89,8 +93,8 @@ pub(crate) enum End {
 }
 
 /// The connections of one worker.
-#[derive(Default)]
 pub(crate) struct Upstreams {
+    metrics: Arc<WorkerMetrics>,
     pools: RefCell<HashMap<PoolKey, Rc<Pool>>>,
 }
 
@@ -104,6 +108,8 @@ struct PoolKey {
 }
 
 struct Pool {
+    metrics: Arc<WorkerMetrics>,
+    direction: Direction,
     breaker: Arc<Breaker>,
     address: SocketAddr,
     /// HTTP/1.1 connections with nothing under way, the last used at the end.
@@ -152,6 +158,14 @@ enum Connection {
 }
 
 impl Upstreams {
+    /// None yet.
+    pub(crate) fn new(metrics: Arc<WorkerMetrics>) -> Upstreams {
+        Upstreams {
+            metrics,
+            pools: RefCell::default(),
+        }
+    }
+
     /// A connection to the target: one that is idle or shared, or a new one. Waits at most the target's connect timeout.
     ///
     /// # Cancel safety
@@ -186,6 +200,8 @@ impl Upstreams {
         let mut pools = self.pools.borrow_mut();
         let pool = pools.entry(key).or_insert_with(|| {
             Rc::new(Pool {
+                metrics: Arc::clone(&self.metrics),
+                direction: target.direction,
                 breaker: Arc::clone(target.breaker),
                 address: target.address,
                 idle: RefCell::default(),
@@ -238,11 +254,12 @@ async fn open_http1(pool: &Rc<Pool>, permit: ConnectionPermit) -> Result<Http1Co
         .handshake(TokioIo::new(io))
         .await
         .map_err(|error| ConnectError::Failed(io::ErrorKind::Other, error.to_string()))?;
+    let counted = pool.metrics.connection(pool.direction, Side::Upstream);
     let of_pool = Rc::downgrade(pool);
     tokio::task::spawn_local(async move {
         // How it ended is told to the request that was on it; an idle connection's end is nobody's loss.
         let _ = connection.await;
-        drop(permit);
+        drop((permit, counted));
         if let Some(pool) = of_pool.upgrade() {
             pool.freed.notify_one();
         }
@@ -345,9 +362,10 @@ async fn open_http2(pool: &Rc<Pool>, permit: ConnectionPermit) -> Result<Http2Co
         .handshake(TokioIo::new(io))
         .await
         .map_err(|error| ConnectError::Failed(io::ErrorKind::Other, error.to_string()))?;
+    let counted = pool.metrics.connection(pool.direction, Side::Upstream);
     tokio::task::spawn_local(async move {
         let _ = connection.await;
-        drop(permit);
+        drop((permit, counted));
     });
     Ok(Http2Connection {
         sender,
