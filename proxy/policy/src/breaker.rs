@@ -187,6 +187,9 @@ impl Breaker {
 ///
 /// Its outcome is told once, by [`report`](Self::report) as soon as it is known (the answer's head) or by
 /// [`finish`](Self::finish); if neither comes before the drop it is [`Outcome::Abandoned`].
+///
+/// A permit that is held for an answer which is then given up for a retry is reported first: dropped, its failure would
+/// be lost. Half-open, a request that is never reported keeps its place, so a streamed answer is reported by its head.
 #[derive(Debug)]
 #[must_use = "a permit that is dropped no longer counts"]
 pub struct RequestPermit {

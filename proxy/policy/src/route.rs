@@ -15,6 +15,7 @@ mod rewrite;
 mod values;
 
 pub use check::{CompileError, Problem};
+pub use patterns::check_regex;
 pub use rewrite::rewrite_path;
 pub(crate) use rewrite::without_trailing_slash;
 

@@ -63,7 +63,7 @@ pub enum Problem {
     /// A regular expression that is none.
     #[error("is not a regular expression (RE2 syntax): {reason}")]
     Regex {
-        /// What is wrong with it, over several lines.
+        /// What is wrong with it, in one line.
         reason: String,
     },
     /// A regular expression that is too long.

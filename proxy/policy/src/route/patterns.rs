@@ -28,6 +28,14 @@ impl Patterns {
     }
 }
 
+/// Whether a table would take this regular expression, for who checks it before it gets into one.
+///
+/// # Errors
+/// [`Problem::Regex`], [`Problem::RegexTooLong`] or [`Problem::RegexTooBig`].
+pub fn check_regex(pattern: &str) -> Result<(), Problem> {
+    compile(pattern).map(|_| ())
+}
+
 fn compile(pattern: &str) -> Result<Regex, Problem> {
     if pattern.len() > PATTERN_LEN_MAX {
         return Err(Problem::RegexTooLong { max: PATTERN_LEN_MAX });
@@ -48,9 +56,16 @@ fn build(pattern: &str) -> Result<Regex, Problem> {
     built.map_err(|error| match error {
         regex::Error::CompiledTooBig(max) => Problem::RegexTooBig { max_bytes: max },
         other => Problem::Regex {
-            reason: other.to_string(),
+            reason: in_one_line(&other.to_string()),
         },
     })
+}
+
+/// The crate draws the pattern with a pointer to the place and ends with `error: …`; in a status or a log line there is
+/// room for that last line only.
+fn in_one_line(error: &str) -> String {
+    let last = error.lines().last().unwrap_or_default();
+    last.strip_prefix("error: ").unwrap_or(last).to_owned()
 }
 
 /// Gateway API: 1024 for paths and query parameters, 4096 for header fields.

@@ -3,7 +3,7 @@
 use http::{HeaderMap, Method, StatusCode};
 use proptest::prelude::*;
 use weir_policy::model::*;
-use weir_policy::route::{CompileError, Problem, RequestFacts, RouteTable};
+use weir_policy::route::{CompileError, Problem, RequestFacts, RouteTable, check_regex};
 
 use crate::support::*;
 
@@ -474,7 +474,11 @@ fn hostile_regular_expressions_are_refused() {
         let (field, problem) = problem_of(route("r", regex(pattern)));
         assert!(matches!(problem, Problem::Regex { .. }), "{pattern}: {problem}");
         assert_eq!(field, "matches.path.regex");
+        assert_eq!(check_regex(pattern), Err(problem));
     }
+    assert_eq!(check_regex(r"/v\d+/.*"), Ok(()));
+    let reason = "unclosed group".to_owned();
+    assert_eq!(check_regex("a("), Err(Problem::Regex { reason }));
     for pattern in [
         "(a{1000}){1000}",
         "((((a{99}){99}){99}){99}){99}",
