@@ -111,6 +111,17 @@ impl Kind {
         }
     }
 
+    /// Where its resources are in the API: `/api/v1/namespaces`, `/apis/weir.dev/v1/namespaces/citizen/workloads`.
+    /// `namespace`: one to look into; `None`: all, and for kinds of the whole cluster.
+    pub fn path(self, namespace: Option<&str>) -> String {
+        let root = if self.group().is_empty() { "/api" } else { "/apis" };
+        let (version, plural) = (self.api_version(), self.plural());
+        match namespace {
+            Some(namespace) => format!("{root}/{version}/namespaces/{namespace}/{plural}"),
+            None => format!("{root}/{version}/{plural}"),
+        }
+    }
+
     /// The kind that a resource's `apiVersion` and `kind` name.
     pub fn of(api_version: &str, kind: &str) -> Option<Kind> {
         let named = |k: &&Kind| k.api_version() == api_version && k.kind() == kind;
@@ -239,6 +250,27 @@ mod tests {
         assert_eq!(Kind::of("v1", "Pod"), None);
         assert_eq!(Kind::of("v2", "Service"), None);
         assert_eq!(Kind::of_plural("", "v1", "httproutes"), None);
+    }
+
+    #[test]
+    fn paths_are_those_of_kubernetes() {
+        assert_eq!(Kind::Namespace.path(None), "/api/v1/namespaces");
+        assert_eq!(Kind::Service.path(Some("a")), "/api/v1/namespaces/a/services");
+        let key = crate::Key {
+            kind: Kind::HttpRoute,
+            namespace: "a".to_owned(),
+            name: "b".to_owned(),
+        };
+        assert_eq!(
+            key.path(),
+            "/apis/gateway.networking.k8s.io/v1/namespaces/a/httproutes/b"
+        );
+        let key = crate::Key {
+            kind: Kind::MeshConfig,
+            namespace: String::new(),
+            name: "mesh".to_owned(),
+        };
+        assert_eq!(key.path(), "/apis/weir.dev/v1/meshconfigs/mesh");
     }
 
     #[test]

@@ -41,6 +41,15 @@ impl fmt::Display for Key {
     }
 }
 
+impl Key {
+    /// Where it is in the API: `/apis/gateway.networking.k8s.io/v1/namespaces/citizen/httproutes/portal`. Names that
+    /// [`Object::parse`] takes need no escaping.
+    pub fn path(&self) -> String {
+        let namespace = Some(self.namespace.as_str()).filter(|namespace| !namespace.is_empty());
+        format!("{}/{}", self.kind.path(namespace), self.name)
+    }
+}
+
 /// What every resource carries beside its own part.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]

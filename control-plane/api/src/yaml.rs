@@ -149,6 +149,17 @@ pub fn read_objects(text: &str, file: &str, namespace: Option<&str>) -> Result<V
     if errors.is_empty() { Ok(objects) } else { Err(errors) }
 }
 
+/// Writes a value as one YAML document in block style, which [`read`] reads back; it ends with a line break. Text that
+/// could be taken for something else, by YAML 1.1 too, is put into quotes.
+pub fn write(value: &Value) -> String {
+    let mut text = String::new();
+    for line in block(value) {
+        text.push_str(&line);
+        text.push('\n');
+    }
+    text
+}
+
 /// How many bytes a text may have.
 pub const BYTES_MAX: usize = 4 << 20;
 
@@ -550,6 +561,64 @@ fn line_of(line: usize) -> u32 {
     u32::try_from(line.max(1)).unwrap_or(u32::MAX)
 }
 
+fn block(value: &Value) -> Vec<String> {
+    let mut lines = Vec::new();
+    match value {
+        Value::Object(fields) if !fields.is_empty() => {
+            for (key, value) in fields {
+                let key = quoted(key);
+                match (value, block(value).as_slice()) {
+                    (Value::Object(_) | Value::Array(_), [only]) if only == "{}" || only == "[]" => {
+                        lines.push(format!("{key}: {only}"));
+                    }
+                    (Value::Object(_), inner) => {
+                        lines.push(format!("{key}:"));
+                        lines.extend(inner.iter().map(|line| format!("  {line}")));
+                    }
+                    (Value::Array(_), inner) => {
+                        lines.push(format!("{key}:"));
+                        lines.extend_from_slice(inner);
+                    }
+                    (_, inner) => lines.push(format!("{key}: {}", inner.concat())),
+                }
+            }
+        }
+        Value::Array(items) if !items.is_empty() => {
+            for item in items {
+                for (index, line) in block(item).iter().enumerate() {
+                    lines.push(format!("{} {line}", if index == 0 { "-" } else { " " }));
+                }
+            }
+        }
+        Value::String(text) => lines.push(quoted(text)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+            lines.push(value.to_string());
+        }
+    }
+    lines
+}
+
+/// A text plain where it can only be text, else in JSON's quotes, which are YAML's as well.
+fn quoted(text: &str) -> String {
+    const WORDS: [&str; 8] = ["y", "n", "yes", "no", "on", "off", "true", "false"];
+    let starts = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/');
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./".contains(&b);
+    let is_text = matches!(resolve(text), Ok(Value::String(_))) && !WORDS.contains(&text.to_ascii_lowercase().as_str());
+    if starts && is_text && text.bytes().all(plain) {
+        return text.to_owned();
+    }
+    let mut quoted = String::new();
+    for c in Value::String(text.to_owned()).to_string().chars() {
+        // JSON allows these as they are, YAML does not, or may drop them.
+        if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}') {
+            quoted.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            quoted.push(c);
+        }
+    }
+    quoted
+}
+
 /// The resources of a document with their paths in it: those of a `List`, or the document.
 fn items(value: &Value) -> Vec<(String, &Value)> {
     let is_list = value.get("kind").and_then(Value::as_str) == Some("List");
@@ -780,6 +849,28 @@ mod tests {
             let values: Vec<Value> = documents.into_iter().map(|document| document.value).collect();
             let expect = if value.is_null() { vec![] } else { vec![value] };
             prop_assert_eq!(values, expect);
+        }
+    }
+
+    #[test]
+    fn values_are_written_as_people_would() {
+        let value = json!({
+            "apiVersion": "v1",
+            "empty": {},
+            "list": [{"a": 1, "b": ["x", []]}, "no", ""],
+            "spec": {"path": "/a", "time": "10s", "version": "1.0", "zone": "a:b", "null": "null"},
+        });
+        let expect = "apiVersion: v1\nempty: {}\nlist:\n- a: 1\n  b:\n  - x\n  - []\n- \"no\"\n- \"\"\nspec:\n  \
+                      \"null\": \"null\"\n  path: /a\n  time: \"10s\"\n  version: \"1.0\"\n  zone: \"a:b\"\n";
+        assert_eq!(write(&value), expect);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_reads_back(value in json_value(), text in "\\PC{0,9}[\\x00-\\x9f]{0,9}") {
+            let value = json!({"value": value, "text": text.as_str(), text.as_str(): 1});
+            let documents = read(&write(&value), "f").expect("right");
+            prop_assert_eq!(&documents[0].value, &value);
         }
     }
 
