@@ -151,6 +151,24 @@ impl LastGood {
         })
     }
 
+    /// Opens a directory and reads what was in force; a file that had to be set aside is logged, and nothing is in
+    /// force then.
+    ///
+    /// # Errors
+    /// As [`LastGood::open`] and [`LastGood::load`].
+    pub(crate) fn start(directory: &Path, workload: &WorkloadName) -> Result<(LastGood, Vec<Kept>), StateDirError> {
+        let last_good = LastGood::open(directory, workload)?;
+        let kept = match last_good.load()? {
+            Loaded::Nothing => Vec::new(),
+            Loaded::Kept(kept) => kept,
+            Loaded::SetAside { path, damage } => {
+                tracing::warn!(moved_to = %path.display(), %damage, "what was kept on disk can't be used");
+                Vec::new()
+            }
+        };
+        Ok((last_good, kept))
+    }
+
     /// Reads what was in force.
     ///
     /// # Errors

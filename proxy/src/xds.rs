@@ -7,6 +7,13 @@ mod connection;
 mod state;
 mod table;
 
+#[cfg(test)]
+mod property;
+#[cfg(test)]
+pub(crate) mod scenario;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::Duration;
 

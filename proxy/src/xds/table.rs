@@ -279,11 +279,10 @@ where
                 Ok(Taken::InForce) => changed = true,
                 Ok(Taken::Waits) => waiting.push(name),
                 Err(refusal) => {
-                    refused.push(format!("{name}: {refusal}"));
-                    tracked.rejected = Some(RejectedVersion {
-                        version,
-                        reason: refusal.to_string(),
-                    });
+                    // A line for each, whatever is quoted in it.
+                    let reason = refusal.to_string().replace('\n', " ");
+                    refused.push(format!("{name}: {reason}"));
+                    tracked.rejected = Some(RejectedVersion { version, reason });
                 }
             }
         }

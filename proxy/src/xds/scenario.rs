@@ -1,0 +1,318 @@
+//! A state machine, the snapshots made from it, and short ways to say what goes in and what comes out.
+
+use std::time::Duration;
+
+use weir_policy::model::{
+    Action, AppProtocol, Balancing, Cluster, ClusterEndpoints, Endpoint, EndpointHealth, Forward, HostMatch, Limits,
+    Listener, Locality, PathMatch, Peer, RetryBudget, Rewrite, Route, RouteConfig, RouteMatch, RouteSource, Timeouts,
+    VirtualHost, WeightedBackend,
+};
+use weir_policy::names::{ClusterName, ListenerName};
+use weir_policy::time::Time;
+use weir_xds::envoy::{Any, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
+use weir_xds::{ResourceType, encode, node};
+
+use super::state::{Input, Outputs, Settings, State};
+use crate::mesh::LinkStatus;
+use crate::snapshot::{self, Backend, ClusterStates, Lookup, Snapshot};
+
+/// The listener of service `a` on port 80, by its name.
+pub(crate) fn listener_name(short: &str) -> ListenerName {
+    let own = "n".parse().expect("a label");
+    ListenerName::from_authority(short, &own).expect("a name")
+}
+
+pub(crate) fn cluster_name(name: &str) -> ClusterName {
+    name.parse().expect("a cluster's name")
+}
+
+/// A listener whose routes are in a route configuration.
+pub(crate) fn listener(short: &str, routes: &str) -> Any {
+    encode::listener(&Listener {
+        name: listener_name(short),
+        routes: RouteSource::Named(routes.parse().expect("a route's name")),
+    })
+}
+
+/// A listener that holds its routes itself: evenly to these clusters.
+pub(crate) fn inline_listener(short: &str, clusters: &[&str]) -> Any {
+    encode::listener(&Listener {
+        name: listener_name(short),
+        routes: RouteSource::Inline(vec![to(PathMatch::Prefix("/".to_owned()), clusters)]),
+    })
+}
+
+/// A route configuration that sends all evenly to these clusters.
+pub(crate) fn route(name: &str, clusters: &[&str]) -> Any {
+    encode::route_config(&RouteConfig {
+        name: name.parse().expect("a route's name"),
+        virtual_hosts: vec![to(PathMatch::Prefix("/".to_owned()), clusters)],
+    })
+}
+
+/// One that can be read and not compiled.
+pub(crate) fn uncompilable_route(name: &str) -> Any {
+    encode::route_config(&RouteConfig {
+        name: name.parse().expect("a route's name"),
+        virtual_hosts: vec![to(PathMatch::Regex("/(".to_owned()), &["x.n:80"])],
+    })
+}
+
+fn to(path: PathMatch, clusters: &[&str]) -> VirtualHost {
+    let backend = |name: &&str| WeightedBackend {
+        cluster: cluster_name(name),
+        weight: 1,
+    };
+    VirtualHost {
+        name: "all".to_owned(),
+        hosts: vec![HostMatch::Any],
+        routes: vec![Route {
+            name: "only".to_owned(),
+            matches: RouteMatch {
+                path,
+                method: None,
+                headers: Vec::new(),
+                query: Vec::new(),
+            },
+            request_headers: Default::default(),
+            response_headers: Default::default(),
+            action: Action::Forward(Forward {
+                backends: clusters.iter().map(backend).collect(),
+                rewrite: Rewrite::default(),
+                timeouts: Timeouts::default(),
+                retry: None,
+            }),
+        }],
+    }
+}
+
+/// A cluster as the model has it.
+pub(crate) fn cluster_model(name: &str) -> Cluster {
+    Cluster {
+        name: cluster_name(name),
+        protocol: AppProtocol::Http1,
+        connect_timeout: Duration::from_secs(1),
+        balancing: Balancing::RoundRobin,
+        limits: Limits::default(),
+        breaker: None,
+        retry_budget: RetryBudget::default(),
+    }
+}
+
+pub(crate) fn cluster(name: &str) -> Any {
+    encode::cluster(&cluster_model(name))
+}
+
+/// Healthy endpoints as the model has them.
+pub(crate) fn endpoints_model(name: &str, addresses: &[&str]) -> ClusterEndpoints {
+    let endpoint = |address: &&str| Endpoint {
+        address: address.parse().expect("an address"),
+        health: EndpointHealth::Healthy,
+        locality: Locality::default(),
+        workload: None,
+        peer: Peer::Plain,
+    };
+    ClusterEndpoints {
+        cluster: cluster_name(name),
+        endpoints: addresses.iter().map(endpoint).collect(),
+    }
+}
+
+pub(crate) fn endpoints(name: &str, addresses: &[&str]) -> Any {
+    encode::endpoints(&endpoints_model(name, addresses))
+}
+
+/// What is no resource at all.
+pub(crate) fn garbage(kind: ResourceType) -> Any {
+    Any {
+        type_url: kind.url().to_owned(),
+        value: vec![0xff; 7],
+    }
+}
+
+/// A resource in a response, under a short name for a listener's.
+pub(crate) fn resource(name: &str, version: &str, any: Any) -> Resource {
+    Resource {
+        name: name.to_owned(),
+        version: version.to_owned(),
+        resource: Some(any),
+        ..Resource::default()
+    }
+}
+
+/// A response.
+pub(crate) fn response(
+    kind: ResourceType,
+    nonce: &str,
+    resources: Vec<Resource>,
+    removed: &[&str],
+) -> DeltaDiscoveryResponse {
+    DeltaDiscoveryResponse {
+        type_url: kind.url().to_owned(),
+        nonce: nonce.to_owned(),
+        resources,
+        removed_resources: removed.iter().map(ToString::to_string).collect(),
+        ..DeltaDiscoveryResponse::default()
+    }
+}
+
+/// A request in one line: `route +subscribed -unsubscribed known@version ack:nonce nack:nonce`, with `hello` where it
+/// says who we are.
+pub(crate) fn line(request: &DeltaDiscoveryRequest) -> String {
+    let kind = ResourceType::from_url(&request.type_url);
+    let mut line = kind.map_or_else(|| request.type_url.clone(), |kind| kind.to_string());
+    if request.node.is_some() {
+        line += " hello";
+    }
+    for name in &request.resource_names_subscribe {
+        line += &format!(" +{name}");
+    }
+    for name in &request.resource_names_unsubscribe {
+        line += &format!(" -{name}");
+    }
+    let mut versions: Vec<_> = request.initial_resource_versions.iter().collect();
+    versions.sort();
+    for (name, version) in versions {
+        line += &format!(" {name}@{version}");
+    }
+    if !request.response_nonce.is_empty() {
+        let verdict = if request.error_detail.is_some() { "nack" } else { "ack" };
+        line += &format!(" {verdict}:{}", request.response_nonce);
+    }
+    line
+}
+
+/// See the module.
+pub(crate) struct Scenario {
+    pub(crate) state: State,
+    pub(crate) now: Time,
+    pub(crate) snapshot: Snapshot,
+    pub(crate) states: ClusterStates,
+    pub(crate) status: LinkStatus,
+    pub(crate) kept: u32,
+    pub(crate) reasons: Vec<String>,
+}
+
+impl Scenario {
+    pub(crate) fn new(settings: Settings) -> Scenario {
+        let workload = "n/caller".parse().expect("a name");
+        let node = node::node(&workload, &Locality::default(), "0");
+        Scenario {
+            state: State::new(settings, node),
+            now: Time::from_nanos(1),
+            snapshot: Snapshot::default(),
+            states: ClusterStates::default(),
+            status: LinkStatus::default(),
+            kept: 0,
+            reasons: Vec::new(),
+        }
+    }
+
+    /// With a stream open and `a` in use: its route goes to clusters `a.n:80`, of one endpoint.
+    pub(crate) fn with_a() -> Scenario {
+        let mut scenario = Scenario::new(Settings::default());
+        scenario.input(Input::Opened);
+        scenario.demand("a:80");
+        let a = "a.n.svc.cluster.local:80";
+        scenario.answer(ResourceType::Listener, "l1", a, "1", listener("a:80", "a.n:80/*"));
+        scenario.answer(
+            ResourceType::Route,
+            "r1",
+            "a.n:80/*",
+            "1",
+            route("a.n:80/*", &["a.n:80"]),
+        );
+        scenario.answer(ResourceType::Cluster, "c1", "a.n:80", "1", cluster("a.n:80"));
+        let endpoints = endpoints("a.n:80", &["10.0.0.1:80"]);
+        let last = scenario.answer(ResourceType::Endpoints, "e1", "a.n:80", "1", endpoints);
+        assert_eq!(last, ["endpoints ack:e1", "listener ack:l1", "route ack:r1"]);
+        assert_eq!(scenario.services(), ["a.n.svc.cluster.local:80 -> a.n:80[10.0.0.1:80]"]);
+        scenario
+    }
+
+    pub(crate) fn input(&mut self, input: Input) -> Vec<String> {
+        let outputs = self.state.handle(self.now, input);
+        self.take(outputs)
+    }
+
+    pub(crate) fn take(&mut self, outputs: Outputs) -> Vec<String> {
+        if let Some(parts) = outputs.parts {
+            self.snapshot = snapshot::compile(&self.snapshot, &self.states, parts);
+        }
+        if outputs.keep {
+            self.kept += 1;
+        }
+        self.status = outputs.status;
+        let errors = outputs
+            .requests
+            .iter()
+            .filter_map(|request| request.error_detail.as_ref());
+        self.reasons.extend(errors.map(|error| error.message.clone()));
+        outputs.requests.iter().map(line).collect()
+    }
+
+    pub(crate) fn demand(&mut self, short: &str) -> Vec<String> {
+        self.input(Input::Demands(vec![listener_name(short)]))
+    }
+
+    /// Answers with one resource.
+    pub(crate) fn answer(
+        &mut self,
+        kind: ResourceType,
+        nonce: &str,
+        name: &str,
+        version: &str,
+        any: Any,
+    ) -> Vec<String> {
+        let resources = vec![resource(name, version, any)];
+        self.input(Input::Response(response(kind, nonce, resources, &[])))
+    }
+
+    /// Answers that something does not exist.
+    pub(crate) fn remove(&mut self, kind: ResourceType, nonce: &str, name: &str) -> Vec<String> {
+        self.input(Input::Response(response(kind, nonce, Vec::new(), &[name])))
+    }
+
+    /// Lets time pass without anything happening but ticks.
+    pub(crate) fn pass(&mut self, time: Duration) -> Vec<String> {
+        let end = self.now + time;
+        let mut requests = Vec::new();
+        while let Some(next) = self.state.next().filter(|next| *next <= end) {
+            self.now = self.now.max(next);
+            requests.extend(self.input(Input::Tick));
+            assert!(
+                self.state.next() > Some(self.now) || self.state.next().is_none(),
+                "a tick changes nothing"
+            );
+        }
+        self.now = end;
+        requests
+    }
+
+    /// The snapshot, a line for each name, sorted: where it goes.
+    pub(crate) fn services(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (name, lookup) in self.snapshot.services() {
+            let Lookup::Service(service) = lookup else {
+                lines.push(format!("{name} does not exist"));
+                continue;
+            };
+            let mut line = format!("{name} ->");
+            for (id, _) in service.table.routes() {
+                for backend in &service.route(id).expect("a route of this table").backends {
+                    line += &match backend {
+                        Backend::Missing(name) => format!(" {name}(missing)"),
+                        Backend::Unanswered(name) => format!(" {name}(unanswered)"),
+                        Backend::Cluster(cluster) => {
+                            let endpoints = cluster.endpoints.iter().map(|endpoint| endpoint.address.to_string());
+                            format!(" {}[{}]", cluster.config.name, endpoints.collect::<Vec<_>>().join(","))
+                        }
+                    };
+                }
+            }
+            lines.push(line);
+        }
+        lines.sort();
+        lines
+    }
+}

@@ -1,0 +1,541 @@
+//! The state machine, rule by rule.
+
+use std::time::Duration;
+
+use weir_xds::ResourceType::{Cluster, Endpoints, Listener, Route};
+use weir_xds::envoy::{Any, DeltaDiscoveryResponse};
+
+use super::scenario::{
+    Scenario, cluster, endpoints, garbage, inline_listener, listener, listener_name, resource, response, route,
+    uncompilable_route,
+};
+use super::state::{Input, Settings};
+use crate::mesh::{Connected, ResourceState};
+use crate::snapshot::Lookup;
+
+const A: &str = "a.n.svc.cluster.local:80";
+const B: &str = "b.n.svc.cluster.local:80";
+const NOTHING: [&str; 0] = [];
+
+#[test]
+fn a_demand_leads_from_the_listener_to_the_endpoints() {
+    let mut s = Scenario::new(Settings::default());
+    assert_eq!(
+        s.input(Input::Opened),
+        ["endpoints hello"],
+        "says who is there, and subscribes to nothing"
+    );
+    assert_eq!(s.status.connected, Connected::Yes);
+    assert_eq!(s.demand("a:80"), [format!("listener +{A}")]);
+    assert_eq!(s.demand("a:80"), NOTHING, "is asked for already");
+    assert_eq!(
+        s.answer(Listener, "l1", A, "1", listener("a:80", "a.n:80/*")),
+        ["route +a.n:80/*"]
+    );
+    assert_eq!(
+        s.answer(Route, "r1", "a.n:80/*", "1", route("a.n:80/*", &["a.n:80", "b.n:80"])),
+        ["cluster +a.n:80 +b.n:80", "endpoints +a.n:80 +b.n:80"],
+    );
+    assert_eq!(
+        s.answer(Cluster, "c1", "a.n:80", "1", cluster("a.n:80")),
+        ["cluster ack:c1"]
+    );
+    assert_eq!(
+        s.answer(Endpoints, "e1", "b.n:80", "1", endpoints("b.n:80", &[])),
+        ["endpoints ack:e1"]
+    );
+    assert_eq!(
+        s.answer(Cluster, "c2", "b.n:80", "1", cluster("b.n:80")),
+        ["cluster ack:c2"]
+    );
+    assert_eq!(s.services(), NOTHING);
+    assert_eq!(
+        s.answer(Endpoints, "e2", "a.n:80", "1", endpoints("a.n:80", &["10.0.0.1:80"])),
+        ["endpoints ack:e2", "listener ack:l1", "route ack:r1"],
+    );
+    assert_eq!(s.services(), [format!("{A} -> a.n:80[10.0.0.1:80] b.n:80[]")]);
+}
+
+#[test]
+fn a_demand_before_the_stream_is_sent_with_who_we_are() {
+    let mut s = Scenario::new(Settings::default());
+    assert_eq!(s.demand("a:80"), NOTHING);
+    assert_eq!(s.input(Input::Opened), [format!("listener hello +{A}")]);
+}
+
+#[test]
+fn a_route_is_in_force_only_when_its_new_cluster_is() {
+    let mut s = Scenario::with_a();
+    let before = s.services();
+    assert_eq!(
+        s.answer(Route, "r2", "a.n:80/*", "2", route("a.n:80/*", &["b.n:80"])),
+        ["cluster +b.n:80", "endpoints +b.n:80"],
+        "not acknowledged, and the cluster before is not let go",
+    );
+    assert_eq!(
+        s.answer(Cluster, "c2", "b.n:80", "1", cluster("b.n:80")),
+        ["cluster ack:c2"]
+    );
+    assert_eq!(s.services(), before);
+    let route_status = s
+        .status
+        .resources
+        .iter()
+        .find(|resource| resource.kind == "route")
+        .expect("is subscribed");
+    assert_eq!(
+        (route_status.version.as_deref(), route_status.waiting.as_deref()),
+        (Some("1"), Some("2"))
+    );
+    assert_eq!(
+        s.answer(Endpoints, "e2", "b.n:80", "1", endpoints("b.n:80", &["10.0.0.2:80"])),
+        [
+            "endpoints ack:e2",
+            "route ack:r2",
+            "cluster -a.n:80",
+            "endpoints -a.n:80"
+        ],
+    );
+    assert_eq!(s.services(), [format!("{A} -> b.n:80[10.0.0.2:80]")]);
+}
+
+#[test]
+fn a_cluster_that_does_not_exist_is_an_answer() {
+    let mut s = Scenario::with_a();
+    s.answer(Route, "r2", "a.n:80/*", "2", route("a.n:80/*", &["a.n:80", "b.n:80"]));
+    assert_eq!(
+        s.remove(Cluster, "c2", "b.n:80"),
+        ["cluster ack:c2", "route ack:r2"],
+        "its endpoints don't matter"
+    );
+    assert_eq!(s.services(), [format!("{A} -> a.n:80[10.0.0.1:80] b.n:80(missing)")]);
+    s.answer(Cluster, "c3", "b.n:80", "1", cluster("b.n:80"));
+    assert_eq!(
+        s.remove(Endpoints, "e2", "b.n:80"),
+        ["endpoints ack:e2"],
+        "that it has none is an answer too"
+    );
+    assert_eq!(s.services(), [format!("{A} -> a.n:80[10.0.0.1:80] b.n:80[]")]);
+}
+
+#[test]
+fn a_route_waits_for_its_clusters_five_seconds() {
+    let mut s = Scenario::with_a();
+    let before = s.services();
+    s.answer(Route, "r2", "a.n:80/*", "2", route("a.n:80/*", &["a.n:80", "b.n:80"]));
+    assert_eq!(s.pass(Duration::from_millis(4999)), NOTHING);
+    assert_eq!(s.services(), before);
+    assert_eq!(s.pass(Duration::from_millis(1)), ["route ack:r2"]);
+    assert_eq!(s.services(), [format!("{A} -> a.n:80[10.0.0.1:80] b.n:80(unanswered)")]);
+    s.answer(Cluster, "c2", "b.n:80", "1", cluster("b.n:80"));
+    s.answer(Endpoints, "e2", "b.n:80", "1", endpoints("b.n:80", &["10.0.0.2:80"]));
+    assert_eq!(
+        s.services(),
+        [format!("{A} -> a.n:80[10.0.0.1:80] b.n:80[10.0.0.2:80]")],
+        "and late is not never"
+    );
+}
+
+#[test]
+fn a_listener_moves_to_other_routes_when_they_are_in_force() {
+    let mut s = Scenario::with_a();
+    let before = s.services();
+    assert_eq!(
+        s.answer(Listener, "l2", A, "2", listener("a:80", "a.n:80/n")),
+        ["route +a.n:80/n"]
+    );
+    assert_eq!(
+        s.pass(Duration::from_secs(60)),
+        NOTHING,
+        "without routes it can't be in force"
+    );
+    assert_eq!(s.services(), before);
+    s.answer(Route, "r2", "a.n:80/n", "1", route("a.n:80/n", &["b.n:80"]));
+    s.answer(Cluster, "c2", "b.n:80", "1", cluster("b.n:80"));
+    assert_eq!(
+        s.answer(Endpoints, "e2", "b.n:80", "1", endpoints("b.n:80", &["10.0.0.2:80"])),
+        [
+            "endpoints ack:e2",
+            "listener ack:l2",
+            "route ack:r2",
+            "cluster -a.n:80",
+            "endpoints -a.n:80",
+            "route -a.n:80/*",
+        ],
+    );
+    assert_eq!(s.services(), [format!("{A} -> b.n:80[10.0.0.2:80]")]);
+}
+
+#[test]
+fn routes_that_do_not_exist_are_no_routes() {
+    let mut s = Scenario::with_a();
+    assert_eq!(
+        s.remove(Route, "r2", "a.n:80/*"),
+        ["route ack:r2", "cluster -a.n:80", "endpoints -a.n:80"],
+    );
+    assert_eq!(s.services(), [format!("{A} ->")]);
+}
+
+#[test]
+fn a_listener_may_hold_its_routes_itself() {
+    let mut s = Scenario::new(Settings::default());
+    s.input(Input::Opened);
+    s.demand("a:80");
+    assert_eq!(
+        s.answer(Listener, "l1", A, "1", inline_listener("a:80", &["a.n:80"])),
+        ["cluster +a.n:80", "endpoints +a.n:80"],
+    );
+    assert_eq!(s.services(), NOTHING);
+    assert_eq!(s.remove(Cluster, "c1", "a.n:80"), ["cluster ack:c1", "listener ack:l1"]);
+    assert_eq!(s.services(), [format!("{A} -> a.n:80(missing)")]);
+    s.answer(Listener, "l2", A, "2", inline_listener("a:80", &["b.n:80"]));
+    assert_eq!(s.services(), [format!("{A} -> a.n:80(missing)")]);
+    assert_eq!(
+        s.pass(Duration::from_secs(5)),
+        ["listener ack:l2", "cluster -a.n:80", "endpoints -a.n:80"],
+    );
+    assert_eq!(s.services(), [format!("{A} -> b.n:80(unanswered)")]);
+}
+
+#[test]
+fn what_is_refused_leaves_what_was_in_force() {
+    let cases: [(weir_xds::ResourceType, &str, Any, &str); 6] = [
+        (Endpoints, "a.n:80", garbage(Endpoints), "is not a message of its type"),
+        (Cluster, "a.n:80", garbage(Cluster), "is not a message of its type"),
+        (Cluster, "a.n:80", cluster("b.n:80"), "is named \"b.n:80\" inside"),
+        (Listener, A, garbage(Listener), "is not a message of its type"),
+        (Route, "a.n:80/*", garbage(Route), "is not a message of its type"),
+        (Route, "a.n:80/*", uncompilable_route("a.n:80/*"), "unclosed group"),
+    ];
+    for (kind, name, bad, reason) in cases {
+        let mut s = Scenario::with_a();
+        let (before, kept) = (s.services(), s.kept);
+        assert_eq!(
+            s.answer(kind, "bad", name, "2", bad),
+            [format!("{kind} nack:bad")],
+            "{reason}"
+        );
+        assert_eq!(s.services(), before);
+        assert_eq!(s.kept, kept);
+        let said = s.reasons.concat();
+        assert!(
+            said.starts_with(&format!("{name}: ")) && said.contains(reason),
+            "{said}"
+        );
+        let of_it = |resource: &&crate::mesh::ResourceStatus| resource.kind == kind.to_string();
+        let status = s.status.resources.iter().find(of_it).expect("is subscribed").clone();
+        assert_eq!(status.version.as_deref(), Some("1"));
+        let rejected = status.rejected.expect("is told");
+        assert_eq!(rejected.version, "2");
+        assert!(rejected.reason.contains(reason), "{}", rejected.reason);
+        // A version that is good clears it.
+        let good = match kind {
+            Endpoints => endpoints("a.n:80", &["10.0.0.3:80"]),
+            Cluster => cluster("a.n:80"),
+            Listener => listener("a:80", "a.n:80/*"),
+            Route => route("a.n:80/*", &["a.n:80"]),
+        };
+        assert_eq!(s.answer(kind, "good", name, "3", good), [format!("{kind} ack:good")]);
+        assert!(s.status.resources.iter().all(|resource| resource.rejected.is_none()));
+    }
+}
+
+#[test]
+fn what_is_good_beside_what_is_refused_is_taken() {
+    let mut s = Scenario::with_a();
+    s.answer(Route, "r2", "a.n:80/*", "2", route("a.n:80/*", &["a.n:80", "b.n:80"]));
+    s.answer(Cluster, "c2", "b.n:80", "1", cluster("b.n:80"));
+    let resources = vec![
+        resource("a.n:80", "2", garbage(Endpoints)),
+        resource("b.n:80", "2", endpoints("b.n:80", &["10.0.0.2:80"])),
+    ];
+    let requests = s.input(Input::Response(response(Endpoints, "e2", resources, &[])));
+    assert_eq!(requests, ["endpoints nack:e2", "route ack:r2"]);
+    assert_eq!(
+        s.services(),
+        [format!("{A} -> a.n:80[10.0.0.1:80] b.n:80[10.0.0.2:80]")]
+    );
+}
+
+#[test]
+fn a_version_that_is_overtaken_is_acknowledged_with_the_one_after() {
+    let mut s = Scenario::with_a();
+    s.answer(Route, "r2", "a.n:80/*", "2", route("a.n:80/*", &["b.n:80"]));
+    s.pass(Duration::from_secs(3));
+    s.answer(Route, "r3", "a.n:80/*", "3", route("a.n:80/*", &["a.n:80", "c.n:80"]));
+    let requests = s.pass(Duration::from_secs(2));
+    assert_eq!(
+        requests,
+        ["route ack:r2", "route ack:r3"],
+        "and it gets no more time than the first"
+    );
+    assert_eq!(s.services(), [format!("{A} -> a.n:80[10.0.0.1:80] c.n:80(unanswered)")]);
+}
+
+#[test]
+fn a_response_is_acknowledged_when_all_of_it_is_in_force() {
+    let mut s = Scenario::with_a();
+    s.demand("b:80");
+    s.answer(Listener, "l2", B, "1", listener("b:80", "b.n:80/*"));
+    let resources = vec![
+        resource("a.n:80/*", "2", route("a.n:80/*", &["a.n:80"])),
+        resource("b.n:80/*", "1", route("b.n:80/*", &["b.n:80"])),
+    ];
+    let requests = s.input(Input::Response(response(Route, "r2", resources, &[])));
+    assert_eq!(requests, ["cluster +b.n:80", "endpoints +b.n:80"]);
+    let requests = s.answer(Route, "r3", "a.n:80/*", "3", route("a.n:80/*", &[]));
+    assert_eq!(
+        requests,
+        ["route ack:r3", "cluster -a.n:80", "endpoints -a.n:80"],
+        "one does not wait for the other"
+    );
+    assert_eq!(
+        s.remove(Cluster, "c2", "b.n:80"),
+        ["cluster ack:c2", "listener ack:l2", "route ack:r2"]
+    );
+}
+
+#[test]
+fn the_same_version_again_changes_nothing() {
+    let mut s = Scenario::with_a();
+    let version = s.snapshot.version;
+    assert_eq!(
+        s.answer(Route, "r2", "a.n:80/*", "1", route("a.n:80/*", &["a.n:80"])),
+        ["route ack:r2"]
+    );
+    assert_eq!(s.snapshot.version, version);
+    // The control plane takes a version back before it came into force.
+    s.answer(Route, "r3", "a.n:80/*", "2", route("a.n:80/*", &["b.n:80"]));
+    assert_eq!(
+        s.answer(Route, "r4", "a.n:80/*", "1", route("a.n:80/*", &["a.n:80"])),
+        ["route ack:r3", "route ack:r4", "cluster -b.n:80", "endpoints -b.n:80"],
+    );
+    assert_eq!(s.services(), [format!("{A} -> a.n:80[10.0.0.1:80]")]);
+}
+
+#[test]
+fn a_new_stream_begins_with_the_versions_in_force() {
+    let mut s = Scenario::with_a();
+    let before = s.services();
+    s.answer(Route, "r2", "a.n:80/*", "2", route("a.n:80/*", &["b.n:80"]));
+    s.demand("gone:80");
+    assert_eq!(s.input(Input::Closed), NOTHING);
+    assert_eq!(s.status.connected, Connected::No);
+    assert_eq!(s.pass(Duration::from_secs(60)), NOTHING);
+    assert_eq!(
+        s.services(),
+        before,
+        "no time-out puts it in force while its clusters can't come"
+    );
+    assert_eq!(
+        s.input(Input::Opened),
+        [
+            "cluster hello +a.n:80 a.n:80@1".to_owned(),
+            "endpoints +a.n:80 a.n:80@1".to_owned(),
+            format!("listener +{A} +gone.n.svc.cluster.local:80 {A}@1"),
+            "route +a.n:80/* a.n:80/*@1".to_owned(),
+        ],
+    );
+    assert_eq!(
+        s.demand("c:80"),
+        ["listener +c.n.svc.cluster.local:80"],
+        "versions are said once"
+    );
+    assert_eq!(
+        s.answer(Route, "r1", "a.n:80/*", "3", route("a.n:80/*", &["a.n:80"])),
+        ["route ack:r1"]
+    );
+}
+
+#[test]
+fn what_is_not_used_is_let_go() {
+    let mut s = Scenario::with_a();
+    s.demand("b:80");
+    s.answer(Listener, "l2", B, "1", listener("b:80", "b.n:80/*"));
+    s.answer(Route, "r2", "b.n:80/*", "1", route("b.n:80/*", &["a.n:80", "b.n:80"]));
+    s.remove(Cluster, "c2", "b.n:80");
+    s.pass(Duration::from_secs(599));
+    let Some(Lookup::Service(b)) = s.snapshot.service(&listener_name("b:80")) else {
+        panic!("b is a service");
+    };
+    b.touch(s.now);
+    assert_eq!(
+        s.pass(Duration::from_secs(2)),
+        [format!("listener -{A}"), "route -a.n:80/*".to_owned()],
+        "the cluster is used by the other",
+    );
+    assert_eq!(s.services(), [format!("{B} -> a.n:80[10.0.0.1:80] b.n:80(missing)")]);
+    assert_eq!(
+        s.pass(Duration::from_secs(599)),
+        [
+            "cluster -a.n:80 -b.n:80".to_owned(),
+            "endpoints -a.n:80 -b.n:80".to_owned(),
+            format!("listener -{B}"),
+            "route -b.n:80/*".to_owned(),
+        ],
+    );
+    assert_eq!(s.services(), NOTHING);
+    assert!(s.status.resources.is_empty());
+    assert_eq!(s.demand("a:80"), [format!("listener +{A}")]);
+}
+
+#[test]
+fn that_a_name_does_not_exist_is_believed_for_a_second() {
+    let mut s = Scenario::new(Settings::default());
+    s.input(Input::Opened);
+    s.demand("a:80");
+    assert_eq!(s.remove(Listener, "l1", A), ["listener ack:l1"]);
+    let until = s.now + Duration::from_secs(1);
+    let lookup = s.snapshot.service(&listener_name("a:80"));
+    assert!(
+        matches!(lookup, Some(Lookup::NoSuchService { until: told }) if *told == until),
+        "{lookup:?}"
+    );
+    assert_eq!(s.demand("a:80"), NOTHING);
+    s.now = until;
+    assert_eq!(s.demand("a:80"), [format!("listener +{A}")], "asked again");
+    assert_eq!(s.services(), NOTHING, "not known until it is answered");
+    s.remove(Listener, "l2", A);
+    assert_eq!(s.services(), [format!("{A} does not exist")]);
+    // It is made while that is believed.
+    s.answer(Listener, "l3", A, "1", inline_listener("a:80", &[]));
+    assert_eq!(s.services(), [format!("{A} ->")]);
+    s.remove(Listener, "l4", A);
+    assert_eq!(s.services(), [format!("{A} does not exist")]);
+    assert_eq!(
+        s.pass(Duration::from_secs(1)),
+        [format!("listener -{A}")],
+        "let go when nobody asks again"
+    );
+    assert_eq!(s.services(), NOTHING);
+}
+
+#[test]
+fn a_service_that_is_taken_away_stays_with_who_holds_it() {
+    let mut s = Scenario::with_a();
+    let Some(Lookup::Service(held)) = s.snapshot.service(&listener_name("a:80")).cloned() else {
+        panic!("a is a service");
+    };
+    assert_eq!(
+        s.remove(Listener, "l2", A),
+        [
+            "listener ack:l2",
+            "cluster -a.n:80",
+            "endpoints -a.n:80",
+            "route -a.n:80/*"
+        ],
+    );
+    assert_eq!(s.services(), [format!("{A} does not exist")]);
+    assert_eq!(held.table.routes().len(), 1);
+}
+
+#[test]
+fn names_are_bounded_and_those_that_do_not_exist_make_room() {
+    let mut s = Scenario::new(Settings {
+        names_max: 2,
+        ..Settings::default()
+    });
+    s.input(Input::Opened);
+    s.demand("a:80");
+    s.demand("b:80");
+    assert_eq!(s.demand("c:80"), NOTHING);
+    s.remove(Listener, "l1", B);
+    assert_eq!(s.demand("c:80"), [format!("listener +c.n.svc.cluster.local:80 -{B}")]);
+    assert_eq!(s.demand("b:80"), NOTHING);
+}
+
+#[test]
+fn what_nobody_asked_for_is_skipped_or_refused() {
+    let mut s = Scenario::with_a();
+    let before = s.services();
+    assert_eq!(
+        s.answer(Cluster, "c2", "b.n:80", "1", cluster("b.n:80")),
+        ["cluster ack:c2"],
+        "let go meanwhile"
+    );
+    assert_eq!(s.answer(Cluster, "c3", "?", "1", cluster("b.n:80")), ["cluster ack:c3"]);
+    let unknown = DeltaDiscoveryResponse {
+        type_url: "type.googleapis.com/secret".to_owned(),
+        nonce: "s".to_owned(),
+        ..DeltaDiscoveryResponse::default()
+    };
+    assert_eq!(s.input(Input::Response(unknown)), ["type.googleapis.com/secret nack:s"]);
+    let mut expiring = resource("a.n:80", "2", cluster("a.n:80"));
+    expiring.ttl = Some(weir_xds::envoy::Duration { seconds: 1, nanos: 0 });
+    let expiring = response(Cluster, "c4", vec![expiring], &[]);
+    assert_eq!(s.input(Input::Response(expiring)), ["cluster nack:c4"]);
+    assert_eq!(
+        s.reasons.last().map(String::as_str),
+        Some("a.n:80: ttl is set, and has no effect here")
+    );
+    let empty = weir_xds::envoy::Resource {
+        name: "a.n:80".to_owned(),
+        ..weir_xds::envoy::Resource::default()
+    };
+    let empty = response(Cluster, "c5", vec![empty], &[]);
+    assert_eq!(s.input(Input::Response(empty)), ["cluster nack:c5"]);
+    assert_eq!(s.services(), before);
+}
+
+#[test]
+fn a_nack_is_of_bounded_length() {
+    let mut s = Scenario::new(Settings::default());
+    s.input(Input::Opened);
+    let names: Vec<String> = (0..200).map(|index| format!("名{index}")).collect();
+    let many: Vec<_> = (0..200)
+        .map(|index| listener_name(&format!("service-{index}:80")))
+        .collect();
+    let bad = many
+        .iter()
+        .map(|name| resource(&name.to_string(), &names.concat(), garbage(Listener)));
+    let bad = response(Listener, "l", bad.collect(), &[]);
+    s.input(Input::Demands(many));
+    s.input(Input::Response(bad));
+    assert!((4000..=4096).contains(&s.reasons.concat().len()));
+}
+
+#[test]
+fn what_was_kept_is_in_force_at_once_and_known_to_the_control_plane() {
+    let before = Scenario::with_a();
+    let mut kept = before.state.kept();
+    assert_eq!(kept.len(), 4);
+    let mut s = Scenario::new(Settings::default());
+    // What an older version of this program accepted and this one does not.
+    let mut bad = kept[0].clone();
+    bad.name = "b.n:80".to_owned();
+    kept.push(bad);
+    let (refused, outputs) = s.state.restore(s.now, kept);
+    assert_eq!(refused.len(), 1);
+    assert_eq!(s.take(outputs), NOTHING);
+    assert_eq!(s.services(), before.services());
+    let states = s.status.resources.iter().map(|resource| resource.state);
+    assert_eq!(states.collect::<Vec<_>>(), [ResourceState::InForce; 4]);
+    assert_eq!(
+        s.input(Input::Opened),
+        [
+            "cluster hello +a.n:80 a.n:80@1".to_owned(),
+            "endpoints +a.n:80 a.n:80@1".to_owned(),
+            format!("listener +{A} {A}@1"),
+            "route +a.n:80/* a.n:80/*@1".to_owned(),
+        ],
+    );
+    assert_eq!(s.state.kept(), before.state.kept());
+}
+
+#[test]
+fn what_is_kept_follows_what_is_in_force() {
+    let mut s = Scenario::with_a();
+    let kept = s.kept;
+    s.answer(Route, "r2", "a.n:80/*", "2", route("a.n:80/*", &["b.n:80"]));
+    assert_eq!(s.kept, kept, "it is not in force");
+    assert!(s.state.kept().iter().all(|kept| kept.version == "1"));
+    s.remove(Cluster, "c2", "b.n:80");
+    assert_eq!(s.kept, kept + 1);
+    let names: Vec<String> = s
+        .state
+        .kept()
+        .into_iter()
+        .map(|kept| format!("{}@{}", kept.name, kept.version))
+        .collect();
+    assert_eq!(names, [format!("{A}@1"), "a.n:80/*@2".to_owned()]);
+}
