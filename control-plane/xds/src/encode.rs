@@ -1,6 +1,7 @@
 //! From the model to the published messages.
 //!
-//! Equal values give equal bytes, so that a hash of these can stand for a version. What the model allows in several
+//! Equal values give equal bytes, in every process, so that a hash of these can stand for a version: the maps of a
+//! message, whose order is open, have one entry at the most. What the model allows in several
 //! forms is written in one: endpoints sorted by locality, then by address; prefixes of paths without a trailing `/`.
 //! Nothing is checked: a value that the model's own rules exclude is refused by [`crate::decode`].
 

@@ -234,7 +234,11 @@ fn value_match(exact: &'static str) -> impl Strategy<Value = ValueMatch> {
 }
 
 fn regex() -> impl Strategy<Value = String> {
-    prop_oneof![Just("/v[0-9]+/.*".to_owned()), ".{1,30}"]
+    prop_oneof![
+        4 => Just("/v[0-9]+/.*".to_owned()),
+        4 => ".{1,30}",
+        1 => Just("字".repeat(4096)),
+    ]
 }
 
 fn method() -> impl Strategy<Value = Method> {

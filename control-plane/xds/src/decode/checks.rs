@@ -14,8 +14,8 @@ use super::at::{At, Fault, take};
 use crate::meaning::{DURATION_SECONDS_MAX, METADATA_KEY};
 use crate::rejection::Problem;
 
-/// The longest text of a condition, path or value, in bytes: the Gateway API's longest is 4096.
-pub(super) const TEXT_BYTES_MAX: usize = 4096;
+/// The longest text of a condition, path or name, in characters: the Gateway API's longest is 4096.
+const TEXT_CHARS_MAX: usize = 4096;
 
 /// The message in an `Any`, which must be of this type and hold no field unknown to it.
 ///
@@ -130,8 +130,8 @@ pub(super) fn text(at: &At<'_>, text: String) -> Result<String, Fault> {
 
 /// A text of bounded length.
 pub(super) fn bounded(at: &At<'_>, text: String) -> Result<String, Fault> {
-    if text.len() > TEXT_BYTES_MAX {
-        return Err(at.malformed(&text, "is longer than 4096 bytes"));
+    if text.chars().nth(TEXT_CHARS_MAX).is_some() {
+        return Err(at.malformed(&text, "is longer than 4096 characters"));
     }
     Ok(text)
 }

@@ -23,7 +23,7 @@ use weir_policy::model;
 use weir_policy::model::{HostMatch, PathMatch, PathRewrite, Scheme, Timeouts, WeightedBackend};
 
 use super::at::{At, Fault, take};
-use super::checks::{TEXT_BYTES_MAX, duration, name, number_or, own_metadata, positive, text, unpack};
+use super::checks::{duration, name, number_or, own_metadata, positive, text, unpack};
 use super::matches::{path_text, route_match};
 use super::{headers, hosts};
 use crate::meaning::{
@@ -507,7 +507,7 @@ fn redirected_path(
     }
 }
 
-/// Envoy, too, takes 200 to 599 here, and a body of at most 4096 bytes unless told otherwise.
+/// Envoy, too, takes 200 to 599 here.
 fn direct_response(at: &At<'_>, wire: DirectResponseAction) -> Result<model::DirectResponse, Fault> {
     take!(at, wire, DirectResponseAction { status, body; body_format });
     let status = self::status(&at.field("status"), status, 200..=599, "200 to 599")?;
@@ -525,7 +525,7 @@ fn direct_response(at: &At<'_>, wire: DirectResponseAction) -> Result<model::Dir
             }
         }
     };
-    if body.len() > TEXT_BYTES_MAX {
+    if body.len() > BODY_BYTES_MAX {
         let allowed = "at most 4096 bytes";
         return Err(at.fault(format_args!("{} bytes", body.len()), Problem::OutOfRange { allowed }));
     }
@@ -542,3 +542,6 @@ fn status(
     let status = narrow.and_then(|code| StatusCode::from_u16(code).ok());
     status.ok_or_else(|| at.fault(code, Problem::OutOfRange { allowed }))
 }
+
+/// The longest body of a direct response, in bytes: Envoy's published default (`max_direct_response_body_size_bytes`).
+const BODY_BYTES_MAX: usize = 4096;
