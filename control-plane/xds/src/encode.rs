@@ -38,7 +38,7 @@ use prost::{Message, Name};
 use weir_policy::model;
 use weir_policy::model::{AppProtocol, Balancing, EndpointHealth, Peer, RouteSource};
 
-use crate::meaning::{DURATION_SECONDS_MAX, HTTP_OPTIONS, METADATA_KEY, ROUTER_FILTER, canonical_order};
+use crate::meaning::{DURATION_MAX, HTTP_OPTIONS, METADATA_KEY, ROUTER_FILTER, canonical_order};
 use crate::v1;
 
 mod route;
@@ -224,9 +224,12 @@ fn pack<M: Message + Name>(message: &M) -> Any {
     }
 }
 
+/// A duration; one that is longer than the longest is that.
 fn duration(duration: Duration) -> protobuf::Duration {
+    let duration = duration.min(DURATION_MAX);
     protobuf::Duration {
-        seconds: i64::try_from(duration.as_secs().min(DURATION_SECONDS_MAX)).unwrap_or(i64::MAX),
+        // Neither can fail within that bound.
+        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
         nanos: i32::try_from(duration.subsec_nanos()).unwrap_or(i32::MAX),
     }
 }

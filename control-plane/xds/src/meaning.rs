@@ -33,12 +33,12 @@ pub(crate) const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Envoy's published default of the wait before the first retry.
 pub(crate) const DEFAULT_BACKOFF: Duration = Duration::from_millis(25);
 
-/// The longest duration that protobuf has: about 10,000 years (google/protobuf/duration.proto).
-pub(crate) const DURATION_SECONDS_MAX: u64 = 315_576_000_000;
+/// The longest duration on the wire, 285 years: just below what Envoy takes, which counts nanoseconds in 64 bits.
+pub(crate) const DURATION_MAX: Duration = Duration::from_secs(9_000_000_000);
 
-/// The longest wait between retries, by the model's rule: ten times the first.
+/// The longest wait between retries, by the model's rule: ten times the first, or the longest.
 pub(crate) fn longest_backoff(first: Duration) -> Duration {
-    first.saturating_mul(10)
+    first.saturating_mul(10).min(DURATION_MAX)
 }
 
 /// The order of endpoints in a resource: by locality, then by address.

@@ -557,6 +557,15 @@ fn forwarding() {
     forward(
         |f| {
             f.timeout = Some(WireDuration {
+                seconds: 9_000_000_000,
+                nanos: 1,
+            })
+        },
+        refused!("virtual_hosts[0].routes[0].route.timeout", Problem::OutOfRange { .. }),
+    );
+    forward(
+        |f| {
+            f.timeout = Some(WireDuration {
                 seconds: i64::MAX,
                 nanos: 0,
             })

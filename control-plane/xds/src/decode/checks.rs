@@ -11,7 +11,7 @@ use prost::{Message, Name};
 use weir_policy::names::NameError;
 
 use super::at::{At, Fault, take};
-use crate::meaning::{DURATION_SECONDS_MAX, METADATA_KEY};
+use crate::meaning::{DURATION_MAX, METADATA_KEY};
 use crate::rejection::Problem;
 
 /// The longest text of a condition, path or name, in characters: the Gateway API's longest is 4096.
@@ -87,19 +87,14 @@ pub(super) fn name<N: FromStr<Err = NameError>>(at: &At<'_>, text: &str) -> Resu
 /// A duration that is not negative.
 pub(super) fn duration(at: &At<'_>, wire: protobuf::Duration) -> Result<Duration, Fault> {
     let protobuf::Duration { seconds, nanos } = wire;
-    let seconds = u64::try_from(seconds)
-        .ok()
-        .filter(|seconds| *seconds <= DURATION_SECONDS_MAX);
-    let nanos = u32::try_from(nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
-    match (seconds, nanos) {
-        (Some(seconds), Some(nanos)) => Ok(Duration::new(seconds, nanos)),
-        (None, _) | (_, None) => Err(at.fault(
-            format_args!("{} s {} ns", wire.seconds, wire.nanos),
-            Problem::OutOfRange {
-                allowed: "0 s to 315576000000 s, with 0 to 999999999 ns",
-            },
-        )),
-    }
+    let read = match (u64::try_from(seconds), u32::try_from(nanos)) {
+        (Ok(seconds), Ok(nanos)) if nanos < 1_000_000_000 => Some(Duration::new(seconds, nanos)),
+        (Ok(_) | Err(_), Ok(_) | Err(_)) => None,
+    };
+    read.filter(|duration| *duration <= DURATION_MAX).ok_or_else(|| {
+        let allowed = "0 s to 9000000000 s, with 0 to 999999999 ns";
+        at.fault(format_args!("{seconds} s {nanos} ns"), Problem::OutOfRange { allowed })
+    })
 }
 
 /// A duration that is longer than 0.
