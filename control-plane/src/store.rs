@@ -338,3 +338,9 @@ fn list(keys: &[Key]) -> String {
 /// Writers beyond this wait for a place, each in its own task.
 const QUEUED_WRITES_MAX: usize = 1024;
 const LISTED_KEYS_MAX: usize = 10;
+
+/// Objects for tests.
+#[cfg(test)]
+pub(crate) mod samples;
+#[cfg(test)]
+mod tests;

@@ -76,6 +76,8 @@ pub enum OpenError {
 #[derive(Debug)]
 pub(super) struct Disk {
     connection: Connection,
+    /// How many transactions were committed since it was opened.
+    pub(super) commits: u64,
     /// Locked for as long as it is open.
     _lock: Option<File>,
 }
@@ -94,6 +96,7 @@ impl Disk {
                 loaded.revision = Revision(u64::try_from(since_epoch.as_millis()).unwrap_or_default());
                 let disk = Disk {
                     connection,
+                    commits: 0,
                     _lock: None,
                 };
                 Ok((disk, loaded))
@@ -107,6 +110,7 @@ impl Disk {
                 let loaded = load(&connection, &path)?;
                 let disk = Disk {
                     connection,
+                    commits: 0,
                     _lock: Some(lock),
                 };
                 Ok((disk, loaded))
@@ -128,11 +132,14 @@ impl Disk {
     /// Commits all or nothing, and returns when it is on disk.
     pub(super) fn commit(&mut self, staged: &Staged) -> rusqlite::Result<()> {
         match self.try_commit(staged) {
-            Ok(()) => Ok(()),
+            Ok(()) => {}
             // The failure may have come after the commit: the file says what is true.
-            Err(_) if self.revision().is_ok_and(|revision| revision == staged.revision) => Ok(()),
-            Err(error) => Err(error),
+            Err(_) if self.revision().is_ok_and(|revision| revision == staged.revision) => {}
+            Err(error) => return Err(error),
         }
+        self.commits += 1;
+        tracing::trace!(commits = self.commits, changes = staged.events.len(), "committed");
+        Ok(())
     }
 
     fn try_commit(&mut self, staged: &Staged) -> rusqlite::Result<()> {
@@ -310,6 +317,14 @@ fn at(path: &Path) -> impl FnOnce(rusqlite::Error) -> OpenError {
 
 fn with_pid(pid: &Option<u32>) -> String {
     pid.map_or_else(String::new, |pid| format!(" (pid {pid})"))
+}
+
+/// Makes every commit fail, as a full disk does.
+#[cfg(test)]
+pub(super) fn break_writes(disk: &Disk) {
+    disk.connection
+        .execute_batch("PRAGMA query_only = ON")
+        .expect("a pragma");
 }
 
 const DATABASE_FILE: &str = "weir.db";

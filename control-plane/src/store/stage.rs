@@ -258,3 +258,241 @@ fn stored(mut object: Object, revision: Revision) -> Arc<Stored> {
         revision,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+    use weir_api::{Kind, Spec};
+
+    use super::*;
+    use crate::store::samples::{key, namespace, service};
+
+    /// A batch on top of `objects`, at revision 10.
+    fn staged(objects: &Objects, writes: Vec<Vec<Op>>) -> (Vec<Result<Written, WriteError>>, Staged) {
+        let mut uids = 0;
+        let mut next_uid = || {
+            uids += 1;
+            format!("uid-{uids}")
+        };
+        let mut batch = Batch::new(objects, Revision(10), "2026-01-01T00:00:00Z".to_owned(), &mut next_uid);
+        let results = writes.into_iter().map(|ops| batch.apply(ops)).collect();
+        (results, batch.finish())
+    }
+
+    fn objects(held: &[Object]) -> Objects {
+        let ops = held.iter().cloned().map(Op::Create).collect();
+        let (results, staged) = staged(&Objects::new(), vec![ops]);
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+        staged
+            .rows
+            .into_iter()
+            .filter_map(|(key, stored)| Some((key, stored?)))
+            .collect()
+    }
+
+    fn replace(object: Object) -> Op {
+        Op::Replace {
+            object,
+            precondition: Precondition::Any,
+        }
+    }
+
+    #[test]
+    fn a_created_object_gets_what_only_the_store_gives() {
+        let mut given = service("a", "s", 80);
+        given.metadata.uid = "mine".to_owned();
+        given.metadata.generation = 7;
+        given.metadata.resource_version = "5".to_owned();
+        let (results, staged) = staged(&Objects::new(), vec![vec![Op::Create(given)]]);
+        let written = results[0].as_ref().expect("written");
+        let metadata = &written.objects[0].object.metadata;
+        assert_eq!(metadata.uid, "uid-1");
+        assert_eq!(metadata.generation, 1);
+        assert_eq!(metadata.resource_version, "11");
+        assert_eq!(metadata.creation_timestamp.as_deref(), Some("2026-01-01T00:00:00Z"));
+        assert_eq!((written.revision, staged.revision), (Revision(11), Revision(11)));
+    }
+
+    #[test]
+    fn only_a_changed_spec_moves_the_generation_and_only_a_change_the_revision() {
+        let held = objects(&[service("a", "s", 80)]);
+        let mut labelled = service("a", "s", 80);
+        labelled.metadata.labels.insert("k".to_owned(), "v".to_owned());
+        let status = |value| Op::Status {
+            key: key(Kind::Service, "a", "s"),
+            status: value,
+        };
+        for (op, generation, revision) in [
+            (replace(service("a", "s", 80)), 1, 10),
+            (replace(service("a", "s", 81)), 2, 11),
+            (replace(labelled), 1, 11),
+            (status(json!({"x": 1})), 1, 11),
+        ] {
+            let (results, _) = staged(&held, vec![vec![op.clone()]]);
+            let written = results[0].as_ref().expect("written");
+            let metadata = &written.objects[0].object.metadata;
+            assert_eq!(
+                (metadata.generation, written.revision),
+                (generation, Revision(revision)),
+                "{op:?}"
+            );
+            assert_eq!(metadata.uid, "uid-1", "{op:?}");
+        }
+        // The status stays when the spec is replaced, and the same status is no change.
+        let writes = vec![
+            vec![status(json!({"x": 1}))],
+            vec![replace(service("a", "s", 81))],
+            vec![status(json!({"x": 1}))],
+        ];
+        let (results, _) = staged(&held, writes);
+        let last = results[2].as_ref().expect("written");
+        assert_eq!(last.objects[0].object.status, Some(json!({"x": 1})));
+        assert_eq!(last.revision, Revision(12));
+    }
+
+    #[track_caller]
+    fn refused(ops: Vec<Op>, expect: &str) {
+        let held = objects(&[namespace("a"), service("a", "s", 80)]);
+        let (results, staged) = staged(&held, vec![ops]);
+        assert_eq!(results[0].as_ref().expect_err("refused").to_string(), expect);
+        assert!(staged.rows.is_empty() && staged.events.is_empty(), "{staged:?}");
+    }
+
+    #[test]
+    fn a_step_that_cannot_be_done_undoes_the_whole_write() {
+        let new = || Op::Create(service("a", "new", 80));
+        let delete = |name, precondition| Op::Delete {
+            key: key(Kind::Service, "a", name),
+            precondition,
+        };
+        refused(
+            vec![new(), Op::Create(service("a", "s", 80))],
+            "Service/a/s exists already",
+        );
+        refused(vec![new(), new()], "Service/a/new exists already");
+        refused(
+            vec![new(), replace(service("a", "gone", 80))],
+            "Service/a/gone does not exist",
+        );
+        refused(
+            vec![new(), delete("gone", Precondition::Any)],
+            "Service/a/gone does not exist",
+        );
+        refused(
+            vec![new(), delete("s", Precondition::Revision(Revision(3)))],
+            "Service/a/s is at revision 12, not at 3: it was changed in the meantime",
+        );
+        let twice = vec![delete("s", Precondition::Any), delete("s", Precondition::Any)];
+        refused(twice, "Service/a/s does not exist");
+        let require = Op::Require(key(Kind::Namespace, "", "b"));
+        refused(vec![new(), require], "Namespace/b does not exist");
+        let empty = Op::RequireEmpty("a".to_owned());
+        refused(vec![empty.clone()], "namespace a still holds Service/a/s");
+        refused(
+            vec![delete("s", Precondition::Any), new(), empty],
+            "namespace a still holds Service/a/new",
+        );
+    }
+
+    #[test]
+    fn an_emptied_namespace_is_empty_within_the_write() {
+        let held = objects(&[namespace("a"), service("a", "s", 80)]);
+        let ops = vec![
+            Op::Delete {
+                key: key(Kind::Service, "a", "s"),
+                precondition: Precondition::Any,
+            },
+            Op::RequireEmpty("a".to_owned()),
+            Op::Delete {
+                key: key(Kind::Namespace, "", "a"),
+                precondition: Precondition::Any,
+            },
+        ];
+        let (results, staged) = staged(&held, vec![ops]);
+        assert!(results[0].is_ok(), "{results:?}");
+        assert!(staged.rows.values().all(Option::is_none), "{staged:?}");
+    }
+
+    #[test]
+    fn a_preview_leaves_the_batch_as_it_is() {
+        let held = Objects::new();
+        let mut next_uid = String::new;
+        let mut batch = Batch::new(&held, Revision(10), String::new(), &mut next_uid);
+        let create = || vec![Op::Create(service("a", "s", 80))];
+        assert_eq!(batch.preview(create()).expect("would work").revision, Revision(11));
+        assert_eq!(batch.apply(create()).expect("works").revision, Revision(11));
+        assert!(matches!(batch.preview(create()), Err(WriteError::Exists { .. })));
+        assert_eq!(batch.finish().events.len(), 1);
+    }
+
+    fn any_op() -> impl Strategy<Value = Op> {
+        let name = prop_oneof![Just("x"), Just("y"), Just("z")];
+        let precondition = prop_oneof![
+            3 => Just(Precondition::Any),
+            1 => (10u64..30).prop_map(|revision| Precondition::Revision(Revision(revision))),
+        ];
+        (name, 1u16..4, precondition, 0..5).prop_map(|(name, port, precondition, which)| match which {
+            0 => Op::Create(service("a", name, port)),
+            1 => Op::Replace {
+                object: service("a", name, port),
+                precondition,
+            },
+            2 => Op::Delete {
+                key: key(Kind::Service, "a", name),
+                precondition,
+            },
+            3 => Op::Status {
+                key: key(Kind::Service, "a", name),
+                status: json!(port),
+            },
+            _ => Op::Require(key(Kind::Service, "a", name)),
+        })
+    }
+
+    proptest! {
+        /// Whoever follows the events, from whatever they began with, holds what the store holds; revisions grow by
+        /// one with each; what is refused leaves no trace.
+        #[test]
+        fn events_tell_all_that_happened(
+            writes in prop::collection::vec(prop::collection::vec(any_op(), 1..4), 0..20),
+        ) {
+            let held = objects(&[service("a", "x", 1), service("a", "y", 1)]);
+            let (results, staged) = staged(&held, writes);
+            let mut followed = held.clone();
+            let mut revision = Revision(10);
+            for event in &staged.events {
+                revision = Revision(revision.0 + 1);
+                prop_assert_eq!(event.revision, revision);
+                match &event.change {
+                    Change::Added { after } => prop_assert!(followed.insert(event.key.clone(), after.clone()).is_none()),
+                    Change::Modified { before, after } => {
+                        prop_assert_ne!(&before.object, &after.object);
+                        let replaced = followed.insert(event.key.clone(), after.clone());
+                        prop_assert_eq!(replaced.as_ref(), Some(before));
+                    }
+                    Change::Deleted { before } => {
+                        let removed = followed.remove(&event.key);
+                        prop_assert_eq!(removed.as_ref(), Some(before));
+                    }
+                }
+            }
+            prop_assert_eq!(staged.revision, revision);
+            let mut stored = held;
+            for (key, row) in staged.rows {
+                match row {
+                    Some(row) => { stored.insert(key, row); }
+                    None => { stored.remove(&key); }
+                }
+            }
+            prop_assert_eq!(&stored, &followed);
+            for (key, row) in &stored {
+                prop_assert_eq!(&row.object.key(), key);
+                prop_assert_eq!(&row.object.metadata.resource_version, &row.revision.to_string());
+                prop_assert!(matches!(row.object.spec, Spec::Service(_)));
+            }
+            let latest = results.iter().rev().find_map(|result| result.as_ref().ok()).map(|written| written.revision);
+            prop_assert_eq!(latest.unwrap_or(Revision(10)), revision);
+        }
+    }
+}

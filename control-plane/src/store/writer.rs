@@ -123,3 +123,70 @@ fn now() -> String {
 
 /// Bounds how long a writer waits for its neighbours' changes to be put into the transaction.
 const COMMITTED_TOGETHER_MAX: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::samples::service;
+    use crate::store::{Location, Revision, disk};
+
+    type Answer = oneshot::Receiver<Result<Written, WriteError>>;
+
+    fn write(name: &str) -> (Request, Answer) {
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Write {
+            ops: vec![Op::Create(service("a", name, 80))],
+            mode: WriteMode::Commit,
+            reply,
+        };
+        (request, answer)
+    }
+
+    fn revisions(answers: &mut [Answer]) -> Vec<Result<u64, String>> {
+        let read = |answer: &mut Answer| match answer.try_recv().expect("answered") {
+            Ok(written) => Ok(written.revision.0),
+            Err(error) => Err(error.to_string()),
+        };
+        answers.iter_mut().map(read).collect()
+    }
+
+    #[test]
+    fn what_is_queued_shares_one_commit_and_each_has_its_own_answer() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (mut disk, loaded) = Disk::open(&Location::Directory(directory.path().to_owned())).expect("a disk");
+        let shared = Shared::new(loaded);
+        let (requests, mut answers): (Vec<_>, Vec<_>) = ["x", "y", "x", "z"].map(write).into_iter().unzip();
+        assert_eq!(serve(&mut disk, &shared, requests.into_iter()), Next::Go);
+        let exists = Err("Service/a/x exists already".to_owned());
+        assert_eq!(revisions(&mut answers), [Ok(1), Ok(2), exists, Ok(3)]);
+        assert_eq!(disk.commits, 1);
+        assert_eq!(shared.revision(), Revision(3));
+    }
+
+    #[test]
+    fn a_failed_commit_is_said_to_all_and_leaves_nothing() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (mut disk, loaded) = Disk::open(&Location::Directory(directory.path().to_owned())).expect("a disk");
+        let shared = Shared::new(loaded);
+        disk::break_writes(&disk);
+        let (requests, mut answers): (Vec<_>, Vec<_>) = ["x", "y", "x"].map(write).into_iter().unzip();
+        serve(&mut disk, &shared, requests.into_iter());
+        for revision in revisions(&mut answers) {
+            let error = revision.expect_err("nothing is written");
+            assert!(error.starts_with("the store can't write: "), "{error}");
+        }
+        assert_eq!(shared.all(), (Vec::new(), Revision(0)));
+    }
+
+    #[test]
+    fn requests_behind_the_stop_are_not_done() {
+        let (mut disk, loaded) = Disk::open(&Location::Memory).expect("a disk");
+        let shared = Shared::new(loaded);
+        let (before, answer_before) = write("x");
+        let (behind, mut answer_behind) = write("y");
+        let next = serve(&mut disk, &shared, [before, Request::Stop, behind].into_iter());
+        assert_eq!(next, Next::Stop);
+        assert!(revisions(&mut [answer_before])[0].is_ok());
+        assert!(answer_behind.try_recv().is_err());
+    }
+}
