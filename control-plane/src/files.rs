@@ -9,8 +9,8 @@ use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use weir_api::yaml::{self, SourceError};
-use weir_api::{FieldError, Key, Object};
+use weir_api::yaml::{self, SourceError, Sourced};
+use weir_api::{Key, Object};
 
 use crate::drain::Drain;
 use crate::health::{Files, Health};
@@ -43,7 +43,7 @@ pub enum FileError {
     },
     /// What a file says is wrong.
     #[error(transparent)]
-    Content(SourceError),
+    Content(Box<SourceError>),
     /// Two files say the same object.
     #[error("{second}: {key} stands in {first} already; remove one of them")]
     Twice {
@@ -60,11 +60,11 @@ pub enum FileError {
         /// `file:line` of the object.
         source_line: String,
         /// Why.
-        refusal: Refusal,
+        refusal: Box<Refusal>,
     },
     /// The folder as a whole is refused.
     #[error(transparent)]
-    Whole(Refusal),
+    Whole(Box<Refusal>),
 }
 
 /// Why the folder can't be used from the start.
@@ -242,9 +242,9 @@ fn located(refusal: Refusal, wanted: &[Object]) -> FileError {
     match object.and_then(source) {
         Some(line) => FileError::Refused {
             source_line: line.to_owned(),
-            refusal,
+            refusal: Box::new(refusal),
         },
-        None => FileError::Whole(refusal),
+        None => FileError::Whole(Box::new(refusal)),
     }
 }
 
@@ -259,7 +259,7 @@ fn read_folder(root: &Path, objects: &Objects) -> Result<Vec<Object>, Vec<FileEr
         read: Vec::new(),
         errors: Vec::new(),
     };
-    reading.folder(root, &mut Vec::new());
+    reading.folder(root, &mut vec![root.to_owned()]);
     if reading.errors.is_empty() {
         Ok(reading.read)
     } else {
@@ -347,24 +347,15 @@ impl Reading<'_> {
     }
 
     fn text(&mut self, file: &str, text: &str) {
-        let documents = match yaml::read(text, file) {
-            Ok(documents) => documents,
-            Err(errors) => {
-                self.errors.extend(errors.into_iter().map(FileError::Content));
-                return;
-            }
-        };
-        for document in documents {
-            let lines = document.clone();
-            match Object::parse(document.value) {
-                Ok(object) => self.object(object, format!("{file}:{}", lines.line(""))),
-                Err(errors) => {
-                    let errors = errors
-                        .into_iter()
-                        .map(|error| content(file, lines.line(&error.path), error));
-                    self.errors.extend(errors);
+        match yaml::read_objects(text, file, None) {
+            Ok(objects) => {
+                for Sourced { object, line } in objects {
+                    self.object(object, format!("{file}:{line}"));
                 }
             }
+            Err(errors) => self
+                .errors
+                .extend(errors.into_iter().map(Box::new).map(FileError::Content)),
         }
     }
 
@@ -372,7 +363,7 @@ impl Reading<'_> {
         if let Err(refusal) = self.objects.admit_from_file(&object) {
             self.errors.push(FileError::Refused {
                 source_line: place,
-                refusal,
+                refusal: Box::new(refusal),
             });
             return;
         }
@@ -397,23 +388,6 @@ impl Reading<'_> {
         let relative = relative.to_string_lossy().into_owned();
         if relative.is_empty() { ".".to_owned() } else { relative }
     }
-}
-
-fn content(file: &str, line: u32, error: FieldError) -> FileError {
-    let FieldError {
-        path,
-        held,
-        problem,
-        remedy,
-    } = error;
-    FileError::Content(SourceError {
-        file: file.to_owned(),
-        line,
-        path,
-        held,
-        problem,
-        remedy,
-    })
 }
 
 const SETTLE_PAUSE: Duration = Duration::from_millis(200);

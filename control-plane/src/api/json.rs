@@ -75,11 +75,10 @@ impl<'de> Visitor<'de> for Strict {
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut read = Map::new();
         while let Some(name) = entries.next_key::<String>()? {
-            let value = entries.next_value_seed(Strict)?;
             if read.contains_key(&name) {
                 return Err(A::Error::custom(format_args!("{name:?} is given twice in one object")));
             }
-            read.insert(name, value);
+            read.insert(name, entries.next_value_seed(Strict)?);
         }
         Ok(Value::Object(read))
     }
@@ -113,7 +112,7 @@ mod tests {
             ("", "EOF while parsing a value at line 1 column 0"),
             (
                 "{\"a\":1,\n\"a\":2}",
-                "\"a\" is given twice in one object at line 2 column 5",
+                "\"a\" is given twice in one object at line 2 column 3",
             ),
             ("{} {}", "trailing characters at line 1 column 4"),
             ("{\"a\":", "EOF while parsing a value at line 1 column 5"),

@@ -79,7 +79,10 @@ struct Cause {
 
 /// An answer that says no.
 #[derive(Clone, Debug)]
-pub(crate) struct Failure {
+pub(crate) struct Failure(Box<Parts>);
+
+#[derive(Clone, Debug)]
+struct Parts {
     reason: Reason,
     message: String,
     subject: Option<Subject>,
@@ -91,54 +94,51 @@ pub(crate) struct Failure {
 impl Failure {
     /// `message` says what was wrong and what would be right.
     pub(crate) fn new(reason: Reason, message: impl Into<String>) -> Failure {
-        Failure {
+        Failure(Box::new(Parts {
             reason,
             message: message.into(),
             subject: None,
             causes: Vec::new(),
             retry_after: None,
             allow: None,
-        }
+        }))
     }
 
     /// A request that may succeed later, unchanged.
     pub(crate) fn retry_later(reason: Reason, message: impl Into<String>) -> Failure {
-        Failure {
-            retry_after: Some(RETRY_AFTER_OVERLOAD),
-            ..Failure::new(reason, message)
-        }
+        let mut failure = Failure::new(reason, message);
+        failure.0.retry_after = Some(RETRY_AFTER_OVERLOAD);
+        failure
     }
 
     /// A method that this place doesn't know; `allow` lists those it does (RFC 9110 section 10.2.1).
     pub(crate) fn method(allow: &'static str, message: impl Into<String>) -> Failure {
-        Failure {
-            allow: Some(allow),
-            ..Failure::new(Reason::MethodNotAllowed, message)
-        }
+        let mut failure = Failure::new(Reason::MethodNotAllowed, message);
+        failure.0.allow = Some(allow);
+        failure
     }
 
     /// Says which object it is about.
-    pub(crate) fn about(self, key: &Key) -> Failure {
-        Failure {
-            subject: Some(Subject::of(key)),
-            ..self
-        }
+    pub(crate) fn about(mut self, key: &Key) -> Failure {
+        self.0.subject = Some(Subject::of(key));
+        self
     }
 
     /// The `Status` object.
     pub(crate) fn to_value(&self) -> Value {
+        let parts = &self.0;
         let mut details = serde_json::Map::new();
-        if let Some(subject) = &self.subject {
+        if let Some(subject) = &parts.subject {
             details.insert("group".to_owned(), subject.group.into());
             details.insert("kind".to_owned(), subject.plural.into());
             details.insert("name".to_owned(), subject.name.clone().into());
         }
-        if !self.causes.is_empty() {
+        if !parts.causes.is_empty() {
             let cause =
                 |cause: &Cause| json!({"reason": "FieldValueInvalid", "field": cause.field, "message": cause.message});
-            details.insert("causes".to_owned(), self.causes.iter().map(cause).collect());
+            details.insert("causes".to_owned(), parts.causes.iter().map(cause).collect());
         }
-        if let Some(after) = self.retry_after {
+        if let Some(after) = parts.retry_after {
             details.insert("retryAfterSeconds".to_owned(), after.as_secs().into());
         }
         let mut status = json!({
@@ -146,9 +146,9 @@ impl Failure {
             "apiVersion": "v1",
             "metadata": {},
             "status": "Failure",
-            "message": self.message,
-            "reason": self.reason.name(),
-            "code": self.reason.code().as_u16(),
+            "message": parts.message,
+            "reason": parts.reason.name(),
+            "code": parts.reason.code().as_u16(),
         });
         if !details.is_empty() {
             status["details"] = Value::Object(details);
@@ -162,10 +162,9 @@ impl Failure {
             field: error.path.clone(),
             message: error.to_string(),
         };
-        Failure {
-            causes: errors.iter().map(cause).collect(),
-            ..Failure::new(Reason::Invalid, format!("{subject} is invalid: {}", shown.join("; ")))
-        }
+        let mut failure = Failure::new(Reason::Invalid, format!("{subject} is invalid: {}", shown.join("; ")));
+        failure.0.causes = errors.iter().map(cause).collect();
+        failure
     }
 }
 
@@ -202,13 +201,13 @@ impl From<Refusal> for Failure {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let mut response = (self.reason.code(), self.to_value().to_string()).into_response();
+        let mut response = (self.0.reason.code(), self.to_value().to_string()).into_response();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if let Some(after) = self.retry_after {
+        if let Some(after) = self.0.retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs()));
         }
-        if let Some(allow) = self.allow {
+        if let Some(allow) = self.0.allow {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
         }
         response
