@@ -78,15 +78,19 @@ pub(crate) fn open(config: &AccessLog, metrics: Arc<Shared>) -> Result<Option<(L
             })?)
         }
     };
-    start(out, metrics).map(Some)
+    start(out, metrics, FLUSH_AFTER).map(Some)
 }
 
-/// As [`open`], to any place.
-fn start(out: Box<dyn Write + Send>, metrics: Arc<Shared>) -> Result<(LogSink, LogWriter), AccessLogError> {
+/// As [`open`], to any place, with any wait.
+fn start(
+    out: Box<dyn Write + Send>,
+    metrics: Arc<Shared>,
+    flush_after: Duration,
+) -> Result<(LogSink, LogWriter), AccessLogError> {
     let state = Arc::new(WriterState::default());
     let for_thread = (Arc::clone(&state), Arc::clone(&metrics));
     let thread = thread::Builder::new().name("access-log".to_owned());
-    let thread = thread.spawn(move || for_thread.0.run(out, &for_thread.1));
+    let thread = thread.spawn(move || for_thread.0.run(out, &for_thread.1, flush_after));
     let writer = LogWriter {
         state: Arc::clone(&state),
         thread: Some(thread.map_err(AccessLogError::Thread)?),
@@ -188,8 +192,8 @@ impl WriterState {
         self.changed.notify_all();
     }
 
-    /// The thread: sleeps while there is nothing, gathers for up to [`FLUSH_AFTER`], writes.
-    fn run(&self, mut out: Box<dyn Write + Send>, metrics: &Shared) {
+    /// The thread: sleeps while there is nothing, gathers for up to `flush_after`, writes.
+    fn run(&self, mut out: Box<dyn Write + Send>, metrics: &Shared, flush_after: Duration) {
         let mut taken = Vec::new();
         loop {
             let control = self.changed.wait_while(locked(&self.control), |control| {
@@ -197,7 +201,7 @@ impl WriterState {
             });
             let gather = self.changed.wait_timeout_while(
                 control.unwrap_or_else(PoisonError::into_inner),
-                FLUSH_AFTER,
+                flush_after,
                 |control| control.wanted != Some(Urgency::Now) && !control.stopping,
             );
             let mut control = gather.unwrap_or_else(PoisonError::into_inner).0;
@@ -451,13 +455,18 @@ mod tests {
         }
     }
 
-    fn gated(metrics: &Metrics) -> (LogSink, LogWriter, mpsc::Sender<()>, mpsc::Receiver<Vec<u8>>) {
+    type Gated = (LogSink, LogWriter, mpsc::Sender<()>, mpsc::Receiver<Vec<u8>>);
+
+    fn gated(metrics: &Metrics, flush_after: Duration) -> Gated {
         let (open, enter) = mpsc::channel();
         let (written, seen) = mpsc::channel();
         let gate = Box::new(Gate { enter, written });
-        let (sink, writer) = start(gate, Arc::clone(metrics.shared())).expect("a thread");
+        let (sink, writer) = start(gate, Arc::clone(metrics.shared()), flush_after).expect("a thread");
         (sink, writer, open, seen)
     }
+
+    /// So long that no test sees it pass.
+    const NEVER: Duration = Duration::from_secs(3_600);
 
     #[track_caller]
     fn check_line(record: &RequestRecord, expect: &str) {
@@ -563,21 +572,32 @@ mod tests {
     }
 
     #[test]
-    fn a_full_buffer_is_written_without_waiting_for_the_second() {
+    fn a_full_buffer_is_written_at_once() {
         let metrics = Metrics::default();
-        let (sink, writer, open, seen) = gated(&metrics);
+        let (sink, writer, open, seen) = gated(&metrics, NEVER);
         let buffer = sink.buffer();
-        let mut bytes = 0;
-        while bytes < FLUSH_BYTES {
-            buffer.write(&record());
-            bytes = locked(&buffer.lines).len().max(bytes + 1);
-            if locked(&buffer.lines).is_empty() {
-                break;
-            }
-        }
         open.send(()).expect("the gate is there");
-        let written = seen.recv_timeout(FLUSH_AFTER * 10).expect("a write");
-        assert!(written.ends_with(b"}\n"));
+        let line = serde_json::to_string(&Line::of(&record())).expect("a line").len() + 1;
+        for _ in 0..FLUSH_BYTES.div_ceil(line) {
+            buffer.write(&record());
+        }
+        let written = seen.recv_timeout(Duration::from_secs(10)).expect("a write");
+        assert!(written.len() >= FLUSH_BYTES && written.ends_with(b"}\n"));
+        drop(open);
+        drop(writer);
+    }
+
+    #[test]
+    fn a_line_alone_is_written_when_its_time_is_up() {
+        let metrics = Metrics::default();
+        let (sink, writer, open, seen) = gated(&metrics, Duration::from_millis(1));
+        let buffer = sink.buffer();
+        for _ in 0..3 {
+            open.send(()).expect("the gate is there");
+            buffer.write(&record());
+            let written = seen.recv_timeout(Duration::from_secs(10)).expect("a write");
+            assert!(written.ends_with(b"}\n"));
+        }
         drop(open);
         drop(writer);
     }
@@ -585,7 +605,7 @@ mod tests {
     #[test]
     fn a_writer_that_is_held_up_costs_lines_not_memory() {
         let metrics = Metrics::default();
-        let (sink, writer, open, seen) = gated(&metrics);
+        let (sink, writer, open, seen) = gated(&metrics, NEVER);
         let buffer = sink.buffer();
         // Enough for what the writer took away and for a full buffer behind it.
         let line = serde_json::to_string(&Line::of(&record())).expect("a line").len() + 1;
@@ -616,7 +636,7 @@ mod tests {
     #[test]
     fn a_place_that_takes_nothing_is_counted() {
         let metrics = Metrics::default();
-        let (sink, writer, open, _seen) = gated(&metrics);
+        let (sink, writer, open, _seen) = gated(&metrics, NEVER);
         drop(open);
         sink.buffer().write(&record());
         sink.buffer().write(&record());
