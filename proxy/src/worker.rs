@@ -287,7 +287,8 @@ async fn work(parts: WorkerParts, mut accepted: mpsc::Receiver<Accepted>, connec
             _ = sweep.tick() => worker.upstreams.sweep(Instant::now()),
         }
     }
-    // Listeners are closed; connections go on until they end or the worker is stopped.
+    // Listeners are closed; connections go on until they end or the worker is stopped. The drain waits for those alone.
+    drop(parts);
     std::future::pending::<()>().await;
 }
 
