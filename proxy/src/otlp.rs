@@ -42,14 +42,14 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(30);
 /// Takes sampled requests. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct SpanSink {
-    queue: mpsc::Sender<Box<RequestRecord>>,
+    queue: mpsc::Sender<RequestRecord>,
     metrics: Arc<Shared>,
 }
 
 /// Sends them on.
 #[derive(Debug)]
 pub(crate) struct SpanTask {
-    queue: mpsc::Receiver<Box<RequestRecord>>,
+    queue: mpsc::Receiver<RequestRecord>,
     metrics: Arc<Shared>,
     collector: Uri,
     resource: Resource,
@@ -79,7 +79,7 @@ pub(crate) fn pair(
 impl SpanSink {
     /// Takes a sampled request, or drops and counts it if there is no room.
     pub(crate) fn offer(&self, record: RequestRecord) {
-        if self.queue.try_send(Box::new(record)).is_err() {
+        if self.queue.try_send(record).is_err() {
             self.metrics.spans_dropped(1);
         }
     }
@@ -131,11 +131,11 @@ impl SpanTask {
         &self,
         exporter: &opentelemetry_otlp::SpanExporter,
         scope: &InstrumentationScope,
-        batch: Vec<Box<RequestRecord>>,
+        batch: Vec<RequestRecord>,
         within: Duration,
         complained: &mut Option<Instant>,
     ) {
-        let spans: Vec<SpanData> = batch.into_iter().map(|record| span(*record, scope)).collect();
+        let spans: Vec<SpanData> = batch.into_iter().map(|record| span(record, scope)).collect();
         let count = spans.len().try_into().unwrap_or(u64::MAX);
         let problem = match timeout(within, exporter.export(spans)).await {
             Ok(Ok(())) => {
@@ -160,7 +160,7 @@ enum Queue {
 }
 
 /// Waits for a first record, then for more until the batch is full or its time is up.
-async fn gather(queue: &mut mpsc::Receiver<Box<RequestRecord>>, batch: &mut Vec<Box<RequestRecord>>) -> Queue {
+async fn gather(queue: &mut mpsc::Receiver<RequestRecord>, batch: &mut Vec<RequestRecord>) -> Queue {
     if queue.recv_many(batch, BATCH_MAX).await == 0 {
         return Queue::Ended;
     }
