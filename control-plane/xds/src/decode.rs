@@ -19,10 +19,13 @@ mod at;
 mod checks;
 mod cluster;
 mod endpoints;
+mod forward;
 mod headers;
 mod hosts;
 mod listener;
 mod matches;
+mod redirect;
+mod rewrite;
 mod route;
 
 /// What a resource says, in the model's terms.

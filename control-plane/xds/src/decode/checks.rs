@@ -1,5 +1,6 @@
 //! Values that occur in several resources.
 
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifi
 use envoy_types::pb::envoy::config::core::v3::{AggregatedConfigSource, ApiVersion, ConfigSource, Metadata};
 use envoy_types::pb::google::protobuf;
 use envoy_types::pb::google::protobuf::{Any, UInt32Value};
+use http::StatusCode;
 use prost::{Message, Name};
 use weir_policy::names::NameError;
 
@@ -138,4 +140,16 @@ pub(super) fn equal(at: &At<'_>, held: &str, expected: &str) -> Result<(), Fault
     }
     let expected = expected.to_owned();
     Err(at.fault(format_args!("{held:?}"), Problem::Mismatch { expected }))
+}
+
+/// A status in this range.
+pub(super) fn status(
+    at: &At<'_>,
+    code: u32,
+    range: RangeInclusive<u16>,
+    allowed: &'static str,
+) -> Result<StatusCode, Fault> {
+    let narrow = u16::try_from(code).ok().filter(|code| range.contains(code));
+    let status = narrow.and_then(|code| StatusCode::from_u16(code).ok());
+    status.ok_or_else(|| at.fault(code, Problem::OutOfRange { allowed }))
 }

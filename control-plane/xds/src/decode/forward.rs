@@ -1,0 +1,178 @@
+//! How a request is sent on: to which clusters, how long, how often.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::route::v3::retry_policy::RetryBackOff;
+use envoy_types::pb::envoy::config::route::v3::route_action::{ClusterNotFoundResponseCode, ClusterSpecifier};
+use envoy_types::pb::envoy::config::route::v3::weighted_cluster::ClusterWeight;
+use envoy_types::pb::envoy::config::route::v3::{RetryPolicy, RouteAction, WeightedCluster};
+use weir_policy::model;
+use weir_policy::model::{PathMatch, Timeouts, WeightedBackend};
+
+use super::at::{At, Fault, take};
+use super::checks::{duration, name, number_or, positive, status};
+use super::rewrite::{rewritten_host, rewritten_path};
+use crate::meaning::{DEFAULT_BACKOFF, DEFAULT_TIMEOUT, RETRY_ON, longest_backoff};
+use crate::rejection::Problem;
+
+pub(super) fn forward(at: &At<'_>, path: &PathMatch, wire: RouteAction) -> Result<model::Forward, Fault> {
+    take!(at, wire, RouteAction {
+        cluster_specifier, cluster_not_found_response_code, prefix_rewrite, regex_rewrite, timeout, retry_policy,
+        host_rewrite_specifier;
+        metadata_match, path_rewrite_policy, path_rewrite, append_x_forwarded_host, idle_timeout, flush_timeout,
+        early_data_policy, retry_policy_typed_config, request_mirror_policies, priority, rate_limits,
+        include_vh_rate_limits, hash_policy, cors, max_grpc_timeout, grpc_timeout_offset, upgrade_configs,
+        internal_redirect_policy, internal_redirect_action, max_internal_redirects, hedge_policy,
+        max_stream_duration
+    });
+    let at_code = at.field("cluster_not_found_response_code");
+    match at_code.known(cluster_not_found_response_code)? {
+        ClusterNotFoundResponseCode::InternalServerError => {}
+        other @ (ClusterNotFoundResponseCode::ServiceUnavailable | ClusterNotFoundResponseCode::NotFound) => {
+            let expected = "INTERNAL_SERVER_ERROR";
+            return Err(at_code.fault(other.as_str_name(), Problem::Unsupported { expected }));
+        }
+    }
+    let request = match timeout {
+        // Published: 0 is none.
+        Some(wire) => Some(duration(&at.field("timeout"), wire)?).filter(|timeout| !timeout.is_zero()),
+        None => Some(DEFAULT_TIMEOUT),
+    };
+    let retries = retries(&at.field("retry_policy"), retry_policy)?;
+    Ok(model::Forward {
+        backends: backends(at, cluster_specifier)?,
+        rewrite: model::Rewrite {
+            host: rewritten_host(at, host_rewrite_specifier)?,
+            path: rewritten_path(at, path, prefix_rewrite, regex_rewrite)?,
+        },
+        timeouts: Timeouts {
+            request,
+            backend_request: retries.per_try_timeout,
+        },
+        retry: retries.policy,
+    })
+}
+
+pub(super) fn shares(backends: &[WeightedBackend]) -> u64 {
+    // Each weight is below 2^32, and no message has 2^32 of them.
+    backends.iter().map(|backend| u64::from(backend.weight)).sum()
+}
+
+fn backends(at: &At<'_>, specifier: Option<ClusterSpecifier>) -> Result<Vec<WeightedBackend>, Fault> {
+    let (at_cluster, at_weighted) = (at.field("cluster"), at.field("weighted_clusters"));
+    let unsupported = |field: &'static str| {
+        let expected = "cluster or weighted_clusters";
+        Err(at.field(field).fault("", Problem::Unsupported { expected }))
+    };
+    let weighted = match at_cluster.need(specifier)? {
+        ClusterSpecifier::Cluster(cluster) => {
+            return Ok(vec![WeightedBackend {
+                cluster: name(&at_cluster, &cluster)?,
+                weight: 1,
+            }]);
+        }
+        ClusterSpecifier::WeightedClusters(weighted) => weighted,
+        ClusterSpecifier::ClusterHeader(_) => return unsupported("cluster_header"),
+        ClusterSpecifier::ClusterSpecifierPlugin(_) => return unsupported("cluster_specifier_plugin"),
+        ClusterSpecifier::InlineClusterSpecifierPlugin(_) => return unsupported("inline_cluster_specifier_plugin"),
+    };
+    take!(at_weighted, weighted, WeightedCluster {
+        clusters;
+        total_weight, runtime_key_prefix, random_value_specifier
+    });
+    let at_clusters = at_weighted.field("clusters");
+    let mut backends = Vec::with_capacity(clusters.len());
+    for (i, wire) in clusters.into_iter().enumerate() {
+        let at = at_clusters.index(i);
+        take!(at, wire, ClusterWeight {
+            name, weight;
+            cluster_header, metadata_match, request_headers_to_add, request_headers_to_remove,
+            response_headers_to_add, response_headers_to_remove, typed_per_filter_config, host_rewrite_specifier
+        });
+        backends.push(WeightedBackend {
+            cluster: self::name(&at.field("name"), &name)?,
+            weight: at.field("weight").need(weight)?.value,
+        });
+    }
+    let sum = shares(&backends);
+    if u32::try_from(sum).is_err() {
+        let allowed = "a sum of weights of at most 4294967295";
+        return Err(at_clusters.fault(sum, Problem::OutOfRange { allowed }));
+    }
+    Ok(backends)
+}
+
+struct Retries {
+    policy: Option<model::RetryPolicy>,
+    per_try_timeout: Option<Duration>,
+}
+
+fn retries(at: &At<'_>, wire: Option<RetryPolicy>) -> Result<Retries, Fault> {
+    let Some(wire) = wire else {
+        return Ok(Retries {
+            policy: None,
+            per_try_timeout: None,
+        });
+    };
+    take!(at, wire, RetryPolicy {
+        retry_on, num_retries, per_try_timeout, retriable_status_codes, retry_back_off;
+        per_try_idle_timeout, retry_priority, retry_host_predicate, retry_options_predicates,
+        host_selection_retry_max_attempts, rate_limited_retry_back_off, retriable_headers,
+        retriable_request_headers, refresh_cluster_on_retry
+    });
+    let per_try_timeout = match per_try_timeout {
+        Some(wire) => Some(positive(&at.field("per_try_timeout"), wire)?),
+        None => None,
+    };
+    if retry_on.is_empty() {
+        // Nothing is retried, so only the timeout of the one attempt has an effect.
+        at.refuse("num_retries", &num_retries)?;
+        at.refuse("retriable_status_codes", &retriable_status_codes)?;
+        at.refuse("retry_back_off", &retry_back_off)?;
+        return Ok(Retries {
+            policy: None,
+            per_try_timeout,
+        });
+    }
+    retried_on(&at.field("retry_on"), &retry_on)?;
+    let mut codes = Vec::with_capacity(retriable_status_codes.len());
+    for (i, code) in retriable_status_codes.into_iter().enumerate() {
+        let at = at.field("retriable_status_codes");
+        codes.push(status(&at.index(i), code, 400..=599, "400 to 599")?);
+    }
+    Ok(Retries {
+        policy: Some(model::RetryPolicy {
+            attempts: number_or(num_retries, 1),
+            codes,
+            backoff: backoff(&at.field("retry_back_off"), retry_back_off)?,
+        }),
+        per_try_timeout,
+    })
+}
+
+/// The conditions must be just those that the model's retries have.
+fn retried_on(at: &At<'_>, held: &str) -> Result<(), Fault> {
+    let tokens: HashSet<&str> = held.split(',').map(str::trim).collect();
+    let expected: HashSet<&str> = RETRY_ON.into_iter().collect();
+    if tokens != expected {
+        let expected = "connect-failure,refused-stream,reset,retriable-status-codes";
+        return Err(at.fault(format_args!("{held:?}"), Problem::Unsupported { expected }));
+    }
+    Ok(())
+}
+
+fn backoff(at: &At<'_>, wire: Option<RetryBackOff>) -> Result<Duration, Fault> {
+    let Some(wire) = wire else { return Ok(DEFAULT_BACKOFF) };
+    take!(at, wire, RetryBackOff { base_interval, max_interval; });
+    let (at_base, at_longest) = (at.field("base_interval"), at.field("max_interval"));
+    let base = positive(&at_base, at_base.need(base_interval)?)?;
+    if let Some(wire) = max_interval {
+        let longest = positive(&at_longest, wire)?;
+        if longest != longest_backoff(base) {
+            let expected = "ten times base_interval";
+            return Err(at_longest.fault(format_args!("{longest:?}"), Problem::Unsupported { expected }));
+        }
+    }
+    Ok(base)
+}
