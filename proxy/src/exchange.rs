@@ -46,7 +46,8 @@ pub(crate) struct Exchange {
 
 /// What an attempt holds until its answer has ended.
 pub(crate) struct Attempt {
-    pub(crate) permit: RequestPermit,
+    /// `None`: given up so that another attempt could be admitted, which then was not.
+    pub(crate) permit: Option<RequestPermit>,
     pub(crate) in_flight: Option<InFlight>,
     pub(crate) lease: Lease,
 }
@@ -195,7 +196,7 @@ impl Exchange {
         }) = self.attempt.take()
         {
             let outcome = if failed { Outcome::Failure } else { Outcome::Success };
-            permit.finish(outcome, self.clock.now());
+            finish(permit, outcome, self.clock.now());
             drop(in_flight);
             if request_sent {
                 lease.release();
@@ -248,7 +249,7 @@ impl Exchange {
 
     fn end_attempt(&mut self, outcome: Outcome) {
         if let Some(attempt) = self.attempt.take() {
-            attempt.permit.finish(outcome, self.clock.now());
+            finish(attempt.permit, outcome, self.clock.now());
         }
     }
 
@@ -274,6 +275,24 @@ impl Drop for Exchange {
             }
         });
         self.record();
+    }
+}
+
+fn finish(permit: Option<RequestPermit>, outcome: Outcome, now: Time) {
+    if let Some(permit) = permit {
+        permit.finish(outcome, now);
+    }
+}
+
+/// Tells the breaker what the answer's head says of the upstream, where it says it: a stream may go on for hours, and a
+/// half-open breaker waits for it. What a gRPC answer is, its trailers say.
+pub(crate) fn report(permit: &mut RequestPermit, response: &Response<Incoming>, grpc: Grpc, now: Time) {
+    let status = response.status().as_u16();
+    let grpc_status = grpc_status(response.headers());
+    if is_failure(status, grpc_status) {
+        permit.report(Outcome::Failure, now);
+    } else if grpc == Grpc::No || grpc_status.is_some() {
+        permit.report(Outcome::Success, now);
     }
 }
 

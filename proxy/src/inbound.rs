@@ -144,7 +144,7 @@ async fn carry(
                 strip_hop_by_hop(response.headers_mut());
                 calls::strip_own(response.headers_mut());
                 let attempt = Attempt {
-                    permit,
+                    permit: Some(permit),
                     in_flight: None,
                     lease,
                 };

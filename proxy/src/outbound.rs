@@ -20,7 +20,7 @@ use crate::answer;
 use crate::attempt::{self, Failed};
 use crate::calls::{self, Call};
 use crate::error::ProxyError;
-use crate::exchange::{Attempt, Exchange, InFlight};
+use crate::exchange::{self, Attempt, Exchange, InFlight};
 use crate::http::body::{Replay, ResponseBody};
 use crate::http::head::{Grpc, Head, strip_hop_by_hop};
 use crate::http::upstream::{Lease, Target, Wire};
@@ -183,7 +183,11 @@ async fn forward(
     let mut held = None;
     loop {
         let began = worker.clock.now();
-        let permit = match cluster.state.breaker.admit(began) {
+        // An answer that is held has told the breaker what it is; it must not stand in the way of its own retry.
+        if let Some(Ok(Carried::Upstream { attempt, .. })) = &mut held {
+            attempt.permit = None;
+        }
+        let mut permit = match cluster.state.breaker.admit(began) {
             Ok(permit) => permit,
             Err(refusal) => return held.unwrap_or_else(|| Err(worker.refused(label, refusal))),
         };
@@ -191,7 +195,7 @@ async fn forward(
             let cluster = label.to_string();
             return held.unwrap_or(Err(ProxyError::NoEndpoint { cluster }));
         };
-        // Only now is an answer given up that was held: its stream is reset, its permit ends.
+        // Only now is an answer given up that was held: its stream is reset, its connection closed.
         drop(held);
         last = Some(endpoint.address);
         counts.attempts += 1;
@@ -213,9 +217,10 @@ async fn forward(
                 }
                 let status = response.status();
                 exchange.attempt_answered(endpoint.address, endpoint.workload.as_deref(), lease.wire(), &response);
+                exchange::report(&mut permit, &response, exchange.grpc(), worker.clock.now());
                 to_downstream(&mut response, plan);
                 let attempt = Attempt {
-                    permit,
+                    permit: Some(permit),
                     in_flight,
                     lease,
                 };
