@@ -1,1 +1,54 @@
-//! A mesh for tests: control plane, sidecars and scripted apps on real sockets.
+//! A mesh for tests: a control plane, sidecars and scripted apps, on real sockets with ports of the system's choice.
+//!
+//! ```no_run
+//! # async fn example() {
+//! use weir_test_mesh::{Script, TestMesh};
+//! let mesh = TestMesh::start().await;
+//! let _b = mesh.service("b", Script::answer(200, "hello")).await;
+//! let a = mesh.service("a", Script::answer(200, "")).await;
+//! assert_eq!(a.get("http://b/").await.text(), "hello");
+//! # }
+//! ```
+//!
+//! Everything runs in the test's own process but for what a test starts itself with [`Processes`]. A failure of the
+//! mesh itself panics with what was expected: this crate is for tests only.
+
+mod client;
+mod member;
+mod mesh;
+mod processes;
+mod script;
+
+pub use client::{Answer, Client, Protocol, call};
+pub use member::{Member, MemberSettings};
+pub use mesh::TestMesh;
+pub use processes::{Processes, Running, free_port};
+pub use script::{Script, ScriptedApp, Seen};
+
+use std::future::Future;
+use std::time::Duration;
+
+/// How long a test waits for what must come; only a test that fails waits so long.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits until `look` finds what it looks for.
+///
+/// # Panics
+/// After [`PATIENCE`], with `what` was waited for.
+pub async fn until<T, F>(what: &str, mut look: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    let found = async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    match tokio::time::timeout(PATIENCE, found).await {
+        Ok(found) => found,
+        Err(_) => panic!("waited {PATIENCE:?} in vain for {what}"),
+    }
+}

@@ -1,0 +1,169 @@
+//! Apps that do as they are told, and count what reaches them.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+type Http = dyn Fn(Seen) -> Boxed<Response<Full<Bytes>>> + Send + Sync;
+type Streamed =
+    dyn Fn(Request<Incoming>) -> Boxed<Response<http_body_util::combinators::BoxBody<Bytes, Infallible>>> + Send + Sync;
+type Raw = dyn Fn(TcpStream) -> Boxed<()> + Send + Sync;
+
+/// What an app does with what it gets.
+#[derive(Clone)]
+pub struct Script(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Http(Arc<Http>),
+    Streamed(Arc<Streamed>),
+    Raw(Arc<Raw>),
+}
+
+/// A request as an app saw it.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// Which of its requests it is, from 1.
+    pub number: usize,
+    /// Its head.
+    pub head: Arc<Parts>,
+    /// Its body.
+    pub body: Bytes,
+}
+
+impl Seen {
+    /// A field of its header, if it is text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.head.headers.get(name)?.to_str().ok()
+    }
+}
+
+impl Script {
+    /// Always this answer.
+    pub fn answer(status: u16, body: &str) -> Script {
+        let body = Bytes::from(body.to_owned());
+        Script::http(move |_| {
+            let mut response = Response::new(Full::new(body.clone()));
+            *response.status_mut() = http::StatusCode::from_u16(status).expect("a status");
+            async move { response }
+        })
+    }
+
+    /// An answer to each request, once its body has been read. HTTP/1.1 and HTTP/2.
+    pub fn http<F>(answer: impl Fn(Seen) -> F + Send + Sync + 'static) -> Script
+    where
+        F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+    {
+        Script(Kind::Http(Arc::new(move |seen| Box::pin(answer(seen)))))
+    }
+
+    /// An answer to each request, both streamed.
+    pub fn streamed<F>(answer: impl Fn(Request<Incoming>) -> F + Send + Sync + 'static) -> Script
+    where
+        F: Future<Output = Response<http_body_util::combinators::BoxBody<Bytes, Infallible>>> + Send + 'static,
+    {
+        Script(Kind::Streamed(Arc::new(move |request| Box::pin(answer(request)))))
+    }
+
+    /// Whatever it likes with each connection.
+    pub fn raw<F>(serve: impl Fn(TcpStream) -> F + Send + Sync + 'static) -> Script
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        Script(Kind::Raw(Arc::new(move |stream| Box::pin(serve(stream)))))
+    }
+}
+
+/// An app that runs; ended when dropped.
+pub struct ScriptedApp {
+    address: SocketAddr,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    _tasks: JoinSet<()>,
+}
+
+impl ScriptedApp {
+    /// Starts it on loopback.
+    ///
+    /// # Panics
+    /// When there is no port.
+    pub async fn start(script: Script) -> ScriptedApp {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("its address");
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let mut tasks = JoinSet::new();
+        let sees = Arc::clone(&seen);
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.expect("a connection");
+                let _ = stream.set_nodelay(true);
+                connections.spawn(serve(stream, script.clone(), Arc::clone(&sees)));
+                while connections.try_join_next().is_some() {}
+            }
+        });
+        ScriptedApp {
+            address,
+            seen,
+            _tasks: tasks,
+        }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The requests that reached it, in the order in which their bodies ended. Of raw and streamed scripts: none.
+    pub fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+async fn serve(stream: TcpStream, script: Script, seen: Arc<Mutex<Vec<Seen>>>) {
+    let builder = auto::Builder::new(TokioExecutor::new());
+    match script.0 {
+        Kind::Raw(raw) => raw(stream).await,
+        Kind::Http(answer) => {
+            let service = service_fn(move |request: Request<Incoming>| {
+                let (answer, seen) = (Arc::clone(&answer), Arc::clone(&seen));
+                async move {
+                    let (head, body) = request.into_parts();
+                    let body = body.collect().await?.to_bytes();
+                    let saw = {
+                        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+                        let saw = Seen {
+                            number: seen.len() + 1,
+                            head: Arc::new(head),
+                            body,
+                        };
+                        seen.push(saw.clone());
+                        saw
+                    };
+                    Ok::<_, hyper::Error>(answer(saw).await)
+                }
+            });
+            let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+        }
+        Kind::Streamed(answer) => {
+            let service = service_fn(move |request| {
+                let answer = Arc::clone(&answer);
+                async move { Ok::<_, Infallible>(answer(request).await) }
+            });
+            let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+        }
+    }
+}
