@@ -449,3 +449,82 @@ pub struct Cause {
 fn is_zero(number: &u64) -> bool {
     *number == 0
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::de::DeserializeOwned;
+    use serde_json::json;
+
+    use super::*;
+
+    /// Reads a view as documented, and that it is written alike.
+    #[track_caller]
+    fn check<T: Serialize + DeserializeOwned>(shape: Value) {
+        let view: T = serde_json::from_value(shape.clone()).expect("reads");
+        assert_eq!(serde_json::to_value(view).expect("writes"), shape);
+    }
+
+    #[test]
+    fn views_have_the_shape_that_is_promised() {
+        let proxy = json!({
+            "name": "citizen/portal", "connected": true, "connectedSince": "2026-01-01T00:00:00Z", "version": "0.1.0",
+            "address": "127.0.0.1:40000", "subscribed": 12, "inForce": 11,
+            "pending": [{"type": "Route", "name": "a.citizen:80/*", "seconds": 0.3}],
+            "rejected": [{"type": "Endpoints", "name": "a", "reason": "x", "sources": ["HTTPRoute/citizen/x"]}],
+            "revision": "41",
+        });
+        check::<ProxyList>(json!({"kind": "ProxyList", "items": [proxy]}));
+        check::<ProxyView>(json!({
+            "kind": "ProxyView", "object": "HTTPRoute/citizen/x", "generation": 3, "state": "NoSubscribers",
+            "subscribers": 6, "inForce": ["citizen/portal"], "pending": ["a/b"],
+            "rejected": [{"proxy": "a/c", "reason": "x"}],
+        }));
+        check::<TraceList>(json!({"items": [{
+            "traceId": "0".repeat(32), "root": "GET /", "service": "portal", "start": "2026-01-01T00:00:00Z",
+            "durationMillis": 1.5, "spans": 4, "errors": 1,
+        }]}));
+        check::<Trace>(json!({"traceId": "0".repeat(32), "spans": [{
+            "spanId": "0".repeat(16), "parentId": "", "service": "portal", "name": "GET /", "kind": "Server",
+            "startUnixNano": 1_700_000_000_000_000_000u64, "durationNanos": 5, "status": "Error",
+            "attributes": {"http.response.status_code": 503},
+        }]}));
+        check::<WatchEvent>(json!({"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "7"}}}));
+        check::<ObjectList>(json!({
+            "apiVersion": "v1", "kind": "ServiceList", "metadata": {"resourceVersion": "7"}, "items": [{}],
+        }));
+    }
+
+    #[test]
+    fn a_failure_is_kubernetes_status() {
+        let key = crate::Key {
+            kind: crate::Kind::HttpRoute,
+            namespace: "citizen".to_owned(),
+            name: "x".to_owned(),
+        };
+        let error = FieldError::new("spec.port", &json!(0), "is out of range", "1 is right");
+        let status = Status::failure(Reason::Invalid, "HTTPRoute/citizen/x is invalid")
+            .about(&key)
+            .because(&[error]);
+        let expect = json!({
+            "apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Failure", "code": 422,
+            "reason": "Invalid", "message": "HTTPRoute/citizen/x is invalid",
+            "details": {
+                "name": "x", "group": "gateway.networking.k8s.io", "kind": "httproutes",
+                "causes": [{
+                    "reason": "FieldValueInvalid", "field": "spec.port", "message": "0 is out of range; 1 is right",
+                }],
+            },
+        });
+        assert_eq!(serde_json::to_value(&status).expect("writes"), expect);
+        check::<Status>(expect);
+    }
+
+    #[test]
+    fn what_a_newer_side_says_is_read() {
+        let status = json!({"kind": "Status", "status": "Failure", "reason": "SomethingNew", "new": 1});
+        let status: Status = serde_json::from_value(status).expect("reads");
+        assert_eq!(status.reason, Some(Reason::Unknown));
+        let proxy: Proxy = serde_json::from_value(json!({"name": "a/b", "new": 1})).expect("reads");
+        assert_eq!(proxy.name, "a/b");
+    }
+}

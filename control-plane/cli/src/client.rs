@@ -1,0 +1,180 @@
+//! Speaking to the control plane's API.
+
+use std::io::{BufRead, BufReader, Read};
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use ureq::http::{Method, Request, Uri};
+use weir_api::views::{Outcome, Status, WatchEvent};
+
+use crate::error::CliError;
+
+/// The control plane's API at one address.
+pub(crate) struct Client {
+    server: String,
+    agent: ureq::Agent,
+}
+
+impl Client {
+    /// A client of the API at `server`; nothing is sent yet.
+    ///
+    /// # Errors
+    /// When `server` is no URL that can be spoken to.
+    pub(crate) fn new(server: &str) -> Result<Client, CliError> {
+        let wrong = |problem: &str| {
+            CliError::Usage(format!(
+                "--server {server:?} {problem}; http://127.0.0.1:7440 is the default"
+            ))
+        };
+        let uri: Uri = server.parse().map_err(|_| wrong("is not a URL"))?;
+        match uri.scheme_str() {
+            Some("http") => {}
+            Some("https") => return Err(wrong("asks for TLS, which is not supported yet")),
+            Some(_) | None => return Err(wrong("does not begin with http://")),
+        }
+        if uri.query().is_some() || !matches!(uri.path(), "" | "/") {
+            return Err(wrong("holds more than scheme, host and port"));
+        }
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            // An app's proxy settings send requests into the mesh; the API is beside it.
+            .proxy(None)
+            .user_agent(concat!("weirctl/", env!("CARGO_PKG_VERSION")))
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .timeout_send_request(Some(CONNECT_TIMEOUT))
+            .timeout_recv_response(Some(ANSWER_TIMEOUT))
+            .build();
+        Ok(Client {
+            server: server.trim_end_matches('/').to_owned(),
+            agent: ureq::Agent::new_with_config(config),
+        })
+    }
+
+    /// Reads a resource or a list as JSON. `what` is said in front of errors.
+    pub(crate) fn get(&self, what: &str, path: &str) -> Result<Value, CliError> {
+        self.send(what, Method::GET, path, None)
+    }
+
+    /// Reads a view.
+    pub(crate) fn view<T: DeserializeOwned>(&self, what: &str, path: &str) -> Result<T, CliError> {
+        let value = self.get(what, path)?;
+        serde_json::from_value(value).map_err(|error| self.strange(what, &error.to_string()))
+    }
+
+    /// Creates a resource.
+    pub(crate) fn post(&self, what: &str, path: &str, body: &Value) -> Result<Value, CliError> {
+        self.send(what, Method::POST, path, Some(body))
+    }
+
+    /// Replaces a resource.
+    pub(crate) fn put(&self, what: &str, path: &str, body: &Value) -> Result<Value, CliError> {
+        self.send(what, Method::PUT, path, Some(body))
+    }
+
+    /// Deletes a resource.
+    pub(crate) fn delete(&self, what: &str, path: &str) -> Result<Value, CliError> {
+        self.send(what, Method::DELETE, path, None)
+    }
+
+    /// Watches; ends when the control plane ends it.
+    pub(crate) fn watch(
+        &self,
+        what: &str,
+        path: &str,
+    ) -> Result<impl Iterator<Item = Result<WatchEvent, CliError>> + use<'_>, CliError> {
+        let answer = self.exchange(Method::GET, path, None)?;
+        if !answer.status().is_success() {
+            let code = answer.status().as_u16();
+            let body = self.body(answer)?;
+            return Err(self.refusal(what, code, &body));
+        }
+        let what = what.to_owned();
+        let mut lines = BufReader::new(answer.into_body().into_reader());
+        Ok(std::iter::from_fn(move || {
+            let mut line = Vec::new();
+            match (&mut lines).take(BODY_BYTES_MAX).read_until(b'\n', &mut line) {
+                Ok(0) => None,
+                Ok(_) => Some(serde_json::from_slice(&line).map_err(|error| self.strange(&what, &error.to_string()))),
+                // A watch ends with its connection; the caller begins a new one.
+                Err(_) => None,
+            }
+        }))
+    }
+
+    fn send(&self, what: &str, method: Method, path: &str, body: Option<&Value>) -> Result<Value, CliError> {
+        let answer = self.exchange(method, path, body)?;
+        let code = answer.status().as_u16();
+        let success = answer.status().is_success();
+        let body = self.body(answer)?;
+        if !success {
+            return Err(self.refusal(what, code, &body));
+        }
+        serde_json::from_slice(&body).map_err(|error| self.strange(what, &error.to_string()))
+    }
+
+    fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<ureq::http::Response<ureq::Body>, CliError> {
+        let request = Request::builder().method(method).uri(format!("{}{path}", self.server));
+        let request = request.header("accept", "application/json");
+        let sent = match body {
+            Some(body) => {
+                let request = request
+                    .header("content-type", "application/json")
+                    .body(body.to_string());
+                request
+                    .map_err(ureq::Error::from)
+                    .and_then(|request| self.agent.run(request))
+            }
+            None => request
+                .body(())
+                .map_err(ureq::Error::from)
+                .and_then(|request| self.agent.run(request)),
+        };
+        sent.map_err(|error| self.unreachable(&error))
+    }
+
+    fn body(&self, mut answer: ureq::http::Response<ureq::Body>) -> Result<Vec<u8>, CliError> {
+        let body = answer.body_mut().with_config().limit(BODY_BYTES_MAX).read_to_vec();
+        body.map_err(|error| self.unreachable(&error))
+    }
+
+    fn unreachable(&self, error: &ureq::Error) -> CliError {
+        CliError::Unreachable {
+            server: self.server.clone(),
+            reason: error.to_string(),
+        }
+    }
+
+    fn refusal(&self, what: &str, code: u16, body: &[u8]) -> CliError {
+        match serde_json::from_slice::<Status>(body) {
+            Ok(status) if status.status == Outcome::Failure => CliError::Refused {
+                what: what.to_owned(),
+                status: Box::new(status),
+            },
+            Ok(_) | Err(_) => self.strange(what, &format!("it is HTTP {code} without a Kubernetes Status")),
+        }
+    }
+
+    fn strange(&self, what: &str, problem: &str) -> CliError {
+        CliError::Strange {
+            what: what.to_owned(),
+            server: self.server.clone(),
+            problem: problem.to_owned(),
+        }
+    }
+}
+
+/// The API is near: what takes longer does not come.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the control plane may think.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How much of an answer is read.
+const BODY_BYTES_MAX: u64 = 256 << 20;

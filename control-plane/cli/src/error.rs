@@ -1,0 +1,136 @@
+//! Why a command failed.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use weir_api::views::{Reason, Status};
+use weir_api::yaml::SourceError;
+
+use crate::output::clean;
+
+/// Why a command failed, with what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    /// The command line asks for something that makes no sense.
+    #[error("{0}")]
+    Usage(String),
+    /// A file can't be read.
+    #[error("{}: {source}", .path.display())]
+    File { path: PathBuf, source: std::io::Error },
+    /// Resources in files are wrong.
+    #[error("{}", Lines(.0))]
+    Sources(Vec<SourceError>),
+    /// The control plane does not answer.
+    #[error("the control plane at {server} does not answer: {reason}")]
+    Unreachable { server: String, reason: String },
+    /// The control plane refused.
+    #[error("{what}: {}", Refusal(.status))]
+    Refused { what: String, status: Box<Status> },
+    /// Something answers that is no control plane, or a much other version of it.
+    #[error("{what}: the answer from {server} can't be understood: {problem}")]
+    Strange {
+        what: String,
+        server: String,
+        problem: String,
+    },
+    /// Some of several resources failed; each was said.
+    #[error("{failed} of {all} resources failed")]
+    Some { failed: usize, all: usize },
+    /// A proxy rejected what was applied.
+    #[error("{}", .0.join("\n"))]
+    Rejected(Vec<String>),
+    /// It was not in force in time.
+    #[error("not in force after {after}: {}", .waiting.join("; "))]
+    NotInForce { after: String, waiting: Vec<String> },
+    /// The output can't be written.
+    #[error("can't write the output: {0}")]
+    Output(#[from] std::io::Error),
+}
+
+impl CliError {
+    /// What to do about it, where the message does not say.
+    pub(crate) fn hint(&self) -> Option<&'static str> {
+        match self {
+            CliError::Unreachable { .. } => {
+                Some("is weir-control running? Its address is given by --server or WEIR_SERVER")
+            }
+            CliError::Strange { .. } => Some("does --server name weir-control's API, and are the versions alike?"),
+            CliError::Rejected(_) => {
+                Some("what was in force before stays in force on these proxies; see `weirctl status`")
+            }
+            CliError::NotInForce { .. } => Some("it is applied and may still come into force; see `weirctl status`"),
+            CliError::Sources(_) => Some("nothing was applied"),
+            CliError::Refused { status, .. } => match status.reason {
+                Some(Reason::TooManyRequests | Reason::ServiceUnavailable) => Some("try again in a moment"),
+                _ => None,
+            },
+            CliError::Usage(_) | CliError::File { .. } | CliError::Some { .. } | CliError::Output(_) => None,
+        }
+    }
+
+    /// 2 for wrong usage, 1 for everything else.
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        match self {
+            CliError::Usage(_) => ExitCode::from(2),
+            CliError::File { .. }
+            | CliError::Sources(_)
+            | CliError::Unreachable { .. }
+            | CliError::Refused { .. }
+            | CliError::Strange { .. }
+            | CliError::Some { .. }
+            | CliError::Rejected(_)
+            | CliError::NotInForce { .. }
+            | CliError::Output(_) => ExitCode::from(1),
+        }
+    }
+
+    /// Whether the control plane refused for this reason.
+    pub(crate) fn is_refusal(&self, reason: Reason) -> bool {
+        match self {
+            CliError::Refused { status, .. } => status.reason == Some(reason),
+            _ => false,
+        }
+    }
+}
+
+struct Lines<'a>(&'a [SourceError]);
+
+impl fmt::Display for Lines<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.0.iter().enumerate() {
+            let end = if index == 0 { "" } else { "\n" };
+            write!(f, "{end}{}", clean(&error.to_string()))?;
+        }
+        Ok(())
+    }
+}
+
+struct Refusal<'a>(&'a Status);
+
+impl fmt::Display for Refusal<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let causes = self
+            .0
+            .details
+            .as_ref()
+            .map(|details| details.causes.as_slice())
+            .unwrap_or_default();
+        if causes.is_empty() {
+            return f.write_str(&clean(&self.0.message));
+        }
+        // The message holds them all on one line; they read better one by one.
+        let head = self.0.message.split(": ").next().unwrap_or_default();
+        f.write_str(&clean(head))?;
+        for cause in causes {
+            let told = cause.field.is_empty() || cause.message.starts_with(&cause.field);
+            let field = if told {
+                String::new()
+            } else {
+                format!("{}: ", cause.field)
+            };
+            write!(f, "\n  {}", clean(&format!("{field}{}", cause.message)))?;
+        }
+        Ok(())
+    }
+}
