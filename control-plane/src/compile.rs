@@ -1,0 +1,492 @@
+//! From the store's objects to what proxies are told: computed on demand, one name at a time, from an [`Index`]. Pure.
+
+pub(crate) mod endpoints;
+#[cfg(test)]
+pub(crate) mod fixture;
+pub(crate) mod index;
+pub(crate) mod routes;
+
+use std::fmt;
+use std::str::FromStr;
+
+use weir_api::backend_policy::{self, BackendPolicySpec};
+use weir_api::service::{self, ServicePort};
+use weir_api::{FieldError, Key, Object, Spec};
+use weir_policy::model;
+use weir_policy::names::{ClusterName, Consumers, Label, ListenerName, RouteName};
+use weir_xds::envoy::Any;
+use weir_xds::{ResourceType, encode};
+
+use index::{Index, Of};
+
+/// A resource with what it was made from.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Compiled<T> {
+    /// What a proxy is told.
+    pub(crate) resource: T,
+    /// The objects that had a part in it, with their generations.
+    pub(crate) sources: Vec<(Key, i64)>,
+}
+
+/// What is computed for a subscription: what was asked for, and by whom where that matters.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Wanted {
+    /// A cluster.
+    Cluster(ClusterName),
+    /// A cluster's endpoints.
+    Endpoints(ClusterName),
+    /// A listener for clients of a namespace.
+    Listener(ListenerName, Label),
+    /// A route configuration.
+    Route(RouteName),
+}
+
+impl Wanted {
+    /// What a subscription is for; `None`: nothing that could ever exist. Only the canonical spelling of a name is
+    /// one: otherwise two subscriptions of a client could mean the same.
+    pub(crate) fn read(of: ResourceType, name: &str, client_namespace: &Label) -> Option<Wanted> {
+        let wanted = match of {
+            ResourceType::Cluster => Wanted::Cluster(canonical(name)?),
+            ResourceType::Endpoints => Wanted::Endpoints(canonical(name)?),
+            ResourceType::Listener => Wanted::Listener(canonical(name)?, client_namespace.clone()),
+            ResourceType::Route => Wanted::Route(canonical(name)?),
+        };
+        Some(wanted)
+    }
+
+    /// The service it is about.
+    pub(crate) fn service(&self) -> &weir_policy::names::ServiceName {
+        match self {
+            Wanted::Cluster(name) | Wanted::Endpoints(name) => &name.service,
+            Wanted::Listener(name, _) => &name.service,
+            Wanted::Route(name) => &name.cluster.service,
+        }
+    }
+
+    /// What a client subscribes to for it.
+    pub(crate) fn subscription(&self) -> (ResourceType, String) {
+        match self {
+            Wanted::Cluster(name) => (ResourceType::Cluster, name.to_string()),
+            Wanted::Endpoints(name) => (ResourceType::Endpoints, name.to_string()),
+            Wanted::Listener(name, _) => (ResourceType::Listener, name.to_string()),
+            Wanted::Route(name) => (ResourceType::Route, name.to_string()),
+        }
+    }
+
+    /// Whether a change to this part of its service may change it.
+    pub(crate) fn depends_on(&self, part: index::Part) -> bool {
+        use index::Part;
+        match (part, self) {
+            (Part::Whole, _)
+            | (Part::Routes, Wanted::Listener(..) | Wanted::Route(_))
+            | (Part::Clusters, Wanted::Cluster(_))
+            | (Part::Endpoints, Wanted::Endpoints(_)) => true,
+            (Part::Routes | Part::Clusters | Part::Endpoints, _) => false,
+        }
+    }
+}
+
+/// A resource as it is sent.
+#[derive(Clone, Debug)]
+pub(crate) struct Encoded {
+    /// The message.
+    pub(crate) message: Any,
+    /// A hash of the message: the same before and after a restart of the control plane.
+    pub(crate) version: Version,
+    /// See [`Compiled::sources`].
+    pub(crate) sources: Vec<(Key, i64)>,
+}
+
+/// Computes and encodes one resource; `None`: it does not exist.
+pub(crate) fn encoded(wanted: &Wanted, index: &Index) -> Option<Encoded> {
+    let (message, sources) = match wanted {
+        Wanted::Cluster(name) => cluster(name, index).map(|c| (encode::cluster(&c.resource), c.sources))?,
+        Wanted::Endpoints(name) => {
+            endpoints::endpoints(name, index).map(|c| (encode::endpoints(&c.resource), c.sources))?
+        }
+        Wanted::Listener(name, client) => {
+            listener(name, client, index).map(|c| (encode::listener(&c.resource), c.sources))?
+        }
+        Wanted::Route(name) => {
+            routes::route_config(name, index).map(|c| (encode::route_config(&c.resource), c.sources))?
+        }
+    };
+    Some(Encoded {
+        version: Version::of(&message.value),
+        message,
+        sources,
+    })
+}
+
+/// The version of a resource: 128 bits of FNV-1a over its encoding (draft-eastlake-fnv, section 2 and 5). It tells
+/// contents apart for one purpose only, not to send what a client has; nobody gains by a collision of their own making.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Version(pub(crate) u128);
+
+impl Version {
+    /// The version of these bytes.
+    pub(crate) fn of(bytes: &[u8]) -> Version {
+        const OFFSET_BASIS: u128 = 0x6c62272e07bb014262b821756295c58d;
+        const PRIME: u128 = 0x0000000001000000000000000000013b;
+        Version(bytes.iter().fold(OFFSET_BASIS, |hash, byte| {
+            (hash ^ u128::from(*byte)).wrapping_mul(PRIME)
+        }))
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A text is no version of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("is not a version of 32 hexadecimal digits")]
+pub(crate) struct NotAVersion;
+
+impl FromStr for Version {
+    type Err = NotAVersion;
+
+    fn from_str(text: &str) -> Result<Self, NotAVersion> {
+        let hex = text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let number = if hex { u128::from_str_radix(text, 16).ok() } else { None };
+        number.map(Version).ok_or(NotAVersion)
+    }
+}
+
+/// What clients of a namespace reach by a name: the routes of the port it names, or that it leaves open in one way
+/// only: 80, else the only port. Left open in several ways, it is answered with a refusal that lists the ports.
+/// `None`: no such service or port.
+pub(crate) fn listener(
+    name: &ListenerName,
+    client_namespace: &Label,
+    index: &Index,
+) -> Option<Compiled<model::Listener>> {
+    let service = index.service(&name.service)?;
+    let mut sources = vec![source(service.object)];
+    let has = |wanted: u16| {
+        service
+            .spec
+            .ports
+            .iter()
+            .map(|port| port.port)
+            .find(|port| port.get() == wanted)
+    };
+    let port = match (name.port, service.spec.ports.as_slice()) {
+        (Some(port), _) => Some(has(port.get())?),
+        (None, [only]) => Some(only.port),
+        (None, _) => has(80),
+    };
+    let routes = match port {
+        Some(port) => {
+            let cluster = ClusterName {
+                service: name.service.clone(),
+                port,
+            };
+            let consumer = routes::consumer_routes(&cluster, client_namespace, index);
+            sources.extend(consumer.iter().map(|route| source(route.object)));
+            let consumers = match consumer.as_slice() {
+                [] => Consumers::Any,
+                _ => Consumers::Namespace(client_namespace.clone()),
+            };
+            model::RouteSource::Named(RouteName { cluster, consumers })
+        }
+        None => model::RouteSource::Inline(vec![ports_refusal(name, &service.spec.ports)]),
+    };
+    let resource = model::Listener {
+        name: name.clone(),
+        routes,
+    };
+    Some(Compiled { resource, sources })
+}
+
+/// How the endpoints of a service port are used. `None`: no such service or port.
+pub(crate) fn cluster(name: &ClusterName, index: &Index) -> Option<Compiled<model::Cluster>> {
+    let service = index.service(&name.service)?;
+    let port = service.spec.ports.iter().find(|port| port.port == name.port)?;
+    let mut sources = vec![source(service.object)];
+    let policies = index.policies(&name.service);
+    let policy = policy_for(name, port, &policies);
+    sources.extend(policy.map(|policy| source(policy.object)));
+    let spec = policy.map(|policy| policy.spec);
+    let balancing = spec.and_then(|spec| spec.balancing).unwrap_or_default();
+    let circuit_breaker = spec.and_then(|spec| spec.circuit_breaker).unwrap_or_default();
+    let retry_budget = spec.and_then(|spec| spec.retry_budget).unwrap_or_default();
+    let resource = model::Cluster {
+        name: name.clone(),
+        protocol: protocol(port),
+        connect_timeout: spec
+            .and_then(|spec| spec.connect_timeout)
+            .unwrap_or(backend_policy::CONNECT_TIMEOUT),
+        balancing: match balancing {
+            backend_policy::Balancing::PeakEwma { decay } => model::Balancing::PeakEwma { decay },
+            backend_policy::Balancing::RoundRobin => model::Balancing::RoundRobin,
+        },
+        limits: model::Limits {
+            max_connections: circuit_breaker.max_connections,
+            max_pending: circuit_breaker.max_pending_requests,
+            max_requests: circuit_breaker.max_requests,
+        },
+        breaker: circuit_breaker.failures.map(|failures| model::FailureBreaker {
+            failure_percent: failures.percent,
+            min_requests: failures.min_requests,
+            window: failures.window,
+            open_for: failures.open_for,
+            half_open_requests: failures.half_open_requests,
+        }),
+        retry_budget: model::RetryBudget {
+            percent: retry_budget.percent,
+            min_per_second: retry_budget.min_per_second,
+            window: retry_budget.window,
+        },
+    };
+    Some(Compiled { resource, sources })
+}
+
+/// Compiles what one object alone allows, so that what no proxy could use is refused when it is written.
+///
+/// # Errors
+/// All that is wrong with it, by field.
+pub(crate) fn check(object: &Object) -> Result<(), Vec<FieldError>> {
+    match &object.spec {
+        Spec::HttpRoute(spec) => routes::check(object, spec),
+        Spec::Namespace(_)
+        | Spec::MeshConfig(_)
+        | Spec::Service(_)
+        | Spec::EndpointSlice(_)
+        | Spec::Workload(_)
+        | Spec::BackendPolicy(_) => Ok(()),
+    }
+}
+
+/// The policy that holds for a port: one for the port by name before one for the whole service, then the older.
+fn policy_for<'a, 'b>(
+    name: &ClusterName,
+    port: &ServicePort,
+    oldest_first: &'a [Of<'b, BackendPolicySpec>],
+) -> Option<&'a Of<'b, BackendPolicySpec>> {
+    let claims = |policy: &&Of<'_, BackendPolicySpec>, section: Option<&str>| {
+        let mut targets = policy.spec.target_refs.iter();
+        let service = name.service.service.as_str();
+        targets.any(|target| target.name == service && target.section_name.as_deref() == section)
+    };
+    let by_port = port
+        .name
+        .as_deref()
+        .and_then(|section| oldest_first.iter().find(|p| claims(p, Some(section))));
+    by_port.or_else(|| oldest_first.iter().find(|policy| claims(policy, None)))
+}
+
+/// By `appProtocol`; else by the port's name, as it is the custom in meshes: `grpc`, `http2` or `h2c`, also before a
+/// `-`; else HTTP/1.1.
+fn protocol(port: &ServicePort) -> model::AppProtocol {
+    if let Some(protocol) = port.app_protocol {
+        return match protocol {
+            service::AppProtocol::Http1 => model::AppProtocol::Http1,
+            service::AppProtocol::Http2 => model::AppProtocol::Http2,
+            service::AppProtocol::Grpc => model::AppProtocol::Grpc,
+        };
+    }
+    let name = port.name.as_deref().unwrap_or("");
+    match name.split_once('-').map_or(name, |(first, _)| first) {
+        "grpc" => model::AppProtocol::Grpc,
+        "http2" | "h2c" => model::AppProtocol::Http2,
+        _ => model::AppProtocol::Http1,
+    }
+}
+
+fn ports_refusal(name: &ListenerName, ports: &[ServicePort]) -> model::VirtualHost {
+    let service = &name.service;
+    let ports: Vec<String> = ports
+        .iter()
+        .map(|port| format!("{}.{}:{}", service.service, service.namespace, port.port))
+        .collect();
+    let body = format!(
+        "{}.{} has several ports and none of them is 80: ask for one of {}\n",
+        service.service,
+        service.namespace,
+        ports.join(", ")
+    );
+    model::VirtualHost {
+        name: service.to_string(),
+        hosts: vec![model::HostMatch::Any],
+        routes: vec![model::Route {
+            name: format!("Service/{}/{}#ports", service.namespace, service.service),
+            matches: routes::every_path(),
+            request_headers: model::HeaderChanges::default(),
+            response_headers: model::HeaderChanges::default(),
+            action: model::Action::Respond(model::DirectResponse {
+                status: http::StatusCode::NOT_FOUND,
+                body,
+            }),
+        }],
+    }
+}
+
+fn source(object: &Object) -> (Key, i64) {
+    (object.key(), object.metadata.generation)
+}
+
+fn canonical<T: FromStr + fmt::Display>(text: &str) -> Option<T> {
+    let read: T = text.parse().ok()?;
+    (read.to_string() == text).then_some(read)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use weir_api::RefKind;
+    use weir_api::backend_policy::{CircuitBreaker, Failures, TargetRef};
+
+    use super::*;
+
+    #[track_caller]
+    fn listens(ports: &[(&str, u16)], asked: &str, expect: Option<&str>) {
+        let index = fixture::index([fixture::service("citizen", "portal", ports)]);
+        let name: ListenerName = asked.parse().expect("a listener's name");
+        let own = "citizen".parse().expect("a label");
+        let answer = listener(&name, &own, &index).map(|compiled| match compiled.resource.routes {
+            model::RouteSource::Named(name) => name.to_string(),
+            model::RouteSource::Inline(hosts) => match &hosts[0].routes[0].action {
+                model::Action::Respond(response) => response.body.trim_end().to_owned(),
+                other => panic!("an answer: {other:?}"),
+            },
+        });
+        assert_eq!(answer.as_deref(), expect, "{asked}");
+    }
+
+    #[test]
+    fn a_name_without_port_is_80_or_the_only_one_or_a_list() {
+        let portal = "portal.citizen.svc.cluster.local";
+        listens(&[("a", 80), ("b", 90)], portal, Some("portal.citizen:80/*"));
+        listens(&[("", 8080)], portal, Some("portal.citizen:8080/*"));
+        let refusal = "portal.citizen has several ports and none of them is 80: ask for one of portal.citizen:81, portal.citizen:82";
+        listens(&[("a", 81), ("b", 82)], portal, Some(refusal));
+        listens(
+            &[("a", 81), ("b", 82)],
+            &format!("{portal}:82"),
+            Some("portal.citizen:82/*"),
+        );
+        listens(&[("", 8080)], &format!("{portal}:80"), None);
+        listens(&[("", 8080)], "other.citizen.svc.cluster.local", None);
+    }
+
+    #[track_caller]
+    fn speaks(name: Option<&str>, app_protocol: Option<service::AppProtocol>, expect: model::AppProtocol) {
+        let port = ServicePort {
+            name: name.map(str::to_owned),
+            protocol: service::TransportProtocol::Tcp,
+            port: fixture::port(80),
+            target_port: None,
+            app_protocol,
+        };
+        assert_eq!(protocol(&port), expect, "{name:?} {app_protocol:?}");
+    }
+
+    #[test]
+    fn a_ports_protocol_is_its_app_protocol_or_told_by_its_name() {
+        use model::AppProtocol::{Grpc, Http1, Http2};
+        speaks(None, None, Http1);
+        speaks(Some("web"), None, Http1);
+        speaks(Some("http"), None, Http1);
+        speaks(Some("http2"), None, Http2);
+        speaks(Some("h2c-internal"), None, Http2);
+        speaks(Some("grpc"), None, Grpc);
+        speaks(Some("grpc-api"), None, Grpc);
+        speaks(Some("grpcx"), None, Http1);
+        speaks(Some("grpc"), Some(service::AppProtocol::Http1), Http1);
+        speaks(None, Some(service::AppProtocol::Http2), Http2);
+        speaks(None, Some(service::AppProtocol::Grpc), Grpc);
+    }
+
+    /// A policy for (service, port name), told apart by its limit of requests.
+    fn policy(name: &str, second: u32, section: Option<&str>, max_requests: u32) -> Object {
+        let spec = BackendPolicySpec {
+            target_refs: vec![TargetRef {
+                kind: RefKind::Service,
+                name: "portal".to_owned(),
+                section_name: section.map(str::to_owned),
+            }],
+            balancing: Some(backend_policy::Balancing::RoundRobin),
+            circuit_breaker: Some(CircuitBreaker {
+                max_requests,
+                failures: Some(Failures::default()),
+                ..CircuitBreaker::default()
+            }),
+            retry_budget: None,
+            connect_timeout: Some(Duration::from_millis(250)),
+        };
+        let mut object = Object::new("citizen", name, Spec::BackendPolicy(spec));
+        object.metadata.creation_timestamp = Some(format!("2026-01-01T00:00:{second:02}Z"));
+        object
+    }
+
+    #[test]
+    fn the_older_policy_holds_and_one_for_the_port_goes_before() {
+        let service = || fixture::service("citizen", "portal", &[("http", 80), ("grpc", 90)]);
+        let limit = |index: &Index, port: &str| {
+            let name = format!("portal.citizen:{port}").parse().expect("a cluster");
+            cluster(&name, index).expect("there").resource.limits.max_requests
+        };
+        let index = fixture::index([service()]);
+        assert_eq!(limit(&index, "80"), 1024);
+        let index = fixture::index([service(), policy("a", 2, None, 2), policy("b", 1, None, 1)]);
+        assert_eq!((limit(&index, "80"), limit(&index, "90")), (1, 1));
+        let index = fixture::index([service(), policy("a", 1, None, 1), policy("b", 2, Some("grpc"), 2)]);
+        assert_eq!((limit(&index, "80"), limit(&index, "90")), (1, 2));
+        let name = "portal.citizen:90".parse().expect("a cluster");
+        let compiled = cluster(&name, &index).expect("there");
+        assert_eq!(compiled.sources.len(), 2, "the service and the policy that holds");
+        assert_eq!(compiled.resource.protocol, model::AppProtocol::Grpc);
+        assert_eq!(compiled.resource.balancing, model::Balancing::RoundRobin);
+        assert_eq!(compiled.resource.connect_timeout, Duration::from_millis(250));
+        assert_eq!(
+            compiled.resource.breaker.map(|breaker| breaker.half_open_requests),
+            Some(3)
+        );
+    }
+
+    #[test]
+    fn only_the_canonical_spelling_of_a_name_is_one() {
+        let own = "citizen".parse().expect("a label");
+        let read = |of, name: &str| Wanted::read(of, name, &own).is_some();
+        assert!(read(ResourceType::Cluster, "portal.citizen:80"));
+        assert!(read(ResourceType::Route, "portal.citizen:80/*"));
+        assert!(read(ResourceType::Listener, "portal.citizen.svc.cluster.local"));
+        for name in [
+            "",
+            "*",
+            "portal.citizen:080",
+            "Portal.citizen:80",
+            "portal:80",
+            "portal.citizen:80 ",
+        ] {
+            assert!(!read(ResourceType::Cluster, name), "{name}");
+        }
+    }
+
+    #[test]
+    fn versions_are_of_the_bytes_and_read_back() {
+        // Test vectors of draft-eastlake-fnv, appendix C, for 128 bits.
+        assert_eq!(Version::of(b"").to_string(), "6c62272e07bb014262b821756295c58d");
+        assert_eq!(Version::of(b"a").to_string(), "d228cb696f1a8caf78912b704e4a8964");
+        assert_eq!(Version::of(b"x").to_string().parse(), Ok(Version::of(b"x")));
+        for text in [
+            "",
+            "0",
+            "+c62272e07bb014262b821756295c58d",
+            &"F".repeat(32),
+            &"0".repeat(33),
+        ] {
+            assert_eq!(text.parse::<Version>(), Err(NotAVersion), "{text}");
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Objects for tests, as short as they can be written.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+use weir_api::endpoint_slice::{
+    AddressType, Conditions, EndpointSliceBody, SliceEndpoint, SlicePort, TargetRef as EndpointTarget,
+};
+use weir_api::http_route::{BackendRef, HttpRouteMatch, HttpRouteRule, HttpRouteSpec, ParentRef, PathMatch};
+use weir_api::service::{self, SERVICE_NAME_LABEL, ServicePort, ServiceSpec};
+use weir_api::workload::{WorkloadLocality, WorkloadPort, WorkloadSpec};
+use weir_api::{Object, RefKind, Spec};
+use weir_policy::names::ServiceName;
+
+use super::index::Index;
+
+pub(crate) fn port(number: u16) -> NonZeroU16 {
+    NonZeroU16::new(number).expect("not zero")
+}
+
+/// A service without selector; ports with an empty name have none.
+pub(crate) fn service(namespace: &str, name: &str, ports: &[(&str, u16)]) -> Object {
+    let ports = ports.iter().map(|(name, number)| ServicePort {
+        name: (!name.is_empty()).then(|| (*name).to_owned()),
+        protocol: service::TransportProtocol::Tcp,
+        port: port(*number),
+        target_port: None,
+        app_protocol: None,
+    });
+    let spec = ServiceSpec {
+        ports: ports.collect(),
+        ..ServiceSpec::default()
+    };
+    Object::new(namespace, name, Spec::Service(spec))
+}
+
+/// A service of workloads with the label `app` of its name.
+pub(crate) fn selecting(mut service: Object) -> Object {
+    let name = service.metadata.name.clone();
+    if let Spec::Service(spec) = &mut service.spec {
+        spec.selector = BTreeMap::from([("app".to_owned(), name)]);
+    }
+    service
+}
+
+/// A route in `namespace` for a service, whose only rule sends every path to `parent` in the route's own namespace.
+pub(crate) fn route(namespace: &str, name: &str, parent_namespace: &str, parent: &str) -> Object {
+    let spec = HttpRouteSpec {
+        parent_refs: vec![ParentRef {
+            kind: RefKind::Service,
+            namespace: Some(parent_namespace.to_owned()),
+            name: parent.to_owned(),
+            port: None,
+        }],
+        hostnames: Vec::new(),
+        rules: vec![rule("/", &[parent])],
+    };
+    Object::new(namespace, name, Spec::HttpRoute(spec))
+}
+
+pub(crate) fn rule(prefix: &str, backends: &[&str]) -> HttpRouteRule {
+    let backends = backends.iter().map(|name| BackendRef {
+        kind: RefKind::Service,
+        namespace: None,
+        name: (*name).to_owned(),
+        port: port(80),
+        weight: 1,
+    });
+    HttpRouteRule {
+        name: None,
+        matches: vec![HttpRouteMatch {
+            path: PathMatch::PathPrefix(prefix.to_owned()),
+            headers: Vec::new(),
+            query_params: Vec::new(),
+            method: None,
+        }],
+        filters: Vec::new(),
+        backend_refs: backends.collect(),
+        timeouts: None,
+        retry: None,
+    }
+}
+
+pub(crate) fn spec_of(route: &mut Object) -> &mut HttpRouteSpec {
+    match &mut route.spec {
+        Spec::HttpRoute(spec) => spec,
+        other => panic!("no route: {other:?}"),
+    }
+}
+
+/// A workload in zone `hz-a`, with (app port, inbound port).
+pub(crate) fn workload(namespace: &str, name: &str, address: &str, ports: &[(u16, u16)]) -> Object {
+    let ports = ports.iter().map(|(app, inbound)| WorkloadPort {
+        app_port: port(*app),
+        inbound_port: port(*inbound),
+        protocol: service::AppProtocol::Http1,
+        edge: false,
+    });
+    let spec = WorkloadSpec {
+        address: address.parse().expect("an address"),
+        ports: ports.collect(),
+        locality: WorkloadLocality {
+            region: "zj".to_owned(),
+            zone: "hz-a".to_owned(),
+            site: String::new(),
+        },
+        instance: 1,
+        version: String::new(),
+    };
+    Object::new(namespace, name, Spec::Workload(spec))
+}
+
+/// A slice of a service with one port and (address, workload).
+pub(crate) fn slice(
+    namespace: &str,
+    service: &str,
+    port_name: &str,
+    number: u16,
+    endpoints: &[(&str, Option<&str>)],
+) -> Object {
+    let endpoints = endpoints.iter().map(|(address, workload)| SliceEndpoint {
+        addresses: vec![address.parse().expect("an address")],
+        conditions: Conditions::default(),
+        hostname: None,
+        node_name: None,
+        zone: None,
+        target_ref: workload.map(|workload| EndpointTarget {
+            kind: "Workload".to_owned(),
+            namespace: None,
+            name: workload.to_owned(),
+        }),
+    });
+    let body = EndpointSliceBody {
+        address_type: AddressType::V4,
+        endpoints: endpoints.collect(),
+        ports: vec![SlicePort {
+            name: port_name.to_owned(),
+            port: port(number),
+            protocol: service::TransportProtocol::Tcp,
+            app_protocol: None,
+        }],
+    };
+    let mut object = Object::new(namespace, &format!("{service}-by-hand"), Spec::EndpointSlice(body));
+    object
+        .metadata
+        .labels
+        .insert(SERVICE_NAME_LABEL.to_owned(), service.to_owned());
+    object
+}
+
+/// `service.namespace`.
+pub(crate) fn service_named(name: &str) -> ServiceName {
+    let (service, namespace) = name.split_once('.').expect("service.namespace");
+    ServiceName {
+        namespace: namespace.parse().expect("a label"),
+        service: service.parse().expect("a label"),
+    }
+}
+
+pub(crate) fn index(objects: impl IntoIterator<Item = Object>) -> Index {
+    let mut index = Index::default();
+    for object in objects {
+        index.apply(&object.key(), Some(Arc::new(object)));
+    }
+    index
+}

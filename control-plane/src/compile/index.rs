@@ -1,0 +1,304 @@
+//! The store's objects by what they are about, so that one service's configuration is found without looking at the
+//! rest of the mesh.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use weir_api::backend_policy::BackendPolicySpec;
+use weir_api::endpoint_slice::{EndpointSliceBody, TargetRef};
+use weir_api::http_route::HttpRouteSpec;
+use weir_api::service::{SERVICE_NAME_LABEL, ServiceSpec};
+use weir_api::workload::WorkloadSpec;
+use weir_api::{Key, Kind, Object, Spec};
+use weir_policy::names::{ServiceName, WorkloadName};
+
+/// Objects that configuration is made from, found by the service they are about.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    objects: BTreeMap<Key, Arc<Object>>,
+    /// Routes, policies and slices by service, whether or not the service exists.
+    attached: BTreeMap<ServiceName, BTreeSet<Key>>,
+    /// Slices by the workload that one of their endpoints names.
+    slices_of: BTreeMap<WorkloadName, BTreeSet<Key>>,
+}
+
+/// An object of one kind.
+#[derive(Debug)]
+pub(crate) struct Of<'a, S> {
+    pub(crate) object: &'a Object,
+    pub(crate) spec: &'a S,
+}
+
+/// Which part of a service's configuration a change may touch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Part {
+    /// All of it.
+    Whole,
+    /// Its listeners and routes.
+    Routes,
+    /// Its clusters.
+    Clusters,
+    /// Its endpoints.
+    Endpoints,
+}
+
+impl Index {
+    /// Takes in an object as it is now (`None`: it is gone), and returns what that may change.
+    pub(crate) fn apply(&mut self, key: &Key, object: Option<Arc<Object>>) -> BTreeSet<(ServiceName, Part)> {
+        let mut touched = BTreeSet::new();
+        if let Some(before) = self.objects.remove(key) {
+            touched.append(&mut self.touches(&before));
+            self.detach(key, &before);
+        }
+        if let Some(after) = object {
+            self.attach(key, &after);
+            touched.append(&mut self.touches(&after));
+            self.objects.insert(key.clone(), after);
+        }
+        touched
+    }
+
+    /// A service.
+    pub(crate) fn service(&self, name: &ServiceName) -> Option<Of<'_, ServiceSpec>> {
+        let key = Key {
+            kind: Kind::Service,
+            namespace: name.namespace.as_str().to_owned(),
+            name: name.service.as_str().to_owned(),
+        };
+        let object = self.objects.get(&key)?;
+        match &object.spec {
+            Spec::Service(spec) => Some(Of { object, spec }),
+            _ => None,
+        }
+    }
+
+    /// The routes that name this service as a parent, oldest first, then by namespace and name.
+    pub(crate) fn routes(&self, of: &ServiceName) -> Vec<Of<'_, HttpRouteSpec>> {
+        let routes = self.attached(of).filter_map(|object| match &object.spec {
+            Spec::HttpRoute(spec) => Some(Of { object, spec }),
+            _ => None,
+        });
+        oldest_first(routes.collect())
+    }
+
+    /// The policies that target this service, oldest first, then by namespace and name.
+    pub(crate) fn policies(&self, of: &ServiceName) -> Vec<Of<'_, BackendPolicySpec>> {
+        let policies = self.attached(of).filter_map(|object| match &object.spec {
+            Spec::BackendPolicy(spec) => Some(Of { object, spec }),
+            _ => None,
+        });
+        oldest_first(policies.collect())
+    }
+
+    /// The slices of this service, by name.
+    pub(crate) fn slices(&self, of: &ServiceName) -> impl Iterator<Item = Of<'_, EndpointSliceBody>> {
+        self.attached(of).filter_map(|object| match &object.spec {
+            Spec::EndpointSlice(spec) => Some(Of { object, spec }),
+            _ => None,
+        })
+    }
+
+    /// A workload.
+    pub(crate) fn workload(&self, name: &WorkloadName) -> Option<Of<'_, WorkloadSpec>> {
+        let key = Key {
+            kind: Kind::Workload,
+            namespace: name.namespace.as_str().to_owned(),
+            name: name.name.as_str().to_owned(),
+        };
+        let object = self.objects.get(&key)?;
+        match &object.spec {
+            Spec::Workload(spec) => Some(Of { object, spec }),
+            _ => None,
+        }
+    }
+
+    /// Every object held, by key.
+    pub(crate) fn objects(&self) -> &BTreeMap<Key, Arc<Object>> {
+        &self.objects
+    }
+
+    fn attached(&self, to: &ServiceName) -> impl Iterator<Item = &Object> {
+        let keys = self.attached.get(to).into_iter().flatten();
+        keys.filter_map(|key| self.objects.get(key).map(|object| &**object))
+    }
+
+    fn attach(&mut self, key: &Key, object: &Object) {
+        for (service, part) in about(object) {
+            if part != Part::Whole {
+                self.attached.entry(service).or_default().insert(key.clone());
+            }
+        }
+        for workload in workloads_of(object) {
+            self.slices_of.entry(workload).or_default().insert(key.clone());
+        }
+    }
+
+    fn detach(&mut self, key: &Key, object: &Object) {
+        for (service, _) in about(object) {
+            remove(&mut self.attached, &service, key);
+        }
+        for workload in workloads_of(object) {
+            remove(&mut self.slices_of, &workload, key);
+        }
+    }
+
+    fn touches(&self, object: &Object) -> BTreeSet<(ServiceName, Part)> {
+        let Spec::Workload(_) = &object.spec else {
+            return about(object);
+        };
+        let slices = name_of(object)
+            .and_then(|name| self.slices_of.get(&name))
+            .into_iter()
+            .flatten();
+        let slices = slices.filter_map(|key| self.objects.get(key));
+        slices.flat_map(|slice| about(slice)).collect()
+    }
+}
+
+/// Of the oldest object first; what was created in one second is told apart by namespace and name (Gateway API,
+/// HTTPRouteRule "precedence", and Weir's rule for policies).
+fn oldest_first<S>(mut objects: Vec<Of<'_, S>>) -> Vec<Of<'_, S>> {
+    objects.sort_by(|a, b| {
+        let (a, b) = (&a.object.metadata, &b.object.metadata);
+        let by_age = a.creation_timestamp.cmp(&b.creation_timestamp);
+        by_age.then_with(|| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)))
+    });
+    objects
+}
+
+/// The services that an object itself is about. Names that can be no service's are about none.
+fn about(object: &Object) -> BTreeSet<(ServiceName, Part)> {
+    let own = object.metadata.namespace.as_str();
+    let named = |namespace: &str, name: &str, part: Part| service_name(namespace, name).map(|name| (name, part));
+    match &object.spec {
+        Spec::Namespace(_) | Spec::MeshConfig(_) | Spec::Workload(_) => BTreeSet::new(),
+        Spec::Service(_) => named(own, &object.metadata.name, Part::Whole).into_iter().collect(),
+        Spec::EndpointSlice(_) => {
+            let service = object.metadata.labels.get(SERVICE_NAME_LABEL);
+            let service = service.and_then(|service| named(own, service, Part::Endpoints));
+            service.into_iter().collect()
+        }
+        Spec::BackendPolicy(spec) => {
+            let targets = spec.target_refs.iter();
+            targets
+                .filter_map(|target| named(own, &target.name, Part::Clusters))
+                .collect()
+        }
+        Spec::HttpRoute(spec) => {
+            let parents = spec.parent_refs.iter();
+            let parents = parents.filter_map(|parent| {
+                let namespace = parent.namespace.as_deref().unwrap_or(own);
+                named(namespace, &parent.name, Part::Routes)
+            });
+            parents.collect()
+        }
+    }
+}
+
+/// The workloads that a slice names.
+fn workloads_of(object: &Object) -> BTreeSet<WorkloadName> {
+    match &object.spec {
+        Spec::EndpointSlice(slice) => {
+            let targets = slice
+                .endpoints
+                .iter()
+                .filter_map(|endpoint| endpoint.target_ref.as_ref());
+            targets
+                .filter_map(|target| workload_target(target, &object.metadata.namespace))
+                .collect()
+        }
+        Spec::Namespace(_)
+        | Spec::MeshConfig(_)
+        | Spec::Service(_)
+        | Spec::Workload(_)
+        | Spec::BackendPolicy(_)
+        | Spec::HttpRoute(_) => BTreeSet::new(),
+    }
+}
+
+/// The workload that an endpoint of a slice in namespace `own` refers to; `None`: it refers to something else.
+pub(crate) fn workload_target(target: &TargetRef, own: &str) -> Option<WorkloadName> {
+    if target.kind != Kind::Workload.kind() {
+        return None;
+    }
+    Some(WorkloadName {
+        namespace: target.namespace.as_deref().unwrap_or(own).parse().ok()?,
+        name: target.name.parse().ok()?,
+    })
+}
+
+/// The name of a workload's object; `None`: it can be no workload's.
+pub(crate) fn name_of(workload: &Object) -> Option<WorkloadName> {
+    Some(WorkloadName {
+        namespace: workload.metadata.namespace.parse().ok()?,
+        name: workload.metadata.name.parse().ok()?,
+    })
+}
+
+/// The name of a service; `None`: the texts can be no service's.
+pub(crate) fn service_name(namespace: &str, name: &str) -> Option<ServiceName> {
+    Some(ServiceName {
+        namespace: namespace.parse().ok()?,
+        service: name.parse().ok()?,
+    })
+}
+
+fn remove<K: Ord>(map: &mut BTreeMap<K, BTreeSet<Key>>, of: &K, key: &Key) {
+    if let Some(keys) = map.get_mut(of) {
+        keys.remove(key);
+        if keys.is_empty() {
+            map.remove(of);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compile::fixture;
+
+    #[track_caller]
+    fn touched(index: &mut Index, object: &Object, expect: &[(&str, Part)]) {
+        let touched = index.apply(&object.key(), Some(Arc::new(object.clone())));
+        let expect: BTreeSet<_> = expect
+            .iter()
+            .map(|(name, part)| (fixture::service_named(name), *part))
+            .collect();
+        assert_eq!(touched, expect);
+    }
+
+    #[test]
+    fn a_change_touches_what_it_is_and_was_about() {
+        let mut index = Index::default();
+        let service = fixture::service("citizen", "portal", &[("", 80)]);
+        touched(&mut index, &service, &[("portal.citizen", Part::Whole)]);
+        let mut route = fixture::route("police", "r", "citizen", "portal");
+        touched(&mut index, &route, &[("portal.citizen", Part::Routes)]);
+        if let Spec::HttpRoute(spec) = &mut route.spec {
+            spec.parent_refs[0].namespace = None;
+        }
+        let both = [("portal.citizen", Part::Routes), ("portal.police", Part::Routes)];
+        touched(&mut index, &route, &both);
+        assert!(index.routes(&fixture::service_named("portal.citizen")).is_empty());
+        assert_eq!(index.routes(&fixture::service_named("portal.police")).len(), 1);
+        let gone = index.apply(&route.key(), None);
+        assert_eq!(
+            gone,
+            BTreeSet::from([(fixture::service_named("portal.police"), Part::Routes)])
+        );
+        assert!(index.attached.is_empty());
+    }
+
+    #[test]
+    fn a_workload_touches_the_services_whose_slices_name_it() {
+        let mut index = Index::default();
+        let workload = fixture::workload("citizen", "portal-1", "10.0.0.1", &[(8080, 15006)]);
+        touched(&mut index, &workload, &[]);
+        let slice = fixture::slice("citizen", "portal", "", 15006, &[("10.0.0.1", Some("portal-1"))]);
+        touched(&mut index, &slice, &[("portal.citizen", Part::Endpoints)]);
+        touched(&mut index, &workload, &[("portal.citizen", Part::Endpoints)]);
+        index.apply(&slice.key(), None);
+        assert!(index.slices_of.is_empty() && index.attached.is_empty());
+        touched(&mut index, &workload, &[]);
+    }
+}
