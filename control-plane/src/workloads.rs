@@ -1,0 +1,448 @@
+//! The workloads' stream: proxies register here, and stay known for as long as the rules of [`registry`] say. One task
+//! owns the registry and writes it to the store as Workload objects.
+
+mod hello;
+pub(crate) mod registry;
+pub(crate) mod status;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU16;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::stream::{self as streams, Stream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
+use tonic::{Request, Response, Status, Streaming};
+use weir_api::{Key, Kind, Object, Spec};
+use weir_policy::names::WorkloadName;
+use weir_xds::v1;
+use weir_xds::v1::workload_message::Message;
+use weir_xds::v1::workload_reply::Reply;
+use weir_xds::v1::workloads_server::WorkloadsServer;
+
+use crate::compile::index::name_of;
+use crate::drain::Drain;
+use crate::store::{Op, Precondition, Store, WriteError};
+use crate::xds::Ended;
+use crate::xds::outbox::{Bounds, Outbox, Outgoing, Weighed, outbox};
+use registry::{Record, Registration, Registry, StreamId};
+use status::WorkloadStatus;
+
+/// What an open stream says.
+#[derive(Debug)]
+enum Event {
+    Hello {
+        id: StreamId,
+        name: WorkloadName,
+        registration: Box<Registration>,
+        replies: Outbox<v1::WorkloadReply>,
+    },
+    Health {
+        id: StreamId,
+        ready: BTreeSet<NonZeroU16>,
+    },
+    Draining(StreamId),
+    Deregister(StreamId),
+}
+
+/// The gRPC service's front; clones share one registry.
+#[derive(Clone, Debug)]
+pub(crate) struct Workloads {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    events: mpsc::Sender<Event>,
+    ended: Ended,
+    next_id: AtomicU64,
+    streams: Arc<Semaphore>,
+}
+
+/// The service over a store: its front, and the task that its owner runs until it drains. Workloads that the store
+/// holds are unconfirmed until they register again.
+pub(crate) fn server(
+    store: Store,
+    unconfirmed_timeout: Duration,
+    drain: Drain,
+) -> (Workloads, impl Future<Output = ()> + Send + 'static) {
+    let (events, received) = mpsc::channel(EVENTS_QUEUED_MAX);
+    let shared = Arc::new(Shared {
+        events,
+        ended: Ended::default(),
+        next_id: AtomicU64::new(1),
+        streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+    });
+    let task = Task {
+        store,
+        registry: Registry::new(unconfirmed_timeout),
+        replies: BTreeMap::new(),
+        unanswered: Vec::new(),
+        shared: Arc::clone(&shared),
+    };
+    (Workloads { shared }, task.run(received, drain))
+}
+
+impl Workloads {
+    /// The gRPC service.
+    pub(crate) fn service(&self) -> WorkloadsServer<Workloads> {
+        WorkloadsServer::new(self.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+}
+
+#[tonic::async_trait]
+impl v1::workloads_server::Workloads for Workloads {
+    type RegisterStream = Pin<Box<dyn Stream<Item = Result<v1::WorkloadReply, Status>> + Send>>;
+
+    async fn register(
+        &self,
+        request: Request<Streaming<v1::WorkloadMessage>>,
+    ) -> Result<Response<Self::RegisterStream>, Status> {
+        let permit = Arc::clone(&self.shared.streams).try_acquire_owned();
+        let permit = permit.map_err(|_| {
+            Status::resource_exhausted(format!(
+                "{STREAMS_MAX} workloads are registered here, which is the most"
+            ))
+        })?;
+        let conversation = Conversation {
+            incoming: request.into_inner(),
+            place: Place {
+                id: StreamId(self.shared.next_id.fetch_add(1, Ordering::Relaxed)),
+                shared: Arc::clone(&self.shared),
+                _permit: permit,
+            },
+            outgoing: None,
+            over: Over::No,
+        };
+        let replies = streams::unfold(conversation, async |mut conversation| {
+            conversation.next().await.map(|item| (item, conversation))
+        });
+        Ok(Response::new(Box::pin(replies)))
+    }
+}
+
+/// One stream from its client's side.
+struct Conversation {
+    incoming: Streaming<v1::WorkloadMessage>,
+    /// Set by Hello.
+    outgoing: Option<Outgoing<v1::WorkloadReply>>,
+    place: Place,
+    over: Over,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Over {
+    No,
+    Yes,
+}
+
+/// A stream's place in the registry; given back when the stream is dropped, however that comes.
+struct Place {
+    id: StreamId,
+    shared: Arc<Shared>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.shared.ended.push(self.id);
+    }
+}
+
+impl Conversation {
+    async fn next(&mut self) -> Option<Result<v1::WorkloadReply, Status>> {
+        if self.over == Over::Yes {
+            return None;
+        }
+        let next = self.reply().await;
+        if !matches!(next, Ok(Some(_))) {
+            self.over = Over::Yes;
+        }
+        next.transpose()
+    }
+
+    async fn reply(&mut self) -> Result<Option<v1::WorkloadReply>, Status> {
+        loop {
+            let message = match &mut self.outgoing {
+                // Both arms are cancel safe: tonic's `message` polls a decoder that keeps what it has, an outbox gives
+                // an item only when it returns it.
+                Some(outgoing) => tokio::select! {
+                    reply = outgoing.next() => return reply,
+                    message = self.incoming.message() => message,
+                },
+                None => self.incoming.message().await,
+            };
+            // The proxy closed its side, or its connection is lost: nobody is there to be told anything.
+            let Some(message) = message.unwrap_or(None) else {
+                return Ok(None);
+            };
+            self.take(message).await?;
+        }
+    }
+
+    async fn take(&mut self, message: v1::WorkloadMessage) -> Result<(), Status> {
+        let message = message
+            .message
+            .ok_or_else(|| Status::invalid_argument("a message is empty or of no known kind"))?;
+        let id = self.place.id;
+        let event = match (message, self.outgoing.is_some()) {
+            (Message::Hello(hello), false) => {
+                let (name, registration) = hello::read(hello).map_err(|error| {
+                    tracing::warn!(%error, "workload refused");
+                    Status::invalid_argument(error.to_string())
+                })?;
+                let (replies, outgoing) = outbox(REPLIES);
+                self.outgoing = Some(outgoing);
+                Event::Hello {
+                    id,
+                    name,
+                    registration: Box::new(registration),
+                    replies,
+                }
+            }
+            (Message::Hello(_), true) => {
+                return Err(Status::invalid_argument("Hello comes once, as the first message"));
+            }
+            (_, false) => return Err(Status::invalid_argument("the first message must be Hello")),
+            (Message::Health(v1::Health { ready_app_ports }), true) => Event::Health {
+                id,
+                ready: hello::ports(&ready_app_ports).map_err(|error| Status::invalid_argument(error.to_string()))?,
+            },
+            (Message::Draining(v1::Draining {}), true) => Event::Draining(id),
+            (Message::Deregister(v1::Deregister {}), true) => Event::Deregister(id),
+            // For people only: what a proxy subscribes to is seen on its ADS stream.
+            (Message::Demand(v1::Demand { listeners }), true) => {
+                tracing::debug!(stream = id.0, listeners = listeners.len(), "demand");
+                return Ok(());
+            }
+        };
+        let events = &self.place.shared.events;
+        events.send(event).await.map_err(|_| Status::unavailable(CLOSED))
+    }
+}
+
+impl Weighed for v1::WorkloadReply {
+    fn bytes(&self) -> usize {
+        size_of::<v1::WorkloadReply>()
+    }
+}
+
+/// The owner of the registry.
+struct Task {
+    store: Store,
+    registry: Registry,
+    replies: BTreeMap<StreamId, Outbox<v1::WorkloadReply>>,
+    /// Streams whose registration or end is not on disk yet.
+    unanswered: Vec<(StreamId, Answer)>,
+    shared: Arc<Shared>,
+}
+
+/// What a stream is told once its change is on disk.
+#[derive(Clone, Copy, Debug)]
+enum Answer {
+    Welcome,
+    Goodbye,
+}
+
+/// Whether the store has everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wrote {
+    All,
+    TryAgain,
+    StoreClosed,
+}
+
+impl Task {
+    async fn run(mut self, mut events: mpsc::Receiver<Event>, mut drain: Drain) {
+        self.restore();
+        let shared = Arc::clone(&self.shared);
+        loop {
+            self.registry.expire(Instant::now().into_std());
+            let wrote = self.write().await;
+            let now = Instant::now();
+            let due = match wrote {
+                Wrote::All => self.registry.next_expiry(now.into_std()).map(Instant::from_std),
+                Wrote::TryAgain => Some(now + RETRY_AFTER),
+                Wrote::StoreClosed => break,
+            };
+            // Each arm is cancel safe: receiving, taking ended streams and sleeping lose nothing.
+            tokio::select! {
+                () = drain.begun() => break,
+                event = events.recv() => match event {
+                    Some(event) => self.on(event),
+                    None => break,
+                },
+                ended = shared.ended.take() => self.lost(ended),
+                () = sleep_until(due) => {}
+            }
+            // What came meanwhile goes into the same write.
+            for _ in 0..TOGETHER_MAX {
+                match events.try_recv() {
+                    Ok(event) => self.on(event),
+                    Err(_) => break,
+                }
+            }
+        }
+        for replies in self.replies.values() {
+            replies.end(Status::unavailable(CLOSED));
+        }
+    }
+
+    fn restore(&mut self) {
+        let now = Instant::now().into_std();
+        for stored in self.store.list(Kind::Workload, None).0 {
+            let object = &stored.object;
+            let (Some(name), Spec::Workload(spec)) = (name_of(object), &object.spec) else {
+                continue;
+            };
+            let status = WorkloadStatus::of(object);
+            let record = Record {
+                registration: Registration {
+                    spec: spec.clone(),
+                    labels: object.metadata.labels.clone(),
+                },
+                ready: status.ready_app_ports,
+                state: status.state,
+            };
+            self.registry.restore(name, record, now);
+        }
+    }
+
+    fn on(&mut self, event: Event) {
+        match event {
+            Event::Hello {
+                id,
+                name,
+                registration,
+                replies,
+            } => match self.registry.register(id, name.clone(), *registration) {
+                Ok(replaced) => {
+                    tracing::info!(workload = %name, "workload registered");
+                    if let Some(replaced) = replaced.and_then(|replaced| self.replies.remove(&replaced)) {
+                        replaced.end(Status::aborted("the workload registered anew on another stream"));
+                    }
+                    self.replies.insert(id, replies);
+                    self.unanswered.push((id, Answer::Welcome));
+                }
+                Err(older) => {
+                    tracing::warn!(workload = %name, %older, "workload refused");
+                    replies.end(Status::already_exists(older.to_string()));
+                }
+            },
+            Event::Health { id, ready } => self.registry.health(id, &ready),
+            Event::Draining(id) => self.registry.draining(id),
+            Event::Deregister(id) => {
+                self.registry.deregister(id);
+                self.unanswered.push((id, Answer::Goodbye));
+            }
+        }
+    }
+
+    fn lost(&mut self, ended: Vec<StreamId>) {
+        let now = Instant::now().into_std();
+        for id in ended {
+            self.replies.remove(&id);
+            self.registry.lost(id, now);
+        }
+    }
+
+    /// Writes what changed, and then answers those whose change it was.
+    async fn write(&mut self) -> Wrote {
+        let changes = self.registry.take_changes();
+        if !changes.is_empty() {
+            let ops = changes
+                .iter()
+                .flat_map(|(name, record)| self.ops(name, record.as_ref()))
+                .collect();
+            if let Err(error) = self.store.write(ops).await {
+                for (name, _) in changes {
+                    self.registry.keep_change(name);
+                }
+                return match error {
+                    WriteError::Closed => Wrote::StoreClosed,
+                    WriteError::Exists { .. }
+                    | WriteError::NotFound { .. }
+                    | WriteError::Conflict { .. }
+                    | WriteError::NotEmpty { .. }
+                    | WriteError::Storage(_) => {
+                        tracing::error!(%error, "workloads are not written; trying again");
+                        Wrote::TryAgain
+                    }
+                };
+            }
+        }
+        for (id, answer) in std::mem::take(&mut self.unanswered) {
+            match answer {
+                Answer::Welcome => {
+                    let version = env!("CARGO_PKG_VERSION").to_owned();
+                    let welcome = v1::WorkloadReply {
+                        reply: Some(Reply::Welcome(v1::Welcome { version })),
+                    };
+                    // There is room for the only reply there is.
+                    let _ = self.replies.get(&id).map(|replies| replies.push([welcome]));
+                }
+                Answer::Goodbye => {
+                    self.replies.remove(&id);
+                }
+            }
+        }
+        Wrote::All
+    }
+
+    fn ops(&self, name: &WorkloadName, record: Option<&Record>) -> Vec<Op> {
+        let key = Key {
+            kind: Kind::Workload,
+            namespace: name.namespace.to_string(),
+            name: name.name.to_string(),
+        };
+        let held = self.store.get(&key);
+        let precondition = Precondition::Any;
+        let Some(record) = record else {
+            return held.map(|_| Op::Delete { key, precondition }).into_iter().collect();
+        };
+        let mut object = Object::new(
+            &key.namespace,
+            &key.name,
+            Spec::Workload(record.registration.spec.clone()),
+        );
+        object.metadata.labels = record.registration.labels.clone();
+        let status = WorkloadStatus {
+            state: record.state,
+            ready_app_ports: record.ready.clone(),
+        };
+        let status = status.to_value();
+        match held {
+            None => {
+                object.status = Some(status);
+                vec![Op::Create(object)]
+            }
+            Some(_) => vec![Op::Replace { object, precondition }, Op::Status { key, status }],
+        }
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+const CLOSED: &str = "the control plane is shutting down";
+/// Streams of one process.
+const STREAMS_MAX: usize = 10_000;
+/// Messages that wait for the registry's task; senders wait for a place.
+const EVENTS_QUEUED_MAX: usize = 1_024;
+/// Messages of one write at most.
+const TOGETHER_MAX: usize = 256;
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// The largest message there can be is a Hello with all its labels, or a Demand of a few thousand names.
+const MESSAGE_BYTES_MAX: usize = 256 << 10;
+/// One Welcome is all that is ever said on a stream.
+const REPLIES: Bounds = Bounds {
+    items_max: 4,
+    bytes_max: 4 << 10,
+};
