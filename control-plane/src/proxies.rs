@@ -1,0 +1,163 @@
+//! Where configuration is in force, for people: views of the xDS server's model.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Instant, SystemTime};
+
+use weir_api::Key;
+use weir_api::views::{ConfigType, Pending, Proxy, ProxyList, ProxyView, Rejected, Rejection, ViewState};
+use weir_xds::ResourceType;
+
+use crate::store::Revision;
+use crate::xds::model::{Model, Stream};
+use crate::xds::stream::Standing;
+
+/// Every proxy: those with a stream, and those that had one and whose workload is not gone.
+pub(crate) fn list(model: &Model, now: Instant) -> ProxyList {
+    let connected = model.newest_streams().into_iter();
+    let connected = connected.map(|(name, (_, stream))| (name.to_string(), proxy(model, stream, now)));
+    let gone = model.gone().iter().map(|(name, gone)| {
+        let proxy = Proxy {
+            name: name.to_string(),
+            version: gone.version.clone(),
+            address: text(gone.address),
+            ..Proxy::default()
+        };
+        (proxy.name.clone(), proxy)
+    });
+    let all: BTreeMap<String, Proxy> = gone.chain(connected).collect();
+    ProxyList {
+        items: all.into_values().collect(),
+    }
+}
+
+/// Where an object of this generation, last changed at `revision`, is in force. Concerned are proxies that subscribe to
+/// a resource in which it has a part, or had one until a change that is not in force yet. As long as that change is not
+/// taken in, nobody can say that it is in force.
+pub(crate) fn of_object(model: &Model, key: &Key, generation: i64, revision: Revision) -> ProxyView {
+    let taken_in = model.seen() >= revision;
+    let mut view = ProxyView {
+        object: key.to_string(),
+        generation,
+        state: ViewState::NoSubscribers,
+        subscribers: 0,
+        in_force: Vec::new(),
+        pending: Vec::new(),
+        rejected: Vec::new(),
+    };
+    for (name, (_, stream)) in model.newest_streams() {
+        let Some(standing) = standing(model, stream, key) else {
+            continue;
+        };
+        view.subscribers += 1;
+        match standing {
+            Standing::InForce if taken_in => view.in_force.push(name.to_string()),
+            Standing::InForce | Standing::Pending => view.pending.push(name.to_string()),
+            Standing::Rejected(_) if !taken_in => view.pending.push(name.to_string()),
+            Standing::Rejected(reason) => view.rejected.push(Rejection {
+                proxy: name.to_string(),
+                reason,
+            }),
+        }
+    }
+    view.state = if !view.rejected.is_empty() {
+        ViewState::Rejected
+    } else if !view.pending.is_empty() || !taken_in {
+        ViewState::Progressing
+    } else if view.in_force.is_empty() {
+        ViewState::NoSubscribers
+    } else {
+        ViewState::InForce
+    };
+    view
+}
+
+/// How a proxy stands with an object: the worst of the resources it concerns. `None`: it concerns none of them.
+fn standing(model: &Model, stream: &Stream, key: &Key) -> Option<Standing> {
+    let mut worst = None;
+    for (of, name, subscription) in stream.subscriptions.iter() {
+        if !model
+            .resource(stream, of, name)
+            .is_some_and(|resource| resource.concerns(key))
+        {
+            continue;
+        }
+        match subscription.standing() {
+            rejected @ Standing::Rejected(_) => return Some(rejected),
+            Standing::Pending => worst = Some(Standing::Pending),
+            Standing::InForce => {
+                worst.get_or_insert(Standing::InForce);
+            }
+        }
+    }
+    worst
+}
+
+fn proxy(model: &Model, stream: &Stream, now: Instant) -> Proxy {
+    let mut view = Proxy {
+        name: stream.client.workload.to_string(),
+        connected: true,
+        connected_since: Some(timestamp(stream.since)),
+        version: stream.client.version.clone(),
+        address: text(stream.address),
+        ..Proxy::default()
+    };
+    let mut in_force_until = model.seen();
+    for (of, name, subscription) in stream.subscriptions.iter() {
+        view.subscribed += 1;
+        let config_type = config_type(of);
+        let name = name.to_owned();
+        if let Some(behind) = subscription.behind() {
+            in_force_until = in_force_until.min(Revision(behind.revision.0.saturating_sub(1)));
+        }
+        match subscription.standing() {
+            Standing::InForce => view.in_force += 1,
+            Standing::Pending => view.pending.push(Pending {
+                config_type,
+                name,
+                seconds: subscription
+                    .behind()
+                    .map_or(0.0, |behind| now.saturating_duration_since(behind.time).as_secs_f64()),
+            }),
+            Standing::Rejected(reason) => {
+                let sources = model
+                    .resource(stream, of, &name)
+                    .map(|resource| resource.sources().map(Key::to_string));
+                let sources = sources.into_iter().flatten().collect();
+                view.rejected.push(Rejected {
+                    config_type,
+                    name,
+                    reason,
+                    sources,
+                });
+            }
+        }
+    }
+    view.pending
+        .sort_by(|a, b| (a.config_type, &a.name).cmp(&(b.config_type, &b.name)));
+    view.rejected
+        .sort_by(|a, b| (a.config_type, &a.name).cmp(&(b.config_type, &b.name)));
+    if in_force_until > Revision(0) {
+        view.revision = in_force_until.to_string();
+    }
+    view
+}
+
+fn config_type(of: ResourceType) -> ConfigType {
+    match of {
+        ResourceType::Cluster => ConfigType::Cluster,
+        ResourceType::Endpoints => ConfigType::Endpoints,
+        ResourceType::Listener => ConfigType::Listener,
+        ResourceType::Route => ConfigType::Route,
+    }
+}
+
+fn text(address: Option<SocketAddr>) -> String {
+    address.map_or_else(String::new, |address| address.to_string())
+}
+
+/// RFC 3339 in UTC, to the millisecond.
+fn timestamp(time: SystemTime) -> String {
+    let time = jiff::Timestamp::try_from(time);
+    time.map_or_else(|_| String::new(), |time| format!("{time:.3}"))
+}

@@ -1,0 +1,560 @@
+//! The xDS server: delta ADS, on demand. One task owns the [`Model`]; whatever wakes it is one [`Event`] or a change of
+//! the store.
+
+pub(crate) mod model;
+pub(crate) mod outbox;
+pub(crate) mod stream;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use futures_util::stream::{self as streams, Stream};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
+use tonic::{Request, Response, Status, Streaming};
+use weir_api::Key;
+use weir_api::views::{ProxyList, ProxyView};
+use weir_xds::envoy::{
+    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer, DeltaDiscoveryRequest, DeltaDiscoveryResponse,
+    DiscoveryRequest, DiscoveryResponse,
+};
+use weir_xds::node::{self, ClientIdentity};
+use weir_xds::{ResourceType, envoy};
+
+use crate::drain::Drain;
+use crate::proxies;
+use crate::store::{self, Revision, Store, WatchEnded};
+use crate::workloads::registry::StreamId;
+use model::{Model, Pushes, Told};
+use outbox::{Bounds, Outbox, Outgoing, Weighed};
+use stream::Asked;
+
+/// Whatever wakes the task that owns the model, beside the store and ended streams.
+#[derive(Debug)]
+enum Event {
+    /// A proxy said who it is.
+    Opened {
+        id: StreamId,
+        client: ClientIdentity,
+        address: Option<SocketAddr>,
+        outbox: Outbox<DeltaDiscoveryResponse>,
+    },
+    /// A request of an open stream.
+    Asked {
+        id: StreamId,
+        of: ResourceType,
+        asked: Asked,
+    },
+    /// Somebody wants to see.
+    Query(Query),
+}
+
+/// What can be seen.
+#[derive(Debug)]
+enum Query {
+    Proxies(oneshot::Sender<ProxyList>),
+    Object {
+        key: Key,
+        generation: i64,
+        revision: Revision,
+        answer: oneshot::Sender<ProxyView>,
+    },
+}
+
+/// The xDS server's front: the gRPC service and the views ask through it. Clones share one server.
+#[derive(Clone, Debug)]
+pub(crate) struct Xds {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    events: mpsc::Sender<Event>,
+    ended: Ended,
+    next_id: AtomicU64,
+    streams: Arc<Semaphore>,
+    counts: Counts,
+}
+
+/// What happened, counted over the life of the process.
+#[derive(Debug, Default)]
+struct Counts {
+    slow: AtomicU64,
+    refused: AtomicU64,
+    rejected: AtomicU64,
+}
+
+/// The server is gone; it ends only with the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the xDS server is shut down")]
+pub(crate) struct Closed;
+
+/// The server over a store: its front, and the task that its owner runs until it drains.
+pub(crate) fn server(store: Store, drain: Drain) -> (Xds, impl Future<Output = ()> + Send + 'static) {
+    let (events, received) = mpsc::channel(EVENTS_QUEUED_MAX);
+    let shared = Arc::new(Shared {
+        events,
+        ended: Ended::default(),
+        next_id: AtomicU64::new(1),
+        streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+        counts: Counts::default(),
+    });
+    let task = Task {
+        store,
+        model: Model::default(),
+        outboxes: BTreeMap::new(),
+        shared: Arc::clone(&shared),
+    };
+    (Xds { shared }, task.run(received, drain))
+}
+
+impl Xds {
+    /// The gRPC service.
+    pub(crate) fn service(&self) -> AggregatedDiscoveryServiceServer<Xds> {
+        AggregatedDiscoveryServiceServer::new(self.clone())
+    }
+
+    /// Every proxy, as it stands.
+    ///
+    /// # Errors
+    /// When the server is shut down.
+    pub(crate) async fn proxies(&self) -> Result<ProxyList, Closed> {
+        let (answer, answered) = oneshot::channel();
+        self.query(Query::Proxies(answer), answered).await
+    }
+
+    /// Where an object is in force; `revision` is that of its last change.
+    ///
+    /// # Errors
+    /// When the server is shut down.
+    pub(crate) async fn proxies_of(&self, key: Key, generation: i64, revision: Revision) -> Result<ProxyView, Closed> {
+        let (answer, answered) = oneshot::channel();
+        let query = Query::Object {
+            key,
+            generation,
+            revision,
+            answer,
+        };
+        self.query(query, answered).await
+    }
+
+    async fn query<T>(&self, query: Query, answered: oneshot::Receiver<T>) -> Result<T, Closed> {
+        self.shared.events.send(Event::Query(query)).await.map_err(|_| Closed)?;
+        answered.await.map_err(|_| Closed)
+    }
+}
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Xds {
+    type StreamAggregatedResourcesStream = streams::Empty<Result<DiscoveryResponse, Status>>;
+    type DeltaAggregatedResourcesStream = Pin<Box<dyn Stream<Item = Result<DeltaDiscoveryResponse, Status>> + Send>>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        _: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        Err(Status::unimplemented(
+            "the state-of-the-world variant is not served; use DeltaAggregatedResources",
+        ))
+    }
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let permit = Arc::clone(&self.shared.streams).try_acquire_owned();
+        let permit = permit.map_err(|_| {
+            self.shared.counts.refused.fetch_add(1, Ordering::Relaxed);
+            Status::resource_exhausted(format!("{STREAMS_MAX} streams are open here, which is the most"))
+        })?;
+        let conversation = Conversation {
+            address: request.remote_addr(),
+            incoming: request.into_inner(),
+            place: Place {
+                id: StreamId(self.shared.next_id.fetch_add(1, Ordering::Relaxed)),
+                shared: Arc::clone(&self.shared),
+                _permit: permit,
+            },
+            outgoing: None,
+            over: Over::No,
+        };
+        let answers = streams::unfold(conversation, async |mut conversation| {
+            conversation.next().await.map(|item| (item, conversation))
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+}
+
+/// One stream from its client's side: as long as its answers are polled, its requests are read. A client that does not
+/// read its answers is not read either.
+struct Conversation {
+    incoming: Streaming<DeltaDiscoveryRequest>,
+    outgoing: Option<Outgoing<DeltaDiscoveryResponse>>,
+    address: Option<SocketAddr>,
+    place: Place,
+    over: Over,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Over {
+    No,
+    Yes,
+}
+
+/// A stream's place in the server; given back when the stream is dropped, however that comes.
+struct Place {
+    id: StreamId,
+    shared: Arc<Shared>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.shared.ended.push(self.id);
+    }
+}
+
+impl Conversation {
+    async fn next(&mut self) -> Option<Result<DeltaDiscoveryResponse, Status>> {
+        if self.over == Over::Yes {
+            return None;
+        }
+        let next = self.answer().await;
+        if !matches!(next, Ok(Some(_))) {
+            self.over = Over::Yes;
+        }
+        next.transpose()
+    }
+
+    /// Reads requests until there is something to answer.
+    async fn answer(&mut self) -> Result<Option<DeltaDiscoveryResponse>, Status> {
+        loop {
+            let request = match &mut self.outgoing {
+                // Both arms are cancel safe: tonic's `message` polls a decoder that keeps what it has, an outbox gives
+                // an item only when it returns it.
+                Some(outgoing) => tokio::select! {
+                    answer = outgoing.next() => return answer,
+                    request = self.incoming.message() => request,
+                },
+                None => self.incoming.message().await,
+            };
+            // The client closed its side, or its connection is lost: nobody is there to be told anything.
+            let Some(request) = request.unwrap_or(None) else {
+                return Ok(None);
+            };
+            self.take(request).await?;
+        }
+    }
+
+    async fn take(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Status> {
+        if self.outgoing.is_none() {
+            let client = self.identify(request.node.as_ref())?;
+            let (outbox, outgoing) = outbox::outbox(OUTBOX);
+            self.outgoing = Some(outgoing);
+            let opened = Event::Opened {
+                id: self.place.id,
+                client,
+                address: self.address,
+                outbox,
+            };
+            self.send(opened).await?;
+        }
+        let (of, asked) = read(request)?;
+        let id = self.place.id;
+        self.send(Event::Asked { id, of, asked }).await
+    }
+
+    /// xDS protocol, "DeltaDiscoveryRequest.node": only the first request of a stream has to carry it.
+    fn identify(&self, node: Option<&envoy::Node>) -> Result<ClientIdentity, Status> {
+        let refuse = |problem: String| {
+            self.place.shared.counts.refused.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(address = ?self.address, problem, "xds stream refused");
+            Status::invalid_argument(problem)
+        };
+        let node = node.ok_or_else(|| refuse("the first request must carry a node".to_owned()))?;
+        let client = node::read_node(node).map_err(|error| refuse(format!("node.id: {error}")))?;
+        let speaks = client.features.iter().any(|feature| feature == node::FEATURE_V1);
+        if !speaks {
+            return Err(refuse(format!(
+                "node.client_features lacks {:?}: this client would not understand what is sent here",
+                node::FEATURE_V1
+            )));
+        }
+        Ok(client)
+    }
+
+    async fn send(&self, event: Event) -> Result<(), Status> {
+        let events = &self.place.shared.events;
+        events
+            .send(event)
+            .await
+            .map_err(|_| Status::unavailable(Closed.to_string()))
+    }
+}
+
+/// Takes a request apart, whole: what would be ignored is refused.
+fn read(request: DeltaDiscoveryRequest) -> Result<(ResourceType, Asked), Status> {
+    let DeltaDiscoveryRequest {
+        node: _,
+        type_url,
+        resource_names_subscribe,
+        resource_names_unsubscribe,
+        resource_locators_subscribe,
+        resource_locators_unsubscribe,
+        initial_resource_versions,
+        response_nonce,
+        error_detail,
+    } = request;
+    let Some(of) = ResourceType::from_url(&type_url) else {
+        return Err(Status::invalid_argument(format!(
+            "type_url {type_url:?} is none that is served here"
+        )));
+    };
+    if !resource_locators_subscribe.is_empty() || !resource_locators_unsubscribe.is_empty() {
+        return Err(Status::invalid_argument(
+            "resource locators are not supported: subscribe by names",
+        ));
+    }
+    let too_long = |name: &&String| name.len() > NAME_BYTES_MAX;
+    if let Some(name) = resource_names_subscribe.iter().find(too_long) {
+        let start: String = name.chars().take(64).collect();
+        return Err(Status::invalid_argument(format!(
+            "the name {start:?}… is longer than {NAME_BYTES_MAX} bytes"
+        )));
+    }
+    let asked = Asked {
+        subscribe: resource_names_subscribe,
+        unsubscribe: resource_names_unsubscribe,
+        initial_versions: initial_resource_versions.into_iter().collect(),
+        response_nonce,
+        error: error_detail.map(|status| shortened(status.message)),
+    };
+    Ok((of, asked))
+}
+
+fn shortened(mut reason: String) -> String {
+    if reason.is_empty() {
+        return "no reason given".to_owned();
+    }
+    if reason.len() > REASON_BYTES_MAX {
+        reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
+        reason.push('…');
+    }
+    reason
+}
+
+/// Streams that ended, until the model's task takes note. Never more than there are streams, so pushing never waits:
+/// it is done while a stream is dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Ended {
+    ids: Mutex<Vec<StreamId>>,
+    news: Notify,
+}
+
+impl Ended {
+    /// A stream is over.
+    pub(crate) fn push(&self, id: StreamId) {
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner).push(id);
+        self.news.notify_one();
+    }
+
+    /// Waits until some ended, and takes them.
+    ///
+    /// # Cancel safety
+    /// Safe: none is taken unless it is returned.
+    pub(crate) async fn take(&self) -> Vec<StreamId> {
+        loop {
+            let ids = std::mem::take(&mut *self.ids.lock().unwrap_or_else(PoisonError::into_inner));
+            if !ids.is_empty() {
+                return ids;
+            }
+            self.news.notified().await;
+        }
+    }
+}
+
+impl Weighed for DeltaDiscoveryResponse {
+    fn bytes(&self) -> usize {
+        let messages = self.resources.iter().filter_map(|resource| resource.resource.as_ref());
+        size_of::<DeltaDiscoveryResponse>() + messages.map(|message| message.value.len()).sum::<usize>()
+    }
+}
+
+/// The owner of the model.
+struct Task {
+    store: Store,
+    model: Model,
+    outboxes: BTreeMap<StreamId, Outbox<DeltaDiscoveryResponse>>,
+    shared: Arc<Shared>,
+}
+
+/// Changes of the store that wait to be taken in together.
+struct Batch {
+    events: Vec<Arc<store::Event>>,
+    first: Instant,
+    last: Instant,
+}
+
+impl Batch {
+    /// When they are taken in: when none came for a while, but not much later than the first.
+    fn due(&self) -> Instant {
+        (self.last + QUIET).min(self.first + DELAY_MAX)
+    }
+}
+
+impl Task {
+    async fn run(mut self, mut events: mpsc::Receiver<Event>, mut drain: Drain) {
+        let mut watch = self.resync();
+        let mut batch: Option<Batch> = None;
+        let shared = Arc::clone(&self.shared);
+        loop {
+            let due = batch.as_ref().map(Batch::due);
+            // Each arm is cancel safe: receiving, watching, taking ended streams and sleeping lose nothing.
+            tokio::select! {
+                () = drain.begun() => break,
+                event = events.recv() => match event {
+                    Some(event) => self.on(event),
+                    None => break,
+                },
+                ended = shared.ended.take() => self.close(ended),
+                changes = watch.next() => match changes {
+                    Ok(changes) => {
+                        let now = Instant::now();
+                        let batch = batch.get_or_insert(Batch { events: Vec::new(), first: now, last: now });
+                        batch.last = now;
+                        batch.events.extend(changes);
+                        if batch.events.len() >= BATCH_MAX {
+                            batch.first = now - DELAY_MAX;
+                        }
+                    }
+                    Err(WatchEnded::Compacted(compacted)) => {
+                        tracing::warn!(%compacted, "the xds server fell behind the store and lists anew");
+                        batch = None;
+                        watch = self.resync();
+                    }
+                    Err(WatchEnded::Closed) => break,
+                },
+                () = sleep_until(due) => if let Some(batch) = batch.take() {
+                    let pushes = self.model.changed(&batch.events, Instant::now().into_std());
+                    self.push(pushes);
+                },
+            }
+        }
+        for outbox in self.outboxes.values() {
+            outbox.end(Status::unavailable(Closed.to_string()));
+        }
+    }
+
+    /// Lists the store, and returns a watch from there.
+    fn resync(&mut self) -> store::Watch {
+        loop {
+            let (all, revision) = self.store.all();
+            // Only when more changes were made between these two lines than the store remembers is it compacted.
+            if let Ok(watch) = self.store.watch(revision) {
+                let pushes = self.model.reset(&all, revision, Instant::now().into_std());
+                self.push(pushes);
+                return watch;
+            }
+        }
+    }
+
+    fn on(&mut self, event: Event) {
+        match event {
+            Event::Opened {
+                id,
+                client,
+                address,
+                outbox,
+            } => {
+                tracing::info!(workload = %client.workload, version = client.version, ?address, "proxy connected");
+                self.model.open(id, client, address, SystemTime::now());
+                self.outboxes.insert(id, outbox);
+            }
+            Event::Asked { id, of, asked } => {
+                if let Some(reason) = &asked.error {
+                    self.shared.counts.rejected.fetch_add(1, Ordering::Relaxed);
+                    tracing::warn!(stream = id.0, kind = %of, reason, "proxy rejected a resource");
+                }
+                match self.model.ask(id, of, asked, Instant::now().into_std()) {
+                    Ok(told) => self.send(id, told),
+                    Err(refusal) => self.end(id, Status::resource_exhausted(refusal.to_string())),
+                }
+            }
+            // An error says that who asked has gone.
+            Event::Query(Query::Proxies(answer)) => {
+                let _ = answer.send(proxies::list(&self.model, Instant::now().into_std()));
+            }
+            Event::Query(Query::Object {
+                key,
+                generation,
+                revision,
+                answer,
+            }) => {
+                let _ = answer.send(proxies::of_object(&self.model, &key, generation, revision));
+            }
+        }
+    }
+
+    fn close(&mut self, ended: Vec<StreamId>) {
+        for id in ended {
+            self.outboxes.remove(&id);
+            self.model.close(id, Instant::now().into_std());
+        }
+    }
+
+    fn push(&mut self, pushes: Pushes) {
+        for (id, told) in pushes {
+            self.send(id, told);
+        }
+    }
+
+    fn send(&mut self, id: StreamId, told: Vec<Told>) {
+        let Some(outbox) = self.outboxes.get(&id) else {
+            return;
+        };
+        let revision = self.model.seen();
+        if let Err(full) = outbox.push(told.into_iter().map(|told| told.into_response(revision))) {
+            self.shared.counts.slow.fetch_add(1, Ordering::Relaxed);
+            self.end(id, Status::resource_exhausted(full.to_string()));
+        }
+    }
+
+    fn end(&mut self, id: StreamId, status: Status) {
+        tracing::warn!(stream = id.0, reason = status.message(), "xds stream ended");
+        if let Some(outbox) = self.outboxes.remove(&id) {
+            outbox.end(status);
+        }
+        self.model.close(id, Instant::now().into_std());
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What one stream may have waiting: twice what all its subscriptions need at once, and far above a push.
+const OUTBOX: Bounds = Bounds {
+    items_max: 2 * stream::SUBSCRIPTIONS_MAX,
+    bytes_max: 64 << 20,
+};
+/// Streams of one process; a mesh beyond that needs a second control plane.
+const STREAMS_MAX: usize = 10_000;
+/// Requests and queries that wait for the model's task; senders wait for a place.
+const EVENTS_QUEUED_MAX: usize = 1_024;
+/// Changes taken in at once at most.
+const BATCH_MAX: usize = 4_096;
+/// Of writes that come together, as of `weirctl apply -f DIR`, only the last state is computed and sent.
+const QUIET: Duration = Duration::from_millis(5);
+/// A stream of changes without a pause does not hold back the first one for longer.
+const DELAY_MAX: Duration = Duration::from_millis(50);
+/// The longest name there can be has less: four labels, a suffix, a port.
+const NAME_BYTES_MAX: usize = 512;
+/// Of a rejection's text, as it is kept and shown.
+const REASON_BYTES_MAX: usize = 2_048;

@@ -1,0 +1,734 @@
+//! Everything the xDS server knows: the objects, the streams, and for each resource that somebody subscribed to what
+//! it is now. No I/O and no tasks: its one owner feeds it, and sends what it returns.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use weir_api::{Key, Kind, Object};
+use weir_policy::names::{ServiceName, WorkloadName};
+use weir_xds::ResourceType;
+use weir_xds::envoy::{Any, DeltaDiscoveryResponse, Resource as Enveloped};
+use weir_xds::node::ClientIdentity;
+
+use super::stream::{Asked, Held, Moment, Nonce, Refusal, Standing, Subscriptions};
+use crate::compile::index::{Index, Part};
+use crate::compile::{self, Encoded, Version, Wanted};
+use crate::store::{Change, Event, Revision, Stored};
+use crate::workloads::registry::StreamId;
+
+/// The objects, the streams and the resources between them.
+#[derive(Debug, Default)]
+pub(crate) struct Model {
+    index: Index,
+    seen: Revision,
+    streams: BTreeMap<StreamId, Stream>,
+    resources: HashMap<Wanted, Resource>,
+    by_service: HashMap<ServiceName, BTreeSet<Wanted>>,
+    /// Proxies whose last stream ended, until their workload is gone.
+    gone: BTreeMap<WorkloadName, Gone>,
+    /// How often a resource was computed, for tests and people.
+    computed: u64,
+}
+
+/// One open stream.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    /// Who is there.
+    pub(crate) client: ClientIdentity,
+    /// From where.
+    pub(crate) address: Option<SocketAddr>,
+    /// Since when.
+    pub(crate) since: SystemTime,
+    /// What it asked for and confirmed.
+    pub(crate) subscriptions: Subscriptions,
+}
+
+/// A proxy whose stream ended.
+#[derive(Debug)]
+pub(crate) struct Gone {
+    /// As it last said.
+    pub(crate) version: String,
+    /// From where it last came.
+    pub(crate) address: Option<SocketAddr>,
+    ended: Instant,
+}
+
+/// A resource that some stream subscribes to.
+#[derive(Debug)]
+pub(crate) struct Resource {
+    now: Option<Encoded>,
+    /// The objects whose change led to this version: with a version that is not in force yet they are concerned too,
+    /// also where they no longer have a part in it.
+    causes: Vec<Key>,
+    subscribers: BTreeSet<StreamId>,
+}
+
+impl Resource {
+    /// Whether an object has a part in what is there now, or in the change to it.
+    pub(crate) fn concerns(&self, key: &Key) -> bool {
+        self.sources().any(|source| source == key) || self.causes.contains(key)
+    }
+
+    /// What it was made from.
+    pub(crate) fn sources(&self) -> impl Iterator<Item = &Key> {
+        self.now
+            .iter()
+            .flat_map(|encoded| encoded.sources.iter().map(|(key, _)| key))
+    }
+
+    fn held(&self) -> Held {
+        held(self.now.as_ref())
+    }
+}
+
+/// Something to be said on a stream.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Told {
+    of: ResourceType,
+    name: String,
+    nonce: Nonce,
+    resource: Option<(Any, Version)>,
+}
+
+impl Told {
+    /// Make before break: clusters, their endpoints, listeners, routes; what goes away goes last.
+    fn order(&self) -> (bool, ResourceType, &str) {
+        (self.resource.is_none(), self.of, &self.name)
+    }
+
+    /// The message; `revision` is for people.
+    pub(crate) fn into_response(self, revision: Revision) -> DeltaDiscoveryResponse {
+        let mut response = DeltaDiscoveryResponse {
+            system_version_info: revision.to_string(),
+            type_url: self.of.url().to_owned(),
+            nonce: self.nonce.to_string(),
+            ..DeltaDiscoveryResponse::default()
+        };
+        match self.resource {
+            Some((message, version)) => response.resources.push(Enveloped {
+                name: self.name,
+                version: version.to_string(),
+                resource: Some(message),
+                ..Enveloped::default()
+            }),
+            None => response.removed_resources.push(self.name),
+        }
+        response
+    }
+}
+
+/// What is to be said, by stream, each in the order in which it must be sent.
+pub(crate) type Pushes = BTreeMap<StreamId, Vec<Told>>;
+
+impl Model {
+    /// Up to where the store's changes are taken in.
+    pub(crate) fn seen(&self) -> Revision {
+        self.seen
+    }
+
+    /// How often a resource was computed.
+    #[cfg(test)]
+    pub(crate) fn computed(&self) -> u64 {
+        self.computed
+    }
+
+    /// A proxy opens a stream. Of several with one workload's name the newest tells how the workload stands; the
+    /// others are served on, so that two processes with one name can't throw each other out for ever.
+    pub(crate) fn open(&mut self, id: StreamId, client: ClientIdentity, address: Option<SocketAddr>, now: SystemTime) {
+        self.gone.remove(&client.workload);
+        let stream = Stream {
+            client,
+            address,
+            since: now,
+            subscriptions: Subscriptions::default(),
+        };
+        self.streams.insert(id, stream);
+    }
+
+    /// A request on a stream; returns what to answer.
+    ///
+    /// # Errors
+    /// When the stream has to end.
+    pub(crate) fn ask(
+        &mut self,
+        id: StreamId,
+        of: ResourceType,
+        asked: Asked,
+        now: Instant,
+    ) -> Result<Vec<Told>, Refusal> {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return Ok(Vec::new());
+        };
+        let effect = stream.subscriptions.ask(of, asked)?;
+        let namespace = stream.client.workload.namespace.clone();
+        for name in &effect.let_go {
+            if let Some(wanted) = Wanted::read(of, name, &namespace) {
+                self.unsubscribe(id, &wanted);
+            }
+        }
+        let now = Moment {
+            time: now,
+            revision: self.seen,
+        };
+        let mut told = Vec::new();
+        for name in effect.wanted {
+            let wanted = Wanted::read(of, &name, &namespace);
+            let encoded = wanted.and_then(|wanted| self.subscribe(id, wanted));
+            if let Some(stream) = self.streams.get_mut(&id) {
+                told.extend(tell(stream, of, name, encoded.as_ref(), now));
+            }
+        }
+        told.sort_by(|a, b| a.order().cmp(&b.order()));
+        Ok(told)
+    }
+
+    /// A stream is over.
+    pub(crate) fn close(&mut self, id: StreamId, now: Instant) {
+        let Some(stream) = self.streams.remove(&id) else {
+            return;
+        };
+        let namespace = &stream.client.workload.namespace;
+        for (of, name, _) in stream.subscriptions.iter() {
+            if let Some(wanted) = Wanted::read(of, name, namespace) {
+                self.unsubscribe(id, &wanted);
+            }
+        }
+        if self.newest_stream(&stream.client.workload).is_none() {
+            let gone = Gone {
+                version: stream.client.version,
+                address: stream.address,
+                ended: now,
+            };
+            self.gone.insert(stream.client.workload, gone);
+        }
+        if self.gone.len() > GONE_MAX {
+            let oldest = self
+                .gone
+                .iter()
+                .min_by_key(|(_, gone)| gone.ended)
+                .map(|(name, _)| name.clone());
+            oldest.map(|name| self.gone.remove(&name));
+        }
+    }
+
+    /// Takes in changes of the store, in their order, and returns what that changes for whom.
+    pub(crate) fn changed(&mut self, events: &[Arc<Event>], now: Instant) -> Pushes {
+        let mut touched: BTreeMap<Wanted, Vec<Key>> = BTreeMap::new();
+        for event in events {
+            let object = match &event.change {
+                Change::Added { after } | Change::Modified { after, .. } => Some(Arc::clone(&after.object)),
+                Change::Deleted { .. } => None,
+            };
+            if event.key.kind == Kind::Workload && object.is_none() {
+                let gone = compile::index::name_of(&event.latest().object);
+                gone.map(|name| self.gone.remove(&name));
+            }
+            self.apply(&event.key, object, &mut touched);
+            self.seen = self.seen.max(event.revision);
+        }
+        self.recompute(touched, now)
+    }
+
+    /// Takes in the whole store anew, at the start or after changes were missed.
+    pub(crate) fn reset(&mut self, all: &[Arc<Stored>], revision: Revision, now: Instant) -> Pushes {
+        let mut touched = BTreeMap::new();
+        let kept: BTreeSet<Key> = all.iter().map(|stored| stored.object.key()).collect();
+        let gone: Vec<Key> = self
+            .index
+            .objects()
+            .keys()
+            .filter(|key| !kept.contains(key))
+            .cloned()
+            .collect();
+        for key in gone {
+            self.apply(&key, None, &mut touched);
+        }
+        for stored in all {
+            self.apply(&stored.object.key(), Some(Arc::clone(&stored.object)), &mut touched);
+        }
+        self.seen = revision;
+        self.recompute(touched, now)
+    }
+
+    /// The newest stream of each workload that has one.
+    pub(crate) fn newest_streams(&self) -> BTreeMap<&WorkloadName, (StreamId, &Stream)> {
+        // In the order of ids, so that a newer one takes the place of an older.
+        self.streams
+            .iter()
+            .map(|(id, stream)| (&stream.client.workload, (*id, stream)))
+            .collect()
+    }
+
+    /// Proxies that were here.
+    pub(crate) fn gone(&self) -> &BTreeMap<WorkloadName, Gone> {
+        &self.gone
+    }
+
+    /// What a stream's subscription is for; `None`: for something that can't exist.
+    pub(crate) fn resource(&self, stream: &Stream, of: ResourceType, name: &str) -> Option<&Resource> {
+        let wanted = Wanted::read(of, name, &stream.client.workload.namespace)?;
+        self.resources.get(&wanted)
+    }
+
+    fn newest_stream(&self, workload: &WorkloadName) -> Option<&Stream> {
+        self.streams
+            .values()
+            .rfind(|stream| stream.client.workload == *workload)
+    }
+
+    fn apply(&mut self, key: &Key, object: Option<Arc<Object>>, touched: &mut BTreeMap<Wanted, Vec<Key>>) {
+        for (service, part) in self.index.apply(key, object) {
+            for wanted in self.dependents(&service, part) {
+                let causes = touched.entry(wanted).or_default();
+                if !causes.contains(key) {
+                    causes.push(key.clone());
+                }
+            }
+        }
+    }
+
+    fn dependents(&self, service: &ServiceName, part: Part) -> Vec<Wanted> {
+        let subscribed = self.by_service.get(service).into_iter().flatten();
+        subscribed.filter(|wanted| wanted.depends_on(part)).cloned().collect()
+    }
+
+    fn recompute(&mut self, touched: BTreeMap<Wanted, Vec<Key>>, now: Instant) -> Pushes {
+        let now = Moment {
+            time: now,
+            revision: self.seen,
+        };
+        let mut pushes = Pushes::new();
+        for (wanted, causes) in touched {
+            let encoded = compile::encoded(&wanted, &self.index);
+            self.computed += 1;
+            let Some(resource) = self.resources.get_mut(&wanted) else {
+                continue;
+            };
+            let before = resource.held();
+            resource.now = encoded;
+            if resource.held() == before {
+                continue;
+            }
+            let (of, name) = wanted.subscription();
+            let behind = |id: &StreamId| {
+                let subscription = self
+                    .streams
+                    .get(id)
+                    .and_then(|stream| stream.subscriptions.subscription(of, &name));
+                subscription.is_some_and(|subscription| subscription.standing() != Standing::InForce)
+            };
+            // A change that is not in force everywhere yet stays a cause beside the new one.
+            if resource.causes.len() >= CAUSES_MAX || !resource.subscribers.iter().any(behind) {
+                resource.causes.clear();
+            }
+            resource.causes.extend(causes);
+            for id in &resource.subscribers {
+                if let Some(stream) = self.streams.get_mut(id) {
+                    let told = tell(stream, of, name.clone(), resource.now.as_ref(), now);
+                    pushes.entry(*id).or_default().extend(told);
+                }
+            }
+        }
+        for told in pushes.values_mut() {
+            told.sort_by(|a, b| a.order().cmp(&b.order()));
+        }
+        pushes.retain(|_, told| !told.is_empty());
+        pushes
+    }
+
+    fn subscribe(&mut self, id: StreamId, wanted: Wanted) -> Option<Encoded> {
+        if !self.resources.contains_key(&wanted) {
+            self.by_service
+                .entry(wanted.service().clone())
+                .or_default()
+                .insert(wanted.clone());
+            self.computed += 1;
+        }
+        let resource = self.resources.entry(wanted).or_insert_with_key(|wanted| Resource {
+            now: compile::encoded(wanted, &self.index),
+            causes: Vec::new(),
+            subscribers: BTreeSet::new(),
+        });
+        resource.subscribers.insert(id);
+        resource.now.clone()
+    }
+
+    fn unsubscribe(&mut self, id: StreamId, wanted: &Wanted) {
+        let Some(resource) = self.resources.get_mut(wanted) else {
+            return;
+        };
+        resource.subscribers.remove(&id);
+        if !resource.subscribers.is_empty() {
+            return;
+        }
+        self.resources.remove(wanted);
+        if let Some(subscribed) = self.by_service.get_mut(wanted.service()) {
+            subscribed.remove(wanted);
+            if subscribed.is_empty() {
+                self.by_service.remove(wanted.service());
+            }
+        }
+    }
+}
+
+fn tell(stream: &mut Stream, of: ResourceType, name: String, now: Option<&Encoded>, at: Moment) -> Option<Told> {
+    let nonce = stream.subscriptions.tell(of, &name, held(now), at)?;
+    Some(Told {
+        of,
+        name,
+        nonce,
+        resource: now.map(|encoded| (encoded.message.clone(), encoded.version)),
+    })
+}
+
+fn held(encoded: Option<&Encoded>) -> Held {
+    encoded.map_or(Held::Absent, |encoded| Held::Version(encoded.version))
+}
+
+/// Proxies without a stream that are remembered, for `weirctl status`.
+const GONE_MAX: usize = 1_000;
+
+/// Of one resource, while a subscriber is behind; beyond that the newest change counts alone.
+const CAUSES_MAX: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU16;
+
+    use weir_api::Spec;
+    use weir_policy::model::Locality;
+
+    use super::*;
+    use crate::compile::fixture;
+    use crate::proxies;
+
+    /// A model with its own little store.
+    struct World {
+        model: Model,
+        revision: u64,
+        held: BTreeMap<Key, Arc<Stored>>,
+        now: Instant,
+    }
+
+    impl World {
+        fn new(objects: impl IntoIterator<Item = Object>) -> World {
+            let mut world = World {
+                model: Model::default(),
+                revision: 0,
+                held: BTreeMap::new(),
+                now: Instant::now(),
+            };
+            for object in objects {
+                world.put(object);
+            }
+            world
+        }
+
+        fn event(&mut self, key: Key, object: Option<Object>) -> Arc<Event> {
+            self.revision += 1;
+            let revision = Revision(self.revision);
+            let after = object.map(|object| {
+                Arc::new(Stored {
+                    object: Arc::new(object),
+                    revision,
+                })
+            });
+            let before = match &after {
+                Some(after) => self.held.insert(key.clone(), Arc::clone(after)),
+                None => self.held.remove(&key),
+            };
+            let change = match (before, after) {
+                (None, Some(after)) => Change::Added { after },
+                (Some(before), Some(after)) => Change::Modified { before, after },
+                (Some(before), None) => Change::Deleted { before },
+                (None, None) => panic!("{key} is not held"),
+            };
+            Arc::new(Event { key, change, revision })
+        }
+
+        fn put(&mut self, object: Object) -> Vec<String> {
+            let event = self.event(object.key(), Some(object));
+            shown(&self.model.changed(&[event], self.now))
+        }
+
+        fn delete(&mut self, object: &Object) -> Vec<String> {
+            let event = self.event(object.key(), None);
+            shown(&self.model.changed(&[event], self.now))
+        }
+
+        fn open(&mut self, id: u64, workload: &str) {
+            let client = ClientIdentity {
+                workload: workload.parse().expect("a workload"),
+                locality: Locality::default(),
+                version: "0.1.0".to_owned(),
+                features: Vec::new(),
+            };
+            self.model.open(StreamId(id), client, None, SystemTime::UNIX_EPOCH);
+        }
+
+        fn ask(&mut self, id: u64, of: ResourceType, asked: Asked) -> Vec<String> {
+            let told = self.model.ask(StreamId(id), of, asked, self.now).expect("few names");
+            shown(&BTreeMap::from([(StreamId(id), told)]))
+        }
+
+        fn subscribe(&mut self, id: u64, of: ResourceType, names: &[&str]) -> Vec<String> {
+            let asked = Asked {
+                subscribe: names.iter().map(|name| (*name).to_owned()).collect(),
+                ..Asked::default()
+            };
+            self.ask(id, of, asked)
+        }
+
+        fn answer(&mut self, id: u64, of: ResourceType, nonce: u64, error: Option<&str>) {
+            let asked = Asked {
+                response_nonce: nonce.to_string(),
+                error: error.map(str::to_owned),
+                ..Asked::default()
+            };
+            assert!(self.ask(id, of, asked).is_empty());
+        }
+
+        /// `state in-force/pending/rejected` of an object.
+        fn view(&self, key: &Key) -> String {
+            let stored = &self.held[key];
+            let view = proxies::of_object(&self.model, key, stored.object.metadata.generation, stored.revision);
+            let lists = [view.in_force.len(), view.pending.len(), view.rejected.len()];
+            assert_eq!(lists.iter().sum::<usize>() as u64, view.subscribers);
+            format!("{:?} {lists:?}", view.state)
+        }
+    }
+
+    /// `stream nonce [-]type name`, in the order of sending.
+    fn shown(pushes: &Pushes) -> Vec<String> {
+        let told = pushes
+            .iter()
+            .flat_map(|(id, told)| told.iter().map(move |told| (id, told)));
+        let lines = told.map(|(id, told)| {
+            let gone = if told.resource.is_none() { "-" } else { "" };
+            format!("{} {} {gone}{} {}", id.0, told.nonce, told.of, told.name)
+        });
+        lines.collect()
+    }
+
+    fn portal() -> Object {
+        fixture::service("citizen", "portal", &[("http", 80)])
+    }
+
+    const LISTENER: &str = "portal.citizen.svc.cluster.local";
+    const CLUSTER: &str = "portal.citizen:80";
+    const ROUTE: &str = "portal.citizen:80/*";
+
+    fn all_of_portal(world: &mut World, id: u64) {
+        world.subscribe(id, ResourceType::Listener, &[LISTENER]);
+        world.subscribe(id, ResourceType::Route, &[ROUTE]);
+        world.subscribe(id, ResourceType::Cluster, &[CLUSTER]);
+        world.subscribe(id, ResourceType::Endpoints, &[CLUSTER]);
+    }
+
+    #[test]
+    fn of_five_thousand_services_only_the_three_asked_for_are_computed() {
+        let services = (0..5_000).map(|n| fixture::service("citizen", &format!("s{n}"), &[("", 80)]));
+        let mut world = World::new(services);
+        assert_eq!(world.model.computed(), 0);
+        world.open(1, "citizen/a");
+        world.open(2, "citizen/b");
+        let names = ["s1.citizen:80", "s2.citizen:80", "s3.citizen:80"];
+        for id in [1, 2] {
+            assert_eq!(world.subscribe(id, ResourceType::Cluster, &names).len(), 3);
+        }
+        assert_eq!(world.model.computed(), 3, "once for both");
+        world.put(fixture::slice("citizen", "s4", "", 1, &[]));
+        world.put(fixture::slice("citizen", "s1", "", 1, &[]));
+        assert_eq!(world.model.computed(), 3, "no cluster depends on endpoints");
+        world.put(fixture::service("citizen", "s1", &[("", 81)]));
+        assert_eq!(world.model.computed(), 4);
+        assert_eq!(world.model.resources.len(), 3);
+        world.model.close(StreamId(1), world.now);
+        world.model.close(StreamId(2), world.now);
+        assert!(world.model.resources.is_empty() && world.model.by_service.is_empty());
+    }
+
+    #[test]
+    fn a_push_makes_before_it_breaks() {
+        let mut world = World::new([]);
+        world.open(1, "citizen/a");
+        all_of_portal(&mut world, 1);
+        let made = ["1 5 cluster portal.citizen:80", "1 8 endpoints portal.citizen:80"];
+        let pushed = world.put(portal());
+        assert_eq!(pushed.len(), 4);
+        let kinds: Vec<&str> = pushed.iter().filter_map(|line| line.split(' ').nth(2)).collect();
+        assert_eq!(
+            kinds,
+            ["cluster", "endpoints", "listener", "route"],
+            "{made:?} {pushed:?}"
+        );
+        let mixed = world.put(fixture::service("citizen", "portal", &[("http", 81)]));
+        let kinds: Vec<&str> = mixed.iter().filter_map(|line| line.split(' ').nth(2)).collect();
+        assert_eq!(
+            kinds,
+            ["listener", "-cluster", "-endpoints", "-route"],
+            "what is gone goes last: {mixed:?}"
+        );
+    }
+
+    #[test]
+    fn only_what_differs_is_pushed_and_only_to_who_asked() {
+        let mut world = World::new([portal()]);
+        world.open(1, "citizen/a");
+        world.open(2, "citizen/b");
+        all_of_portal(&mut world, 1);
+        world.subscribe(2, ResourceType::Cluster, &[CLUSTER]);
+        assert!(world.put(portal()).is_empty(), "nothing differs");
+        let pushed = world.put(fixture::slice(
+            "citizen",
+            "portal",
+            "http",
+            15006,
+            &[("10.0.0.1", None)],
+        ));
+        assert_eq!(pushed, ["1 5 endpoints portal.citizen:80"]);
+        world.model.close(StreamId(1), world.now);
+        let pushed = world.delete(&portal());
+        assert_eq!(pushed, ["2 2 -cluster portal.citizen:80"]);
+    }
+
+    #[test]
+    fn a_listener_differs_by_the_clients_namespace() {
+        let mut world = World::new([portal()]);
+        world.open(1, "citizen/a");
+        world.open(2, "police/b");
+        for id in [1, 2] {
+            world.subscribe(id, ResourceType::Listener, &[LISTENER]);
+        }
+        let route = fixture::route("police", "own", "citizen", "portal");
+        let pushed = world.put(route.clone());
+        assert_eq!(pushed, [format!("2 2 listener {LISTENER}")]);
+        assert_eq!(world.view(&route.key()), "Progressing [0, 1, 0]");
+        world.answer(2, ResourceType::Listener, 2, None);
+        assert_eq!(world.view(&route.key()), "InForce [1, 0, 0]");
+    }
+
+    #[test]
+    fn an_object_is_in_force_when_every_subscriber_has_confirmed_it() {
+        let mut world = World::new([portal()]);
+        let mut route = fixture::route("citizen", "r", "citizen", "portal");
+        world.put(route.clone());
+        assert_eq!(world.view(&route.key()), "NoSubscribers [0, 0, 0]");
+        for id in [1, 2] {
+            world.open(id, &format!("citizen/w{id}"));
+            all_of_portal(&mut world, id);
+        }
+        assert_eq!(world.view(&route.key()), "Progressing [0, 2, 0]");
+        world.answer(1, ResourceType::Route, 2, None);
+        assert_eq!(world.view(&route.key()), "Progressing [1, 1, 0]");
+        world.answer(2, ResourceType::Route, 2, Some("no such thing"));
+        assert_eq!(world.view(&route.key()), "Rejected [1, 0, 1]");
+        let list = proxies::list(&world.model, world.now);
+        assert_eq!(list.items[1].rejected[0].reason, "no such thing");
+        assert_eq!(
+            list.items[1].rejected[0].sources,
+            ["Service/citizen/portal", "HTTPRoute/citizen/r"]
+        );
+        assert_eq!(list.items[0].in_force, 1);
+
+        fixture::spec_of(&mut route).rules[0].backend_refs[0].port = NonZeroU16::new(81).expect("not zero");
+        assert_eq!(world.put(route.clone()).len(), 2);
+        assert_eq!(world.view(&route.key()), "Progressing [0, 2, 0]");
+        for id in [1, 2] {
+            world.answer(id, ResourceType::Route, 5, None);
+        }
+        assert_eq!(world.view(&route.key()), "InForce [2, 0, 0]");
+        // Moved to another service: who still has it in force is concerned until it confirmed that it is gone.
+        if let Spec::HttpRoute(spec) = &mut route.spec {
+            spec.parent_refs[0].name = "other".to_owned();
+        }
+        world.put(route.clone());
+        assert_eq!(world.view(&route.key()), "Progressing [0, 2, 0]");
+        for id in [1, 2] {
+            world.answer(id, ResourceType::Route, 6, None);
+        }
+        assert_eq!(world.view(&route.key()), "InForce [2, 0, 0]");
+    }
+
+    #[test]
+    fn what_is_not_taken_in_yet_is_in_force_nowhere() {
+        let mut world = World::new([portal()]);
+        world.open(1, "citizen/a");
+        world.subscribe(1, ResourceType::Cluster, &[CLUSTER]);
+        world.answer(1, ResourceType::Cluster, 1, None);
+        assert_eq!(world.view(&portal().key()), "InForce [1, 0, 0]");
+        let event = world.event(portal().key(), Some(portal()));
+        assert_eq!(world.view(&portal().key()), "Progressing [0, 1, 0]");
+        world.model.changed(&[event], world.now);
+        assert_eq!(world.view(&portal().key()), "InForce [1, 0, 0]");
+        let other = fixture::service("citizen", "other", &[("", 80)]);
+        world.event(other.key(), Some(other.clone()));
+        assert_eq!(
+            world.view(&other.key()),
+            "Progressing [0, 0, 0]",
+            "somebody may turn out to be concerned"
+        );
+    }
+
+    #[test]
+    fn the_newer_stream_of_a_workload_tells_how_it_stands() {
+        let mut world = World::new([portal()]);
+        world.open(1, "citizen/a");
+        world.open(2, "citizen/a");
+        for id in [1, 2] {
+            world.subscribe(id, ResourceType::Cluster, &[CLUSTER]);
+        }
+        world.answer(2, ResourceType::Cluster, 1, None);
+        assert_eq!(world.view(&portal().key()), "InForce [1, 0, 0]");
+        world.model.close(StreamId(2), world.now);
+        assert_eq!(
+            world.view(&portal().key()),
+            "Progressing [0, 1, 0]",
+            "the older one still runs"
+        );
+        world.model.close(StreamId(1), world.now);
+        let connected = |world: &World| {
+            let items = proxies::list(&world.model, world.now).items;
+            items.iter().map(|proxy| proxy.connected).collect::<Vec<_>>()
+        };
+        assert_eq!(connected(&world), [false]);
+        let workload = fixture::workload("citizen", "a", "10.0.0.1", &[]);
+        world.put(workload.clone());
+        assert_eq!(connected(&world), [false]);
+        world.delete(&workload);
+        assert!(connected(&world).is_empty(), "its workload is gone");
+    }
+
+    #[test]
+    fn after_missed_changes_the_whole_store_is_taken_in() {
+        let mut world = World::new([portal(), fixture::route("citizen", "r", "citizen", "portal")]);
+        world.open(1, "citizen/a");
+        all_of_portal(&mut world, 1);
+        let later = fixture::service("citizen", "portal", &[("http", 80), ("grpc", 81)]);
+        let stored = Arc::new(Stored {
+            object: Arc::new(later),
+            revision: Revision(99),
+        });
+        let pushes = world.model.reset(&[stored], Revision(99), world.now);
+        assert_eq!(shown(&pushes), ["1 5 route portal.citizen:80/*"], "its route is gone");
+        assert_eq!(world.model.seen(), Revision(99));
+    }
+
+    #[test]
+    fn a_proxy_is_in_force_up_to_before_what_it_has_not_confirmed() {
+        let mut world = World::new([portal()]);
+        world.open(1, "citizen/a");
+        let revision = |world: &World| proxies::list(&world.model, world.now).items[0].revision.clone();
+        assert_eq!(revision(&world), "1");
+        world.subscribe(1, ResourceType::Endpoints, &[CLUSTER]);
+        world.answer(1, ResourceType::Endpoints, 1, None);
+        for (n, address) in ["10.0.0.1", "10.0.0.2"].into_iter().enumerate() {
+            world.put(fixture::slice("citizen", "portal", "http", 15006, &[(address, None)]));
+            assert_eq!(revision(&world), "1", "after {n}");
+        }
+        world.answer(1, ResourceType::Endpoints, 3, None);
+        assert_eq!(revision(&world), "3");
+    }
+}
