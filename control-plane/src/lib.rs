@@ -1,11 +1,19 @@
 //! Weir's control plane: the API, the store, the xDS server, the trace view.
 
 mod api;
+mod compile;
 mod drain;
 mod files;
 mod health;
+mod mesh;
 pub mod objects;
+mod proxies;
+mod slices;
 pub mod store;
+mod traces;
+mod views;
+mod workloads;
+mod xds;
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,7 +21,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
@@ -23,6 +30,7 @@ pub use files::{FileError, FolderError};
 use api::Api;
 use drain::Drainer;
 use health::Health;
+use mesh::MeshConfig;
 use objects::Objects;
 use store::{Location, OpenError, Store, StoreTask, WriteError};
 
@@ -126,7 +134,7 @@ impl Control {
             tasks: JoinSet::new(),
             store_task,
         };
-        let objects = Objects::new(store, Arc::new(|_| Ok(())));
+        let objects = Objects::new(store.clone(), Arc::new(compile::check));
         objects.ensure_default_namespace().await?;
         let health = Health::default();
         if let Some(folder) = &config.resources {
@@ -138,6 +146,11 @@ impl Control {
                 }
             }
         }
+        let mesh_config = MeshConfig {
+            unconfirmed_timeout: config.unconfirmed_timeout,
+        };
+        let (mesh, mesh_tasks) = mesh::start(store, mesh_config, &drain);
+        running.own("the mesh", mesh_tasks);
         let limits = config.api_limits;
         let api = Api::new(
             objects,
@@ -147,12 +160,12 @@ impl Control {
             limits.clone(),
             drain.clone(),
         );
-        let router = api::router(api, Router::new());
+        let router = api::router(api, mesh.views());
         running.own(
             "the API",
             api::server::serve(api_listener, router, limits, drain.clone()),
         );
-        drop(xds_listener);
+        running.own("the xDS port", mesh.serve(xds_listener, drain));
         Ok(running)
     }
 }

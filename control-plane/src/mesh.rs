@@ -1,0 +1,103 @@
+//! What proxies and people see of the mesh beside the API's resources: xDS, the workloads' stream, the receiver of
+//! traces, the views, and the tasks behind them.
+
+use std::time::Duration;
+
+use axum::Router;
+use tokio::net::TcpListener;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::service::{Routes, RoutesBuilder};
+use tonic::transport::Server;
+
+use crate::drain::Drain;
+use crate::store::Store;
+use crate::traces::{Bounds, Traces};
+use crate::workloads::{self, Workloads};
+use crate::xds::{self, Xds};
+use crate::{slices, views};
+
+/// The mesh's servers over one store; clones share them.
+#[derive(Clone, Debug)]
+pub(crate) struct Mesh {
+    store: Store,
+    xds: Xds,
+    workloads: Workloads,
+    traces: Traces,
+}
+
+/// What a mesh runs with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MeshConfig {
+    /// After this time a workload whose stream is lost leaves, while most of its zone is confirmed.
+    pub(crate) unconfirmed_timeout: Duration,
+}
+
+/// The mesh over a store: its front, and its tasks in one, for its owner to run. They end when drained, or when the
+/// store is shut down.
+pub(crate) fn start(
+    store: Store,
+    config: MeshConfig,
+    drain: &Drain,
+) -> (Mesh, impl Future<Output = ()> + Send + 'static) {
+    let (xds, serve_xds) = xds::server(store.clone(), drain.clone());
+    let (workloads, keep_workloads) = workloads::server(store.clone(), config.unconfirmed_timeout, drain.clone());
+    let keep_slices = slices::keep(store.clone(), drain.clone());
+    let mesh = Mesh {
+        store,
+        xds,
+        workloads,
+        traces: Traces::new(Bounds::default()),
+    };
+    let tasks = async move {
+        tokio::join!(serve_xds, keep_workloads, keep_slices);
+    };
+    (mesh, tasks)
+}
+
+impl Mesh {
+    /// The views, for the API's router.
+    pub(crate) fn views(&self) -> Router {
+        views::router(self.store.clone(), self.xds.clone(), self.traces.clone())
+    }
+
+    /// Serves xDS, the workloads' stream and the receiver of traces until drained. The tasks of [`start`] end the
+    /// streams then; connections that stay open all the same are cut after a while.
+    pub(crate) async fn serve(self, listener: TcpListener, drain: Drain) {
+        let (mut begun, mut patient) = (drain.clone(), drain);
+        // A connection that is lost while it is accepted is its own trouble, not the listener's.
+        let incoming = TcpListenerStream::new(listener).filter(Result::is_ok);
+        let serve = Server::builder()
+            .tcp_nodelay(true)
+            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+            .add_routes(self.routes())
+            .serve_with_incoming_shutdown(incoming, async move { begun.begun().await });
+        let cut = async move {
+            patient.begun().await;
+            tokio::time::sleep(DRAIN_TIMEOUT).await;
+        };
+        tokio::select! {
+            served = serve => if let Err(error) = served {
+                tracing::error!(%error, "the xds port is no longer served");
+            },
+            () = cut => tracing::warn!("connections to the xds port were cut"),
+        }
+    }
+
+    fn routes(&self) -> Routes {
+        let mut routes = RoutesBuilder::default();
+        routes.add_service(self.xds.service());
+        routes.add_service(self.workloads.service());
+        routes.add_service(self.traces.service());
+        routes.routes()
+    }
+}
+
+/// A proxy that is gone without a word is noticed within the sum of both.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A proxy needs one for ADS, one for its workload, and a few for traces.
+const STREAMS_PER_CONNECTION_MAX: u32 = 32;
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
