@@ -214,13 +214,17 @@ fn changes_nothing(kind: EventKind) -> bool {
 /// Waits for a change, or for the time of the next look without one, and then until changes have paused.
 async fn settled(changes: &mut mpsc::Receiver<()>) {
     // File systems that tell nothing (some network mounts) are looked at from time to time.
-    if tokio::time::timeout(LOOK_INTERVAL, changes.recv()).await.is_err() {
-        return;
+    let look = Instant::now() + LOOK_INTERVAL;
+    match tokio::time::timeout_at(look, changes.recv()).await {
+        Err(_) => return,
+        Ok(Some(())) => {}
+        // The watcher is gone, so only looking is left.
+        Ok(None) => return tokio::time::sleep_until(look).await,
     }
     let latest = Instant::now() + SETTLE_MAX;
     loop {
-        let pause = tokio::time::timeout(SETTLE_PAUSE, changes.recv()).await;
-        if pause.is_err() || Instant::now() >= latest {
+        let more = tokio::time::timeout(SETTLE_PAUSE, changes.recv()).await;
+        if !matches!(more, Ok(Some(()))) || Instant::now() >= latest {
             return;
         }
     }

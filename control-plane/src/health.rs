@@ -3,9 +3,12 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::store::Store;
+
 /// What every part tells about itself; clones share it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Health {
+    store: Store,
     files: Arc<Mutex<Files>>,
 }
 
@@ -40,10 +43,19 @@ pub(crate) enum Ready {
 #[derive(Clone, Debug)]
 pub(crate) struct Report {
     pub(crate) ready: Ready,
+    /// Why the store can't write; what it holds is served all the same.
+    store_trouble: Option<String>,
     files: Files,
 }
 
 impl Health {
+    pub(crate) fn new(store: Store) -> Health {
+        Health {
+            store,
+            files: Arc::default(),
+        }
+    }
+
     pub(crate) fn set_files(&self, files: Files) {
         *self.files.lock().unwrap_or_else(PoisonError::into_inner) = files;
     }
@@ -54,14 +66,24 @@ impl Health {
             Files::Unused | Files::InForce { .. } | Files::Broken { .. } => Ready::Yes,
             Files::Loading => Ready::No,
         };
-        Report { ready, files }
+        Report {
+            ready,
+            store_trouble: self.store.trouble().map(|error| error.to_string()),
+            files,
+        }
     }
 }
 
 /// One line for each part, `[+]` in order and `[-]` not, as Kubernetes writes it.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "[+] store")?;
+        match &self.store_trouble {
+            None => writeln!(f, "[+] store")?,
+            Some(error) => writeln!(
+                f,
+                "[-] store: what it holds is served, but the latest write failed: {error}"
+            )?,
+        }
         match &self.files {
             Files::Unused => {}
             Files::Loading => writeln!(f, "[-] files: not read yet")?,

@@ -136,7 +136,7 @@ impl Control {
         };
         let objects = Objects::new(store.clone(), Arc::new(compile::check));
         objects.ensure_default_namespace().await?;
-        let health = Health::default();
+        let health = Health::new(running.store.clone());
         if let Some(folder) = &config.resources {
             match files::Folder::open(folder, objects.clone(), health.clone()).await {
                 Ok(folder) => running.own("the folder of resources", folder.follow(drain.clone())),

@@ -252,24 +252,29 @@ impl Objects {
     /// # Errors
     /// See [`Refusal`]; then nothing has changed.
     pub async fn sync_files(&self, wanted: &[Object]) -> Result<Revision, Refusal> {
-        for _ in 0..ATTEMPTS_MAX {
-            match self.store.write(self.sync_ops(wanted)).await {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let error = match self.store.write(self.sync_ops(wanted)).await {
                 Ok(written) => return Ok(written.revision),
-                // An object came or went over the API since we looked.
-                Err(WriteError::Exists { .. } | WriteError::Conflict { .. }) => {}
-                Err(WriteError::NotFound { key }) => {
-                    let orphan = wanted
-                        .iter()
-                        .find(|object| namespace_of(&object.key()).as_ref() == Some(&key));
-                    let declared = wanted.iter().any(|object| object.key() == key);
-                    if let (Some(orphan), false) = (orphan, declared) {
-                        return Err(Refusal::UnknownNamespace { key: orphan.key() });
-                    }
+                Err(error) => error,
+            };
+            if let WriteError::NotFound { key } = &error {
+                let orphan = wanted
+                    .iter()
+                    .find(|object| namespace_of(&object.key()).as_ref() == Some(key));
+                let declared = wanted.iter().any(|object| object.key() == *key);
+                if let (Some(orphan), false) = (orphan, declared) {
+                    return Err(Refusal::UnknownNamespace { key: orphan.key() });
                 }
-                Err(error) => return Err(error.into()),
+            }
+            match error {
+                // An object came, changed or went over the API since we looked.
+                WriteError::Exists { .. } | WriteError::Conflict { .. } | WriteError::NotFound { .. }
+                    if attempts < ATTEMPTS_MAX => {}
+                error => return Err(error.into()),
             }
         }
-        Err(Refusal::Write(WriteError::Closed))
     }
 
     fn sync_ops(&self, wanted: &[Object]) -> Vec<Op> {

@@ -208,7 +208,7 @@ impl Store {
     /// When another process has the directory, or when it can't be read or made.
     pub fn open(location: Location) -> Result<(Store, StoreTask), OpenError> {
         let (disk, loaded) = disk::Disk::open(&location)?;
-        let shared = Arc::new(Shared::new(loaded));
+        let shared = Arc::new(Shared::new(loaded, index::Memory::default()));
         let (queue, requests) = mpsc::channel(QUEUED_WRITES_MAX);
         let (ended, end) = oneshot::channel();
         let thread = {
@@ -216,10 +216,11 @@ impl Store {
             std::thread::Builder::new()
                 .name("store".to_owned())
                 .spawn(move || {
-                    // Dropped when the thread ends, in whatever way: `StoreTask::ended` sees it.
+                    // Dropped when the thread ends, in whatever way, the last first: watches end, then
+                    // `StoreTask::ended` sees it.
                     let _ended: oneshot::Sender<()> = ended;
-                    writer::run(disk, &shared, requests);
-                    shared.close();
+                    let closing = index::CloseOnDrop(shared);
+                    writer::run(disk, &closing.0, requests);
                 })
                 .map_err(OpenError::Thread)?
         };
@@ -250,6 +251,11 @@ impl Store {
     /// The revision of the latest change.
     pub fn revision(&self) -> Revision {
         self.shared.revision()
+    }
+
+    /// Why the latest write could not be stored; `None`: it could. Reads go on either way.
+    pub fn trouble(&self) -> Option<Arc<rusqlite::Error>> {
+        self.shared.trouble()
     }
 
     /// Writes all steps or none, and returns when they are on disk and visible to reads and watches. Waits for a place

@@ -21,7 +21,15 @@ use crate::store::{Revision, Stored, WriteError};
 
 /// Answers a request for any path that is no other route's.
 pub(super) async fn serve(State(api): State<Arc<Api>>, request: Request) -> Response {
-    answer(&api, request).await.unwrap_or_else(IntoResponse::into_response)
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let response = answer(&api, request).await.unwrap_or_else(IntoResponse::into_response);
+    let status = response.status().as_u16();
+    if method == Method::GET {
+        tracing::debug!(%method, path, status, "request");
+    } else {
+        tracing::info!(%method, path, status, "request");
+    }
+    response
 }
 
 async fn answer(api: &Arc<Api>, request: Request) -> Result<Response, Failure> {

@@ -50,10 +50,8 @@ pub(super) fn follow(
     let watch = store
         .watch(from)
         .map_err(|compacted| Failure::new(Reason::Expired, compacted.to_string()))?;
-    let there = there.iter().filter(|stored| wanted.selects(stored));
-    let lines: VecDeque<Bytes> = there
-        .map(|stored| line(EventType::Added, stored.object.to_value()))
-        .collect();
+    let there = there.into_iter().filter(|stored| wanted.selects(stored));
+    let pending = there.map(Pending::There).collect();
     let timeout = timeout
         .unwrap_or(api.limits.watch_timeout_max)
         .min(api.limits.watch_timeout_max);
@@ -61,7 +59,7 @@ pub(super) fn follow(
     let following = Following {
         wanted,
         watch,
-        lines,
+        pending,
         drain: api.drain.clone(),
         ends: now + timeout,
         bookmark: match bookmarks {
@@ -107,13 +105,20 @@ struct Bookmark {
 struct Following {
     wanted: Wanted,
     watch: Watch,
-    /// To be sent; never more than what is there at the start, or one step's worth of the store's watch.
-    lines: VecDeque<Bytes>,
+    /// To be sent: what is there at the start, or one step's worth of the store's watch. Written as text only when the
+    /// client takes it.
+    pending: VecDeque<Pending>,
     drain: Drain,
     ends: Instant,
     bookmark: Option<Bookmark>,
     state: State,
     _permit: OwnedSemaphorePermit,
+}
+
+enum Pending {
+    There(Arc<Stored>),
+    Changed(Arc<Event>),
+    Line(Bytes),
 }
 
 /// What comes next.
@@ -126,8 +131,15 @@ enum Step {
 impl Following {
     async fn next(&mut self) -> Option<Bytes> {
         loop {
-            if let Some(line) = self.lines.pop_front() {
-                return Some(line);
+            while let Some(pending) = self.pending.pop_front() {
+                let line = match pending {
+                    Pending::There(stored) => Some(line(EventType::Added, stored.object.to_value())),
+                    Pending::Changed(event) => self.wanted.line(&event),
+                    Pending::Line(line) => Some(line),
+                };
+                if line.is_some() {
+                    return line;
+                }
             }
             if self.state == State::Ended {
                 return None;
@@ -135,14 +147,11 @@ impl Following {
             match self.step().await {
                 Step::End => return None,
                 Step::BookmarkDue => self.add_bookmark(),
-                Step::Events(Ok(events)) => {
-                    let lines = events.iter().filter_map(|event| self.wanted.line(event));
-                    self.lines.extend(lines);
-                }
+                Step::Events(Ok(events)) => self.pending.extend(events.into_iter().map(Pending::Changed)),
                 Step::Events(Err(WatchEnded::Closed)) => return None,
                 Step::Events(Err(WatchEnded::Compacted(compacted))) => {
                     let status = Failure::new(Reason::Expired, compacted.to_string()).to_value();
-                    self.lines.push_back(line(EventType::Error, status));
+                    self.pending.push_back(Pending::Line(line(EventType::Error, status)));
                     self.state = State::Ended;
                 }
             }
@@ -183,7 +192,7 @@ impl Following {
             "apiVersion": self.wanted.kind.api_version(),
             "metadata": {"resourceVersion": seen.to_string()},
         });
-        self.lines.push_back(line(EventType::Bookmark, object));
+        self.pending.push_back(Pending::Line(line(EventType::Bookmark, object)));
     }
 }
 

@@ -1,12 +1,13 @@
 //! What the store holds, in memory: the objects by key, and the latest changes for watches.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use tokio::sync::watch;
 use weir_api::{Key, Kind};
 
-use super::{Event, Revision, Stored};
+use super::{Change, Event, Revision, Stored};
 
 /// What a database held when it was opened.
 #[derive(Debug, Default)]
@@ -21,6 +22,27 @@ pub(super) struct Shared {
     state: RwLock<State>,
     /// The latest revision, and whether more will come.
     news: watch::Sender<News>,
+    /// Why the latest commit failed, if it did.
+    trouble: RwLock<Option<Arc<rusqlite::Error>>>,
+    memory: Memory,
+}
+
+/// How many of the latest changes are remembered: as long as both bounds hold.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Memory {
+    pub(super) events_max: usize,
+    pub(super) bytes_max: usize,
+}
+
+impl Default for Memory {
+    fn default() -> Memory {
+        Memory {
+            // Enough for a watcher to be cut off for a while at some hundred changes a second.
+            events_max: 10_000,
+            // Whatever the size of the objects, memory stays bounded.
+            bytes_max: 64 * 1024 * 1024,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -28,9 +50,18 @@ struct State {
     objects: BTreeMap<Key, Arc<Stored>>,
     revision: Revision,
     /// The latest changes, oldest first; revisions grow strictly.
-    ring: VecDeque<Arc<Event>>,
+    ring: VecDeque<Remembered>,
+    /// Of all events in the ring together.
+    ring_bytes: usize,
     /// Every change after this revision is in the ring.
     remembered_from: Revision,
+}
+
+#[derive(Debug)]
+struct Remembered {
+    event: Arc<Event>,
+    /// The length of its object as JSON, as a measure of the memory it takes.
+    bytes: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -46,19 +77,22 @@ enum Open {
 }
 
 impl Shared {
-    pub(super) fn new(loaded: Loaded) -> Shared {
+    pub(super) fn new(loaded: Loaded, memory: Memory) -> Shared {
         let revision = loaded.revision;
         Shared {
             state: RwLock::new(State {
                 objects: loaded.objects,
                 revision,
                 ring: VecDeque::new(),
+                ring_bytes: 0,
                 remembered_from: revision,
             }),
             news: watch::Sender::new(News {
                 revision,
                 state: Open::Yes,
             }),
+            trouble: RwLock::new(None),
+            memory,
         }
     }
 
@@ -99,24 +133,30 @@ impl Shared {
         let Some(revision) = events.last().map(|event| event.revision) else {
             return;
         };
+        // Measured before the lock is taken: readers wait for nothing but the change itself.
+        let measured: Vec<Remembered> = events.into_iter().map(remember).collect();
         {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-            for event in events {
+            for remembered in measured {
+                let event = &remembered.event;
                 match &event.change {
-                    super::Change::Added { after } | super::Change::Modified { after, .. } => {
+                    Change::Added { after } | Change::Modified { after, .. } => {
                         state.objects.insert(event.key.clone(), Arc::clone(after));
                     }
-                    super::Change::Deleted { .. } => {
+                    Change::Deleted { .. } => {
                         state.objects.remove(&event.key);
                     }
                 }
-                state.ring.push_back(event);
+                state.ring_bytes += remembered.bytes;
+                state.ring.push_back(remembered);
             }
             state.revision = revision;
-            while state.ring.len() > REMEMBERED_EVENTS_MAX {
-                if let Some(forgotten) = state.ring.pop_front() {
-                    state.remembered_from = forgotten.revision;
-                }
+            while state.ring.len() > self.memory.events_max || state.ring_bytes > self.memory.bytes_max {
+                let Some(forgotten) = state.ring.pop_front() else {
+                    break;
+                };
+                state.ring_bytes -= forgotten.bytes;
+                state.remembered_from = forgotten.event.revision;
             }
         }
         self.news.send_modify(|news| news.revision = revision);
@@ -127,9 +167,28 @@ impl Shared {
         self.news.send_modify(|news| news.state = Open::Closed);
     }
 
+    /// Notes how the latest commit went.
+    pub(super) fn set_trouble(&self, trouble: Option<Arc<rusqlite::Error>>) {
+        *self.trouble.write().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    pub(super) fn trouble(&self) -> Option<Arc<rusqlite::Error>> {
+        self.trouble.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, State> {
         // The state is never left half changed: a panic elsewhere does not make it wrong.
         self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends all watches when it is dropped, also by a panic.
+#[derive(Debug)]
+pub(super) struct CloseOnDrop(pub(super) Arc<Shared>);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 
@@ -214,12 +273,90 @@ impl Watch {
                 latest: state.revision,
             });
         }
-        let first = state.ring.partition_point(|event| event.revision <= self.seen);
-        Ok(state.ring.range(first..).take(EVENTS_AT_ONCE_MAX).cloned().collect())
+        let first = state
+            .ring
+            .partition_point(|remembered| remembered.event.revision <= self.seen);
+        let unseen = state.ring.range(first..).take(EVENTS_AT_ONCE_MAX);
+        Ok(unseen.map(|remembered| Arc::clone(&remembered.event)).collect())
     }
 }
 
-/// Enough for a watcher to be cut off for a while at some hundred changes a second; the objects are shared with the
-/// index as long as they are current.
-pub(super) const REMEMBERED_EVENTS_MAX: usize = 10_000;
+fn remember(event: Arc<Event>) -> Remembered {
+    let mut length = Length(0);
+    // Counting can't fail.
+    let _ = serde_json::to_writer(&mut length, &*event.latest().object);
+    Remembered { bytes: length.0, event }
+}
+
+/// Counts what is written to it.
+struct Length(usize);
+
+impl io::Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 = self.0.saturating_add(bytes.len());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 const EVENTS_AT_ONCE_MAX: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::samples::service;
+
+    const MANY: usize = 1_000_000;
+
+    /// After changes of an object of about a thousand bytes: from where a watch can begin; 0: from the first one.
+    #[track_caller]
+    fn check(memory: Memory, changes: u64, expect: u64) {
+        let shared = Arc::new(Shared::new(Loaded::default(), memory));
+        let mut slow = Watch::new(Arc::clone(&shared), Revision(0)).expect("a watch");
+        let mut object = service("a", "x", 80);
+        let annotations = &mut object.metadata.annotations;
+        annotations.insert("padding".to_owned(), "x".repeat(800));
+        let object = Arc::new(object);
+        for revision in (1..=changes).map(Revision) {
+            let object = Arc::clone(&object);
+            let after = Arc::new(Stored { object, revision });
+            let key = after.object.key();
+            let change = Change::Added { after };
+            shared.publish(vec![Arc::new(Event { key, change, revision })]);
+        }
+        let next = futures_util::FutureExt::now_or_never(slow.next()).expect("no wait");
+        if expect == 0 {
+            assert!(next.is_ok(), "{next:?}");
+            return;
+        }
+        match next {
+            Err(WatchEnded::Compacted(compacted)) => {
+                assert_eq!(compacted.oldest, Revision(expect));
+                assert!(Watch::new(Arc::clone(&shared), compacted.oldest).is_ok());
+                assert!(Watch::new(Arc::clone(&shared), Revision(expect - 1)).is_err());
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_watcher_too_slow_for_either_bound_is_told() {
+        let events = |events_max| Memory {
+            events_max,
+            bytes_max: MANY,
+        };
+        check(events(10), 10, 0);
+        check(events(10), 11, 1);
+        check(events(10), 25, 15);
+        let bytes = |bytes_max| Memory {
+            events_max: MANY,
+            bytes_max,
+        };
+        check(bytes(5_000), 5, 0);
+        check(bytes(5_000), 6, 1);
+        check(bytes(10), 3, 3);
+    }
+}

@@ -206,30 +206,6 @@ async fn a_watch_tells_everything_in_order_from_where_it_began() {
 }
 
 #[tokio::test]
-async fn a_slow_watcher_is_told_and_holds_nobody_up() {
-    let (store, task) = memory();
-    let start = store.revision();
-    let mut slow = store.watch(start).expect("a watch");
-    let (one, two) = (service("a", "x", 1), service("a", "x", 2));
-    store.write(vec![Op::Create(one.clone())]).await.expect("written");
-    let replace = |object: &Object| Op::Replace {
-        object: object.clone(),
-        precondition: Precondition::Any,
-    };
-    let pairs = index::REMEMBERED_EVENTS_MAX / 2;
-    let ops: Vec<Op> = (0..pairs).flat_map(|_| [replace(&two), replace(&one)]).collect();
-    store.write(ops).await.expect("written");
-    match slow.next().await {
-        Err(WatchEnded::Compacted(compacted)) => {
-            assert_eq!((compacted.from, compacted.oldest), (start, Revision(start.0 + 1)));
-            assert!(store.watch(compacted.oldest).is_ok());
-        }
-        other => panic!("{other:?}"),
-    }
-    task.stop().await.expect("no panic");
-}
-
-#[tokio::test]
 async fn of_writers_who_know_the_same_revision_one_wins() {
     let (store, task) = memory();
     let written = store

@@ -87,6 +87,7 @@ fn serve(disk: &mut Disk, shared: &Shared, requests: impl Iterator<Item = Reques
     };
     match committed {
         Ok(()) => {
+            shared.set_trouble(None);
             shared.publish(staged.events);
             for (result, reply) in waiting {
                 answer(reply, result);
@@ -94,6 +95,7 @@ fn serve(disk: &mut Disk, shared: &Shared, requests: impl Iterator<Item = Reques
         }
         Err(error) => {
             let error = Arc::new(error);
+            shared.set_trouble(Some(Arc::clone(&error)));
             tracing::error!(%error, writes = waiting.len(), "the store can't write");
             // Also those that could not be done anyway: what they saw may have been a write that is now undone.
             for (_, reply) in waiting {
@@ -127,6 +129,7 @@ const COMMITTED_TOGETHER_MAX: usize = 256;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::index::Memory;
     use crate::store::samples::service;
     use crate::store::{Location, Revision, disk};
 
@@ -154,7 +157,7 @@ mod tests {
     fn what_is_queued_shares_one_commit_and_each_has_its_own_answer() {
         let directory = tempfile::tempdir().expect("a directory");
         let (mut disk, loaded) = Disk::open(&Location::Directory(directory.path().to_owned())).expect("a disk");
-        let shared = Shared::new(loaded);
+        let shared = Shared::new(loaded, Memory::default());
         let (requests, mut answers): (Vec<_>, Vec<_>) = ["x", "y", "x", "z"].map(write).into_iter().unzip();
         assert_eq!(serve(&mut disk, &shared, requests.into_iter()), Next::Go);
         let exists = Err("Service/a/x exists already".to_owned());
@@ -167,7 +170,7 @@ mod tests {
     fn a_failed_commit_is_said_to_all_and_leaves_nothing() {
         let directory = tempfile::tempdir().expect("a directory");
         let (mut disk, loaded) = Disk::open(&Location::Directory(directory.path().to_owned())).expect("a disk");
-        let shared = Shared::new(loaded);
+        let shared = Shared::new(loaded, Memory::default());
         disk::break_writes(&disk);
         let (requests, mut answers): (Vec<_>, Vec<_>) = ["x", "y", "x"].map(write).into_iter().unzip();
         serve(&mut disk, &shared, requests.into_iter());
@@ -176,12 +179,13 @@ mod tests {
             assert!(error.starts_with("the store can't write: "), "{error}");
         }
         assert_eq!(shared.all(), (Vec::new(), Revision(0)));
+        assert!(shared.trouble().is_some());
     }
 
     #[test]
     fn requests_behind_the_stop_are_not_done() {
         let (mut disk, loaded) = Disk::open(&Location::Memory).expect("a disk");
-        let shared = Shared::new(loaded);
+        let shared = Shared::new(loaded, Memory::default());
         let (before, answer_before) = write("x");
         let (behind, mut answer_behind) = write("y");
         let next = serve(&mut disk, &shared, [before, Request::Stop, behind].into_iter());
