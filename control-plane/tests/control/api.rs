@@ -648,6 +648,28 @@ async fn a_namespace_is_deleted_once_it_is_empty() {
 }
 
 #[tokio::test]
+async fn a_regex_that_does_not_compile_is_refused_at_the_write() {
+    let (control, client) = in_memory().await;
+    let route = json!({
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "HTTPRoute",
+        "metadata": {"name": "portal"},
+        "spec": {
+            "parentRefs": [{"group": "", "kind": "Service", "name": "portal", "port": 80}],
+            "rules": [{
+                "matches": [{"path": {"type": "RegularExpression", "value": "/("}}],
+                "backendRefs": [{"name": "portal", "port": 80}],
+            }],
+        },
+    });
+    let routes = "/apis/gateway.networking.k8s.io/v1/namespaces/citizen/httproutes";
+    let status = client.post(routes, &route).await.expect(422);
+    let field = status["details"]["causes"][0]["field"].as_str().unwrap_or_default();
+    assert!(field.starts_with("spec.rules[0].matches[0].path"), "{status}");
+    control.shutdown().await;
+}
+
+#[tokio::test]
 async fn more_requests_than_are_worked_on_are_shed() {
     let mut config = ControlConfig::in_memory();
     config.api_limits.requests_max = 1;
