@@ -565,6 +565,7 @@ const DURATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -781,6 +782,35 @@ mod tests {
             "--app 8080=http@8080",
             &[r#"--app "0.0.0.0:8080": the app of --app 8080 has this port"#],
         );
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_breaks_the_readers(text in any::<String>(), near in "[0-9a-z=@,:/.\\[\\]-]{0,24}") {
+            for text in [&text, &near] {
+                let _ = endpoint(text);
+                let _ = app_port(text, IpAddr::V4(Ipv4Addr::LOCALHOST));
+                let _ = outbound(text);
+                let _ = labels(text);
+                let _ = locality(text);
+                let _ = ratio(text);
+                let _ = duration(text);
+            }
+        }
+
+        #[test]
+        fn an_app_port_reads_back(app in 1..=u16::MAX, inbound: u16, edge: bool, protocol in 0..3_usize) {
+            let protocol = [AppProtocol::Http1, AppProtocol::Http2, AppProtocol::Grpc][protocol];
+            let suffix = if edge { ",edge" } else { "" };
+            let text = format!("{app}={}@{inbound}{suffix}", protocol_name(protocol));
+            let read = app_port(&text, IpAddr::V4(Ipv4Addr::LOCALHOST));
+            prop_assert_eq!(read, Ok(AppPort {
+                app_port: NonZeroU16::new(app).expect("not 0"),
+                protocol,
+                inbound: SocketAddr::from((Ipv4Addr::LOCALHOST, inbound)),
+                edge: if edge { Edge::Yes } else { Edge::No },
+            }));
+        }
     }
 
     #[test]

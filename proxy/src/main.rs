@@ -67,11 +67,16 @@ async fn serve(config: ProxyConfig) -> anyhow::Result<()> {
     let workload = config.workload.to_string();
     let proxy = Proxy::start(config).await?;
     let addresses = proxy.addresses();
+    let inbound = addresses
+        .inbound
+        .iter()
+        .map(|(app_port, inbound)| format!("{app_port}@{inbound}"));
+    let inbound = inbound.collect::<Vec<String>>().join(",");
     tracing::info!(
         workload,
         version = env!("CARGO_PKG_VERSION"),
-        outbound = ?addresses.outbound,
-        inbound = ?addresses.inbound,
+        outbound = %addresses.outbound,
+        inbound,
         admin = %addresses.admin,
         metrics = %addresses.metrics,
         health = %addresses.health,

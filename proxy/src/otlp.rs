@@ -376,7 +376,7 @@ fn error_type(record: &RequestRecord) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
     use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
     use opentelemetry_proto::tonic::common::v1::any_value;
@@ -404,7 +404,7 @@ mod tests {
         }
     }
 
-    async fn collector() -> (Uri, mpsc::Receiver<ExportTraceServiceRequest>) {
+    pub(crate) async fn collector() -> (Uri, mpsc::Receiver<ExportTraceServiceRequest>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let (sender, receiver) = mpsc::channel(16);

@@ -81,3 +81,56 @@ impl TelemetryTasks {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::AccessLog;
+    use crate::record::Sampled;
+    use crate::record::tests::record;
+
+    #[tokio::test]
+    async fn one_record_is_a_metric_a_line_and_a_span() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("access.log");
+        let (collector, mut got) = crate::otlp::tests::collector().await;
+        let mut config = ProxyConfig::new("citizen/portal-1".parse().expect("a workload"), Vec::new());
+        config.access_log = AccessLog::File(path.clone());
+        config.otlp = Some(collector);
+        let (telemetry, tasks) = Telemetry::start(&config).expect("it starts");
+
+        std::thread::scope(|scope| {
+            for sampled in [Sampled::Yes, Sampled::No] {
+                let recorder = telemetry.recorder();
+                scope.spawn(move || {
+                    let mut one = record();
+                    one.trace.sampled = sampled;
+                    recorder.record(one);
+                });
+            }
+        });
+        tasks.run(async {}).await;
+
+        let page = telemetry.metrics().page().expect("the page");
+        let counted = page.lines().find(|line| line.starts_with("weir_requests_total"));
+        assert!(counted.is_some_and(|line| line.ends_with(" 2")), "{page}");
+        let log = std::fs::read_to_string(&path).expect("the log");
+        assert_eq!(log.lines().count(), 2, "{log}");
+        let request = got.try_recv().expect("one batch");
+        let spans = &request.resource_spans[0].scope_spans[0].spans;
+        assert_eq!(spans.len(), 1, "the sampled one");
+        let trace_id: String = spans[0].trace_id.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert!(log.contains(&format!("\"trace_id\":\"{trace_id}\"")), "{log}");
+    }
+
+    #[tokio::test]
+    async fn what_is_off_costs_nothing() {
+        let config = ProxyConfig::new("citizen/portal-1".parse().expect("a workload"), Vec::new());
+        let (telemetry, tasks) = Telemetry::start(&config).expect("it starts");
+        telemetry.recorder().record(record());
+        tasks.run(async {}).await;
+        let page = telemetry.metrics().page().expect("the page");
+        assert!(page.contains("\nweir_spans_dropped_total 0\n"), "{page}");
+        assert!(page.contains("\nweir_access_log_dropped_total 0\n"), "{page}");
+    }
+}
