@@ -800,13 +800,12 @@ mod tests {
 
         #[test]
         fn an_app_port_reads_back(app in 1..=u16::MAX, inbound: u16, edge: bool, protocol in 0..3_usize) {
-            let protocol = [AppProtocol::Http1, AppProtocol::Http2, AppProtocol::Grpc][protocol];
             let suffix = if edge { ",edge" } else { "" };
-            let text = format!("{app}={}@{inbound}{suffix}", protocol_name(protocol));
+            let text = format!("{app}={}@{inbound}{suffix}", ["http", "http2", "grpc"][protocol]);
             let read = app_port(&text, IpAddr::V4(Ipv4Addr::LOCALHOST));
             prop_assert_eq!(read, Ok(AppPort {
                 app_port: NonZeroU16::new(app).expect("not 0"),
-                protocol,
+                protocol: [AppProtocol::Http1, AppProtocol::Http2, AppProtocol::Grpc][protocol],
                 inbound: SocketAddr::from((Ipv4Addr::LOCALHOST, inbound)),
                 edge: if edge { Edge::Yes } else { Edge::No },
             }));
