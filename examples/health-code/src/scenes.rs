@@ -142,20 +142,13 @@ struct Scenes<'a> {
     metrics: SocketAddr,
 }
 
-/// What a scene has shown.
-struct Watched {
-    totals: Totals,
-    /// Whether the breaker of version 2 was seen open.
-    opened: bool,
-}
-
 impl Scenes<'_> {
     async fn steady(&mut self, stage: &mut Stage) -> anyhow::Result<()> {
         self.screen.scene(
             "1 steady",
             "Steady traffic; half of the calls go to each version of nucleic-acid-test",
         );
-        let Watched { totals, .. } = self.watch().await;
+        let totals = self.watch().await;
         self.always_a_page("steady traffic", &totals);
         self.whole_pages("steady traffic", &totals);
         let slow = totals.times.quantile(0.99).unwrap_or_default();
@@ -179,7 +172,9 @@ impl Scenes<'_> {
         post(app, &Fault::HALF.path(), CALL_TIMEOUT)
             .await
             .context("telling version 2 to fail")?;
-        let Watched { totals, opened } = self.watch().await;
+        let before = sidecar(self.metrics).await?;
+        let totals = self.watch().await;
+        let after = sidecar(self.metrics).await?;
         let seen = seen(stage, Role::NucleicAcidTestV2).await?;
         self.check(
             "version 2 fails: it does, and it stalls",
@@ -193,8 +188,18 @@ impl Scenes<'_> {
             millis(slow),
             slow < Duration::from_secs(1),
         );
-        let text = if opened { "it opened" } else { "it stayed closed" };
-        self.check("version 2 fails: its circuit breaker opens", text, opened);
+        let retries = after.retries - before.retries;
+        self.check(
+            "version 2 fails: what failed is asked again, as the route says",
+            format!("{retries} retries"),
+            retries > 0.0,
+        );
+        let opened = after.opened - before.opened;
+        self.check(
+            "version 2 fails: its circuit breaker opens",
+            format!("it opened {opened} times"),
+            opened > 0.0,
+        );
         stage.check_alive()
     }
 
@@ -218,7 +223,7 @@ impl Scenes<'_> {
             anyhow::Ok((took, load.totals()))
         };
         let watch = watch(self.screen, load, self.metrics, self.script.scene);
-        let (push, Watched { totals, .. }) = tokio::join!(push, watch);
+        let (push, totals) = tokio::join!(push, watch);
         let (acknowledged, settled) = push?;
         let after = self.load.totals().since(&settled);
         let version_1 = seen(stage, Role::NucleicAcidTestV1).await?;
@@ -269,7 +274,7 @@ impl Scenes<'_> {
             "weir-control is killed with -9; the sidecars go on with what they have",
         );
         stage.kill_control().await?;
-        let Watched { totals, .. } = self.watch().await;
+        let totals = self.watch().await;
         self.always_a_page("control plane killed", &totals);
         self.whole_pages("control plane killed", &totals);
         stage.check_alive()
@@ -289,7 +294,7 @@ impl Scenes<'_> {
             anyhow::Ok((ready, after, in_force, start.elapsed()))
         };
         let watch = watch(self.screen, &self.load, self.metrics, self.script.scene);
-        let (come_back, Watched { totals, .. }) = tokio::join!(come_back, watch);
+        let (come_back, totals) = tokio::join!(come_back, watch);
         let (ready, after, in_force, took) = come_back?;
         let lost = differences(before, &after);
         self.check(
@@ -346,7 +351,7 @@ impl Scenes<'_> {
         stage.check_alive()
     }
 
-    async fn watch(&mut self) -> Watched {
+    async fn watch(&mut self) -> Totals {
         watch(self.screen, &self.load, self.metrics, self.script.scene).await
     }
 
@@ -381,56 +386,61 @@ impl Scenes<'_> {
     }
 }
 
-/// Shows the numbers each second until the scene is over.
-async fn watch(screen: &mut Screen, load: &Load, metrics: SocketAddr, scene: Duration) -> Watched {
+/// Shows the numbers each second until the scene is over; gives what came of its queries.
+async fn watch(screen: &mut Screen, load: &Load, metrics: SocketAddr, scene: Duration) -> Totals {
     let start = Instant::now();
     let before = load.totals();
     let mut last = (start, before.clone());
-    let mut opened = false;
-    let mut ticks = interval(LOOK);
+    let mut ticks = interval(SECOND);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The first tick is at once.
     ticks.tick().await;
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let breaker = breaker(metrics).await;
-        opened |= breaker == Breaker::Open;
-        let over = start.elapsed() >= scene;
-        if over || last.0.elapsed() >= SECOND {
-            let totals = load.totals();
-            screen.tick(
-                &totals.since(&last.1),
-                last.0.elapsed(),
-                &totals.since(&before),
-                start.elapsed(),
-                breaker,
-            );
-            last = (Instant::now(), totals);
-        }
-        if over {
-            let totals = last.1.since(&before);
-            return Watched { totals, opened };
+        let breaker = sidecar(metrics)
+            .await
+            .map_or(Breaker::Unknown, |sidecar| sidecar.breaker);
+        let totals = load.totals();
+        let (second, so_far) = (totals.since(&last.1), totals.since(&before));
+        screen.tick(&second, last.0.elapsed(), &so_far, start.elapsed(), breaker);
+        last = (Instant::now(), totals);
+        if start.elapsed() >= scene {
+            return so_far;
         }
     }
 }
 
-/// Reads a sidecar's metrics page for the breaker of version 2.
-async fn breaker(metrics: SocketAddr) -> Breaker {
-    match get(metrics, "/metrics").await {
-        Ok(answer) => read_breaker(&String::from_utf8_lossy(&answer.body)),
-        Err(_) => Breaker::Unknown,
-    }
+/// What the sidecar of the health-code service says of itself on its metrics page.
+struct Sidecar {
+    /// Of version 2.
+    breaker: Breaker,
+    /// How often that has opened.
+    opened: f64,
+    /// Retries because a route says so, to whichever service.
+    retries: f64,
 }
 
-fn read_breaker(page: &str) -> Breaker {
-    let lines = page
-        .lines()
-        .filter(|line| line.starts_with("weir_breaker_open{") && line.contains("nucleic-acid-test-v2"));
-    let values = lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
-    match values.reduce(f64::max) {
-        None => Breaker::Unknown,
-        Some(0.0) => Breaker::Closed,
-        Some(_) => Breaker::Open,
+async fn sidecar(metrics: SocketAddr) -> anyhow::Result<Sidecar> {
+    let answer = get(metrics, "/metrics").await?;
+    Ok(read_metrics(&String::from_utf8_lossy(&answer.body)))
+}
+
+fn read_metrics(page: &str) -> Sidecar {
+    let value = |name: &str, label: &str| {
+        let mut lines = page
+            .lines()
+            .filter_map(|line| line.strip_prefix(name)?.strip_prefix('{'));
+        let line = lines.find(|line| line.contains(label))?;
+        line.rsplit_once(' ')?.1.parse::<f64>().ok()
+    };
+    Sidecar {
+        breaker: match value("weir_breaker_open", VERSION_2) {
+            None => Breaker::Unknown,
+            Some(0.0) => Breaker::Closed,
+            Some(_) => Breaker::Open,
+        },
+        opened: value("weir_breaker_opened_total", VERSION_2).unwrap_or(0.0),
+        retries: value("weir_retries_total", "kind=\"policy\"").unwrap_or(0.0),
     }
 }
 
@@ -563,7 +573,7 @@ fn judge_parents(trace: &Trace) -> Result<(), String> {
     for span in &trace.spans {
         if span.parent_id.is_empty() {
             roots += 1;
-            if span.service != Role::Portal.name() || span.kind != SpanKind::Server {
+            if own_name(span) != Role::Portal.name() || span.kind != SpanKind::Server {
                 return Err(format!("{} has no parent", side(span)));
             }
             continue;
@@ -572,7 +582,7 @@ fn judge_parents(trace: &Trace) -> Result<(), String> {
             return Err(format!("the parent of {} is missing", side(span)));
         };
         let right = match (parent.kind, span.kind) {
-            (SpanKind::Client, SpanKind::Server) => calls(&parent.service, &span.service),
+            (SpanKind::Client, SpanKind::Server) => calls(own_name(parent), own_name(span)),
             (SpanKind::Server, SpanKind::Client) => parent.service == span.service,
             _ => false,
         };
@@ -594,7 +604,12 @@ fn side(span: &Span) -> String {
         SpanKind::Client => "outbound",
         SpanKind::Internal | SpanKind::Producer | SpanKind::Consumer => "inside",
     };
-    format!("{} {side}", span.service)
+    format!("{} {side}", own_name(span))
+}
+
+/// A workload's name without its namespace, which is the same for all.
+fn own_name(span: &Span) -> &str {
+    span.service.rsplit_once('/').map_or(&span.service, |(_, name)| name)
 }
 
 /// Who calls whom in the demo.
@@ -636,6 +651,8 @@ const RESOURCE_PATHS: [&str; 6] = [
     "/apis/weir.dev/v1/namespaces/citizen/workloads",
     "/apis/discovery.k8s.io/v1/namespaces/citizen/endpointslices",
 ];
+/// How the metrics name version 2.
+const VERSION_2: &str = "cluster=\"nucleic-acid-test-v2.citizen:80\"";
 const BAR_WIDTH: usize = 24;
 const FIRST_PAGE_TIMEOUT: Duration = Duration::from_secs(20);
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -643,7 +660,6 @@ const TRACE_TIMEOUT: Duration = Duration::from_secs(10);
 const RECONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long requests that were planned by the old route may still be under way: the route's own time-out, and some.
 const SETTLE: Duration = Duration::from_secs(1);
-const LOOK: Duration = Duration::from_millis(250);
 const SECOND: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(50);
 /// One query in ten is sampled.
@@ -679,11 +695,11 @@ mod tests {
 
     fn chain() -> Vec<Span> {
         vec![
-            span("a", "", "portal", SpanKind::Server),
-            span("b", "a", "portal", SpanKind::Client),
-            span("c", "b", "health-code", SpanKind::Server),
-            span("d", "c", "health-code", SpanKind::Client),
-            span("e", "d", "identity", SpanKind::Server),
+            span("a", "", "citizen/portal", SpanKind::Server),
+            span("b", "a", "citizen/portal", SpanKind::Client),
+            span("c", "b", "citizen/health-code", SpanKind::Server),
+            span("d", "c", "citizen/health-code", SpanKind::Client),
+            span("e", "d", "citizen/identity", SpanKind::Server),
         ]
     }
 
@@ -693,7 +709,7 @@ mod tests {
         type Change = fn(&mut Vec<Span>);
         let changes: [(&str, Change); 7] = [
             ("two roots", |spans| {
-                spans.push(span("x", "", "portal", SpanKind::Server))
+                spans.push(span("x", "", "citizen/portal", SpanKind::Server))
             }),
             ("a root elsewhere", |spans| spans[2].parent_id.clear()),
             ("a parent that is missing", |spans| spans[4].parent_id = "y".to_owned()),
@@ -714,7 +730,7 @@ mod tests {
     #[test]
     fn a_tree_shows_each_span_once_even_in_a_circle() {
         let mut spans = chain();
-        spans.push(span("a", "e", "travel", SpanKind::Server));
+        spans.push(span("a", "e", "citizen/travel", SpanKind::Server));
         let tree = tree(&trace(spans));
         assert_eq!(tree.lines().count(), 6, "{tree}");
         let first = tree.lines().next().unwrap_or_default();
@@ -725,24 +741,39 @@ mod tests {
     }
 
     #[test]
-    fn the_breaker_is_read_from_the_metrics_page() {
-        for (page, expect) in [
-            ("", Breaker::Unknown),
-            ("weir_breaker_open{cluster=\"identity.citizen:80\"} 1", Breaker::Unknown),
+    fn the_metrics_page_is_read() {
+        for (page, breaker, opened, retries) in [
+            ("", Breaker::Unknown, 0.0, 0.0),
             (
-                "weir_breaker_open{cluster=\"nucleic-acid-test-v2.citizen:80\"} 0",
-                Breaker::Closed,
-            ),
-            (
-                "# HELP x\nweir_breaker_open{cluster=\"nucleic-acid-test-v2.citizen:80\"} 1\n",
-                Breaker::Open,
-            ),
-            (
-                "weir_breaker_open_other{cluster=\"nucleic-acid-test-v2.citizen:80\"} 1",
+                "weir_breaker_open{cluster=\"identity.citizen:80\"} 1",
                 Breaker::Unknown,
+                0.0,
+                0.0,
+            ),
+            (
+                "weir_breaker_open{cluster=\"nucleic-acid-test-v2.citizen:80\"} 0.0",
+                Breaker::Closed,
+                0.0,
+                0.0,
+            ),
+            (
+                "# HELP x\n\
+                 weir_breaker_opened_total{cluster=\"identity.citizen:80\"} 7\n\
+                 weir_breaker_opened_total{cluster=\"nucleic-acid-test-v2.citizen:80\"} 2\n\
+                 weir_breaker_open{cluster=\"nucleic-acid-test-v2.citizen:80\"} 1.0\n\
+                 weir_retries_total{kind=\"unprocessed\"} 3\n\
+                 weir_retries_total{kind=\"policy\"} 9\n",
+                Breaker::Open,
+                2.0,
+                9.0,
             ),
         ] {
-            assert_eq!(read_breaker(page), expect, "{page}");
+            let read = read_metrics(page);
+            assert_eq!(
+                (read.breaker, read.opened, read.retries),
+                (breaker, opened, retries),
+                "{page}"
+            );
         }
     }
 
