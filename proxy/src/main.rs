@@ -1,5 +1,6 @@
 //! Weir's sidecar: reads the command line, runs the proxy until it is told to stop, drains.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -26,7 +27,7 @@ fn main() -> ExitCode {
     match run(config, level, format) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("weir-proxy: {error:#}");
+            say(&format_args!("weir-proxy: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -46,10 +47,15 @@ fn log_settings(args: &Args) -> Result<(LogLevel, LogFormat), String> {
 
 fn refuse<T: std::fmt::Display>(problems: &[T]) -> ExitCode {
     for problem in problems {
-        eprintln!("weir-proxy: {problem}");
+        say(&format_args!("weir-proxy: {problem}"));
     }
-    eprintln!("weir-proxy --help lists every flag");
+    say(&"weir-proxy --help lists every flag");
     ExitCode::from(USAGE)
+}
+
+/// To whoever started it, beside the log, which may be off or JSON. Nobody may be listening.
+fn say(text: &dyn std::fmt::Display) {
+    let _nobody_listens = writeln!(io::stderr(), "{text}");
 }
 
 /// The workers have threads of their own; what stands beside them shares this one.
