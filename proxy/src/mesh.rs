@@ -151,6 +151,11 @@ impl Mesh {
         Status::new(&self.current(), link, self.shared.clock.now())
     }
 
+    /// A receiver that is woken whenever the link to the control plane changes, or what is subscribed to over it.
+    pub(crate) fn link(&self) -> watch::Receiver<LinkStatus> {
+        self.shared.link.subscribe()
+    }
+
     /// A receiver that is woken whenever another snapshot comes into force.
     pub(crate) fn published(&self) -> watch::Receiver<u64> {
         self.shared.published.subscribe()

@@ -376,3 +376,192 @@ async fn local_address(authority: &str) -> io::Result<IpAddr> {
     }
     Err(last)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::pin::Pin;
+
+    use tokio::sync::mpsc;
+    use tokio_stream::Stream;
+    use tonic::service::Routes;
+    use tonic::{Request, Response, Status, Streaming};
+    use weir_xds::v1::workloads_server::{Workloads, WorkloadsServer};
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::mesh::Feed;
+    use crate::snapshot::{self, CompiledRoutes, LastUsed, Parts, ServicePart};
+    use crate::xds::scenario::{Killable, within};
+
+    const LONG: Duration = Duration::from_secs(10);
+
+    fn port(number: u16) -> NonZeroU16 {
+        NonZeroU16::new(number).expect("not 0")
+    }
+
+    fn words(messages: &[v1::WorkloadMessage]) -> Vec<String> {
+        messages.iter().map(word).collect()
+    }
+
+    fn word(message: &v1::WorkloadMessage) -> String {
+        match message.message.as_ref().expect("is set") {
+            Message::Hello(hello) => format!("hello {}/{} at {}", hello.namespace, hello.workload, hello.address),
+            Message::Health(health) => format!("ready {:?}", health.ready_app_ports),
+            Message::Draining(v1::Draining {}) => "draining".to_owned(),
+            Message::Deregister(v1::Deregister {}) => "deregister".to_owned(),
+            Message::Demand(demand) => format!("uses {:?}", demand.listeners),
+        }
+    }
+
+    #[test]
+    fn each_change_is_told_once() {
+        let mut told = Told::default();
+        let none = BTreeSet::new();
+        let both = BTreeSet::from([port(8080), port(9090)]);
+        let uses = BTreeSet::from(["a".to_owned()]);
+        let mut tell = |ready: &BTreeSet<_>, phase, uses: Option<&BTreeSet<_>>| {
+            words(&told.tell(ready.clone(), phase, uses.cloned()))
+        };
+        assert_eq!(
+            tell(&none, Phase::Serving, Some(&none_used())),
+            ["ready []"],
+            "even that none is"
+        );
+        assert_eq!(tell(&none, Phase::Serving, None), [""; 0]);
+        assert_eq!(
+            tell(&both, Phase::Serving, Some(&uses)),
+            ["ready [8080, 9090]", "uses [\"a\"]"]
+        );
+        assert_eq!(tell(&both, Phase::Serving, Some(&uses)), [""; 0]);
+        assert_eq!(tell(&none, Phase::Draining, None), ["ready []", "draining"]);
+        assert_eq!(tell(&none, Phase::Draining, None), [""; 0]);
+        assert_eq!(
+            tell(&none, Phase::Leaving, Some(&none_used())),
+            ["uses []", "deregister"]
+        );
+        assert_eq!(tell(&both, Phase::Leaving, Some(&uses)), [""; 0], "nothing after it");
+        // On a stream that begins late.
+        let told = Told::default().tell(both, Phase::Draining, None);
+        assert_eq!(words(&told), ["ready [8080, 9090]", "draining"]);
+    }
+
+    fn none_used() -> BTreeSet<String> {
+        BTreeSet::new()
+    }
+
+    /// Welcomes everybody, notes what is said, and ends a stream when its client does.
+    struct Server {
+        heard: mpsc::Sender<String>,
+    }
+
+    #[tonic::async_trait]
+    impl Workloads for Server {
+        type RegisterStream = Pin<Box<dyn Stream<Item = Result<v1::WorkloadReply, Status>> + Send>>;
+
+        async fn register(
+            &self,
+            request: Request<Streaming<v1::WorkloadMessage>>,
+        ) -> Result<Response<Self::RegisterStream>, Status> {
+            let (mut messages, heard) = (request.into_inner(), self.heard.clone());
+            let (replies, replying) = mpsc::channel(1);
+            tokio::spawn(async move {
+                while let Ok(Some(message)) = messages.message().await {
+                    if matches!(message.message, Some(Message::Hello(_))) {
+                        let version = "1".to_owned();
+                        let welcome = v1::workload_reply::Reply::Welcome(v1::Welcome { version });
+                        let _ = replies.send(Ok(v1::WorkloadReply { reply: Some(welcome) })).await;
+                    }
+                    let _ = heard.send(word(&message)).await;
+                }
+            });
+            Ok(Response::new(Box::pin(ReceiverStream::new(replying))))
+        }
+    }
+
+    fn serve(listener: TcpListener, heard: mpsc::Sender<String>) -> Killable {
+        Killable::serve(Routes::new(WorkloadsServer::new(Server { heard })), listener)
+    }
+
+    async fn hear(heard: &mut mpsc::Receiver<String>, expect: &[&str]) {
+        for expect in expect {
+            let word = within(heard.recv()).await.expect("a server");
+            assert_eq!(word, *expect);
+        }
+    }
+
+    fn use_service(feed: &Feed, name: &str) {
+        let own = "n".parse().expect("a label");
+        let name = weir_policy::names::ListenerName::from_authority(name, &own).expect("a name");
+        let routes = CompiledRoutes::compile(&[]).expect("nothing is wrong with nothing");
+        let last_used = LastUsed::new(feed.clock().now());
+        let parts = Parts {
+            services: vec![ServicePart {
+                name,
+                routes_name: None,
+                routes: routes.into(),
+                last_used: last_used.into(),
+            }],
+            ..Parts::default()
+        };
+        feed.publish(snapshot::compile(&feed.current(), feed.states(), parts));
+    }
+
+    #[tokio::test]
+    async fn a_workload_is_known_from_its_hello_to_its_end() {
+        let (sender, mut heard) = mpsc::channel(64);
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let serving = serve(listener, sender.clone());
+        let url = format!("http://{address}").parse().expect("a URL");
+        let control_plane = ControlPlane::new(&url).expect("cleartext");
+        let (mesh, feed) = Mesh::new(Clock::start());
+        let (ready, ready_seen) = watch::channel(BTreeSet::new());
+        let announcement = Announcement {
+            workload: "n/w".parse().expect("a name"),
+            started: SystemTime::now(),
+            address: None,
+            ports: vec![AnnouncedPort {
+                app_port: port(8080),
+                inbound_port: port(15006),
+                protocol: AppProtocol::Http1,
+                edge: Edge::No,
+            }],
+            labels: BTreeMap::new(),
+            locality: Locality::default(),
+            version: "0".to_owned(),
+        };
+        let (registration, registrar) = register(announcement, control_plane, mesh, ready_seen);
+        let task = tokio::spawn(registrar.run());
+        let mut standing = registration.standing();
+        within(standing.wait_for(|standing| *standing == Standing::Registered))
+            .await
+            .expect("runs");
+        hear(&mut heard, &["hello n/w at 127.0.0.1", "ready []"]).await;
+        ready.send_replace(BTreeSet::from([port(8080)]));
+        hear(&mut heard, &["ready [8080]"]).await;
+        use_service(&feed, "a:80");
+        hear(&mut heard, &["uses [\"a.n.svc.cluster.local:80\"]"]).await;
+        registration.draining();
+        hear(&mut heard, &["draining"]).await;
+
+        // The stream is lost and begins anew.
+        serving.kill();
+        within(standing.wait_for(|standing| *standing == Standing::Unknown))
+            .await
+            .expect("runs");
+        let gone = registration.deregister(Duration::ZERO).await;
+        assert_eq!(gone, Deregistered::TimedOut, "nobody there to hear it");
+        let serving = serve(TcpListener::bind(address).expect("the same port"), sender);
+        assert_eq!(registration.deregister(LONG).await, Deregistered::Yes);
+        let words = [
+            "hello n/w at 127.0.0.1",
+            "ready [8080]",
+            "uses [\"a.n.svc.cluster.local:80\"]",
+            "deregister",
+        ];
+        hear(&mut heard, &words).await;
+        within(task).await.expect("ends by itself");
+        serving.kill();
+    }
+}

@@ -8,6 +8,8 @@ mod state;
 mod table;
 
 #[cfg(test)]
+mod end_to_end;
+#[cfg(test)]
 mod property;
 #[cfg(test)]
 pub(crate) mod scenario;

@@ -182,6 +182,48 @@ pub(crate) fn line(request: &DeltaDiscoveryRequest) -> String {
     line
 }
 
+/// A server on a runtime and a thread of its own, so that it can be killed with all its connections.
+pub(crate) struct Killable {
+    kill: tokio::sync::oneshot::Sender<()>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Killable {
+    /// Serves these routes on a port that is bound and not yet in use.
+    pub(crate) fn serve(routes: tonic::service::Routes, listener: std::net::TcpListener) -> Killable {
+        let (kill, killed) = tokio::sync::oneshot::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime");
+            runtime.block_on(async {
+                listener.set_nonblocking(true).expect("a socket");
+                let listener = tokio::net::TcpListener::from_std(listener).expect("a socket");
+                let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+                let serving = tonic::transport::Server::builder().add_routes(routes);
+                tokio::select! {
+                    served = serving.serve_with_incoming(incoming) => served.expect("serves"),
+                    _ = killed => {}
+                }
+            });
+        });
+        Killable { kill, thread }
+    }
+
+    /// Ends it without a word to anybody.
+    pub(crate) fn kill(self) {
+        let _ = self.kill.send(());
+        self.thread.join().expect("ends");
+    }
+}
+
+/// Fails a test that hangs. Nothing else waits by this.
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
+    let limit = Duration::from_secs(20);
+    tokio::time::timeout(limit, future).await.expect("does not hang")
+}
+
 /// See the module.
 pub(crate) struct Scenario {
     pub(crate) state: State,
