@@ -214,10 +214,17 @@ impl RunningControl {
     /// Takes no more, lets requests and writes end, bounded, and closes the store.
     pub async fn shutdown(mut self) {
         self.drainer.begin();
-        while let Some(ended) = self.tasks.join_next().await {
-            if let Err(error) = ended {
-                tracing::error!(%error, "a task ended badly");
+        let all = async {
+            while let Some(ended) = self.tasks.join_next().await {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "a task ended badly");
+                }
             }
+        };
+        // Each part has a shorter bound of its own; this one is for what nobody thought of.
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT, all).await.is_err() {
+            tracing::error!(left = self.tasks.len(), "cutting parts off that did not end in time");
+            self.tasks.shutdown().await;
         }
         if let Err(error) = self.store_task.stop().await {
             tracing::error!(%error, "the store ended badly");
@@ -247,3 +254,5 @@ fn in_words(error: &io::Error) -> String {
         _ => error.to_string(),
     }
 }
+
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(15);

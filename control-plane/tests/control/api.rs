@@ -185,6 +185,10 @@ async fn a_dry_run_says_what_would_be_and_does_nothing() {
     let patch = json!({"spec": {"ports": [{"port": 99}]}});
     let would_be = client.patch(&portal, &patch).await.expect(200);
     assert_eq!(would_be["metadata"]["generation"], 2);
+    let mut moved = service("portal");
+    moved["spec"]["ports"][0]["port"] = json!(99);
+    let would_be = client.put(&portal, &moved).await.expect(200);
+    assert_eq!(would_be["metadata"]["generation"], 2);
     client.delete(&portal).await.expect(200);
     let options = json!({"dryRun": ["All"]}).to_string();
     let delete = client

@@ -46,29 +46,35 @@ pub(crate) async fn raw(address: SocketAddr, bytes: &[u8]) -> String {
     read(&mut stream).await
 }
 
+/// Bytes that look like nothing, the same in each run.
+fn noise() -> Vec<u8> {
+    let mut state = 1_u32;
+    let next = |_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state.to_be_bytes()[0]
+    };
+    (0..100_000).map(next).collect()
+}
+
+const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
+const TLS_HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
+
 #[tokio::test]
 async fn garbage_is_answered_with_400_or_closed() {
     let (control, client) = in_memory().await;
-    let mut noise = vec![0_u8; 100_000];
-    let mut state = 1_u32;
-    for byte in &mut noise {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        *byte = state.to_be_bytes()[0];
-    }
+    let noise = noise();
     let header = format!(
         "GET / HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n",
         "y".repeat(200_000)
     );
     let headers = format!("GET / HTTP/1.1\r\nhost: localhost\r\n{}\r\n", "x: y\r\n".repeat(10_000));
-    let tls = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
-    let h2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
     let smuggled = b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nxx";
     for bytes in [
         noise.as_slice(),
         header.as_bytes(),
         headers.as_bytes(),
-        tls,
-        h2,
+        TLS_HELLO,
+        H2_PREFACE,
         smuggled,
         b"\r\n\r\n\r\n\0\0",
     ] {
@@ -79,6 +85,35 @@ async fn garbage_is_answered_with_400_or_closed() {
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
     }
     client.post(SERVICES, &service("portal")).await.expect(201);
+    control.shutdown().await;
+}
+
+#[tokio::test]
+async fn garbage_on_the_xds_port_is_closed() {
+    let (control, client) = in_memory().await;
+    let noise = noise();
+    let framed = [H2_PREFACE, noise.as_slice()].concat();
+    for bytes in [
+        noise.as_slice(),
+        TLS_HELLO,
+        b"GET / HTTP/1.1\r\n\r\n",
+        framed.as_slice(),
+    ] {
+        let mut stream = open(control.xds_addr()).await;
+        write(&mut stream, bytes).await;
+        stream.shutdown().await.unwrap_or_default();
+        read(&mut stream).await;
+    }
+    // Others are served: the settings that begin a connection come.
+    let mut good = open(control.xds_addr()).await;
+    write(&mut good, H2_PREFACE).await;
+    let settings = tokio::time::timeout(PATIENCE, async {
+        let mut head = [0; 9];
+        good.read_exact(&mut head).await.map(|_| head[3])
+    });
+    assert_eq!(settings.await.expect("in time").expect("a frame"), 4);
+    drop(good);
+    client.get("/healthz").await;
     control.shutdown().await;
 }
 
