@@ -109,6 +109,8 @@ fn known() -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[track_caller]
@@ -161,6 +163,16 @@ mod tests {
             "/api/v1/services/portal",
         ] {
             assert!(parse(path).is_err(), "{path}");
+        }
+    }
+    proptest! {
+        /// Whatever comes as a path is read or refused; what is read names what the path says.
+        #[test]
+        fn any_path_is_read_or_refused(path in "/(api|apis|[a-z.]{0,3})(/(v1|namespaces|services|weir.dev|[ -~é]{0,4})){0,7}") {
+            if let Ok(Target::Object(key)) = parse(&path) {
+                let end = format!("{}/{}", key.kind.plural(), key.name);
+                prop_assert!(path.ends_with(&end), "{path}: {key}");
+            }
         }
     }
 }

@@ -160,7 +160,7 @@ impl Failure {
         let shown: Vec<String> = errors.iter().map(FieldError::to_string).collect();
         let cause = |error: &FieldError| Cause {
             field: error.path.clone(),
-            message: error.to_string(),
+            message: error.message(),
         };
         let mut failure = Failure::new(Reason::Invalid, format!("{subject} is invalid: {}", shown.join("; ")));
         failure.0.causes = errors.iter().map(cause).collect();

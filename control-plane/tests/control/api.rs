@@ -6,7 +6,9 @@ use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::Full;
 use serde_json::{Value, json};
+use weir_api::Object;
 use weir_control::ControlConfig;
+use weir_control::store::{Op, Precondition};
 
 use super::client::{Client, JSON, MERGE_PATCH, YAML};
 use super::{SERVICES, in_memory, namespace, run, service};
@@ -557,6 +559,39 @@ async fn the_event_of_a_deletion_tells_where_to_go_on() {
         .watch(&format!("{SERVICES}?watch=1&resourceVersion={revision}"))
         .await;
     assert_eq!(on.shown(1).await, ["ADDED b"]);
+    control.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_watch_that_fell_behind_is_told_to_list_anew() {
+    let (control, client) = in_memory().await;
+    let mut watch = client.watch("/api/v1/services?watch=1").await;
+    // More than is remembered, in one go: the watch can't have seen any of it before.
+    let object = |port| {
+        let mut value = service("a");
+        value["spec"]["ports"][0]["port"] = json!(port);
+        Object::parse(value).expect("an object")
+    };
+    let (odd, even) = (object(1), object(2));
+    let mut ops = vec![Op::Create(odd.clone())];
+    for _ in 0..5_000 {
+        for object in [even.clone(), odd.clone()] {
+            let precondition = Precondition::Any;
+            ops.push(Op::Replace { object, precondition });
+        }
+    }
+    let written = control.store().write(ops).await.expect("written");
+    let event = watch.next().await.expect("an event");
+    assert_eq!(
+        (&event["type"], &event["object"]["code"]),
+        (&json!("ERROR"), &json!(410))
+    );
+    assert_eq!(event["object"]["reason"], "Expired");
+    assert_eq!(watch.next().await, None);
+    let on = format!("/api/v1/services?watch=1&resourceVersion={}", written.revision);
+    let mut watch = client.watch(&on).await;
+    client.post(SERVICES, &service("b")).await.expect(201);
+    assert_eq!(watch.shown(1).await, ["ADDED b"]);
     control.shutdown().await;
 }
 
