@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
 use serde_json::Value;
+use weir_policy::model::AppProtocol;
 use weir_proxy::config::{Edge, OutboundAddr, ProxyConfig};
 use weir_proxy::{Addresses, Drained, Proxy};
 
@@ -16,7 +17,7 @@ use crate::script::{ScriptedApp, Seen};
 /// How a workload differs from what is usual.
 pub struct MemberSettings {
     /// What the app speaks.
-    pub protocol: &'static str,
+    pub protocol: AppProtocol,
     /// Whether requests enter the mesh at it.
     pub edge: Edge,
     /// Changes to the sidecar's configuration.
@@ -26,7 +27,7 @@ pub struct MemberSettings {
 impl Default for MemberSettings {
     fn default() -> Self {
         MemberSettings {
-            protocol: "http",
+            protocol: AppProtocol::Http1,
             edge: Edge::No,
             proxy: Box::new(|_| {}),
         }
@@ -84,6 +85,11 @@ impl Member {
         request.headers_mut().insert("host", host.parse().expect("a host"));
         let answer = call(self.outbound(), Protocol::Http1, request).await;
         answer.expect("an answer of the sidecar")
+    }
+
+    /// The app.
+    pub fn app(&self) -> &ScriptedApp {
+        &self.app
     }
 
     /// What reached the app.

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use weir_api::{Key, Object};
 use weir_control::{Control, ControlConfig, RunningControl};
+use weir_policy::model::AppProtocol;
 use weir_proxy::Proxy;
 use weir_proxy::config::{AccessLog, AppPort, ProxyConfig, Ratio};
 
@@ -68,10 +69,11 @@ impl TestMesh {
     }
 
     /// A Service with port 80 that selects workloads labelled `app: APP`; its only port is named `web`.
-    pub async fn apply_service(&self, name: &str, app: &str, protocol: &str) {
+    pub async fn apply_service(&self, name: &str, app: &str, protocol: AppProtocol) {
         let app_protocol = match protocol {
-            "http2" => "kubernetes.io/h2c",
-            other => other,
+            AppProtocol::Http1 => "http",
+            AppProtocol::Http2 => "kubernetes.io/h2c",
+            AppProtocol::Grpc => "grpc",
         };
         let service = json!({
             "apiVersion": "v1", "kind": "Service",
@@ -101,7 +103,7 @@ impl TestMesh {
         let log = self.files.path().join(format!("{name}-{number}.log"));
         let port = AppPort {
             app_port: scripted.address().port().try_into().expect("a port"),
-            protocol: settings.protocol.parse().expect("a protocol"),
+            protocol: settings.protocol,
             inbound: SocketAddr::from(([127, 0, 0, 1], 0)),
             edge: settings.edge,
         };
@@ -150,9 +152,9 @@ impl TestMesh {
     /// # Panics
     /// When one is refused.
     pub async fn apply(&self, yaml: &str) -> Vec<Key> {
-        let objects = weir_api::yaml::read_objects(yaml, "test.yaml").unwrap_or_else(|errors| panic!("{errors:#?}"));
+        let objects = weir_api::yaml::read_objects(yaml, "test.yaml", None).unwrap_or_else(|errors| panic!("{errors:#?}"));
         let mut keys = Vec::new();
-        for object in objects {
+        for weir_api::yaml::Sourced { object, .. } in objects {
             keys.push(object.key());
             self.apply_object(&object).await;
         }
@@ -162,12 +164,12 @@ impl TestMesh {
     async fn apply_object(&self, object: &Object) {
         let key = object.key();
         let mut value = object.to_value();
-        let held = self.api(Method::GET, &path(&key), None).await;
+        let held = self.api(Method::GET, &key.path(), None).await;
         let answer = if held.status == StatusCode::NOT_FOUND {
             self.api(Method::POST, &collection(&key), Some(&value)).await
         } else {
             value["metadata"]["resourceVersion"] = held.json()["metadata"]["resourceVersion"].clone();
-            self.api(Method::PUT, &path(&key), Some(&value)).await
+            self.api(Method::PUT, &key.path(), Some(&value)).await
         };
         assert!(answer.status.is_success(), "{key}: {}", answer.text());
     }
@@ -180,7 +182,7 @@ impl TestMesh {
         for key in self.apply(yaml).await {
             until(&format!("{key} to be in force"), || async {
                 let view = self
-                    .api(Method::GET, &format!("{}/proxies", path(&key)), None)
+                    .api(Method::GET, &format!("{}/proxies", key.path()), None)
                     .await
                     .json();
                 match view["state"].as_str() {
@@ -198,7 +200,7 @@ impl TestMesh {
     /// # Panics
     /// When it is refused.
     pub async fn delete(&self, key: &Key) {
-        let answer = self.api(Method::DELETE, &path(key), None).await;
+        let answer = self.api(Method::DELETE, &key.path(), None).await;
         assert!(answer.status.is_success(), "{key}: {}", answer.text());
     }
 
@@ -224,17 +226,6 @@ impl TestMesh {
 const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
 
 fn collection(key: &Key) -> String {
-    let root = match key.kind.group() {
-        "" => format!("/api/{}", key.kind.version()),
-        group => format!("/apis/{group}/{}", key.kind.version()),
-    };
-    match key.namespace.as_str() {
-        "" => format!("{root}/{}", key.kind.plural()),
-        namespace => format!("{root}/namespaces/{namespace}/{}", key.kind.plural()),
-    }
-}
-
-/// The path of an object in the API.
-fn path(key: &Key) -> String {
-    format!("{}/{}", collection(key), key.name)
+    let namespace = (!key.namespace.is_empty()).then_some(key.namespace.as_str());
+    key.kind.path(namespace)
 }

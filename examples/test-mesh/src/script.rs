@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -92,6 +93,7 @@ impl Script {
 pub struct ScriptedApp {
     address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
+    connections: Arc<AtomicUsize>,
     _tasks: JoinSet<()>,
 }
 
@@ -106,11 +108,14 @@ impl ScriptedApp {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let mut tasks = JoinSet::new();
         let sees = Arc::clone(&seen);
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let counts = Arc::clone(&accepted);
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.expect("a connection");
                 let _ = stream.set_nodelay(true);
+                counts.fetch_add(1, Ordering::Relaxed);
                 connections.spawn(serve(stream, script.clone(), Arc::clone(&sees)));
                 while connections.try_join_next().is_some() {}
             }
@@ -118,6 +123,7 @@ impl ScriptedApp {
         ScriptedApp {
             address,
             seen,
+            connections: accepted,
             _tasks: tasks,
         }
     }
@@ -125,6 +131,11 @@ impl ScriptedApp {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Connections it has accepted, the sidecar's own checks of the port among them.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 
     /// The requests that reached it, in the order in which their bodies ended. Of raw and streamed scripts: none.
