@@ -70,16 +70,17 @@ impl TestMesh {
 
     /// A Service with port 80 that selects workloads labelled `app: APP`; its only port is named `web`.
     pub async fn apply_service(&self, name: &str, app: &str, protocol: AppProtocol) {
-        let app_protocol = match protocol {
-            AppProtocol::Http1 => "http",
-            AppProtocol::Http2 => "kubernetes.io/h2c",
-            AppProtocol::Grpc => "grpc",
+        // Apps have ports of the system's choice: the Service names what they speak.
+        let (target_port, app_protocol) = match protocol {
+            AppProtocol::Http1 => ("http", "http"),
+            AppProtocol::Http2 => ("h2c", "kubernetes.io/h2c"),
+            AppProtocol::Grpc => ("grpc", "grpc"),
         };
         let service = json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": {"name": name, "namespace": "default"},
             "spec": {"selector": {"app": app}, "ports": [
-                {"name": "web", "port": 80, "targetPort": 8080, "appProtocol": app_protocol},
+                {"name": "web", "port": 80, "targetPort": target_port, "appProtocol": app_protocol},
             ]},
         });
         self.apply(&service.to_string()).await;
@@ -152,7 +153,8 @@ impl TestMesh {
     /// # Panics
     /// When one is refused.
     pub async fn apply(&self, yaml: &str) -> Vec<Key> {
-        let objects = weir_api::yaml::read_objects(yaml, "test.yaml", None).unwrap_or_else(|errors| panic!("{errors:#?}"));
+        let objects =
+            weir_api::yaml::read_objects(yaml, "test.yaml", None).unwrap_or_else(|errors| panic!("{errors:#?}"));
         let mut keys = Vec::new();
         for weir_api::yaml::Sourced { object, .. } in objects {
             keys.push(object.key());
