@@ -446,3 +446,79 @@ const REPLIES: Bounds = Bounds {
     items_max: 4,
     bytes_max: 4 << 10,
 };
+
+#[cfg(test)]
+mod tests {
+    use super::registry::State;
+    use super::*;
+    use crate::drain;
+    use crate::store::{Location, Revision};
+
+    fn hello(name: &str) -> (WorkloadName, Box<Registration>) {
+        let hello = v1::Hello {
+            namespace: "citizen".to_owned(),
+            workload: name.to_owned(),
+            instance: 1,
+            address: "127.0.0.1".to_owned(),
+            ..v1::Hello::default()
+        };
+        let (name, registration) = hello::read(hello).expect("it is right");
+        (name, Box::new(registration))
+    }
+
+    /// Under virtual time: of three workloads one is lost, and leaves after the time-out without anything else
+    /// happening; of the two that are left one is lost and stays, since half a zone is not most of it.
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_workload_leaves_after_the_time_out_while_most_of_its_zone_is_here() {
+        let (store, store_task) = Store::open(Location::Memory).expect("a store in memory");
+        let (drainer, drain) = drain::channel();
+        let timeout = Duration::from_secs(60);
+        let (workloads, task) = server(store.clone(), timeout, drain);
+        let task = tokio::spawn(task);
+        let shared = &workloads.shared;
+        let mut outgoing = Vec::new();
+        for (number, name) in (1..).zip(["a", "b", "c"]) {
+            let (name, registration) = hello(name);
+            let (replies, mut outbox) = outbox(REPLIES);
+            let event = Event::Hello {
+                id: StreamId(number),
+                name,
+                registration,
+                replies,
+            };
+            shared.events.send(event).await.expect("the task runs");
+            outbox.next().await.expect("open").expect("a welcome");
+            outgoing.push(outbox);
+        }
+        let state = |name: &str| {
+            let key = Key {
+                kind: Kind::Workload,
+                namespace: "citizen".to_owned(),
+                name: name.to_owned(),
+            };
+            store.get(&key).map(|stored| WorkloadStatus::of(&stored.object).state)
+        };
+        let mut watch = store.watch(store.revision()).expect("now");
+        shared.ended.push(StreamId(3));
+        watch.next().await.expect("the store is open");
+        assert_eq!(state("c"), Some(State::Unconfirmed));
+        let lost = Instant::now();
+        watch.next().await.expect("the store is open");
+        assert_eq!(state("c"), None);
+        assert!(
+            lost.elapsed() >= timeout - Duration::from_secs(1),
+            "after {:?}",
+            lost.elapsed()
+        );
+
+        shared.ended.push(StreamId(2));
+        watch.next().await.expect("the store is open");
+        assert_eq!(state("b"), Some(State::Unconfirmed));
+        let seen: Revision = store.revision();
+        tokio::time::sleep(timeout * 100).await;
+        assert_eq!((state("b"), store.revision()), (Some(State::Unconfirmed), seen));
+        drainer.begin();
+        task.await.expect("no panic");
+        store_task.stop().await.expect("no panic");
+    }
+}

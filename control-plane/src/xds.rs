@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use futures_util::FutureExt as _;
 use futures_util::stream::{self as streams, Stream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
@@ -51,6 +52,18 @@ enum Event {
     },
     /// Somebody wants to see.
     Query(Query),
+}
+
+impl Event {
+    /// Whether it has to be answered by the store as it is now. The others must not hurry changes along: an ACK for
+    /// each would undo their being taken in together.
+    fn wants_latest(&self) -> bool {
+        match self {
+            Event::Opened { .. } => false,
+            Event::Asked { asked, .. } => !asked.subscribe.is_empty(),
+            Event::Query(_) => true,
+        }
+    }
 }
 
 /// What can be seen.
@@ -406,6 +419,19 @@ impl Batch {
     }
 }
 
+impl Batch {
+    fn add(batch: &mut Option<Batch>, changes: Vec<Arc<store::Event>>) {
+        let now = Instant::now();
+        let batch = batch.get_or_insert(Batch {
+            events: Vec::new(),
+            first: now,
+            last: now,
+        });
+        batch.last = now;
+        batch.events.extend(changes);
+    }
+}
+
 impl Task {
     async fn run(mut self, mut events: mpsc::Receiver<Event>, mut drain: Drain) {
         let mut watch = self.resync();
@@ -417,20 +443,17 @@ impl Task {
             tokio::select! {
                 () = drain.begun() => break,
                 event = events.recv() => match event {
-                    Some(event) => self.on(event),
+                    Some(event) => {
+                        if event.wants_latest() {
+                            self.catch_up(&mut watch, &mut batch);
+                        }
+                        self.on(event);
+                    }
                     None => break,
                 },
                 ended = shared.ended.take() => self.close(ended),
                 changes = watch.next() => match changes {
-                    Ok(changes) => {
-                        let now = Instant::now();
-                        let batch = batch.get_or_insert(Batch { events: Vec::new(), first: now, last: now });
-                        batch.last = now;
-                        batch.events.extend(changes);
-                        if batch.events.len() >= BATCH_MAX {
-                            batch.first = now - DELAY_MAX;
-                        }
-                    }
+                    Ok(changes) => Batch::add(&mut batch, changes),
                     Err(WatchEnded::Compacted(compacted)) => {
                         tracing::warn!(%compacted, "the xds server fell behind the store and lists anew");
                         batch = None;
@@ -438,14 +461,30 @@ impl Task {
                     }
                     Err(WatchEnded::Closed) => break,
                 },
-                () = sleep_until(due) => if let Some(batch) = batch.take() {
-                    let pushes = self.model.changed(&batch.events, Instant::now().into_std());
-                    self.push(pushes);
-                },
+                () = sleep_until(due) => self.take_in(&mut batch),
             }
         }
         for outbox in self.outboxes.values() {
             outbox.end(Status::unavailable(Closed.to_string()));
+        }
+    }
+
+    /// Takes in what the store has now, so that who writes and then asks is answered by what was written.
+    fn catch_up(&mut self, watch: &mut store::Watch, batch: &mut Option<Batch>) {
+        if self.store.revision() == self.model.seen() {
+            return;
+        }
+        // An end of the watch is met again, and dealt with, where it is awaited.
+        while let Some(Ok(changes)) = watch.next().now_or_never() {
+            Batch::add(batch, changes);
+        }
+        self.take_in(batch);
+    }
+
+    fn take_in(&mut self, batch: &mut Option<Batch>) {
+        if let Some(batch) = batch.take() {
+            let pushes = self.model.changed(&batch.events, Instant::now().into_std());
+            self.push(pushes);
         }
     }
 
@@ -548,8 +587,6 @@ const OUTBOX: Bounds = Bounds {
 const STREAMS_MAX: usize = 10_000;
 /// Requests and queries that wait for the model's task; senders wait for a place.
 const EVENTS_QUEUED_MAX: usize = 1_024;
-/// Changes taken in at once at most.
-const BATCH_MAX: usize = 4_096;
 /// Of writes that come together, as of `weirctl apply -f DIR`, only the last state is computed and sent.
 const QUIET: Duration = Duration::from_millis(5);
 /// A stream of changes without a pause does not hold back the first one for longer.
@@ -558,3 +595,130 @@ const DELAY_MAX: Duration = Duration::from_millis(50);
 const NAME_BYTES_MAX: usize = 512;
 /// Of a rejection's text, as it is kept and shown.
 const REASON_BYTES_MAX: usize = 2_048;
+
+#[cfg(test)]
+mod tests {
+    use weir_policy::model::Locality;
+
+    use super::*;
+    use crate::compile::fixture;
+    use crate::drain;
+    use crate::store::{Location, Op, StoreTask};
+
+    fn store() -> (Store, StoreTask) {
+        Store::open(Location::Memory).expect("a store in memory")
+    }
+
+    fn client() -> ClientIdentity {
+        ClientIdentity {
+            workload: "citizen/a".parse().expect("a workload"),
+            locality: Locality::default(),
+            version: String::new(),
+            features: Vec::new(),
+        }
+    }
+
+    fn opened(id: u64, bounds: Bounds) -> (Event, Outgoing<DeltaDiscoveryResponse>) {
+        let (outbox, outgoing) = outbox::outbox(bounds);
+        let event = Event::Opened {
+            id: StreamId(id),
+            client: client(),
+            address: None,
+            outbox,
+        };
+        (event, outgoing)
+    }
+
+    fn subscribes(id: u64, names: &[&str]) -> Event {
+        Event::Asked {
+            id: StreamId(id),
+            of: ResourceType::Cluster,
+            asked: Asked {
+                subscribe: names.iter().map(|name| (*name).to_owned()).collect(),
+                ..Asked::default()
+            },
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_is_closed_and_counted() {
+        let (store, store_task) = store();
+        let (xds, task) = server(store.clone(), drain::channel().1);
+        drop(task);
+        let mut task = Task {
+            store,
+            model: Model::default(),
+            outboxes: BTreeMap::new(),
+            shared: Arc::clone(&xds.shared),
+        };
+        let small = Bounds { items_max: 2, ..OUTBOX };
+        let (event, mut outgoing) = opened(1, small);
+        task.on(event);
+        task.on(subscribes(1, &["a.b:1", "a.b:2"]));
+        assert_eq!(xds.shared.counts.slow.load(Ordering::Relaxed), 0, "as much as may wait");
+        task.on(subscribes(1, &["a.b:3"]));
+        assert_eq!(xds.shared.counts.slow.load(Ordering::Relaxed), 1);
+        assert!(task.outboxes.is_empty());
+        assert!(task.model.newest_streams().is_empty());
+        let status = outgoing.next().await.expect_err("closed");
+        assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+        drop((task, xds));
+        store_task.stop().await.expect("no panic");
+    }
+
+    /// Writes that come one after the other within the pause are one push; a stream of writes is cut after a while.
+    #[test]
+    fn changes_are_taken_in_together_but_not_late() {
+        let start = Instant::now();
+        let batch = |first: u64, last: u64| Batch {
+            events: Vec::new(),
+            first: start + Duration::from_millis(first),
+            last: start + Duration::from_millis(last),
+        };
+        let due = |batch: Batch| batch.due() - start;
+        assert_eq!(due(batch(0, 0)), Duration::from_millis(5));
+        assert_eq!(due(batch(0, 4)), Duration::from_millis(9));
+        assert_eq!(due(batch(0, 47)), Duration::from_millis(50));
+        assert_eq!(due(batch(0, 200)), Duration::from_millis(50));
+    }
+
+    #[tokio::test]
+    async fn writes_of_one_moment_are_one_push() {
+        let (store, store_task) = store();
+        let (drainer, drain) = drain::channel();
+        let (xds, task) = server(store.clone(), drain);
+        let task = tokio::spawn(task);
+        let (event, mut outgoing) = opened(1, OUTBOX);
+        let send = |event| xds.shared.events.send(event);
+        send(event).await.expect("the task runs");
+        send(subscribes(1, &["portal.citizen:80"]))
+            .await
+            .expect("the task runs");
+        outgoing.next().await.expect("open").expect("it is not there yet");
+        for port in [81, 82, 83, 80] {
+            let service = fixture::service("citizen", "portal", &[("", port)]);
+            let precondition = store::Precondition::Any;
+            let op = match store.get(&service.key()) {
+                None => Op::Create(service),
+                Some(_) => Op::Replace {
+                    object: service,
+                    precondition,
+                },
+            };
+            store.write(vec![op]).await.expect("memory takes it");
+        }
+        let response = outgoing.next().await.expect("open").expect("a push");
+        assert_eq!(response.resources.len(), 1);
+        assert_eq!(
+            response.nonce, "2",
+            "the ports in between made no difference to anybody"
+        );
+        drainer.begin();
+        task.await.expect("no panic");
+        assert_eq!(
+            outgoing.next().await.expect_err("over").code(),
+            tonic::Code::Unavailable
+        );
+        store_task.stop().await.expect("no panic");
+    }
+}

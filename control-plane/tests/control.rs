@@ -12,8 +12,14 @@ mod hostile;
 mod kill;
 #[path = "control/program.rs"]
 mod program;
+#[path = "control/proxy.rs"]
+mod proxy;
 #[path = "control/start.rs"]
 mod start;
+#[path = "control/workloads.rs"]
+mod workloads;
+#[path = "control/xds.rs"]
+mod xds;
 
 use client::Client;
 use serde_json::{Value, json};
