@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, header};
+use http_body::Body as _;
 use weir_policy::context::{CONTEXT_HEADER, Context, ContextId, VERDICT_HEADER};
 use weir_policy::deadline::Deadline;
 use weir_policy::time::Time;
@@ -148,6 +149,7 @@ pub(crate) fn refuse(worker: &Worker, exchange: &mut Exchange, error: &ProxyErro
         record.flag = error.flag();
         record.status = response.status().as_u16();
         record.grpc_status = crate::exchange::grpc_status(response.headers());
+        record.response_bytes = response.body().size_hint().exact().unwrap_or_default();
         record.error = Some(error.to_string());
     });
     response

@@ -100,12 +100,11 @@ fn only(entries: &[Entry]) -> Option<&Entry> {
 
 /// The shortest deadline and the lowest priority of several.
 fn strictest(entries: &[Entry]) -> Option<Entry> {
-    let strict = entries.iter().copied().reduce(|mut strict, entry| {
+    entries.iter().copied().reduce(|mut strict, entry| {
         strict.deadline = strict.deadline.earliest(entry.deadline);
         strict.context.priority = strict.context.priority.lower(entry.context.priority);
         strict
-    });
-    strict
+    })
 }
 
 impl Drop for OpenContext {

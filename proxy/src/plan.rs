@@ -1,19 +1,20 @@
 //! What is to become of a request: decided without I/O from its head and the snapshot, and then carried out by
 //! `outbound.rs`.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+
 use http::header::LOCATION;
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use weir_policy::model::{self, Action, Balancing, DirectResponse, HeaderChanges, PathMatch, Redirect, Route, Scheme};
 use weir_policy::retry::MethodNamed;
 use weir_policy::route::{self, RequestFacts};
+use weir_policy::time::Time;
 
 use crate::error::ProxyError;
 use crate::http::head::Head;
 use crate::snapshot::{Backend, Cluster, Endpoint, Service, ServiceRoute};
-use std::net::SocketAddr;
-use std::sync::Arc;
-use weir_policy::time::Time;
 
 /// What is to become of a request.
 #[derive(Debug)]
@@ -214,12 +215,7 @@ fn location(redirect: &Redirect, matched: &PathMatch, head: &Head) -> String {
 }
 
 /// Chooses an endpoint for an attempt, another than the one tried `last` if there is one.
-pub(crate) fn choose<'a>(
-    cluster: &'a Cluster,
-    last: Option<SocketAddr>,
-    now: Time,
-    random: u64,
-) -> Option<&'a Endpoint> {
+pub(crate) fn choose(cluster: &Cluster, last: Option<SocketAddr>, now: Time, random: u64) -> Option<&Endpoint> {
     let endpoints = &cluster.endpoints;
     match cluster.config.balancing {
         Balancing::RoundRobin => {
@@ -241,5 +237,101 @@ pub(crate) fn choose<'a>(
             let cheaper = one.load.cost(now, decay) <= two.load.cost(now, decay);
             Some(if cheaper { one } else { two })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+    use std::num::NonZeroU16;
+    use weir_policy::model::PathRewrite;
+
+    fn head(url: &str) -> Head {
+        let (parts, ()) = Request::get(url).body(()).expect("a request").into_parts();
+        Head::read(parts).expect("one place")
+    }
+
+    fn redirect() -> Redirect {
+        Redirect {
+            scheme: None,
+            host: None,
+            port: None,
+            path: None,
+            status: StatusCode::FOUND,
+        }
+    }
+
+    #[track_caller]
+    fn leads(redirect: &Redirect, from: &str, to: &str) {
+        let matched = PathMatch::Prefix("/old".to_owned());
+        assert_eq!(location(redirect, &matched, &head(from)), to);
+    }
+
+    #[test]
+    fn a_redirect_keeps_what_it_does_not_change() {
+        let asked = "http://a:8080/old/x?q=1";
+        leads(&redirect(), asked, "http://a:8080/old/x?q=1");
+        let to_https = Redirect {
+            scheme: Some(Scheme::Https),
+            ..redirect()
+        };
+        leads(&to_https, asked, "https://a/old/x?q=1");
+        let elsewhere = Redirect {
+            host: Some("b".to_owned()),
+            ..redirect()
+        };
+        leads(&elsewhere, asked, "http://b:8080/old/x?q=1");
+        let port = |scheme, port| Redirect {
+            scheme,
+            port: NonZeroU16::new(port),
+            ..redirect()
+        };
+        leads(&port(None, 80), asked, "http://a/old/x?q=1");
+        leads(&port(Some(Scheme::Https), 443), asked, "https://a/old/x?q=1");
+        leads(&port(Some(Scheme::Https), 80), asked, "https://a:80/old/x?q=1");
+        let prefix = Redirect {
+            path: Some(PathRewrite::Prefix("/new".to_owned())),
+            ..redirect()
+        };
+        leads(&prefix, asked, "http://a:8080/new/x?q=1");
+        let full = Redirect {
+            path: Some(PathRewrite::Full("/all".to_owned())),
+            ..redirect()
+        };
+        leads(&full, asked, "http://a:8080/all?q=1");
+    }
+
+    #[test]
+    fn header_changes_are_remove_then_set_then_add() {
+        let name = |name: &'static str| http::HeaderName::from_static(name);
+        let value = HeaderValue::from_static;
+        let changes = HeaderChanges {
+            remove: vec![name("gone"), name("again")],
+            set: vec![(name("set"), value("new"))],
+            add: vec![(name("again"), value("back")), (name("more"), value("two"))],
+        };
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("gone", "1"),
+            ("set", "a"),
+            ("set", "b"),
+            ("more", "one"),
+            ("again", "x"),
+        ] {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        apply(&changes, &mut headers);
+        let all = |name: &str| {
+            headers
+                .get_all(name)
+                .iter()
+                .map(HeaderValue::as_bytes)
+                .collect::<Vec<_>>()
+        };
+        assert!(all("gone").is_empty());
+        assert_eq!(all("set"), [b"new"]);
+        assert_eq!(all("more"), [&b"one"[..], b"two"]);
+        assert_eq!(all("again"), [b"back"]);
     }
 }

@@ -21,7 +21,7 @@ use crate::config::{OutboundAddr, ProxyConfig};
 use crate::contexts::Contexts;
 use crate::drain::{self, Drain, DrainControl};
 use crate::inbound::InboundApp;
-use crate::last_good::{LastGood, Loaded, StateDirError};
+use crate::last_good::LastGood;
 use crate::mesh::{Connected, Mesh};
 use crate::metrics::{self, Observed, ObservedCluster};
 use crate::process_log::LogControl;
@@ -112,8 +112,10 @@ impl Proxy {
         let kept = config
             .state_dir
             .as_deref()
-            .map(|directory| last_good(directory, &config))
-            .transpose()?;
+            .map(|directory| LastGood::start(directory, &config.workload));
+        let kept = kept
+            .transpose()
+            .map_err(|error| StartError::StateDir(error.to_string()))?;
         let had_state = kept.as_ref().is_some_and(|(_, kept)| !kept.is_empty());
         let listeners = Listeners::bind(&config)?;
         let telemetry = Telemetry::start(&config).map_err(|error| StartError::AccessLog(error.to_string()))?;
@@ -307,20 +309,6 @@ fn config_dump(
 
 /// The version that the control plane and people are told.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-
-fn last_good(directory: &Path, config: &ProxyConfig) -> Result<(LastGood, Vec<crate::last_good::Kept>), StartError> {
-    let failed = |error: StateDirError| StartError::StateDir(error.to_string());
-    let last_good = LastGood::open(directory, &config.workload).map_err(failed)?;
-    let kept = match last_good.load().map_err(failed)? {
-        Loaded::Nothing => Vec::new(),
-        Loaded::Kept(kept) => kept,
-        Loaded::SetAside { path, damage } => {
-            tracing::error!(path = %path.display(), %damage, "the last good configuration is set aside");
-            Vec::new()
-        }
-    };
-    Ok((last_good, kept))
-}
 
 fn announcement(config: &ProxyConfig, addresses: &Addresses) -> Announcement {
     let ports = config
