@@ -304,3 +304,152 @@ impl Feed {
         self.shared.link.send_replace(status);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use weir_policy::time::Time;
+
+    use super::*;
+    use crate::snapshot::{self, CompiledRoutes, LastUsed, Parts, ServicePart};
+    use crate::xds::scenario::listener_name;
+
+    const WAIT: Duration = Duration::from_secs(3);
+
+    fn service(short: &str) -> ServicePart {
+        let routes = CompiledRoutes::compile(&[]).expect("nothing is wrong with nothing");
+        ServicePart {
+            name: listener_name(short),
+            routes_name: None,
+            routes: routes.into(),
+            last_used: LastUsed::new(Time::ZERO).into(),
+        }
+    }
+
+    fn publish(feed: &Feed, parts: Parts) {
+        feed.publish(snapshot::compile(&feed.current(), feed.states(), parts));
+    }
+
+    fn with(short: &str) -> Parts {
+        Parts {
+            services: vec![service(short)],
+            ..Parts::default()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_known_is_there_at_once_and_noted_as_used() {
+        let (mesh, feed) = Mesh::new(Clock::start());
+        let part = service("a:80");
+        let last_used = Arc::clone(&part.last_used);
+        let services = vec![part];
+        publish(
+            &feed,
+            Parts {
+                services,
+                ..Parts::default()
+            },
+        );
+        tokio::time::advance(Duration::from_secs(7)).await;
+        let found = mesh
+            .service(&listener_name("a:80"), Duration::ZERO)
+            .await
+            .expect("is known");
+        assert_eq!(found.name, listener_name("a:80"));
+        assert_eq!(last_used.at(), Time::ZERO + Duration::from_secs(7));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_unknown_is_asked_for_once_and_waited_for() {
+        let (mesh, mut feed) = Mesh::new(Clock::start());
+        let a = listener_name("a:80");
+        let waiting = futures_util::future::join_all((0..1000).map(|_| mesh.service(&a, WAIT)));
+        let answering = async {
+            assert_eq!(feed.demands().await, [listener_name("a:80")]);
+            // An answer to another question wakes them, and they wait on.
+            publish(&feed, with("b:80"));
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            publish(&feed, with("a:80"));
+        };
+        let (found, ()) = tokio::join!(waiting, answering);
+        assert!(found.iter().all(Result::is_ok));
+        assert!(mesh.shared.demands.capacity() == DEMANDS_MAX, "nothing more was asked");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_answer_is_said_after_the_wait_with_whether_there_was_a_stream() {
+        let (mesh, mut feed) = Mesh::new(Clock::start());
+        let a = listener_name("a:80");
+        let lost = Unavailable::NoAnswer {
+            waited: WAIT,
+            connected: Connected::No,
+        };
+        assert_eq!(mesh.service(&a, WAIT).await.err(), Some(lost));
+        feed.report(LinkStatus {
+            connected: Connected::Yes,
+            resources: Vec::new(),
+        });
+        let slow = Unavailable::NoAnswer {
+            waited: WAIT,
+            connected: Connected::Yes,
+        };
+        assert_eq!(mesh.service(&a, WAIT).await.err(), Some(slow));
+        assert_eq!(feed.demands().await, [a.clone()], "still asked once");
+        drop(feed);
+        let ended = Unavailable::NoAnswer {
+            waited: Duration::ZERO,
+            connected: Connected::Yes,
+        };
+        assert_eq!(
+            mesh.service(&a, WAIT).await.err(),
+            Some(ended),
+            "without a link there is nothing to wait for"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_is_believed_until_its_time_and_then_asked_again() {
+        let (mesh, mut feed) = Mesh::new(Clock::start());
+        let a = listener_name("a:80");
+        let absent = |until| Parts {
+            absent: vec![(listener_name("a:80"), until)],
+            ..Parts::default()
+        };
+        publish(&feed, absent(Time::ZERO + Duration::from_secs(1)));
+        assert_eq!(mesh.service(&a, WAIT).await.err(), Some(Unavailable::NoSuchService));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let answering = async {
+            assert_eq!(feed.demands().await, [listener_name("a:80")]);
+            publish(&feed, absent(Time::ZERO + Duration::from_secs(2)));
+        };
+        let (refused, ()) = tokio::join!(mesh.service(&a, WAIT), answering);
+        assert_eq!(refused.err(), Some(Unavailable::NoSuchService));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn too_many_names_at_once_are_refused_and_a_wait_can_be_left() {
+        let (mesh, mut feed) = Mesh::new(Clock::start());
+        let names: Vec<_> = (0..=DEMANDS_MAX)
+            .map(|index| listener_name(&format!("s{index}:80")))
+            .collect();
+        let (last, others) = names.split_last().expect("some");
+        for name in others {
+            // Left before there is an answer.
+            let left = tokio::time::timeout(Duration::ZERO, mesh.service(name, WAIT)).await;
+            assert!(left.is_err());
+        }
+        assert_eq!(mesh.service(last, WAIT).await.err(), Some(Unavailable::Overloaded));
+        assert_eq!(feed.demands().await.len(), DEMANDS_MAX);
+        let answering = async {
+            assert_eq!(feed.demands().await, [last.clone()]);
+            publish(
+                &feed,
+                Parts {
+                    services: vec![service(&format!("s{DEMANDS_MAX}:80"))],
+                    ..Parts::default()
+                },
+            );
+        };
+        let (found, ()) = tokio::join!(mesh.service(last, WAIT), answering);
+        assert!(found.is_ok(), "and there is room again");
+    }
+}

@@ -438,3 +438,274 @@ fn bind_service(previous: &Snapshot, clusters: &HashMap<ClusterName, Backend>, p
         last_used: Arc::clone(&part.last_used),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use weir_policy::breaker::Outcome;
+    use weir_policy::model::FailureBreaker;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::mesh::{Feed, Mesh};
+    use crate::xds::scenario::{cluster_model, cluster_name, endpoints_model, forward_all, listener_name};
+
+    const NAME: &str = "a.n:80";
+
+    fn routes(clusters: &[&str]) -> Arc<CompiledRoutes> {
+        Arc::new(CompiledRoutes::compile(&[forward_all(clusters)]).expect("compiles"))
+    }
+
+    /// Service `a`, whose route goes to cluster `a.n:80`.
+    struct Fixture {
+        states: ClusterStates,
+        routes: Arc<CompiledRoutes>,
+        last_used: Arc<LastUsed>,
+    }
+
+    impl Fixture {
+        fn new() -> Fixture {
+            Fixture {
+                states: ClusterStates::default(),
+                routes: routes(&[NAME]),
+                last_used: Arc::new(LastUsed::new(Time::ZERO)),
+            }
+        }
+
+        fn parts(&self, config: &Arc<model::Cluster>, endpoints: &Arc<model::ClusterEndpoints>) -> Parts {
+            let held = ClusterPart::Held {
+                config: Arc::clone(config),
+                endpoints: Some(Arc::clone(endpoints)),
+            };
+            Parts {
+                services: vec![ServicePart {
+                    name: listener_name("a:80"),
+                    routes_name: None,
+                    routes: Arc::clone(&self.routes),
+                    last_used: Arc::clone(&self.last_used),
+                }],
+                absent: Vec::new(),
+                clusters: HashMap::from([(cluster_name(NAME), held)]),
+            }
+        }
+
+        fn next(
+            &self,
+            previous: &Snapshot,
+            config: &Arc<model::Cluster>,
+            endpoints: &Arc<model::ClusterEndpoints>,
+        ) -> Snapshot {
+            compile(previous, &self.states, self.parts(config, endpoints))
+        }
+    }
+
+    fn only(snapshot: &Snapshot) -> (Arc<Service>, Arc<Cluster>) {
+        let Some(Lookup::Service(service)) = snapshot.service(&listener_name("a:80")) else {
+            panic!("a is a service");
+        };
+        let (id, _) = service.table.routes().next().expect("one route");
+        match service.route(id).expect("a route of this table").backends.as_slice() {
+            [Backend::Cluster(cluster)] => (Arc::clone(service), Arc::clone(cluster)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn addresses(cluster: &Cluster) -> Vec<String> {
+        cluster
+            .endpoints
+            .iter()
+            .map(|endpoint| endpoint.address.to_string())
+            .collect()
+    }
+
+    #[test]
+    fn what_did_not_change_is_the_same() {
+        let fixture = Fixture::new();
+        let config = Arc::new(cluster_model(NAME));
+        let endpoints = Arc::new(endpoints_model(NAME, &["10.0.0.1:80"]));
+        let first = fixture.next(&Snapshot::default(), &config, &endpoints);
+        let second = fixture.next(&first, &config, &endpoints);
+        assert_eq!((first.version, second.version), (1, 2));
+        assert!(Arc::ptr_eq(&only(&first).0, &only(&second).0));
+        let third = fixture.next(&second, &config, &Arc::new(endpoints_model(NAME, &["10.0.0.2:80"])));
+        assert!(!Arc::ptr_eq(&only(&second).0, &only(&third).0));
+        assert_eq!(
+            addresses(&only(&second).1),
+            ["10.0.0.1:80"],
+            "who holds the old one sees the old one"
+        );
+        assert_eq!(addresses(&only(&third).1), ["10.0.0.2:80"]);
+    }
+
+    #[test]
+    fn requests_go_to_healthy_endpoints_else_to_unhealthy_ones_never_to_draining_ones() {
+        use EndpointHealth::{Draining, Healthy, Unhealthy};
+        let cases: [(&[EndpointHealth], &[&str]); 5] = [
+            (
+                &[Healthy, Unhealthy, Draining, Healthy],
+                &["10.0.0.0:80", "10.0.0.3:80"],
+            ),
+            (&[Unhealthy, Draining, Unhealthy], &["10.0.0.0:80", "10.0.0.2:80"]),
+            (&[Draining], &[]),
+            (&[], &[]),
+            (&[Draining, Healthy], &["10.0.0.1:80"]),
+        ];
+        let fixture = Fixture::new();
+        let config = Arc::new(cluster_model(NAME));
+        for (health, expect) in cases {
+            let all: Vec<String> = (0..health.len()).map(|index| format!("10.0.0.{index}:80")).collect();
+            let all: Vec<&str> = all.iter().map(String::as_str).collect();
+            let mut endpoints = endpoints_model(NAME, &all);
+            for (endpoint, health) in endpoints.endpoints.iter_mut().zip(health) {
+                endpoint.health = *health;
+            }
+            let snapshot = fixture.next(&Snapshot::default(), &config, &Arc::new(endpoints));
+            let (_, cluster) = only(&snapshot);
+            assert_eq!(addresses(&cluster), expect, "{health:?}");
+            assert_eq!(cluster.all.endpoints.len(), health.len());
+        }
+    }
+
+    #[test]
+    fn states_outlive_changes_and_are_made_anew_only_where_theirs_changed() {
+        let fixture = Fixture::new();
+        let breaker = FailureBreaker {
+            failure_percent: 50,
+            min_requests: 1,
+            window: Duration::from_secs(10),
+            open_for: Duration::from_secs(5),
+            half_open_requests: 1,
+        };
+        let mut config = cluster_model(NAME);
+        config.breaker = Some(breaker);
+        let endpoints = Arc::new(endpoints_model(NAME, &["10.0.0.1:80", "10.0.0.2:80"]));
+        let first = fixture.next(&Snapshot::default(), &Arc::new(config.clone()), &endpoints);
+        let (_, before) = only(&first);
+        let permit = before.state.breaker.admit(Time::ZERO).expect("closed");
+        permit.finish(Outcome::Failure, Time::ZERO);
+        assert_eq!(before.state.breaker.opened_total(), 1);
+        before.endpoints[1].load.begin();
+
+        // Limits and endpoints change: the open breaker stays open, the measured endpoint stays measured.
+        config.limits.max_requests = 7;
+        config.connect_timeout = Duration::from_secs(9);
+        let endpoints = Arc::new(endpoints_model(NAME, &["10.0.0.2:80", "10.0.0.3:80"]));
+        let second = fixture.next(&first, &Arc::new(config.clone()), &endpoints);
+        let (_, after) = only(&second);
+        assert!(Arc::ptr_eq(&before.state, &after.state));
+        assert_eq!(after.state.breaker.opened_total(), 1);
+        assert_eq!(after.state.breaker.counts().limits.max_requests, 7);
+        assert!(Arc::ptr_eq(&before.endpoints[1].load, &after.endpoints[0].load));
+        assert_eq!(after.endpoints[0].load.active(), 1);
+
+        // The retry budget changes: the breaker stays.
+        config.retry_budget.percent = 1;
+        let third = fixture.next(&second, &Arc::new(config.clone()), &endpoints);
+        let (_, budget) = only(&third);
+        assert!(Arc::ptr_eq(&after.state.breaker, &budget.state.breaker));
+        assert!(!Arc::ptr_eq(&after.state.budget, &budget.state.budget));
+
+        // The breaker changes: the budget stays.
+        config.breaker = Some(FailureBreaker {
+            min_requests: 9,
+            ..breaker
+        });
+        let fourth = fixture.next(&third, &Arc::new(config), &endpoints);
+        let (_, anew) = only(&fourth);
+        assert!(!Arc::ptr_eq(&budget.state.breaker, &anew.state.breaker));
+        assert!(Arc::ptr_eq(&budget.state.budget, &anew.state.budget));
+        assert_eq!(anew.state.breaker.opened_total(), 0);
+    }
+
+    #[test]
+    fn states_end_with_the_last_who_holds_them() {
+        let fixture = Fixture::new();
+        let config = Arc::new(cluster_model(NAME));
+        let first = fixture.next(
+            &Snapshot::default(),
+            &config,
+            &Arc::new(endpoints_model(NAME, &["10.0.0.1:80"])),
+        );
+        let (service, held) = only(&first);
+        let second = compile(&first, &fixture.states, Parts::default());
+        assert_eq!(fixture.states.by_cluster.len(), 1, "the first snapshot holds it");
+        drop((first, service));
+        let third = compile(&second, &fixture.states, Parts::default());
+        assert_eq!(fixture.states.by_cluster.len(), 1, "a request holds it");
+        drop(held);
+        compile(&third, &fixture.states, Parts::default());
+        assert_eq!(fixture.states.by_cluster.len(), 0);
+    }
+
+    /// A change is never half in force: route, cluster and endpoints of what a request took are of one version.
+    #[test]
+    fn a_thousand_readers_see_one_version_each_over_a_hundred_changes() {
+        /// Version `n`: the route goes to cluster `n`, whose limit is `n`, with an endpoint on port `n`.
+        fn publish(feed: &Feed, n: u16) {
+            let name = format!("c{n}.n:80");
+            let mut config = cluster_model(&name);
+            config.limits.max_requests = n.into();
+            let endpoints = endpoints_model(&name, &[&format!("10.0.0.1:{n}")]);
+            let parts = Parts {
+                services: vec![ServicePart {
+                    name: listener_name("a:80"),
+                    routes_name: None,
+                    routes: routes(&[&name]),
+                    last_used: Arc::new(LastUsed::new(Time::ZERO)),
+                }],
+                absent: Vec::new(),
+                clusters: HashMap::from([(
+                    cluster_name(&name),
+                    ClusterPart::Held {
+                        config: Arc::new(config),
+                        endpoints: Some(Arc::new(endpoints)),
+                    },
+                )]),
+            };
+            feed.publish(compile(&feed.current(), feed.states(), parts));
+        }
+
+        let (mesh, feed) = Mesh::new(Clock::start());
+        publish(&feed, 1);
+        let changing = AtomicBool::new(true);
+        let seen = std::thread::scope(|scope| {
+            let readers: Vec<_> = (0..8)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let mut seen = BTreeSet::new();
+                        let mut read = 0;
+                        // Each holds 125 at once, as requests in flight do.
+                        let mut in_flight = std::collections::VecDeque::new();
+                        while changing.load(Ordering::Relaxed) || read < 1000 {
+                            read += 1;
+                            let snapshot = arc_swap::Guard::into_inner(mesh.current());
+                            in_flight.push_back(snapshot);
+                            let snapshot = match in_flight.len() {
+                                125.. => in_flight.pop_front().expect("is full"),
+                                _ => continue,
+                            };
+                            let (service, cluster) = only(&snapshot);
+                            let n = snapshot.version;
+                            assert!(service.table.routes().len() == 1);
+                            assert_eq!(cluster.config.name.to_string(), format!("c{n}.n:80"));
+                            assert_eq!(u64::from(cluster.state.breaker.counts().limits.max_requests), n);
+                            assert_eq!(addresses(&cluster), [format!("10.0.0.1:{n}")]);
+                            seen.insert(n);
+                        }
+                        seen
+                    })
+                })
+                .collect();
+            for n in 2..=100 {
+                publish(&feed, n);
+            }
+            changing.store(false, Ordering::Relaxed);
+            readers
+                .into_iter()
+                .flat_map(|reader| reader.join().expect("saw no mixture"))
+                .collect::<BTreeSet<_>>()
+        });
+        assert!(seen.contains(&100));
+    }
+}

@@ -38,7 +38,7 @@ pub(crate) fn listener(short: &str, routes: &str) -> Any {
 pub(crate) fn inline_listener(short: &str, clusters: &[&str]) -> Any {
     encode::listener(&Listener {
         name: listener_name(short),
-        routes: RouteSource::Inline(vec![to(PathMatch::Prefix("/".to_owned()), clusters)]),
+        routes: RouteSource::Inline(vec![forward_all(clusters)]),
     })
 }
 
@@ -46,7 +46,7 @@ pub(crate) fn inline_listener(short: &str, clusters: &[&str]) -> Any {
 pub(crate) fn route(name: &str, clusters: &[&str]) -> Any {
     encode::route_config(&RouteConfig {
         name: name.parse().expect("a route's name"),
-        virtual_hosts: vec![to(PathMatch::Prefix("/".to_owned()), clusters)],
+        virtual_hosts: vec![forward_all(clusters)],
     })
 }
 
@@ -56,6 +56,11 @@ pub(crate) fn uncompilable_route(name: &str) -> Any {
         name: name.parse().expect("a route's name"),
         virtual_hosts: vec![to(PathMatch::Regex("/(".to_owned()), &["x.n:80"])],
     })
+}
+
+/// A virtual host that sends all evenly to these clusters.
+pub(crate) fn forward_all(clusters: &[&str]) -> VirtualHost {
+    to(PathMatch::Prefix("/".to_owned()), clusters)
 }
 
 fn to(path: PathMatch, clusters: &[&str]) -> VirtualHost {
