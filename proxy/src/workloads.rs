@@ -204,14 +204,13 @@ impl Registrar {
                     told = Some(Told::default());
                     look = Some(Instant::now());
                 }
-                Some(Event::Message(v1::WorkloadReply { reply })) => match reply {
-                    Some(v1::workload_reply::Reply::Welcome(v1::Welcome { version })) => {
-                        tracing::info!(workload = %self.announcement.workload, version, "registered");
-                        self.standing.send_replace(Standing::Registered);
-                    }
-                    // Newer than this proxy: what it does not know it need not answer.
-                    None => {}
-                },
+                Some(Event::Message(v1::WorkloadReply { reply: Some(reply) })) => {
+                    let v1::workload_reply::Reply::Welcome(v1::Welcome { version }) = reply;
+                    tracing::info!(workload = %self.announcement.workload, version, "registered");
+                    self.standing.send_replace(Standing::Registered);
+                }
+                // A reply newer than this proxy, which it need not understand.
+                Some(Event::Message(v1::WorkloadReply { reply: None })) => {}
                 Some(Event::Closed(closed)) => {
                     let left = told.take().is_some_and(|told| told.phase == Phase::Leaving);
                     if left && closed == Closed::Ended {
@@ -250,7 +249,12 @@ impl Registrar {
             workload: announcement.workload.name.to_string(),
             instance: u64::try_from(started.as_micros()).unwrap_or(u64::MAX),
             address: address.to_string(),
-            ports: announcement.ports.iter().map(AnnouncedPort::to_proto).collect(),
+            ports: announcement
+                .ports
+                .iter()
+                .copied()
+                .map(AnnouncedPort::to_proto)
+                .collect(),
             labels: announcement.labels.clone().into_iter().collect(),
             locality: Some(v1::Locality {
                 region: announcement.locality.region.clone(),
@@ -263,7 +267,7 @@ impl Registrar {
 }
 
 impl AnnouncedPort {
-    fn to_proto(&self) -> v1::AppPort {
+    fn to_proto(self) -> v1::AppPort {
         let protocol = match self.protocol {
             AppProtocol::Http1 => v1::Protocol::Http1,
             AppProtocol::Http2 => v1::Protocol::Http2,

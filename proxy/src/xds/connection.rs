@@ -257,7 +257,7 @@ impl<Q, A> Open<Q, A> {
             // Cancel safe: a reserved place that is dropped is free again, and the answers keep what they have.
             tokio::select! {
                 answer = self.answers.next() => match answer? {
-                    Answered::Accepted(streaming) => self.answers = Answers::Streaming(Box::new(streaming)),
+                    Answered::Accepted(streaming) => self.answers = Answers::Streaming(streaming),
                     Answered::Message(message) => return Ok(message),
                 },
                 room = has_room => if room.is_err() {
@@ -285,14 +285,17 @@ impl<Q, A> Open<Q, A> {
 }
 
 enum Answered<A> {
-    Accepted(Streaming<A>),
+    Accepted(Box<Streaming<A>>),
     Message(A),
 }
 
 impl<A> Answers<A> {
     async fn next(&mut self) -> Result<Answered<A>, Ended> {
         match self {
-            Answers::Calling(calling) => calling.as_mut().await.map(Answered::Accepted).map_err(Ended::Status),
+            Answers::Calling(calling) => match calling.as_mut().await {
+                Ok(streaming) => Ok(Answered::Accepted(Box::new(streaming))),
+                Err(status) => Err(Ended::Status(status)),
+            },
             Answers::Streaming(streaming) => match streaming.message().await {
                 Ok(Some(message)) => Ok(Answered::Message(message)),
                 Ok(None) => Err(Ended::Closed),
