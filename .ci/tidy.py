@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""What no compiler checks: line lengths, banned calls and words, licences, links, and that the map names every file.
+"""What no compiler checks: line lengths, banned calls and words, licences, links, and that the map names every file and
+docs/operations.md every metric and flag.
 
 Prints each finding as `path:line: what`, and exits 1 if there is one. Standard library only, Python 3.11 or newer.
 """
@@ -132,6 +133,22 @@ def check_map(names):
                 find(MAP, number, f"`{file}` is not there")
 
 
+def check_operations():
+    """docs/operations.md names each metric on the golden page and each flag of an answer."""
+    page = "docs/operations.md"
+    text = (TOP / page).read_text() if (TOP / page).is_file() else ""
+    metrics = (TOP / "proxy/src/testdata/metrics.txt").read_text()
+    samples = {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"^(weir_\w+)", metrics, re.MULTILINE)}
+    record = (TOP / "proxy/src/record.rs").read_text()
+    flags = set(re.findall(r'ResponseFlag::\w+ => "(\w+)"', record))
+    for kind, names in (("metric", samples), ("flag", flags)):
+        if not names:
+            find(page, 1, f"no {kind} was found in the code: this check is blind")
+        for name in sorted(names):
+            if f"`{name}`" not in text:
+                find(page, 1, f"does not name the {kind} `{name}`")
+
+
 def licence_holds(expression, allowed):
     """Whether an SPDX expression can be met by allowed licences alone. `/` is an old way to write OR."""
     tokens = re.findall(r"\(|\)|[\w.+-]+", expression.replace("/", " OR "))
@@ -199,6 +216,7 @@ def main():
         if name.endswith(".md"):
             check_links(name, text)
     check_map(names)
+    check_operations()
     check_dependencies()
     for finding in findings:
         print(finding)
