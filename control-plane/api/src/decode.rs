@@ -20,9 +20,14 @@ pub(crate) struct Errors {
 
 impl Errors {
     pub(crate) fn push(&mut self, error: FieldError) {
-        if self.found.len() < ERRORS_MAX {
+        if !self.is_full() {
             self.found.push(error);
         }
+    }
+
+    /// Whether more would be dropped.
+    fn is_full(&self) -> bool {
+        self.found.len() >= ERRORS_MAX
     }
 
     /// All of them if there are any.
@@ -146,6 +151,9 @@ impl<'a> Node<'a> {
         }
         let mut out = Vec::with_capacity(items.len());
         for (index, item) in items.iter().enumerate() {
+            if errors.is_full() {
+                break;
+            }
             out.extend(read(&self.child(Step::Index(index), item), errors));
         }
         Some(out)
@@ -345,6 +353,9 @@ impl<'a> Fields<'a> {
     /// Says of each field that was not asked for that it is unknown.
     pub(crate) fn finish(self, errors: &mut Errors) {
         for (name, value) in self.map {
+            if errors.is_full() {
+                return;
+            }
             if self.known.contains(&name.as_str()) {
                 continue;
             }

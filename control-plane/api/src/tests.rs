@@ -837,11 +837,18 @@ fn lists_and_duplicates() {
         &["f:3: metadata.name: \"a\" names Service/default/a a second time; it stands at line 1 already"],
     );
     bad(
-        "kind: List\nitems:\n- {}\n- {apiVersion: v1, kind: Pod}",
+        "apiVersion: v1\nkind: List\nitems:\n- {}\n- {apiVersion: v1, kind: Pod}",
         &[
-            "f:3: items[0].apiVersion: is missing",
-            "f:3: items[0].kind: is missing",
-            "f:4: items[1].kind: \"Pod\" is not a kind",
+            "f:4: items[0].apiVersion: is missing",
+            "f:4: items[0].kind: is missing",
+            "f:5: items[1].kind: \"Pod\" is not a kind",
+        ],
+    );
+    bad(
+        "apiVersion: v2\nkind: List\nitems: []\nspec: 1",
+        &[
+            "f:1: apiVersion: \"v2\" is not supported",
+            "f:4: spec: 1 stands in an unknown field",
         ],
     );
 }

@@ -7,7 +7,7 @@ use std::fmt;
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 use serde_json::{Map, Number, Value};
 
-use crate::decode::{ERRORS_MAX, Step};
+use crate::decode::{ERRORS_MAX, Errors, Node, Step};
 use crate::error::FieldError;
 use crate::object::{Key, Object};
 
@@ -24,11 +24,9 @@ impl Document {
     pub fn line(&self, path: &str) -> u32 {
         let mut lines = &self.lines;
         let mut rest = path;
-        let mut first = true;
-        while let Some((inner, behind)) = lines.enter(rest, first) {
+        while let Some((inner, behind)) = lines.enter(rest) {
             lines = inner;
             rest = behind;
-            first = false;
         }
         lines.line
     }
@@ -113,26 +111,33 @@ pub fn read(text: &str, file: &str) -> Result<Vec<Document>, Vec<SourceError>> {
 /// Of two resources with one key the second is wrong.
 ///
 /// # Errors
-/// All that is wrong, with file and line.
+/// What is wrong, with file and line: all of it, up to some 50 things.
 pub fn read_objects(text: &str, file: &str, namespace: Option<&str>) -> Result<Vec<Sourced>, Vec<SourceError>> {
     let mut objects = Vec::new();
     let mut errors = Vec::new();
     let mut seen: BTreeMap<Key, u32> = BTreeMap::new();
     for document in read(text, file)? {
-        for (prefix, value) in items(&document.value) {
-            let source = |error: FieldError| {
-                let path = join(&prefix, &error.path);
-                let line = document.line(&path);
-                SourceError {
-                    file: file.to_owned(),
-                    line,
-                    error: FieldError { path, ..error },
-                }
-            };
+        let source = |prefix: &str, error: FieldError| {
+            let path = join(prefix, &error.path);
+            let line = document.line(&path);
+            SourceError {
+                file: file.to_owned(),
+                line,
+                error: FieldError { path, ..error },
+            }
+        };
+        let items = items(&document.value).unwrap_or_else(|wrong| {
+            errors.extend(wrong.into_iter().map(|error| source("", error)));
+            Vec::new()
+        });
+        for (prefix, value) in items {
+            if errors.len() >= ERRORS_MAX {
+                return Err(errors);
+            }
             let object = match Object::parse_in(value.clone(), namespace) {
                 Ok(object) => object,
                 Err(wrong) => {
-                    errors.extend(wrong.into_iter().map(source));
+                    errors.extend(wrong.into_iter().map(|error| source(&prefix, error)));
                     continue;
                 }
             };
@@ -141,7 +146,10 @@ pub fn read_objects(text: &str, file: &str, namespace: Option<&str>) -> Result<V
                 let name = Value::String(object.metadata.name.clone());
                 let problem = format!("names {} a second time", object.key());
                 let remedy = format!("it stands at line {earlier} already; one of the two has to go");
-                errors.push(source(FieldError::new("metadata.name", &name, problem, remedy)));
+                errors.push(source(
+                    &prefix,
+                    FieldError::new("metadata.name", &name, problem, remedy),
+                ));
             }
             objects.push(Sourced { object, line });
         }
@@ -185,28 +193,32 @@ enum Inner {
 
 impl Lines {
     /// Takes the first step of a path: what is there, and the rest of the path.
-    fn enter<'a, 'p>(&'a self, path: &'p str, first: bool) -> Option<(&'a Lines, &'p str)> {
-        let behind = |step: Step<'_>| {
-            let step = step.to_string();
-            let step = if first {
-                step.strip_prefix('.').unwrap_or(&step)
-            } else {
-                &step
-            };
-            let rest = path.strip_prefix(step)?;
-            (rest.is_empty() || rest.starts_with(['.', '['])).then_some(rest)
-        };
+    fn enter<'a, 'p>(&'a self, path: &'p str) -> Option<(&'a Lines, &'p str)> {
         match &self.inner {
             Inner::Nothing => None,
             Inner::Items(items) => {
-                let mut steps = items.iter().enumerate();
-                steps.find_map(|(index, lines)| Some((lines, behind(Step::Index(index))?)))
+                let (index, rest) = path.strip_prefix('[')?.split_once(']')?;
+                Some((items.get(index.parse::<usize>().ok()?)?, rest))
             }
-            Inner::Fields(fields) => fields
-                .iter()
-                .find_map(|(key, lines)| Some((lines, behind(Step::Key(key))?))),
+            Inner::Fields(fields) => {
+                let (key, rest) = first_key(path)?;
+                Some((fields.get(key.as_ref())?, rest))
+            }
         }
     }
+}
+
+/// The key that a path begins with, as [`Step`] writes it, and what is behind it.
+fn first_key(path: &str) -> Option<(Cow<'_, str>, &str)> {
+    if let Some(quoted) = path.strip_prefix('[') {
+        let mut values = serde_json::Deserializer::from_str(quoted).into_iter::<String>();
+        let key = values.next()?.ok()?;
+        let rest = quoted.get(values.byte_offset()..)?.strip_prefix(']')?;
+        return Some((Cow::Owned(key), rest));
+    }
+    let path = path.strip_prefix('.').unwrap_or(path);
+    let (key, rest) = path.split_at(path.find(['.', '[']).unwrap_or(path.len()));
+    (!key.is_empty()).then_some((Cow::Borrowed(key), rest))
 }
 
 /// A list or an object that is being read.
@@ -620,16 +632,25 @@ fn quoted(text: &str) -> String {
 }
 
 /// The resources of a document with their paths in it: those of a `List`, or the document.
-fn items(value: &Value) -> Vec<(String, &Value)> {
+fn items(value: &Value) -> Result<Vec<(String, &Value)>, Vec<FieldError>> {
     let is_list = value.get("kind").and_then(Value::as_str) == Some("List");
-    match value.get("items") {
-        Some(Value::Array(items)) if is_list => items
-            .iter()
-            .enumerate()
-            .map(|(index, item)| (format!("items[{index}]"), item))
-            .collect(),
-        Some(_) | None => vec![(String::new(), value)],
-    }
+    let items = match value.get("items") {
+        Some(Value::Array(items)) if is_list => items,
+        Some(_) | None => return Ok(vec![(String::new(), value)]),
+    };
+    let mut errors = Errors::default();
+    let node = Node::root(value);
+    let read = node.fields(&mut errors).map(|mut fields| {
+        fields.required("apiVersion", &mut errors, |node, errors| {
+            node.choice(errors, &[("v1", ())])
+        });
+        // Metadata is the listing's own and says nothing of the items.
+        let _ = (fields.get("kind"), fields.get("metadata"), fields.get("items"));
+        fields.finish(&mut errors);
+    });
+    errors.into_result(read)?;
+    let places = items.iter().enumerate();
+    Ok(places.map(|(index, item)| (format!("items[{index}]"), item)).collect())
 }
 
 fn join(prefix: &str, path: &str) -> String {
@@ -805,6 +826,14 @@ mod tests {
             &"---\na\n".repeat(NODES_MAX + 1),
             &["f:400002: the text holds more than 200000 values"],
         );
+        // Many wrong resources: neither all of them are said, nor is each looked up among all.
+        let many = format!("apiVersion: v1\nkind: List\nitems:\n{}", "- {}\n".repeat(NODES_MAX / 3));
+        let errors = read_objects(&many, "f", None).expect_err("all are wrong");
+        assert!(
+            (ERRORS_MAX..=2 * ERRORS_MAX).contains(&errors.len()),
+            "{} errors",
+            errors.len()
+        );
         // The billion laughs, refused at its first anchor and each alias.
         let laughs = "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]";
         assert_eq!(read(laughs, "f").expect_err("aliases").len(), 6);
@@ -825,6 +854,20 @@ mod tests {
         assert_eq!(line("spec[1].b.missing"), 7);
         assert_eq!(line("spec[7]"), 5);
         assert_eq!(line("nothing"), 1);
+        for garbage in [
+            "[",
+            "]",
+            "[\"",
+            "..",
+            ".",
+            "spec[",
+            "spec[-1]",
+            "spec[1]]",
+            "metadata.labels[\"a",
+            "[\"a\"",
+        ] {
+            assert!(line(garbage) <= 8, "{garbage}");
+        }
     }
 
     proptest! {

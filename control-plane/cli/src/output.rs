@@ -31,7 +31,7 @@ pub(crate) enum Tone {
 }
 
 impl Out {
-    /// Standard output; coloured on a terminal, if `NO_COLOR` is unset or empty (https://no-color.org).
+    /// Standard output; coloured on a terminal, if `NO_COLOR` is unset or empty (<https://no-color.org>).
     pub(crate) fn stdout() -> Out {
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let stdout = io::stdout();
