@@ -1,8 +1,10 @@
 //! Reading YAML and JSON strictly, with the line of everything that is wrong.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::str::Chars;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 use serde_json::{Map, Number, Value};
@@ -10,6 +12,8 @@ use serde_json::{Map, Number, Value};
 use crate::decode::{ERRORS_MAX, Errors, Node, Step};
 use crate::error::FieldError;
 use crate::object::{Key, Object};
+
+mod json;
 
 /// One document of a file.
 #[derive(Clone, Debug)]
@@ -90,7 +94,8 @@ pub fn read(text: &str, file: &str) -> Result<Vec<Document>, Vec<SourceError>> {
             problem,
             "take it out, or write it as an escape in double quotes",
         );
-    } else {
+    } else if !text.trim_start().starts_with(['{', '[']) || json::run(&mut reader, text).is_err() {
+        reader = Reader::default();
         reader.run(text);
     }
     if reader.errors.is_empty() {
@@ -174,6 +179,10 @@ pub const BYTES_MAX: usize = 4 << 20;
 /// How many values, keys included, the documents of a text may have in all.
 pub const NODES_MAX: usize = 200_000;
 
+/// How many characters that may make a token the YAML parser may take between two events: all of those in one pair of
+/// brackets. At some 400 bytes of memory each, this bounds it at 25 MiB.
+const BUFFERED_MAX: usize = 64 << 10;
+
 /// How deep values may be nested.
 pub const DEPTH_MAX: usize = 64;
 
@@ -233,6 +242,42 @@ enum Holds {
     Fields(Map<String, Value>, BTreeMap<String, Lines>, Option<(String, u32)>),
 }
 
+/// Feeds the parser, and ends when it has taken too much without an event: it keeps all tokens of a list or object in
+/// brackets in memory (each many times as large as its text) until it has seen the closing one.
+struct Metered<'a> {
+    text: Chars<'a>,
+    /// How many more characters that may make a token can come.
+    budget: &'a Cell<usize>,
+}
+
+impl Iterator for Metered<'_> {
+    type Item = char;
+
+    fn next(&mut self) -> Option<char> {
+        if self.budget.get() == 0 {
+            return None;
+        }
+        let next = self.text.next()?;
+        if matches!(
+            next,
+            ',' | '[' | ']' | '{' | '}' | ':' | '?' | '"' | '\'' | '!' | '&' | '*'
+        ) {
+            self.budget.set(self.budget.get() - 1);
+        }
+        Some(next)
+    }
+}
+
+impl Holds {
+    fn list() -> Holds {
+        Holds::Items(Vec::new(), Vec::new())
+    }
+
+    fn object() -> Holds {
+        Holds::Fields(Map::new(), BTreeMap::new(), None)
+    }
+}
+
 /// Builds documents from the parser's events.
 #[derive(Default)]
 struct Reader {
@@ -250,10 +295,30 @@ enum Flow {
 
 impl Reader {
     fn run(&mut self, text: &str) {
-        let mut parser = Parser::new_from_str(text);
+        let budget = Cell::new(BUFFERED_MAX);
+        let mut line = 1;
+        let mut parser = Parser::new_from_iter(Metered {
+            text: text.chars(),
+            budget: &budget,
+        });
         while let Some(event) = parser.next_event() {
+            if budget.get() == 0 {
+                let problem = format!("holds brackets or a text with more than {BUFFERED_MAX} signs of YAML in it");
+                self.wrong(
+                    line,
+                    self.path(),
+                    "",
+                    problem,
+                    "write lists and objects by indentation, or all as JSON",
+                );
+                return;
+            }
+            budget.set(BUFFERED_MAX);
             let flow = match event {
-                Ok((event, span)) => self.take(event, span),
+                Ok((event, span)) => {
+                    line = line_of(span.start.line());
+                    self.take(event, span)
+                }
                 Err(error) => {
                     let problem = format!("can't be read as YAML: {}", error.info());
                     // At the end of a text that ends with a line break the parser is a line behind the last.
@@ -276,7 +341,7 @@ impl Reader {
             Event::StreamEnd => Flow::End,
             Event::Alias(_) => {
                 self.wrong(line, self.path(), "", "is an alias", "write the value out");
-                self.value(line, Value::Null, Inner::Nothing)
+                self.leaf(line, Value::Null)
             }
             Event::Scalar(text, style, anchor, tag) => {
                 self.plain(line, anchor, tag.is_some());
@@ -284,28 +349,34 @@ impl Reader {
                     return self.key(line, text, style);
                 }
                 let value = self.scalar(line, text, style);
-                self.value(line, value, Inner::Nothing)
+                self.leaf(line, value)
             }
             Event::SequenceStart(anchor, tag) => {
                 self.plain(line, anchor, tag.is_some());
-                self.open(line, Holds::Items(Vec::new(), Vec::new()))
+                self.open(line, Holds::list())
             }
             Event::MappingStart(anchor, tag) => {
                 self.plain(line, anchor, tag.is_some());
-                self.open(line, Holds::Fields(Map::new(), BTreeMap::new(), None))
+                self.open(line, Holds::object())
             }
-            Event::SequenceEnd | Event::MappingEnd => match self.frames.pop() {
-                Some(Frame {
-                    line,
-                    holds: Holds::Items(items, lines),
-                }) => self.value(line, Value::Array(items), Inner::Items(lines)),
-                Some(Frame {
-                    line,
-                    holds: Holds::Fields(fields, lines, _),
-                }) => self.value(line, Value::Object(fields), Inner::Fields(lines)),
-                None => Flow::End,
-            },
+            Event::SequenceEnd | Event::MappingEnd => self.close(),
         }
+    }
+
+    /// The list or object that was opened last is whole.
+    fn close(&mut self) -> Flow {
+        let Some(Frame { line, holds }) = self.frames.pop() else {
+            return Flow::End;
+        };
+        match holds {
+            Holds::Items(items, lines) => self.value(line, Value::Array(items), Inner::Items(lines)),
+            Holds::Fields(fields, lines, _) => self.value(line, Value::Object(fields), Inner::Fields(lines)),
+        }
+    }
+
+    /// Puts a value that holds no others where it belongs.
+    fn leaf(&mut self, line: u32, value: Value) -> Flow {
+        self.value(line, value, Inner::Nothing)
     }
 
     /// Anchors and tags are refused wherever they stand.
@@ -341,9 +412,6 @@ impl Reader {
     }
 
     fn key(&mut self, line: u32, text: Cow<'_, str>, style: ScalarStyle) -> Flow {
-        if let Flow::End = self.count(line) {
-            return Flow::End;
-        }
         let is_text = match style {
             ScalarStyle::Plain => matches!(resolve(&text), Ok(Value::String(_))),
             ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted | ScalarStyle::Literal | ScalarStyle::Folded => true,
@@ -360,13 +428,21 @@ impl Reader {
         if text == "<<" {
             self.wrong(line, self.path(), "", "holds a merge key", "write the fields out");
         }
+        self.put_key(line, text.into_owned())
+    }
+
+    /// Takes the key of the value that comes next.
+    fn put_key(&mut self, line: u32, key: String) -> Flow {
+        if let Flow::End = self.count(line) {
+            return Flow::End;
+        }
         if let Some(Frame {
             holds: Holds::Fields(_, lines, waiting),
             ..
         }) = self.frames.last_mut()
         {
-            let earlier = lines.get(text.as_ref()).map(|lines| lines.line);
-            *waiting = Some((text.into_owned(), line));
+            let earlier = lines.get(&key).map(|lines| lines.line);
+            *waiting = Some((key, line));
             if let Some(earlier) = earlier {
                 let remedy = format!("it stands at line {earlier} already; one of the two has to go");
                 self.wrong(line, self.path(), "", "is a key given twice", remedy);
@@ -743,6 +819,48 @@ mod tests {
     }
 
     #[test]
+    fn json_is_read_as_strictly() {
+        good(
+            "{\"a\": \"\\ud83d\\ude00\", \"b\": -0, \"c\": 1e3}",
+            json!([{"a": "😀", "b": 0, "c": 1000.0}]),
+        );
+        bad(
+            "{\"a\": 1,\n \"b\": {\"c\": 18446744073709551616,\n \"d\": 1e999, \"d\": []}}",
+            &[
+                "f:2: b.c: \"18446744073709551616\" is a number out of range",
+                "f:3: b.d: \"1e999\" is a number out of range",
+                "f:3: b.d: is a key given twice; it stands at line 3 already",
+            ],
+        );
+        bad(&"[".repeat(70), &["f:1: is nested deeper than 64"]);
+        let many = format!("[{}0]", "0,\n".repeat(NODES_MAX));
+        bad(&many, &["f:200001: the text holds more than 200000 values"]);
+        // As much as is allowed: the YAML parser would have to keep it all.
+        let most = format!("[{}0]", "0,".repeat(NODES_MAX - 3));
+        assert_eq!(read(&most, "f").expect("right").len(), 1);
+        let document = &read("[\n{\"a\":\n\n1}]", "f").expect("right")[0];
+        assert_eq!((document.line("[0]"), document.line("[0].a")), (2, 2));
+        // What is not quite JSON may be YAML.
+        good("{a: 1, \"b\": [1,],}", json!([{"a": 1, "b": [1]}]));
+        good("[a]\n---\n[b]", json!([["a"], ["b"]]));
+        for text in ["{\"a\" 1}", "[1 2", "{\"a\": }}", "[\"a]", "{} {}", "[1]]"] {
+            bad(text, &["f:1: "]);
+        }
+    }
+
+    #[test]
+    fn brackets_in_yaml_are_bounded() {
+        let problem = "f:1: [0]: holds brackets or a text with more than 65536 signs of YAML in it";
+        bad(
+            &format!("[{}]", "a, ".repeat(BUFFERED_MAX + 1)),
+            &["f:1: holds brackets"],
+        );
+        bad(&format!("- [{}", "'a',".repeat(BYTES_MAX / 5)), &[problem]);
+        let long = format!("- {}\n", "'a:,'".repeat(10)).repeat(NODES_MAX / 12);
+        assert_eq!(read(&long, "f").expect("by indentation it is not bounded").len(), 1);
+    }
+
+    #[test]
     fn several_documents_and_empty_ones() {
         good("", json!([]));
         good("# nothing\n", json!([]));
@@ -802,9 +920,10 @@ mod tests {
 
     #[test]
     fn hostile_sizes_are_refused() {
+        bad(&"[".repeat(BYTES_MAX), &["f:1: is nested deeper than 64"]);
         bad(
-            &"[".repeat(BYTES_MAX),
-            &["f:1: can't be read as YAML: recursion limit exceeded"],
+            &format!("- {}", "[".repeat(BYTES_MAX - 2)),
+            &["f:1: [0]: can't be read as YAML: recursion limit"],
         );
         bad(&"[".repeat(100), &["f:1: is nested deeper than 64"]);
         bad(&"- ".repeat(BYTES_MAX / 2), &["f:1: is nested deeper than 64"]);
@@ -819,8 +938,8 @@ mod tests {
             &["f:1: the text has 4194305 bytes; at most 4194304 are read"],
         );
         bad(
-            &format!("[{}]", "a,".repeat(NODES_MAX + 1)),
-            &["f:1: the text holds more than 200000 values"],
+            &"- a\n".repeat(NODES_MAX + 1),
+            &["f:200001: the text holds more than 200000 values"],
         );
         bad(
             &"---\na\n".repeat(NODES_MAX + 1),
@@ -889,9 +1008,13 @@ mod tests {
         #[test]
         fn json_reads_as_json(value in json_value()) {
             let documents = read(&value.to_string(), "f").expect("JSON");
-            let values: Vec<Value> = documents.into_iter().map(|document| document.value).collect();
+            let mut by_yaml = Reader::default();
+            by_yaml.run(&value.to_string());
             let expect = if value.is_null() { vec![] } else { vec![value] };
-            prop_assert_eq!(values, expect);
+            for documents in [documents, by_yaml.documents] {
+                let values: Vec<Value> = documents.into_iter().map(|document| document.value).collect();
+                prop_assert_eq!(&values, &expect);
+            }
         }
     }
 
