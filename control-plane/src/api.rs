@@ -141,7 +141,7 @@ async fn check_host(State(api): State<Arc<Api>>, request: Request, next: Next) -
 
 async fn overloaded(error: BoxError) -> Failure {
     if error.is::<tower::timeout::error::Elapsed>() {
-        Failure::new(Reason::Timeout, "the request did not come in and get done in time")
+        Failure::too_slow("the request did not come in whole and get done in time")
     } else {
         Failure::retry_later(Reason::ServiceUnavailable, "too many requests at once; try again")
     }

@@ -17,24 +17,6 @@ pub(crate) enum Target {
     Object(Key),
 }
 
-/// An object as `Status.details` names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Subject {
-    pub(crate) group: &'static str,
-    pub(crate) plural: &'static str,
-    pub(crate) name: String,
-}
-
-impl Subject {
-    pub(crate) fn of(key: &Key) -> Subject {
-        Subject {
-            group: key.kind.group(),
-            plural: key.kind.plural(),
-            name: key.name.clone(),
-        }
-    }
-}
-
 /// Why a path names nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PathError {

@@ -9,13 +9,14 @@ use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, Method, StatusCode, Uri};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
+use weir_api::views::{ListMetadata, ObjectList, Status};
 use weir_api::{Key, Kind, Scope};
 
 use super::path::{self, Target};
 use super::query::{self, DryRun, Follow, Read};
 use super::status::{Failure, Reason};
-use super::{Api, json as strict, watch};
+use super::{Api, json, watch};
 use crate::objects::{DeleteConditions, Mode, Refusal};
 use crate::store::{Revision, Stored, WriteError};
 
@@ -98,13 +99,15 @@ fn read(api: &Arc<Api>, kind: Kind, namespace: Option<String>, uri: &Uri) -> Res
             let selected = listed
                 .iter()
                 .filter(|stored| selector.matches(&stored.object.metadata.labels));
-            let list = json!({
-                "kind": format!("{}List", kind.kind()),
-                "apiVersion": kind.api_version(),
-                "metadata": {"resourceVersion": revision.to_string()},
-                "items": selected.map(|stored| stored.object.to_value()).collect::<Value>(),
-            });
-            Ok(json_response(StatusCode::OK, &list))
+            let list = ObjectList {
+                api_version: kind.api_version().to_owned(),
+                kind: format!("{}List", kind.kind()),
+                metadata: ListMetadata {
+                    resource_version: revision.to_string(),
+                },
+                items: selected.map(|stored| stored.object.to_value()).collect(),
+            };
+            Ok(axum::Json(list).into_response())
         }
     }
 }
@@ -120,7 +123,7 @@ async fn delete(api: &Api, key: &Key, uri: &Uri, headers: &HeaderMap, body: Body
             Media::Yaml | Media::MergePatch => return Err(unsupported("application/json")),
         }
         let wrong = |error: serde_json::Error| Failure::new(Reason::BadRequest, format!("the body: {error}"));
-        let value = strict::read(&body).map_err(wrong)?;
+        let value = json::read(&body).map_err(wrong)?;
         serde_json::from_value(value).map_err(wrong)?
     };
     let dry_run = match options.dry_run.as_deref() {
@@ -138,19 +141,9 @@ async fn delete(api: &Api, key: &Key, uri: &Uri, headers: &HeaderMap, body: Body
         })?;
     let conditions = DeleteConditions { uid, revision };
     let deleted = api.objects.delete(key, &conditions, mode(dry_run)).await?;
-    let done = json!({
-        "kind": "Status",
-        "apiVersion": "v1",
-        "metadata": {},
-        "status": "Success",
-        "details": {
-            "group": key.kind.group(),
-            "kind": key.kind.plural(),
-            "name": key.name,
-            "uid": deleted.object.metadata.uid,
-        },
-    });
-    Ok(json_response(StatusCode::OK, &done))
+    let metadata = &deleted.object.metadata;
+    let done = Status::success(format!("{key} with uid {} is deleted", metadata.uid)).about(key);
+    Ok(axum::Json(done).into_response())
 }
 
 /// The body of a DELETE, `meta/v1` DeleteOptions. Nothing here has dependents or a time to end gracefully, so each
@@ -204,7 +197,7 @@ async fn patch_body(api: &Api, headers: &HeaderMap, body: Body) -> Result<Value,
 }
 
 fn json_body(body: &[u8]) -> Result<Value, Failure> {
-    strict::read(body).map_err(|error| Failure::new(Reason::BadRequest, format!("the body is no JSON: {error}")))
+    json::read(body).map_err(|error| Failure::new(Reason::BadRequest, format!("the body is no JSON: {error}")))
 }
 
 fn yaml_body(body: &[u8]) -> Result<Value, Failure> {
@@ -297,9 +290,5 @@ fn mode(dry_run: DryRun) -> Mode {
 }
 
 fn object(status: StatusCode, stored: &Stored) -> Response {
-    json_response(status, &stored.object.to_value())
-}
-
-fn json_response(status: StatusCode, value: &Value) -> Response {
-    (status, [(CONTENT_TYPE, "application/json")], value.to_string()).into_response()
+    (status, axum::Json(&*stored.object)).into_response()
 }

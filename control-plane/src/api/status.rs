@@ -3,79 +3,15 @@
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
-use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ALLOW, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
-use serde_json::{Value, json};
+use weir_api::views::Status;
 use weir_api::{FieldError, Key};
 
-use super::path::Subject;
+pub(crate) use weir_api::views::Reason;
+
 use crate::objects::Refusal;
 use crate::store::WriteError;
-
-/// Why a request was not done, in Kubernetes' words (`metav1.StatusReason`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reason {
-    BadRequest,
-    Forbidden,
-    NotFound,
-    MethodNotAllowed,
-    Timeout,
-    AlreadyExists,
-    Conflict,
-    Expired,
-    RequestEntityTooLarge,
-    UnsupportedMediaType,
-    Invalid,
-    TooManyRequests,
-    InternalError,
-    ServiceUnavailable,
-}
-
-impl Reason {
-    fn code(self) -> StatusCode {
-        match self {
-            Reason::BadRequest => StatusCode::BAD_REQUEST,
-            Reason::Forbidden => StatusCode::FORBIDDEN,
-            Reason::NotFound => StatusCode::NOT_FOUND,
-            Reason::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Reason::Timeout => StatusCode::REQUEST_TIMEOUT,
-            Reason::AlreadyExists | Reason::Conflict => StatusCode::CONFLICT,
-            Reason::Expired => StatusCode::GONE,
-            Reason::RequestEntityTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Reason::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Reason::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
-            Reason::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
-            Reason::InternalError => StatusCode::INTERNAL_SERVER_ERROR,
-            Reason::ServiceUnavailable => StatusCode::SERVICE_UNAVAILABLE,
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Reason::BadRequest => "BadRequest",
-            Reason::Forbidden => "Forbidden",
-            Reason::NotFound => "NotFound",
-            Reason::MethodNotAllowed => "MethodNotAllowed",
-            Reason::Timeout => "Timeout",
-            Reason::AlreadyExists => "AlreadyExists",
-            Reason::Conflict => "Conflict",
-            Reason::Expired => "Expired",
-            Reason::RequestEntityTooLarge => "RequestEntityTooLarge",
-            Reason::UnsupportedMediaType => "UnsupportedMediaType",
-            Reason::Invalid => "Invalid",
-            Reason::TooManyRequests => "TooManyRequests",
-            Reason::InternalError => "InternalError",
-            Reason::ServiceUnavailable => "ServiceUnavailable",
-        }
-    }
-}
-
-/// One field that was wrong.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Cause {
-    field: String,
-    message: String,
-}
 
 /// An answer that says no.
 #[derive(Clone, Debug)]
@@ -83,31 +19,23 @@ pub(crate) struct Failure(Box<Parts>);
 
 #[derive(Clone, Debug)]
 struct Parts {
-    reason: Reason,
-    message: String,
-    subject: Option<Subject>,
-    causes: Vec<Cause>,
-    retry_after: Option<Duration>,
+    status: Status,
+    /// Methods that would do.
     allow: Option<&'static str>,
 }
 
 impl Failure {
     /// `message` says what was wrong and what would be right.
     pub(crate) fn new(reason: Reason, message: impl Into<String>) -> Failure {
-        Failure(Box::new(Parts {
-            reason,
-            message: message.into(),
-            subject: None,
-            causes: Vec::new(),
-            retry_after: None,
-            allow: None,
-        }))
+        let status = Status::failure(reason, message);
+        Failure(Box::new(Parts { status, allow: None }))
     }
 
     /// A request that may succeed later, unchanged.
     pub(crate) fn retry_later(reason: Reason, message: impl Into<String>) -> Failure {
         let mut failure = Failure::new(reason, message);
-        failure.0.retry_after = Some(RETRY_AFTER_OVERLOAD);
+        let details = failure.0.status.details.get_or_insert_default();
+        details.retry_after_seconds = RETRY_AFTER_OVERLOAD.as_secs();
         failure
     }
 
@@ -118,52 +46,29 @@ impl Failure {
         failure
     }
 
+    /// A request that did not come in whole in time (RFC 9110 section 15.5.9); it is the client that was slow, so not
+    /// 504, which [`Reason::Timeout`] stands for otherwise.
+    pub(crate) fn too_slow(message: impl Into<String>) -> Failure {
+        let mut failure = Failure::new(Reason::Timeout, message);
+        failure.0.status.code = StatusCode::REQUEST_TIMEOUT.as_u16();
+        failure
+    }
+
     /// Says which object it is about.
     pub(crate) fn about(mut self, key: &Key) -> Failure {
-        self.0.subject = Some(Subject::of(key));
+        self.0.status = self.0.status.about(key);
         self
     }
 
     /// The `Status` object.
-    pub(crate) fn to_value(&self) -> Value {
-        let parts = &self.0;
-        let mut details = serde_json::Map::new();
-        if let Some(subject) = &parts.subject {
-            details.insert("group".to_owned(), subject.group.into());
-            details.insert("kind".to_owned(), subject.plural.into());
-            details.insert("name".to_owned(), subject.name.clone().into());
-        }
-        if !parts.causes.is_empty() {
-            let cause =
-                |cause: &Cause| json!({"reason": "FieldValueInvalid", "field": cause.field, "message": cause.message});
-            details.insert("causes".to_owned(), parts.causes.iter().map(cause).collect());
-        }
-        if let Some(after) = parts.retry_after {
-            details.insert("retryAfterSeconds".to_owned(), after.as_secs().into());
-        }
-        let mut status = json!({
-            "kind": "Status",
-            "apiVersion": "v1",
-            "metadata": {},
-            "status": "Failure",
-            "message": parts.message,
-            "reason": parts.reason.name(),
-            "code": parts.reason.code().as_u16(),
-        });
-        if !details.is_empty() {
-            status["details"] = Value::Object(details);
-        }
-        status
+    pub(crate) fn into_status(self) -> Status {
+        self.0.status
     }
 
     fn invalid(subject: &str, errors: &[FieldError]) -> Failure {
         let shown: Vec<String> = errors.iter().map(FieldError::to_string).collect();
-        let cause = |error: &FieldError| Cause {
-            field: error.path.clone(),
-            message: error.message(),
-        };
         let mut failure = Failure::new(Reason::Invalid, format!("{subject} is invalid: {}", shown.join("; ")));
-        failure.0.causes = errors.iter().map(cause).collect();
+        failure.0.status = failure.0.status.because(errors);
         failure
     }
 }
@@ -201,13 +106,15 @@ impl From<Refusal> for Failure {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let mut response = (self.0.reason.code(), self.to_value().to_string()).into_response();
+        let Parts { status, allow } = *self.0;
+        let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let retry_after = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
+        let mut response = (code, axum::Json(status)).into_response();
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if let Some(after) = self.0.retry_after {
-            headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs()));
+        if retry_after > 0 {
+            headers.insert(RETRY_AFTER, HeaderValue::from(retry_after));
         }
-        if let Some(allow) = self.0.allow {
+        if let Some(allow) = allow {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
         }
         response

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
+use weir_api::views::{WatchEvent, WatchEventType};
 use weir_api::{Key, Kind, Object};
 
 use super::Api;
@@ -80,16 +81,6 @@ pub(super) fn follow(
     Ok(Body::from_stream(lines))
 }
 
-/// As `metav1.WatchEvent` names them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum EventType {
-    Added,
-    Modified,
-    Deleted,
-    Bookmark,
-    Error,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Going,
@@ -133,7 +124,7 @@ impl Following {
         loop {
             while let Some(pending) = self.pending.pop_front() {
                 let line = match pending {
-                    Pending::There(stored) => Some(line(EventType::Added, stored.object.to_value())),
+                    Pending::There(stored) => Some(line(WatchEventType::Added, stored.object.to_value())),
                     Pending::Changed(event) => self.wanted.line(&event),
                     Pending::Line(line) => Some(line),
                 };
@@ -150,8 +141,10 @@ impl Following {
                 Step::Events(Ok(events)) => self.pending.extend(events.into_iter().map(Pending::Changed)),
                 Step::Events(Err(WatchEnded::Closed)) => return None,
                 Step::Events(Err(WatchEnded::Compacted(compacted))) => {
-                    let status = Failure::new(Reason::Expired, compacted.to_string()).to_value();
-                    self.pending.push_back(Pending::Line(line(EventType::Error, status)));
+                    let status = Failure::new(Reason::Expired, compacted.to_string()).into_status();
+                    let status = serde_json::to_value(status).unwrap_or_default();
+                    self.pending
+                        .push_back(Pending::Line(line(WatchEventType::Error, status)));
                     self.state = State::Ended;
                 }
             }
@@ -192,7 +185,8 @@ impl Following {
             "apiVersion": self.wanted.kind.api_version(),
             "metadata": {"resourceVersion": seen.to_string()},
         });
-        self.pending.push_back(Pending::Line(line(EventType::Bookmark, object)));
+        self.pending
+            .push_back(Pending::Line(line(WatchEventType::Bookmark, object)));
     }
 }
 
@@ -224,9 +218,9 @@ impl Wanted {
         let after = after.filter(|stored| self.selects(stored));
         match (before, after) {
             (None, None) => None,
-            (None, Some(after)) => Some(line(EventType::Added, after.object.to_value())),
-            (Some(_), Some(after)) => Some(line(EventType::Modified, after.object.to_value())),
-            (Some(before), None) => Some(line(EventType::Deleted, at(&before.object, event.revision))),
+            (None, Some(after)) => Some(line(WatchEventType::Added, after.object.to_value())),
+            (Some(_), Some(after)) => Some(line(WatchEventType::Modified, after.object.to_value())),
+            (Some(before), None) => Some(line(WatchEventType::Deleted, at(&before.object, event.revision))),
         }
     }
 }
@@ -238,15 +232,10 @@ fn at(object: &Object, revision: Revision) -> Value {
     object.to_value()
 }
 
-fn line(event: EventType, object: Value) -> Bytes {
-    let event = match event {
-        EventType::Added => "ADDED",
-        EventType::Modified => "MODIFIED",
-        EventType::Deleted => "DELETED",
-        EventType::Bookmark => "BOOKMARK",
-        EventType::Error => "ERROR",
-    };
-    let mut line = json!({"type": event, "object": object}).to_string();
-    line.push('\n');
+fn line(event_type: WatchEventType, object: Value) -> Bytes {
+    let event = WatchEvent { event_type, object };
+    // JSON values can always be written.
+    let mut line = serde_json::to_vec(&event).unwrap_or_default();
+    line.push(b'\n');
     line.into()
 }

@@ -52,7 +52,7 @@ async fn an_object_lives_through_all_verbs() {
 
     let deleted = client.delete(&portal).await.expect(200);
     assert_eq!(deleted["status"], "Success");
-    assert_eq!(deleted["details"]["uid"], metadata["uid"]);
+    assert_eq!(deleted["details"]["kind"], "services");
     client.get(&portal).await.refused(404, "NotFound");
     control.shutdown().await;
 }
