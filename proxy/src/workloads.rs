@@ -230,10 +230,9 @@ impl Registrar {
             };
             let ready = self.ready.borrow().clone();
             let phase = *self.phase.borrow();
+            // After Deregister this side stays open until the control plane ends the stream: it does so once that is
+            // durable. To close first could look like a lost stream.
             connection.send(told.tell(ready, phase, listeners));
-            if told.phase == Phase::Leaving {
-                connection.finish();
-            }
         }
     }
 
@@ -454,7 +453,7 @@ mod tests {
         BTreeSet::new()
     }
 
-    /// Welcomes everybody, notes what is said, and ends a stream when its client does.
+    /// Welcomes everybody, notes what is said, and ends a stream when its client deregisters.
     struct Server {
         heard: mpsc::Sender<String>,
     }
@@ -477,6 +476,9 @@ mod tests {
                         let _ = replies.send(Ok(v1::WorkloadReply { reply: Some(welcome) })).await;
                     }
                     let _ = heard.send(word(&message)).await;
+                    if matches!(message.message, Some(Message::Deregister(_))) {
+                        return;
+                    }
                 }
             });
             Ok(Response::new(Box::pin(ReceiverStream::new(replying))))

@@ -161,13 +161,17 @@ impl<Q, A> Connection<Q, A> {
                         return Event::Message(message);
                     }
                     Err(reason) => {
+                        let url = self.control_plane.url();
                         let closed = match reason {
-                            Ended::Closed => Closed::Ended,
-                            Ended::Status(_) | Ended::NotRead => Closed::Failed,
+                            Ended::Closed => {
+                                tracing::info!(%url, "the control plane ended a stream");
+                                Closed::Ended
+                            }
+                            Ended::Status(_) | Ended::NotRead => {
+                                tracing::warn!(%reason, %url, "lost a stream to the control plane");
+                                Closed::Failed
+                            }
                         };
-                        if !(open.finished && closed == Closed::Ended) {
-                            tracing::warn!(%reason, url = %self.control_plane.url(), "lost a stream to the control plane");
-                        }
                         self.retry_later();
                         return Event::Closed(closed);
                     }
@@ -180,14 +184,6 @@ impl<Q, A> Connection<Q, A> {
     pub(crate) fn send(&mut self, messages: impl IntoIterator<Item = Q>) {
         match &mut self.phase {
             Phase::Open(open) => open.backlog.extend(messages),
-            Phase::Waiting(_) | Phase::Connecting(_) => {}
-        }
-    }
-
-    /// Ends this side of the stream after what was sent so far.
-    pub(crate) fn finish(&mut self) {
-        match &mut self.phase {
-            Phase::Open(open) => open.finished = true,
             Phase::Waiting(_) | Phase::Connecting(_) => {}
         }
     }
@@ -216,11 +212,9 @@ enum Ended {
 }
 
 struct Open<Q, A> {
-    /// `None` once this side has ended.
+    /// `None` once the call no longer takes messages.
     sender: Option<mpsc::Sender<Q>>,
     backlog: VecDeque<Q>,
-    /// Whether this side ends when the backlog is empty.
-    finished: bool,
     answers: Answers<A>,
 }
 
@@ -236,7 +230,6 @@ impl<Q, A> Open<Q, A> {
         Open {
             sender: Some(sender),
             backlog: VecDeque::new(),
-            finished: false,
             answers: Answers::Calling(call(channel, ReceiverStream::new(messages))),
         }
     }
@@ -277,9 +270,6 @@ impl<Q, A> Open<Q, A> {
             if let Some(message) = self.backlog.pop_front() {
                 place.send(message);
             }
-        }
-        if self.finished {
-            self.sender = None;
         }
     }
 }

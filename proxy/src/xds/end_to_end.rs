@@ -269,6 +269,13 @@ async fn a_proxy_starts_from_what_was_last_in_force() {
     let _ = task.await;
     serving.kill();
 
+    // The write's last steps, on a thread of their own, may still hold the lock.
+    let free = async {
+        while LastGood::open(directory.path(), &workload()).is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(free).await;
     let (mesh, task) = link(None, Some(directory.path()));
     // Before the task ran at all.
     assert_eq!(
