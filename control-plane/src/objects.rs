@@ -174,8 +174,8 @@ impl Objects {
         Err(Refusal::Contended { key: key.clone() })
     }
 
-    /// Merges `patch` into the object held under `key` (RFC 7396). A `metadata.resourceVersion` in the patch must be the
-    /// held one's.
+    /// Merges `patch` into the object held under `key` (RFC 7396). A `metadata.resourceVersion` in the patch must be
+    /// the held one's.
     ///
     /// # Errors
     /// See [`Refusal`].
@@ -247,7 +247,8 @@ impl Objects {
     }
 
     /// Makes the objects from files those of `wanted`, in one transaction: creates, replaces and deletes. Each carries
-    /// [`SOURCE_ANNOTATION`]; one that was written over the API becomes the file's. Returns the store's revision after it.
+    /// [`SOURCE_ANNOTATION`]; one that was written over the API becomes the file's. Returns the store's revision after
+    /// it.
     ///
     /// # Errors
     /// See [`Refusal`]; then nothing has changed.

@@ -1,5 +1,5 @@
-//! EndpointSlices from Workloads: which workloads stand behind which service. [`solve`] is pure and idempotent, the task
-//! writes what it says.
+//! EndpointSlices from Workloads: which workloads stand behind which service. [`solve`] is pure and idempotent, the
+//! task writes what it says.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -179,7 +179,8 @@ fn endpoint(object: &Object, workload: &WorkloadSpec, ready: Ready, status: &Wor
     let terminating = status.is_draining();
     SliceEndpoint {
         addresses: vec![workload.address],
-        // Kubernetes, EndpointConditions: what is terminating is never ready; serving says that it answers all the same.
+        // Kubernetes, EndpointConditions: what is terminating is never ready; serving says that it answers all the
+        // same.
         conditions: Conditions {
             ready: Some(takes && !terminating),
             serving: Some(takes),

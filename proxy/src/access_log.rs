@@ -24,8 +24,8 @@ const FLUSH_AFTER: Duration = Duration::from_secs(1);
 /// A buffer with this much in it is written at once: few, large writes.
 const FLUSH_BYTES: usize = 64 * 1024;
 
-/// What a worker's buffer holds at most while the writer is held up, per worker; what comes then is dropped and counted.
-/// About 2,000 lines.
+/// What a worker's buffer holds at most while the writer is held up, per worker; what comes then is dropped and
+/// counted. About 2,000 lines.
 const BUFFER_BYTES_MAX: usize = 1024 * 1024;
 
 /// How long a stop waits for the last lines. A pipe that nobody reads would hold it up for ever.
@@ -54,8 +54,8 @@ pub(crate) struct LogSink {
     metrics: Arc<Shared>,
 }
 
-/// The thread that writes; owned by whoever opened the log. Its drop writes what is left and ends the thread; it gives up
-/// after two seconds if the lines can't be written, which leaves the thread to the end of the process.
+/// The thread that writes; owned by whoever opened the log. Its drop writes what is left and ends the thread; it gives
+/// up after two seconds if the lines can't be written, which leaves the thread to the end of the process.
 #[derive(Debug)]
 pub(crate) struct LogWriter {
     state: Arc<WriterState>,

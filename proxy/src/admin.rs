@@ -1,5 +1,5 @@
-//! The ports for people, probes and scrapers: admin, health, metrics. They run beside the workers and take none of their
-//! time.
+//! The ports for people, probes and scrapers: admin, health, metrics. They run beside the workers and take none of
+//! their time.
 
 pub(crate) mod readiness;
 pub(crate) mod serve;
@@ -46,8 +46,8 @@ impl fmt::Debug for AdminParts {
 
 /// The admin port, bound to `bound`: `/ready`, `/config`, `/drain`, `/log`.
 ///
-/// A page in a browser on this host can reach it, so it answers only to names that are surely this host's (DNS rebinding
-/// gives it a foreign one), has effects only by POST, and takes no request that another site's page sends.
+/// A page in a browser on this host can reach it, so it answers only to names that are surely this host's (DNS
+/// rebinding gives it a foreign one), has effects only by POST, and takes no request that another site's page sends.
 pub(crate) fn admin(parts: AdminParts, bound: IpAddr) -> Router {
     Router::new()
         .route("/ready", get(ready).fallback(|| wrong_method("GET")))
@@ -218,8 +218,8 @@ fn check_host(request: &Request, bound: IpAddr) -> Result<(), Foreign> {
     }
 }
 
-/// Whether a name in a request can only mean this host. A foreign site can have a name of its own resolve to loopback, but
-/// can't be an address or `localhost`. Bound to more than loopback, other addresses are meant to reach it as well.
+/// Whether a name in a request can only mean this host. A foreign site can have a name of its own resolve to loopback,
+/// but can't be an address or `localhost`. Bound to more than loopback, other addresses are meant to reach it as well.
 fn is_this_host(authority: &str, bound: IpAddr) -> bool {
     let host = match authority.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => host,

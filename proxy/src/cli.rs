@@ -154,8 +154,8 @@ pub struct Args {
     )]
     pub access_log: String,
 
-    /// What of the proxy's own events is logged: a level (off, error, warn, info, debug, trace), or TARGET=LEVEL,…; POST
-    /// /log?level=… changes it
+    /// What of the proxy's own events is logged: a level (off, error, warn, info, debug, trace), or TARGET=LEVEL,…;
+    /// POST /log?level=… changes it
     #[arg(
         long,
         value_name = "LEVEL",

@@ -370,8 +370,8 @@ impl Problems {
         }
     }
 
-    /// Said here rather than by the system, which would name the second listener only. That the app itself holds a port is
-    /// included: an inbound listener on every address would take it away, or fail.
+    /// Said here rather than by the system, which would name the second listener only. That the app itself holds a port
+    /// is included: an inbound listener on every address would take it away, or fail.
     fn refuse_listeners_that_collide(&mut self, config: &ProxyConfig) {
         let mut taken: Vec<(String, SocketAddr)> = Vec::new();
         let loopback = |port: NonZeroU16| SocketAddr::from((Ipv4Addr::LOCALHOST, port.get()));

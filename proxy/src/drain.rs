@@ -2,8 +2,8 @@
 
 use tokio::sync::watch;
 
-/// Tells every listener and connection when the drain begins. Cloned for each of them; the drain is over when all clones
-/// are gone.
+/// Tells every listener and connection when the drain begins. Cloned for each of them; the drain is over when all
+/// clones are gone.
 #[derive(Clone, Debug)]
 pub(crate) struct Drain(watch::Receiver<bool>);
 

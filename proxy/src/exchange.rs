@@ -26,8 +26,8 @@ use crate::http::head::Grpc;
 use crate::http::upstream::{Lease, Wire};
 use crate::record::{AttemptEvent, AttemptOutcome, Recorder, RequestRecord, ResponseFlag};
 
-/// A request under way, from its head on. However it ends, it is recorded exactly once: at the end of its answer, or when
-/// it is dropped because the downstream left.
+/// A request under way, from its head on. However it ends, it is recorded exactly once: at the end of its answer, or
+/// when it is dropped because the downstream left.
 pub(crate) struct Exchange {
     /// What is known so far; `None` once recorded.
     record: Option<RequestRecord>,
@@ -151,8 +151,8 @@ impl Exchange {
         self.request = Some(request);
     }
 
-    /// The answer's head has come and will be passed on; what the attempt holds is held until the answer's end, for which
-    /// there is time until `until`.
+    /// The answer's head has come and will be passed on; what the attempt holds is held until the answer's end, for
+    /// which there is time until `until`.
     pub(crate) fn answered(&mut self, attempt: Attempt, until: Deadline) {
         if let Some(request) = &self.request {
             request.keep_no_more();

@@ -700,8 +700,8 @@ const OUTCOMES: [&str; 6] = [
     "abandoned",
 ];
 
-/// Upper bounds, inclusive. From half a millisecond, which a call on one host takes, to ten seconds, after which a person
-/// has left; three to a decade.
+/// Upper bounds, inclusive. From half a millisecond, which a call on one host takes, to ten seconds, after which a
+/// person has left; three to a decade.
 const BUCKETS: [Duration; 15] = [
     Duration::from_micros(500),
     Duration::from_millis(1),

@@ -1,7 +1,7 @@
 //! Sampled requests as spans, sent to a collector by OTLP over gRPC.
 //!
-//! Inbound requests are SERVER spans, outbound ones CLIENT spans, with OpenTelemetry's semantic conventions for HTTP and
-//! gRPC. A request that was sent several times is one span; each attempt is an event in it.
+//! Inbound requests are SERVER spans, outbound ones CLIENT spans, with OpenTelemetry's semantic conventions for HTTP
+//! and gRPC. A request that was sent several times is one span; each attempt is an event in it.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -86,8 +86,8 @@ impl SpanSink {
 }
 
 impl SpanTask {
-    /// Sends spans, 512 at once or what there is after a second, until `stop`; then sends what is left. A batch that the
-    /// collector does not take within five seconds is dropped and counted.
+    /// Sends spans, 512 at once or what there is after a second, until `stop`; then sends what is left. A batch that
+    /// the collector does not take within five seconds is dropped and counted.
     pub(crate) async fn run(mut self, stop: impl Future<Output = ()>) {
         let exporter = match exporter(&self.collector, &self.resource) {
             Ok(exporter) => exporter,

@@ -1,5 +1,5 @@
-//! The proxy's own events, to stderr: what an operator may care about, never one for each request. Its level can be changed
-//! while the proxy runs.
+//! The proxy's own events, to stderr: what an operator may care about, never one for each request. Its level can be
+//! changed while the proxy runs.
 
 use std::fmt;
 use std::io;
@@ -42,8 +42,8 @@ pub struct LogLevel(Targets);
 impl FromStr for LogLevel {
     type Err = LogError;
 
-    /// Reads `LEVEL`, `TARGET=LEVEL`, or several with commas between. Stricter than tracing's own, which takes a misspelt
-    /// level for a target.
+    /// Reads `LEVEL`, `TARGET=LEVEL`, or several with commas between. Stricter than tracing's own, which takes a
+    /// misspelt level for a target.
     fn from_str(text: &str) -> Result<LogLevel, LogError> {
         let wrong = || LogError::Level(text.to_owned());
         let mut targets = Targets::new();

@@ -50,8 +50,8 @@ pub(crate) struct RequestRecord {
     pub(crate) downstream_version: Version,
     /// What the upstream spoke; `None`: it was never sent.
     pub(crate) upstream_version: Option<Version>,
-    /// The service asked for (outbound), or the app port (inbound). Shared: made when configuration is compiled, so that
-    /// metrics find their counters by its address.
+    /// The service asked for (outbound), or the app port (inbound). Shared: made when configuration is compiled, so
+    /// that metrics find their counters by its address.
     pub(crate) service: Arc<str>,
     /// The route it took.
     pub(crate) route: Option<Arc<str>>,
@@ -257,8 +257,8 @@ impl ResponseFlag {
     }
 }
 
-/// A request's place in its trace (W3C Trace Context). What was received as parent-id is `parent_id`; what we send on is
-/// `span_id`.
+/// A request's place in its trace (W3C Trace Context). What was received as parent-id is `parent_id`; what we send on
+/// is `span_id`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TraceIds {
     /// The trace.
@@ -280,8 +280,8 @@ pub(crate) enum Sampled {
     No,
 }
 
-/// Decides whether a trace is recorded: a trace begun elsewhere keeps its caller's decision, one begun here is decided by
-/// its id, so that every proxy with the same ratio decides alike.
+/// Decides whether a trace is recorded: a trace begun elsewhere keeps its caller's decision, one begun here is decided
+/// by its id, so that every proxy with the same ratio decides alike.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sampler {
     /// Ids whose random part is below this are sampled; 2^56 takes all.
@@ -291,8 +291,8 @@ pub(crate) struct Sampler {
 impl Sampler {
     /// Samples this share of the traces begun here.
     pub(crate) fn new(ratio: crate::config::Ratio) -> Sampler {
-        // W3C Trace Context level 2 makes the rightmost 7 bytes of a trace id random. The product is at most 2^56, which
-        // an f64 holds exactly.
+        // W3C Trace Context level 2 makes the rightmost 7 bytes of a trace id random. The product is at most 2^56,
+        // which an f64 holds exactly.
         Sampler {
             below: (ratio.value() * RANDOM_SPACE) as u64,
         }

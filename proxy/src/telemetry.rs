@@ -66,8 +66,8 @@ impl Telemetry {
 }
 
 impl TelemetryTasks {
-    /// Carries lines and spans out until `stop`, which is when nothing records any more; then writes and sends the rest,
-    /// for seconds at most. On the runtime beside the workers.
+    /// Carries lines and spans out until `stop`, which is when nothing records any more; then writes and sends the
+    /// rest, for seconds at most. On the runtime beside the workers.
     pub(crate) async fn run(self, stop: impl Future<Output = ()>) {
         match self.spans {
             Some(spans) => spans.run(stop).await,

@@ -1,5 +1,5 @@
-//! Workers: threads that share nothing on the request path. Each runs its own runtime with its own connections, pools and
-//! counters; listeners hand accepted connections to the one that has fewest.
+//! Workers: threads that share nothing on the request path. Each runs its own runtime with its own connections, pools
+//! and counters; listeners hand accepted connections to the one that has fewest.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -33,8 +33,8 @@ use crate::record::{Direction, DownstreamAddr, Recorder, Sampled, Sampler, Trace
 use crate::snapshot::Service;
 use crate::telemetry::Telemetry;
 
-/// Connections that wait to be taken over by one worker. When all workers' queues are full, listeners stop accepting and
-/// the kernel's own queue bounds what waits.
+/// Connections that wait to be taken over by one worker. When all workers' queues are full, listeners stop accepting
+/// and the kernel's own queue bounds what waits.
 const HANDED_OVER_MAX: usize = 256;
 
 /// How often unused upstream connections are looked for.

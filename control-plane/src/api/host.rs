@@ -1,5 +1,6 @@
 //! Which `Host` a request to the API may carry: a page that a browser got from elsewhere can make its own name resolve
-//! to this address (DNS rebinding) and then reach the API as its own origin. It can't change the name, so the name tells.
+//! to this address (DNS rebinding) and then reach the API as its own origin. It can't change the name, so the name
+//! tells.
 
 use std::net::{IpAddr, SocketAddr};
 

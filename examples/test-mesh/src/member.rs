@@ -97,8 +97,8 @@ impl Member {
         self.app.seen()
     }
 
-    /// A line's value on the sidecar's metrics page, summed over the label sets that hold all of `labels`; 0 if there is
-    /// none.
+    /// A line's value on the sidecar's metrics page, summed over the label sets that hold all of `labels`; 0 if there
+    /// is none.
     ///
     /// # Panics
     /// When the page can't be had.

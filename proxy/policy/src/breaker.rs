@@ -288,8 +288,8 @@ struct FailureState {
     opened: AtomicU64,
 }
 
-/// When a request was admitted. Each change of state begins an epoch; an outcome from an earlier one is stale (a request
-/// sent before the breaker opened says nothing of whether the cluster works again) and is not counted.
+/// When a request was admitted. Each change of state begins an epoch; an outcome from an earlier one is stale (a
+/// request sent before the breaker opened says nothing of whether the cluster works again) and is not counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Ticket {
     epoch: u64,

@@ -186,8 +186,8 @@ fn is_safe(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
-/// The wait before a retry: `base` doubled with each retry made, at most ten times `base`, of which `random` takes 50 to
-/// 100 %: enough to pull callers apart, and never so little that the wait is none. `None` if `base` is zero.
+/// The wait before a retry: `base` doubled with each retry made, at most ten times `base`, of which `random` takes 50
+/// to 100 %: enough to pull callers apart, and never so little that the wait is none. `None` if `base` is zero.
 fn backoff(base: Duration, doublings: u32, random: u64) -> Option<Duration> {
     let factor = 1_u32
         .checked_shl(doublings)

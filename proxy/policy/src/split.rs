@@ -3,7 +3,8 @@
 /// Weights, made ready to draw from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Split {
-    /// For each weight, the sum of it and those before it: rising, in 64 bits, so that no sum of real weights overflows.
+    /// For each weight, the sum of it and those before it: rising, in 64 bits, so that no sum of real weights
+    /// overflows.
     ends: Box<[u64]>,
 }
 

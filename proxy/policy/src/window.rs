@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::time::{Time, saturating_nanos};
 
-/// Events, and those among them that are marked, of the last `length`, in steps of a tenth: the oldest tenth goes whole.
+/// Events, and those among them that are marked, of the last `length`, in steps of a tenth: the oldest tenth goes
+/// whole.
 #[derive(Debug)]
 pub(crate) struct Window {
     slot_nanos: u64,

@@ -70,7 +70,8 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, stop: impl Futu
     let _within = tokio::time::timeout(STOP_WITHIN, all).await;
 }
 
-/// Ends with the connection. A peer's misbehaviour ends it too and is not an event: anybody can reach some of these ports.
+/// Ends with the connection. A peer's misbehaviour ends it too and is not an event: anybody can reach some of these
+/// ports.
 async fn connection(stream: TcpStream, router: Router, mut stopped: tokio::sync::watch::Receiver<()>) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

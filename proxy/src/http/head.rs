@@ -129,8 +129,8 @@ fn authority(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<Authori
     Ok(authority)
 }
 
-/// Takes out what belongs to one connection (RFC 9110 section 7.6.1), save `TE: trailers`, which gRPC needs on every hop
-/// and which both our sides honour.
+/// Takes out what belongs to one connection (RFC 9110 section 7.6.1), save `TE: trailers`, which gRPC needs on every
+/// hop and which both our sides honour.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     const ALWAYS: [HeaderName; 5] = [
         HeaderName::from_static("keep-alive"),

@@ -166,10 +166,12 @@ impl Upstreams {
         }
     }
 
-    /// A connection to the target: one that is idle or shared, or a new one. Waits at most the target's connect timeout.
+    /// A connection to the target: one that is idle or shared, or a new one. Waits at most the target's connect
+    /// timeout.
     ///
     /// # Cancel safety
-    /// Dropped while it waits, it leaves nothing behind; an HTTP/2 connection that others wait for is opened all the same.
+    /// Dropped while it waits, it leaves nothing behind; an HTTP/2 connection that others wait for is opened all the
+    /// same.
     pub(crate) async fn lease(&self, target: &Target<'_>) -> Result<Lease, ConnectError> {
         let in_use = InUse::enter(&self.pool(target));
         match target.wire {
@@ -321,8 +323,8 @@ impl Pool {
         }
     }
 
-    /// The HTTP/2 connection as it stands; where there is none, one begins to be opened by a task of its own, since every
-    /// request of the worker will share it and the first to ask may leave.
+    /// The HTTP/2 connection as it stands; where there is none, one begins to be opened by a task of its own, since
+    /// every request of the worker will share it and the first to ask may leave.
     fn http2_now(self: &Rc<Self>, connect_timeout: Duration) -> Result<Http2Now, Refusal> {
         let mut http2 = self.http2.borrow_mut();
         match &*http2 {
@@ -415,7 +417,8 @@ impl Lease {
                     let sent = match (untouched, crossed.received_bytes() == before.1) {
                         (true, _) => Sent::No,
                         (false, true) => Sent::Maybe { reused },
-                        // Part of an answer came: the peer has seen the request, however the connection was used before.
+                        // Part of an answer came: the peer has seen the request, however the connection was used
+                        // before.
                         (false, false) => Sent::Maybe { reused: Reused::No },
                     };
                     SendError::new(sent, failed.error())
