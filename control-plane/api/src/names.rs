@@ -16,7 +16,7 @@ pub fn is_subdomain(text: &str) -> bool {
 
 /// Whether a text may be the key of a label or annotation (Kubernetes, "Labels and Selectors"): 1 to 63 letters,
 /// digits, `-`, `_` and `.`, beginning and ending with a letter or digit; before it may stand a DNS name and `/`.
-pub fn is_label_key(text: &str) -> bool {
+pub(crate) fn is_label_key(text: &str) -> bool {
     match text.split_once('/') {
         Some((prefix, name)) => is_subdomain(prefix) && is_qualified_part(name),
         None => is_qualified_part(text),
@@ -24,32 +24,27 @@ pub fn is_label_key(text: &str) -> bool {
 }
 
 /// Whether a text may be the value of a label: as the part of a key without prefix, or empty.
-pub fn is_label_value(text: &str) -> bool {
+pub(crate) fn is_label_value(text: &str) -> bool {
     text.is_empty() || is_qualified_part(text)
 }
 
 /// Whether a text may name a field of a header (RFC 9110 section 5.1: a token), at most 256 characters. Names of
 /// HTTP/2's pseudo-fields are none.
-pub fn is_header_name(text: &str) -> bool {
+pub(crate) fn is_header_name(text: &str) -> bool {
     let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     (1..=256).contains(&text.len()) && text.bytes().all(token)
 }
 
 /// Whether a text may be the value of a header field that is set: visible ASCII, spaces and tabs, no space at either
 /// end (RFC 9110 section 5.5), 1 to 4096 characters.
-pub fn is_header_value(text: &str) -> bool {
+pub(crate) fn is_header_value(text: &str) -> bool {
     let visible = |b: u8| matches!(b, b'\t' | b' '..=b'~');
     (1..=4096).contains(&text.len()) && text.bytes().all(visible) && text.trim_ascii() == text
 }
 
-/// Whether a text is a path to match or to redirect to: begins with `/`, has no empty segment and none that is `.` or
-/// `..` in any spelling, no fragment and no escaped slash (Gateway API, HTTPPathMatch), and only characters of paths
-/// (RFC 3986 section 3.3); at most 1024.
-pub fn is_path(text: &str) -> bool {
-    path_problem(text).is_none()
-}
-
-/// What is wrong with a text as a path.
+/// What is wrong with a text as a path to match or to redirect to: it begins with `/`, has no empty segment and none
+/// that is `.` or `..` in any spelling, no fragment and no escaped slash (Gateway API, HTTPPathMatch), and only
+/// characters of paths (RFC 3986 section 3.3); at most 1024.
 pub(crate) fn path_problem(text: &str) -> Option<&'static str> {
     let lower = text.to_ascii_lowercase();
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-/._~!$&'()*+,;=:@%".contains(&b);
@@ -189,7 +184,7 @@ mod tests {
     #[test]
     fn paths() {
         check(
-            is_path,
+            |text| path_problem(text).is_none(),
             &["/", "/a", "/a/", "/a.b/..c", "/%41", "/a;b=c,d", "/%E4%B8%AD"],
             &[
                 "",

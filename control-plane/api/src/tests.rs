@@ -852,3 +852,53 @@ fn lists_and_duplicates() {
         ],
     );
 }
+
+/// A route with a bit of everything, as JSON.
+fn route() -> Value {
+    let text = rule(
+        "matches: [{path: {value: /a}, method: GET, headers: [{name: a, value: b}], queryParams: [{name: q, value: v}]}]\n\
+         filters: [{type: URLRewrite, urlRewrite: {hostname: b, path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}}]\n\
+         backendRefs: [{name: a, port: 1, weight: 2}]\ntimeouts: {request: 2s}\nretry: {codes: [503], backoff: 1s}",
+    );
+    good(&text).to_value()
+}
+
+/// How many values are in a value, itself included.
+fn size(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(size).sum::<usize>(),
+        Value::Object(fields) => 1 + fields.values().map(size).sum::<usize>(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 1,
+    }
+}
+
+/// Puts something in the place of the value at a position.
+fn replace(value: &mut Value, position: &mut usize, with: &Value) {
+    if *position == 0 {
+        *value = with.clone();
+    }
+    *position = position.wrapping_sub(1);
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(|item| replace(item, position, with)),
+        Value::Object(fields) => fields.values_mut().for_each(|field| replace(field, position, with)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+proptest::proptest! {
+    /// Whatever stands in a place of a route: it is refused with a path, or reads back the same.
+    #[test]
+    fn anything_anywhere_is_refused_or_reads_back(position in 0..1000usize, which in 0..12usize) {
+        let odd = [
+            Value::Null, Value::Bool(true), 0.into(), (-1).into(), u64::MAX.into(), 0.5.into(), "".into(), "/".into(), "0s".into(),
+            serde_json::json!([]), serde_json::json!({}), serde_json::json!([{"name": "a", "x": [{}]}, null]),
+        ];
+        let mut value = route();
+        let mut position = position % size(&value);
+        replace(&mut value, &mut position, &odd[which]);
+        match Object::parse(value) {
+            Ok(object) => proptest::prop_assert_eq!(Object::parse(object.to_value()), Ok(object)),
+            Err(errors) => proptest::prop_assert!(!errors.is_empty()),
+        }
+    }
+}

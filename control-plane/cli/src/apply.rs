@@ -1,5 +1,6 @@
 //! `weirctl apply`: from files into the mesh, and in force.
 
+use std::collections::BTreeSet;
 use std::io::{self, IsTerminal, Write};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -208,12 +209,12 @@ fn wait(
         .filter(|one| concerns_proxies(one.key.kind))
         .collect();
     let mut progress = Progress::new();
-    let mut proxies = std::collections::BTreeSet::new();
+    // All proxies that any of the resources concerns.
+    let mut concerned: BTreeSet<String> = BTreeSet::new();
     loop {
         let mut still = Vec::new();
         let mut lines = Vec::new();
-        let mut in_force = 0;
-        let mut subscribers = 0;
+        let mut pending: BTreeSet<String> = BTreeSet::new();
         for one in waiting {
             let what = short(&one.key);
             let view: ProxyView = client.view(&what, &format!("{}/proxies", one.key.path()))?;
@@ -222,9 +223,7 @@ fn wait(
                 still.push(one);
                 continue;
             }
-            proxies.extend(view.in_force.iter().cloned());
-            in_force += view.in_force.len();
-            subscribers += view.in_force.len() + view.pending.len() + view.rejected.len();
+            concerned.extend(view.in_force.iter().chain(&view.pending).cloned());
             match view.state {
                 ViewState::InForce | ViewState::NoSubscribers => {}
                 ViewState::Rejected => {
@@ -232,8 +231,9 @@ fn wait(
                     return Err(CliError::Rejected(rejections(&what, &view)));
                 }
                 ViewState::Progressing => {
-                    let pending: Vec<String> = view.pending.iter().map(|proxy| clean(proxy)).collect();
-                    lines.push(format!("{what} is pending on {}", pending.join(", ")));
+                    let proxies: Vec<String> = view.pending.iter().map(|proxy| clean(proxy)).collect();
+                    lines.push(format!("{what} is pending on {}", proxies.join(", ")));
+                    pending.extend(view.pending);
                     still.push(one);
                 }
             }
@@ -241,7 +241,7 @@ fn wait(
         if still.is_empty() {
             progress.end();
             let after = seconds(start.elapsed());
-            let line = match proxies.len() {
+            let line = match concerned.len() {
                 0 => format!("no connected proxy uses it (after {after})"),
                 1 => format!("in force on 1 proxy after {after}"),
                 count => format!("in force on {count} proxies after {after}"),
@@ -249,10 +249,11 @@ fn wait(
             out.line(&out.paint(Tone::Good, &line))?;
             return Ok(());
         }
-        progress.show(&format!(
-            "in force on {in_force} of {subscribers} proxies, {} resources wait",
-            still.len()
-        ));
+        let in_force = concerned.difference(&pending).count();
+        progress.show(&match concerned.len() {
+            0 => "waiting for the control plane".to_owned(),
+            count => format!("in force on {in_force} of {count} proxies"),
+        });
         let left = timeout.saturating_sub(start.elapsed());
         if left.is_zero() {
             progress.end();

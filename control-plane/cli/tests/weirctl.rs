@@ -403,11 +403,12 @@ fn apply_waits_until_all_proxies_have_it() {
     assert_eq!(ran.code, Some(0), "{ran:?}");
     assert!(
         ran.stdout
-            .starts_with("service/n/a created\nin force on 1 proxy after 0."),
+            .starts_with("service/n/a created\nin force on 2 proxies after 0."),
         "{ran:?}"
     );
     assert!(
-        ran.stderr.contains("in force on 1 of 3 proxies, 1 resources wait"),
+        ran.stderr
+            .contains("waiting for the control plane\nin force on 1 of 2 proxies\n"),
         "{ran:?}"
     );
     let get = "GET /api/v1/namespaces/n/services/a/proxies";
