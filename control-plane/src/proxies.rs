@@ -12,20 +12,21 @@ use crate::store::Revision;
 use crate::xds::model::{Model, Stream};
 use crate::xds::stream::Standing;
 
-/// Every proxy: those with a stream, and those that had one and whose workload is not gone.
+/// Every proxy: those with a stream, and those that have none and whose workload is known.
 pub(crate) fn list(model: &Model, now: Instant) -> ProxyList {
-    let connected = model.newest_streams().into_iter();
-    let connected = connected.map(|(name, (_, stream))| (name.to_string(), proxy(model, stream, now)));
-    let gone = model.gone().iter().map(|(name, gone)| {
+    let known = model.workloads().map(|(name, workload)| {
         let proxy = Proxy {
             name: name.to_string(),
-            version: gone.version.clone(),
-            address: text(gone.address),
+            version: workload.version.clone(),
+            address: workload.address.to_string(),
             ..Proxy::default()
         };
         (proxy.name.clone(), proxy)
     });
-    let all: BTreeMap<String, Proxy> = gone.chain(connected).collect();
+    let connected = model.newest_streams().into_iter();
+    let connected = connected.map(|(name, (_, stream))| (name.to_string(), proxy(model, stream, now)));
+    // In this order, so that a stream's view takes the place of the workload's.
+    let all: BTreeMap<String, Proxy> = known.chain(connected).collect();
     ProxyList {
         items: all.into_values().collect(),
     }

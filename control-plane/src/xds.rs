@@ -93,7 +93,7 @@ struct Shared {
     counts: Counts,
 }
 
-/// What happened, counted over the life of the process.
+/// What happened, counted over the life of the process and told in the log.
 #[derive(Debug, Default)]
 struct Counts {
     slow: AtomicU64,
@@ -284,8 +284,8 @@ impl Conversation {
     /// xDS protocol, "DeltaDiscoveryRequest.node": only the first request of a stream has to carry it.
     fn identify(&self, node: Option<&envoy::Node>) -> Result<ClientIdentity, Status> {
         let refuse = |problem: String| {
-            self.place.shared.counts.refused.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(address = ?self.address, problem, "xds stream refused");
+            let total = 1 + self.place.shared.counts.refused.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(address = ?self.address, problem, total, "xds stream refused");
             Status::invalid_argument(problem)
         };
         let node = node.ok_or_else(|| refuse("the first request must carry a node".to_owned()))?;
@@ -515,8 +515,8 @@ impl Task {
             }
             Event::Asked { id, of, asked } => {
                 if let Some(reason) = &asked.error {
-                    self.shared.counts.rejected.fetch_add(1, Ordering::Relaxed);
-                    tracing::warn!(stream = id.0, kind = %of, reason, "proxy rejected a resource");
+                    let total = 1 + self.shared.counts.rejected.fetch_add(1, Ordering::Relaxed);
+                    tracing::warn!(stream = id.0, kind = %of, reason, total, "proxy rejected a resource");
                 }
                 match self.model.ask(id, of, asked, Instant::now().into_std()) {
                     Ok(told) => self.send(id, told),
@@ -541,7 +541,7 @@ impl Task {
     fn close(&mut self, ended: Vec<StreamId>) {
         for id in ended {
             self.outboxes.remove(&id);
-            self.model.close(id, Instant::now().into_std());
+            self.model.close(id);
         }
     }
 
@@ -557,7 +557,8 @@ impl Task {
         };
         let revision = self.model.seen();
         if let Err(full) = outbox.push(told.into_iter().map(|told| told.into_response(revision))) {
-            self.shared.counts.slow.fetch_add(1, Ordering::Relaxed);
+            let total = 1 + self.shared.counts.slow.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(stream = id.0, total, "xds client is too slow");
             self.end(id, Status::resource_exhausted(full.to_string()));
         }
     }
@@ -567,7 +568,7 @@ impl Task {
         if let Some(outbox) = self.outboxes.remove(&id) {
             outbox.end(status);
         }
-        self.model.close(id, Instant::now().into_std());
+        self.model.close(id);
     }
 }
 

@@ -159,7 +159,7 @@ pub struct TraceSummary {
 pub struct Trace {
     /// 32 hexadecimal digits.
     pub trace_id: String,
-    /// By start.
+    /// In the order of the tree: a parent before its children, siblings by start.
     pub spans: Vec<Span>,
 }
 

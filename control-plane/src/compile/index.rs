@@ -12,6 +12,8 @@ use weir_api::workload::WorkloadSpec;
 use weir_api::{Key, Kind, Object, Spec};
 use weir_policy::names::{ServiceName, WorkloadName};
 
+use super::routes::is_not_permitted;
+
 /// Objects that configuration is made from, found by the service they are about.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
@@ -58,8 +60,11 @@ impl Index {
         touched
     }
 
-    /// A service.
+    /// A service; never the one that stands for a reference that may not be followed.
     pub(crate) fn service(&self, name: &ServiceName) -> Option<Of<'_, ServiceSpec>> {
+        if is_not_permitted(name) {
+            return None;
+        }
         let key = Key {
             kind: Kind::Service,
             namespace: name.namespace.as_str().to_owned(),

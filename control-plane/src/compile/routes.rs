@@ -426,15 +426,23 @@ fn backend_of(object: &Object, spec: &HttpRouteSpec, backend: &BackendRef) -> mo
     }
 }
 
-/// A service that never exists, since a Service's name begins with a letter (Kubernetes: RFC 1035 label): what a
-/// reference that may not be followed points to.
+/// What a reference that may not be followed points to: a service that never exists for proxies, whatever objects there
+/// are, so that it is answered like any other that is missing.
 fn not_permitted() -> ServiceName {
     let label = |text: &str| text.parse::<Label>().expect("a constant that is a label");
     ServiceName {
-        namespace: label("weir"),
-        service: label("0-not-permitted"),
+        namespace: label(NOT_PERMITTED.0),
+        service: label(NOT_PERMITTED.1),
     }
 }
+
+/// Whether this is the service that never exists.
+pub(crate) fn is_not_permitted(name: &ServiceName) -> bool {
+    (name.namespace.as_str(), name.service.as_str()) == NOT_PERMITTED
+}
+
+/// Namespace and name.
+const NOT_PERMITTED: (&str, &str) = ("weir", "0-not-permitted");
 
 fn header_name(path: &str, name: &str) -> Result<HeaderName, FieldError> {
     HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong(path.to_owned(), name, "is no field name"))
@@ -682,6 +690,8 @@ mod tests {
             "0-not-permitted.weir:80",
         ];
         assert_eq!(clusters, expect);
+        let index = fixture::index([fixture::service("weir", "0-not-permitted", &[("", 80)])]);
+        assert!(crate::compile::cluster(&forward.backends[3].cluster, &index).is_none());
     }
 
     #[test]

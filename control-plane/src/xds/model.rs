@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use weir_api::{Key, Kind, Object};
+use weir_api::workload::WorkloadSpec;
+use weir_api::{Key, Object, Spec};
 use weir_policy::names::{ServiceName, WorkloadName};
 use weir_xds::ResourceType;
 use weir_xds::envoy::{Any, DeltaDiscoveryResponse, Resource as Enveloped};
@@ -26,8 +27,6 @@ pub(crate) struct Model {
     streams: BTreeMap<StreamId, Stream>,
     resources: HashMap<Wanted, Resource>,
     by_service: HashMap<ServiceName, BTreeSet<Wanted>>,
-    /// Proxies whose last stream ended, until their workload is gone.
-    gone: BTreeMap<WorkloadName, Gone>,
     /// How often a resource was computed, for tests and people.
     computed: u64,
 }
@@ -43,16 +42,6 @@ pub(crate) struct Stream {
     pub(crate) since: SystemTime,
     /// What it asked for and confirmed.
     pub(crate) subscriptions: Subscriptions,
-}
-
-/// A proxy whose stream ended.
-#[derive(Debug)]
-pub(crate) struct Gone {
-    /// As it last said.
-    pub(crate) version: String,
-    /// From where it last came.
-    pub(crate) address: Option<SocketAddr>,
-    ended: Instant,
 }
 
 /// A resource that some stream subscribes to.
@@ -137,7 +126,6 @@ impl Model {
     /// A proxy opens a stream. Of several with one workload's name the newest tells how the workload stands; the
     /// others are served on, so that two processes with one name can't throw each other out for ever.
     pub(crate) fn open(&mut self, id: StreamId, client: ClientIdentity, address: Option<SocketAddr>, now: SystemTime) {
-        self.gone.remove(&client.workload);
         let stream = Stream {
             client,
             address,
@@ -185,7 +173,7 @@ impl Model {
     }
 
     /// A stream is over.
-    pub(crate) fn close(&mut self, id: StreamId, now: Instant) {
+    pub(crate) fn close(&mut self, id: StreamId) {
         let Some(stream) = self.streams.remove(&id) else {
             return;
         };
@@ -194,22 +182,6 @@ impl Model {
             if let Some(wanted) = Wanted::read(of, name, namespace) {
                 self.unsubscribe(id, &wanted);
             }
-        }
-        if self.newest_stream(&stream.client.workload).is_none() {
-            let gone = Gone {
-                version: stream.client.version,
-                address: stream.address,
-                ended: now,
-            };
-            self.gone.insert(stream.client.workload, gone);
-        }
-        if self.gone.len() > GONE_MAX {
-            let oldest = self
-                .gone
-                .iter()
-                .min_by_key(|(_, gone)| gone.ended)
-                .map(|(name, _)| name.clone());
-            oldest.map(|name| self.gone.remove(&name));
         }
     }
 
@@ -221,10 +193,6 @@ impl Model {
                 Change::Added { after } | Change::Modified { after, .. } => Some(Arc::clone(&after.object)),
                 Change::Deleted { .. } => None,
             };
-            if event.key.kind == Kind::Workload && object.is_none() {
-                let gone = compile::index::name_of(&event.latest().object);
-                gone.map(|name| self.gone.remove(&name));
-            }
             self.apply(&event.key, object, &mut touched);
             self.seen = self.seen.max(event.revision);
         }
@@ -261,21 +229,18 @@ impl Model {
             .collect()
     }
 
-    /// Proxies that were here.
-    pub(crate) fn gone(&self) -> &BTreeMap<WorkloadName, Gone> {
-        &self.gone
+    /// Every workload of the mesh.
+    pub(crate) fn workloads(&self) -> impl Iterator<Item = (WorkloadName, &WorkloadSpec)> {
+        self.index.objects().values().filter_map(|object| match &object.spec {
+            Spec::Workload(spec) => compile::index::name_of(object).map(|name| (name, spec)),
+            _ => None,
+        })
     }
 
     /// What a stream's subscription is for; `None`: for something that can't exist.
     pub(crate) fn resource(&self, stream: &Stream, of: ResourceType, name: &str) -> Option<&Resource> {
         let wanted = Wanted::read(of, name, &stream.client.workload.namespace)?;
         self.resources.get(&wanted)
-    }
-
-    fn newest_stream(&self, workload: &WorkloadName) -> Option<&Stream> {
-        self.streams
-            .values()
-            .rfind(|stream| stream.client.workload == *workload)
     }
 
     fn apply(&mut self, key: &Key, object: Option<Arc<Object>>, touched: &mut BTreeMap<Wanted, Vec<Key>>) {
@@ -387,9 +352,6 @@ fn held(encoded: Option<&Encoded>) -> Held {
     encoded.map_or(Held::Absent, |encoded| Held::Version(encoded.version))
 }
 
-/// Proxies without a stream that are remembered, for `weirctl status`.
-const GONE_MAX: usize = 1_000;
-
 /// Of one resource, while a subscriber is behind; beyond that the newest change counts alone.
 const CAUSES_MAX: usize = 256;
 
@@ -397,7 +359,9 @@ const CAUSES_MAX: usize = 256;
 mod tests {
     use std::num::NonZeroU16;
 
-    use weir_api::Spec;
+    use proptest::prelude::*;
+    use weir_api::RefKind;
+    use weir_api::backend_policy::{BackendPolicySpec, CircuitBreaker, TargetRef};
     use weir_policy::model::Locality;
 
     use super::*;
@@ -545,8 +509,8 @@ mod tests {
         world.put(fixture::service("citizen", "s1", &[("", 81)]));
         assert_eq!(world.model.computed(), 4);
         assert_eq!(world.model.resources.len(), 3);
-        world.model.close(StreamId(1), world.now);
-        world.model.close(StreamId(2), world.now);
+        world.model.close(StreamId(1));
+        world.model.close(StreamId(2));
         assert!(world.model.resources.is_empty() && world.model.by_service.is_empty());
     }
 
@@ -589,7 +553,7 @@ mod tests {
             &[("10.0.0.1", None)],
         ));
         assert_eq!(pushed, ["1 5 endpoints portal.citizen:80"]);
-        world.model.close(StreamId(1), world.now);
+        world.model.close(StreamId(1));
         let pushed = world.delete(&portal());
         assert_eq!(pushed, ["2 2 -cluster portal.citizen:80"]);
     }
@@ -682,23 +646,23 @@ mod tests {
         }
         world.answer(2, ResourceType::Cluster, 1, None);
         assert_eq!(world.view(&portal().key()), "InForce [1, 0, 0]");
-        world.model.close(StreamId(2), world.now);
+        world.model.close(StreamId(2));
         assert_eq!(
             world.view(&portal().key()),
             "Progressing [0, 1, 0]",
             "the older one still runs"
         );
-        world.model.close(StreamId(1), world.now);
+        world.model.close(StreamId(1));
         let connected = |world: &World| {
             let items = proxies::list(&world.model, world.now).items;
             items.iter().map(|proxy| proxy.connected).collect::<Vec<_>>()
         };
-        assert_eq!(connected(&world), [false]);
+        assert!(connected(&world).is_empty(), "nobody knows of it any more");
         let workload = fixture::workload("citizen", "a", "10.0.0.1", &[]);
         world.put(workload.clone());
         assert_eq!(connected(&world), [false]);
-        world.delete(&workload);
-        assert!(connected(&world).is_empty(), "its workload is gone");
+        world.open(3, "citizen/a");
+        assert_eq!(connected(&world), [true]);
     }
 
     #[test]
@@ -730,5 +694,151 @@ mod tests {
         }
         world.answer(1, ResourceType::Endpoints, 3, None);
         assert_eq!(revision(&world), "3");
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Put(Box<Object>),
+        Delete(Key),
+        Subscribe(u64, ResourceType, String),
+        LetGo(u64, ResourceType, String),
+        Reconnect(u64),
+    }
+
+    const NAMESPACES: [&str; 2] = ["citizen", "police"];
+
+    fn namespace() -> impl Strategy<Value = &'static str> {
+        prop::sample::select(NAMESPACES.to_vec())
+    }
+
+    fn name() -> impl Strategy<Value = &'static str> {
+        prop::sample::select(vec!["portal", "identity"])
+    }
+
+    fn object() -> impl Strategy<Value = Object> {
+        let ports = prop::sample::subsequence(vec![("http", 80), ("grpc", 81)], 1..=2);
+        let service = (namespace(), name(), ports).prop_map(|(ns, name, ports)| fixture::service(ns, name, &ports));
+        let route = (namespace(), name(), namespace(), name(), prop::option::of(80..82_u16));
+        let route = route.prop_map(|(ns, own, parent_ns, parent, port)| {
+            let mut route = fixture::route(ns, own, parent_ns, parent);
+            fixture::spec_of(&mut route).parent_refs[0].port = port.and_then(NonZeroU16::new);
+            route
+        });
+        let policy = (namespace(), name(), name(), 1..3_u32).prop_map(|(ns, own, target, max_requests)| {
+            let target = TargetRef {
+                kind: RefKind::Service,
+                name: target.to_owned(),
+                section_name: None,
+            };
+            let spec = BackendPolicySpec {
+                target_refs: vec![target],
+                balancing: None,
+                circuit_breaker: Some(CircuitBreaker {
+                    max_requests,
+                    ..CircuitBreaker::default()
+                }),
+                retry_budget: None,
+                connect_timeout: None,
+            };
+            Object::new(ns, own, Spec::BackendPolicy(spec))
+        });
+        let slice = (namespace(), name(), 1..3_u16, any::<bool>());
+        let slice = slice.prop_map(|(ns, service, port, known)| {
+            fixture::slice(ns, service, "http", port, &[("10.0.0.1", known.then_some("w"))])
+        });
+        let workload =
+            (namespace(), 1..3_u16).prop_map(|(ns, port)| fixture::workload(ns, "w", "10.0.0.1", &[(8080, port)]));
+        prop_oneof![service, route, policy, slice, workload]
+    }
+
+    fn subscription() -> impl Strategy<Value = (ResourceType, String)> {
+        let of = prop::sample::select(ResourceType::ALL.to_vec());
+        let consumers = prop::sample::select(vec!["*", "citizen", "police"]);
+        let port = 79..82_u16;
+        (of, namespace(), name(), port, consumers).prop_map(|(of, ns, service, port, consumers)| {
+            let name = match (of, port) {
+                (ResourceType::Cluster | ResourceType::Endpoints, port) => format!("{service}.{ns}:{port}"),
+                (ResourceType::Listener, 79) => format!("{service}.{ns}.svc.cluster.local"),
+                (ResourceType::Listener, port) => format!("{service}.{ns}.svc.cluster.local:{port}"),
+                (ResourceType::Route, port) => format!("{service}.{ns}:{port}/{consumers}"),
+            };
+            (of, name)
+        })
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => object().prop_map(|object| Step::Put(Box::new(object))),
+            2 => object().prop_map(|object| Step::Delete(object.key())),
+            6 => (1..3_u64, subscription()).prop_map(|(id, (of, name))| Step::Subscribe(id, of, name)),
+            1 => (1..3_u64, subscription()).prop_map(|(id, (of, name))| Step::LetGo(id, of, name)),
+            1 => (1..3_u64).prop_map(Step::Reconnect),
+        ]
+    }
+
+    proptest! {
+        /// Whatever happens in whatever order, each client was last told of each subscription what a computation of
+        /// everything from the beginning gives: nothing that depends on a change is forgotten.
+        #[test]
+        fn what_is_pushed_is_what_is_computed_anew(steps in prop::collection::vec(step(), 1..60)) {
+            let mut world = World::new([]);
+            let mut told: BTreeMap<(u64, ResourceType, String), Option<Version>> = BTreeMap::new();
+            for id in [1, 2] {
+                world.open(id, &format!("{}/w", NAMESPACES[id as usize - 1]));
+            }
+            for step in steps {
+                let now = world.now;
+                let pushes = match step {
+                    Step::Put(object) => {
+                        let event = world.event(object.key(), Some(*object));
+                        world.model.changed(&[event], now)
+                    }
+                    Step::Delete(key) if !world.held.contains_key(&key) => continue,
+                    Step::Delete(key) => {
+                        let event = world.event(key, None);
+                        world.model.changed(&[event], now)
+                    }
+                    Step::Subscribe(id, of, name) => {
+                        let asked = Asked { subscribe: vec![name], ..Asked::default() };
+                        let answers = world.model.ask(StreamId(id), of, asked, now).expect("few names");
+                        prop_assert_eq!(answers.len(), 1, "each subscription is answered");
+                        BTreeMap::from([(StreamId(id), answers)])
+                    }
+                    Step::LetGo(id, of, name) => {
+                        let asked = Asked { unsubscribe: vec![name.clone()], ..Asked::default() };
+                        let answers = world.model.ask(StreamId(id), of, asked, now).expect("few names");
+                        prop_assert!(answers.is_empty());
+                        told.remove(&(id, of, name));
+                        continue;
+                    }
+                    Step::Reconnect(id) => {
+                        world.model.close(StreamId(id));
+                        world.open(id, &format!("{}/w", NAMESPACES[id as usize - 1]));
+                        told.retain(|(of_stream, ..), _| *of_stream != id);
+                        continue;
+                    }
+                };
+                for (id, answers) in pushes {
+                    for answer in answers {
+                        let version = answer.resource.map(|(_, version)| version);
+                        told.insert((id.0, answer.of, answer.name), version);
+                    }
+                }
+                let mut anew = Index::default();
+                for (key, stored) in &world.held {
+                    anew.apply(key, Some(Arc::clone(&stored.object)));
+                }
+                for ((id, of, name), version) in &told {
+                    let namespace = NAMESPACES[*id as usize - 1].parse().expect("a label");
+                    let wanted = Wanted::read(*of, name, &namespace).expect("canonical");
+                    let expect = compile::encoded(&wanted, &anew).map(|encoded| encoded.version);
+                    prop_assert_eq!(*version, expect, "stream {} {} {}", id, of, name);
+                }
+                let subscribed: usize = world.model.streams.values().map(|s| s.subscriptions.iter().count()).sum();
+                prop_assert_eq!(subscribed, told.len());
+                let held: usize = world.model.resources.values().map(|resource| resource.subscribers.len()).sum();
+                prop_assert_eq!(held, told.len(), "nothing is kept that nobody asked for");
+            }
+        }
     }
 }
