@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""What no compiler checks: line lengths, banned calls and words, licences, links, and that the map names every file and
-docs/operations.md every metric and flag.
+"""What no compiler checks: line lengths, banned calls and words, licences, what crates depend on, links,
+that the map names every file and docs/operations.md every metric and flag.
 
 Prints each finding as `path:line: what`, and exits 1 if there is one. Standard library only, Python 3.11 or newer.
 """
@@ -24,6 +24,15 @@ MAPPED = [
     "control-plane/xds/src",
     "control-plane/cli/src",
 ]
+
+# What a crate must not know, however far down: docs/architecture.md, "Crates".
+FORBIDDEN = {
+    "weir-policy": ["tokio", "prost", "tonic", "hyper", "weir-api", "weir-xds"],
+    "weir-api": ["tokio", "prost", "tonic", "hyper", "weir-policy", "weir-xds"],
+    "weirctl": ["tokio", "prost", "tonic", "weir-control", "weir-proxy"],
+    "weir-proxy": ["weir-api", "weir-control", "weir-test-mesh"],
+    "weir-control": ["weir-proxy", "weir-test-mesh"],
+}
 
 # In Rust: (pattern, why). Words are broken so that this file passes its own check.
 BANNED_CALLS = [
@@ -200,6 +209,25 @@ def check_dependencies():
             find("Cargo.lock", 1, f"{named} has the licence {package['license']!r}, which deny.toml does not allow")
         if package["source"] and not package["source"].startswith("registry+"):
             find("Cargo.lock", 1, f"{named} does not come from a registry")
+    check_graph(metadata)
+
+
+def check_graph(metadata):
+    names = {package["id"]: package["name"] for package in metadata["packages"]}
+    uses = {
+        node["id"]: [dep["pkg"] for dep in node["deps"] if any(kind["kind"] is None for kind in dep["dep_kinds"])]
+        for node in metadata["resolve"]["nodes"]
+    }
+    members = {names[member]: member for member in metadata["workspace_members"]}
+    for crate, forbidden in FORBIDDEN.items():
+        seen, waiting = set(), [members[crate]]
+        while waiting:
+            package = waiting.pop()
+            if package not in seen:
+                seen.add(package)
+                waiting.extend(uses[package])
+        for name in sorted({names[package] for package in seen} & set(forbidden)):
+            find("docs/architecture.md", 1, f"{crate} must not know {name}, and depends on it")
 
 
 def main():
