@@ -2,6 +2,7 @@
 
 mod host;
 mod json;
+mod list;
 mod path;
 mod query;
 mod resources;
@@ -39,6 +40,9 @@ use status::{Failure, Reason};
 pub struct ApiLimits {
     /// Of one request's body; more is answered with 413. Holds the largest route table with room to spare.
     pub body_bytes_max: usize,
+    /// Of all bodies being worked on together; more are answered with 503 and `Retry-After`. One whose length is not
+    /// announced counts as the largest.
+    pub bodies_bytes_max: usize,
     /// Requests worked on at once; more are answered with 503 and `Retry-After`. Watches don't count.
     pub requests_max: usize,
     /// Connections; more wait to be accepted.
@@ -61,6 +65,7 @@ impl Default for ApiLimits {
     fn default() -> ApiLimits {
         ApiLimits {
             body_bytes_max: 4 * 1024 * 1024,
+            bodies_bytes_max: 32 * 1024 * 1024,
             requests_max: 256,
             connections_max: 1024,
             watches_max: 512,
@@ -79,6 +84,8 @@ pub(crate) struct Api {
     hosts: Hosts,
     health: Health,
     limits: ApiLimits,
+    /// In kibibytes.
+    bodies: Arc<Semaphore>,
     watches: Arc<Semaphore>,
     drain: Drain,
 }
@@ -96,6 +103,7 @@ impl Api {
             objects,
             hosts: Hosts::new(bound, hosts),
             health,
+            bodies: Arc::new(Semaphore::new(limits.bodies_bytes_max / resources::KIBIBYTE)),
             watches: Arc::new(Semaphore::new(limits.watches_max)),
             limits,
             drain,

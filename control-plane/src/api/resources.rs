@@ -10,13 +10,14 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, Method, StatusCode, Uri};
 use serde::Deserialize;
 use serde_json::Value;
-use weir_api::views::{ListMetadata, ObjectList, Status};
+use tokio::sync::OwnedSemaphorePermit;
+use weir_api::views::Status;
 use weir_api::{Key, Kind, Scope};
 
 use super::path::{self, Target};
 use super::query::{self, DryRun, Follow, Read};
 use super::status::{Failure, Reason};
-use super::{Api, json, watch};
+use super::{Api, json, list, watch};
 use crate::objects::{DeleteConditions, Mode, Refusal};
 use crate::store::{Revision, Stored, WriteError};
 
@@ -45,8 +46,8 @@ async fn answer(api: &Arc<Api>, request: Request) -> Result<Response, Failure> {
                     let right = format!("create {0} in …/namespaces/NAMESPACE/{0}", kind.plural());
                     return Err(Failure::method("GET", right));
                 }
-                let value = object_body(api, &head.headers, body).await?;
-                let stored = api.objects.create(kind, namespace.as_deref(), value, mode).await?;
+                let said = object_body(api, &head.headers, body).await?;
+                let stored = api.objects.create(kind, namespace.as_deref(), said.value, mode).await?;
                 Ok(object(StatusCode::CREATED, &stored))
             }
             method => Err(Failure::method("GET, POST", format!("{method} is not done here"))),
@@ -60,14 +61,14 @@ async fn answer(api: &Arc<Api>, request: Request) -> Result<Response, Failure> {
             }
             Method::PUT => {
                 let mode = mode(query::write(&head.uri)?);
-                let value = object_body(api, &head.headers, body).await?;
-                let stored = api.objects.replace(&key, value, mode).await?;
+                let said = object_body(api, &head.headers, body).await?;
+                let stored = api.objects.replace(&key, said.value, mode).await?;
                 Ok(object(StatusCode::OK, &stored))
             }
             Method::PATCH => {
                 let mode = mode(query::write(&head.uri)?);
                 let patch = patch_body(api, &head.headers, body).await?;
-                let stored = api.objects.merge_patch(&key, &patch, mode).await?;
+                let stored = api.objects.merge_patch(&key, &patch.value, mode).await?;
                 Ok(object(StatusCode::OK, &stored))
             }
             Method::DELETE => delete(api, &key, &head.uri, &head.headers, body).await,
@@ -97,24 +98,17 @@ fn read(api: &Arc<Api>, kind: Kind, namespace: Option<String>, uri: &Uri) -> Res
                 return Err(future(from, revision));
             }
             let selected = listed
-                .iter()
+                .into_iter()
                 .filter(|stored| selector.matches(&stored.object.metadata.labels));
-            let list = ObjectList {
-                api_version: kind.api_version().to_owned(),
-                kind: format!("{}List", kind.kind()),
-                metadata: ListMetadata {
-                    resource_version: revision.to_string(),
-                },
-                items: selected.map(|stored| stored.object.to_value()).collect(),
-            };
-            Ok(axum::Json(list).into_response())
+            let body = list::body(kind, revision, selected.collect());
+            Ok(([(CONTENT_TYPE, "application/json")], body).into_response())
         }
     }
 }
 
 async fn delete(api: &Api, key: &Key, uri: &Uri, headers: &HeaderMap, body: Body) -> Result<Response, Failure> {
     let asked = query::write(uri)?;
-    let body = whole(api, headers, body).await?;
+    let Taken { bytes: body, .. } = whole(api, headers, body).await?;
     let options = if body.is_empty() {
         DeleteOptions::default()
     } else {
@@ -170,27 +164,29 @@ struct Preconditions {
     resource_version: Option<String>,
 }
 
-async fn object_body(api: &Api, headers: &HeaderMap, body: Body) -> Result<Value, Failure> {
+async fn object_body(api: &Api, headers: &HeaderMap, body: Body) -> Result<Said, Failure> {
     let media = media_type(headers)?;
     match media {
         Media::Json | Media::Yaml => {}
         Media::MergePatch => return Err(unsupported("application/json, application/yaml")),
     }
-    let body = whole(api, headers, body).await?;
-    match media {
-        Media::Json | Media::MergePatch => json_body(&body),
-        Media::Yaml => yaml_body(&body),
-    }
+    let Taken { bytes, memory } = whole(api, headers, body).await?;
+    let value = match media {
+        Media::Json | Media::MergePatch => json_body(&bytes)?,
+        Media::Yaml => yaml_body(&bytes)?,
+    };
+    Ok(Said { value, _memory: memory })
 }
 
-async fn patch_body(api: &Api, headers: &HeaderMap, body: Body) -> Result<Value, Failure> {
+async fn patch_body(api: &Api, headers: &HeaderMap, body: Body) -> Result<Said, Failure> {
     match media_type(headers)? {
         Media::MergePatch => {}
         Media::Json | Media::Yaml => return Err(unsupported("application/merge-patch+json")),
     }
-    let patch = json_body(&whole(api, headers, body).await?)?;
-    if patch.is_object() {
-        Ok(patch)
+    let Taken { bytes, memory } = whole(api, headers, body).await?;
+    let value = json_body(&bytes)?;
+    if value.is_object() {
+        Ok(Said { value, _memory: memory })
     } else {
         Err(Failure::new(Reason::BadRequest, "the body: a merge patch is an object"))
     }
@@ -253,7 +249,19 @@ fn unsupported(right: &str) -> Failure {
     )
 }
 
-async fn whole(api: &Api, headers: &HeaderMap, body: Body) -> Result<Bytes, Failure> {
+/// A body, and its share of the memory that bodies may take together.
+struct Taken {
+    bytes: Bytes,
+    memory: OwnedSemaphorePermit,
+}
+
+/// What a body says. Its share of the memory is kept until it is dropped: what is read takes more room than its text.
+struct Said {
+    value: Value,
+    _memory: OwnedSemaphorePermit,
+}
+
+async fn whole(api: &Api, headers: &HeaderMap, body: Body) -> Result<Taken, Failure> {
     let max = api.limits.body_bytes_max;
     let too_large = || {
         let message = format!("the body is larger than {max} bytes");
@@ -262,17 +270,25 @@ async fn whole(api: &Api, headers: &HeaderMap, body: Body) -> Result<Bytes, Fail
     let announced = headers
         .get(CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| usize::try_from(length).map_or(true, |length| length > max)) {
+    // One that is not announced may become as large as any.
+    let length = announced.map_or(max, |length| usize::try_from(length).unwrap_or(usize::MAX));
+    if length > max {
         return Err(too_large());
     }
-    to_bytes(body, max).await.map_err(|error| {
+    let kibibytes = u32::try_from(length.div_ceil(KIBIBYTE)).map_err(|_| too_large())?;
+    let memory = Arc::clone(&api.bodies).try_acquire_many_owned(kibibytes).map_err(|_| {
+        let message = "too many large requests at once; try again";
+        Failure::retry_later(Reason::ServiceUnavailable, message)
+    })?;
+    let bytes = to_bytes(body, max).await.map_err(|error| {
         let length_limit = std::error::Error::source(&error).is_some_and(|cause| cause.is::<LengthLimitError>());
         if length_limit {
             too_large()
         } else {
             Failure::new(Reason::BadRequest, format!("the body did not come in whole: {error}"))
         }
-    })
+    })?;
+    Ok(Taken { bytes, memory })
 }
 
 type LengthLimitError = http_body_util::LengthLimitError;
@@ -292,3 +308,5 @@ fn mode(dry_run: DryRun) -> Mode {
 fn object(status: StatusCode, stored: &Stored) -> Response {
     (status, axum::Json(&*stored.object)).into_response()
 }
+
+pub(super) const KIBIBYTE: usize = 1024;

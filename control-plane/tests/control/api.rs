@@ -500,6 +500,25 @@ async fn a_body_too_large_is_refused_announced_or_not() {
 }
 
 #[tokio::test]
+async fn large_bodies_share_what_memory_they_may_take() {
+    let mut config = ControlConfig::in_memory();
+    config.api_limits.body_bytes_max = 8 * 1024;
+    config.api_limits.bodies_bytes_max = 8 * 1024;
+    let (control, client) = run(config).await;
+    let mut slow = super::hostile::open(client.address).await;
+    let head = format!("POST /api/v1/namespaces HTTP/1.1\r\nhost: localhost\r\ncontent-type: {JSON}\r\n");
+    let head = format!("{head}content-length: 8000\r\nexpect: 100-continue\r\n\r\n");
+    super::hostile::write(&mut slow, head.as_bytes()).await;
+    super::hostile::read_until(&mut slow, "100 Continue").await;
+    let reply = client.post("/api/v1/namespaces", &namespace("a")).await;
+    assert_eq!(reply.headers["retry-after"], "1");
+    reply.refused(503, "ServiceUnavailable");
+    client.get("/api/v1/namespaces").await.expect(200);
+    drop(slow);
+    control.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_watch_shows_what_is_there_and_what_comes() {
     let (control, client) = in_memory().await;
     client.post(SERVICES, &service("a")).await.expect(201);
