@@ -4,6 +4,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::error::FieldError;
+
 /// `GET /apis/weir.dev/v1/proxies`: every proxy that the control plane knows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "camelCase")]
@@ -307,6 +309,27 @@ impl Status {
         }
     }
 
+    /// A success.
+    pub fn success(message: impl Into<String>) -> Status {
+        Status {
+            status: Outcome::Success,
+            reason: None,
+            code: 200,
+            ..Status::failure(Reason::Unknown, message)
+        }
+    }
+
+    /// The same with a cause for each field that is wrong.
+    pub fn because(mut self, errors: &[FieldError]) -> Status {
+        let causes = errors.iter().map(|error| Cause {
+            reason: "FieldValueInvalid".to_owned(),
+            field: error.path.clone(),
+            message: error.message(),
+        });
+        self.details.get_or_insert_default().causes.extend(causes);
+        self
+    }
+
     /// The same with what it is about.
     pub fn about(mut self, key: &crate::object::Key) -> Status {
         let details = self.details.get_or_insert_default();
@@ -479,10 +502,17 @@ mod tests {
             name: "x".to_owned(),
         };
         let status = Status::failure(Reason::NotFound, "HTTPRoute/citizen/x does not exist").about(&key);
+        let error = FieldError::new("spec.port", &json!(0), "is out of range", "1 is right");
+        let status = status.because(&[error]);
         let expect = json!({
             "apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Failure", "code": 404,
             "reason": "NotFound", "message": "HTTPRoute/citizen/x does not exist",
-            "details": {"name": "x", "group": "gateway.networking.k8s.io", "kind": "httproutes"},
+            "details": {
+                "name": "x", "group": "gateway.networking.k8s.io", "kind": "httproutes",
+                "causes": [{
+                    "reason": "FieldValueInvalid", "field": "spec.port", "message": "0 is out of range; 1 is right",
+                }],
+            },
         });
         assert_eq!(serde_json::to_value(&status).expect("writes"), expect);
         check::<Status>(expect);
