@@ -14,6 +14,7 @@ use weir_policy::breaker::{Breaker, Outcome};
 use weir_policy::deadline::Deadline;
 use weir_policy::model::{AppProtocol, Limits};
 use weir_policy::retry::{AttemptFacts, Decision, MethodNamed, Replayable, RetryKind, decide};
+use weir_policy::trace::TRACESTATE_HEADER;
 
 use crate::attempt;
 use crate::calls::{self, Call};
@@ -106,6 +107,10 @@ async fn carry(
     body: Incoming,
 ) -> Result<(Response<Incoming>, Attempt), ProxyError> {
     calls::strip_own(&mut head.headers);
+    if app.edge == Edge::Yes {
+        // It belongs to the trace that was not continued.
+        head.headers.remove(TRACESTATE_HEADER);
+    }
     call.write_trace(&mut head.headers);
     call.write_tracestate(&mut head.headers);
     let body = Replay::new(body);

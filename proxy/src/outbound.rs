@@ -9,7 +9,6 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::time::timeout_at;
 use weir_policy::breaker::Outcome;
-use weir_policy::context::{CONTEXT_HEADER, VERDICT_HEADER};
 use weir_policy::deadline::Deadline;
 use weir_policy::model::{AppProtocol, Balancing, Peer};
 use weir_policy::names::ListenerName;
@@ -160,6 +159,8 @@ fn prepare(head: &mut Head, plan: &ForwardPlan<'_>, call: &Call) {
         head.authority = authority.clone();
     }
     plan::apply(plan.request_headers, &mut head.headers);
+    // An app can't speak as a sidecar.
+    calls::strip_own(&mut head.headers);
     call.write_trace(&mut head.headers);
 }
 
@@ -383,7 +384,6 @@ fn to_downstream(response: &mut Response<Incoming>, plan: &ForwardPlan<'_>) {
     *response.version_mut() = http::Version::HTTP_11;
     let headers = response.headers_mut();
     strip_hop_by_hop(headers);
-    headers.remove(CONTEXT_HEADER);
-    headers.remove(VERDICT_HEADER);
+    calls::strip_own(headers);
     plan::apply(plan.response_headers, headers);
 }
