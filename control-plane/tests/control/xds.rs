@@ -144,7 +144,7 @@ async fn the_views_say_where_a_change_is_in_force_and_who_rejected_it_why() {
         json!(["Service/citizen/portal", "HTTPRoute/citizen/r"])
     );
     drop(ads);
-    until_view(&client, "/apis/weir.dev/v1/proxies", "/items/0/connected", json!(false)).await;
+    until_view(&client, "/apis/weir.dev/v1/proxies", "/items", json!([])).await;
     until_view(&client, &view, "/state", json!("NoSubscribers")).await;
     control.shutdown().await;
 }
