@@ -207,7 +207,8 @@ impl Stage {
             RESOURCES.replace("ORIGIN-PORT", &at.port().to_string()),
         )?;
         let (resources, api, xds) = (resources.display().to_string(), api.to_string(), xds.to_string());
-        let control_args = strings(&["--resources", &resources, "--api", &api, "--xds", &xds]);
+        let mut control_args = strings(&["--resources", &resources, "--api", &api, "--xds", &xds]);
+        control_args.extend(strings(&["--log", "warn"]));
         let (control, _) = Process::start(
             &control,
             &control_args,

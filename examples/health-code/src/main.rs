@@ -138,7 +138,9 @@ async fn demo(cli: Cli) -> ExitCode {
         played = scenes::play(&mut stage, &mut screen, script, &mut checks) => Some(played),
         () = stop.asked() => None,
     };
+    let mut told = 0;
     if cli.keep && matches!(played, Some(Ok(()))) {
+        told = checks.len();
         screen.say(&format!("\n{}\n{}", table::reckoning(&checks), scenes::by_hand(&stage)));
         tokio::select! {
             () = scenes::linger(&stage, script) => {}
@@ -172,7 +174,10 @@ async fn demo(cli: Cli) -> ExitCode {
     }
     match manner {
         Manner::Json => println!("{}", serde_json::json!({ "checks": checks })),
-        Manner::Live | Manner::Plain => screen.say(&format!("\n{}", table::reckoning(&checks))),
+        Manner::Live | Manner::Plain => screen.say(&format!(
+            "\n{}",
+            table::reckoning(checks.get(told..).unwrap_or_default())
+        )),
     }
     if checks.iter().all(|check| check.ok) {
         ExitCode::SUCCESS

@@ -191,13 +191,13 @@ impl Scenes<'_> {
         let retries = after.retries - before.retries;
         self.check(
             "version 2 fails: what failed is asked again, as the route says",
-            format!("{retries} retries"),
+            format!("retries: {retries}"),
             retries > 0.0,
         );
         let opened = after.opened - before.opened;
         self.check(
             "version 2 fails: its circuit breaker opens",
-            format!("it opened {opened} times"),
+            format!("opened: {opened}"),
             opened > 0.0,
         );
         stage.check_alive()
@@ -250,7 +250,10 @@ impl Scenes<'_> {
         let old = old.into_iter().flatten().max().unwrap_or_default();
         self.check(
             "route pushed: the old one ends at most 1 s after the last ACK",
-            format!("last request on the old route {} after apply", millis(old)),
+            match old {
+                Duration::ZERO => "no request on the old route after apply".to_owned(),
+                old => format!("last request on the old route {} after apply", millis(old)),
+            },
             old < acknowledged + Duration::from_secs(1),
         );
         let strays = version_2.routes.get(NEW_ROUTE).map_or(0, |route| route.requests);

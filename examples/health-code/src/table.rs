@@ -35,7 +35,7 @@ impl Manner {
 pub(crate) enum Breaker {
     Closed,
     Open,
-    /// The page does not say: nothing was sent to the cluster yet.
+    /// The page does not say: no route in use leads to the cluster.
     Unknown,
 }
 
@@ -44,7 +44,7 @@ impl Breaker {
         match self {
             Breaker::Closed => "closed",
             Breaker::Open => "OPEN",
-            Breaker::Unknown => "-",
+            Breaker::Unknown => "not used",
         }
     }
 }
@@ -81,7 +81,7 @@ impl Screen {
     pub(crate) fn headline(&mut self, text: impl Into<String>) {
         self.headline = text.into();
         match self.manner {
-            Manner::Live if !self.rows.is_empty() => self.draw(),
+            Manner::Live if self.drawn > 0 => self.draw(),
             Manner::Live | Manner::Plain | Manner::Json => self.line(&format!("{} > {}", self.clock(), self.headline)),
         }
     }

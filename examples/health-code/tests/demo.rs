@@ -58,24 +58,25 @@ fn all_that_is_asked_for_is_seen() {
     check_nothing_is_left(&temporary);
 }
 
-/// Plays until traffic runs, then ends the demo with a signal; gives how it ended, once all is quiet.
-fn end_with(temporary: &TempDir, signal: rustix::process::Signal) -> Output {
-    let mut demo = demo(temporary, &["--seconds-per-scene", "60", "--rate", "20", "--plain"]);
+/// Plays until a line has this in it, then ends the demo with a signal; gives how it ended, once all is quiet.
+fn end_with(temporary: &TempDir, args: &[&str], line_has: &str, signal: rustix::process::Signal) -> Output {
+    let mut demo = demo(temporary, args);
     let mut lines = BufReader::new(demo.stdout.take().expect("it is piped")).lines();
     let mut said = String::new();
     for line in lines.by_ref().map_while(Result::ok) {
         said.push_str(&line);
         said.push('\n');
-        if line.contains("1 steady") {
+        if line.contains(line_has) {
             break;
         }
     }
-    assert!(said.contains("1 steady"), "{said}");
+    assert!(said.contains(line_has), "{said}");
     let pid = i32::try_from(demo.id())
         .ok()
         .and_then(rustix::process::Pid::from_raw)
         .expect("it has a number");
     rustix::process::kill_process(pid, signal).expect("it runs");
+    said.extend(lines.map_while(Result::ok));
     // The warden has the same standard error, so this ends when both have.
     let mut stderr = Vec::new();
     demo.stderr
@@ -91,10 +92,39 @@ fn end_with(temporary: &TempDir, signal: rustix::process::Signal) -> Output {
     }
 }
 
+const LONG: [&str; 5] = ["--seconds-per-scene", "60", "--rate", "20", "--plain"];
+
+#[test]
+fn kept_it_says_what_to_try_until_it_is_ended() {
+    let temporary = TempDir::new().expect("a temporary folder");
+    let args = ["--seconds-per-scene", "2", "--rate", "20", "--keep"];
+    let output = end_with(
+        &temporary,
+        &args,
+        "Ctrl-C ends everything",
+        rustix::process::Signal::INT,
+    );
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{said}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    for expect in [
+        "curl -i 'http://127.0.0.1:",
+        " apply --wait -f ",
+        " status\n",
+        "every process ends when asked to",
+    ] {
+        assert!(said.contains(expect), "{expect}: {said}");
+    }
+    check_nothing_is_left(&temporary);
+}
+
 #[test]
 fn interrupted_it_leaves_nothing_behind() {
     let temporary = TempDir::new().expect("a temporary folder");
-    let output = end_with(&temporary, rustix::process::Signal::TERM);
+    let output = end_with(&temporary, &LONG, "1 steady", rustix::process::Signal::TERM);
     assert_eq!(
         output.status.code(),
         Some(130),
@@ -107,7 +137,7 @@ fn interrupted_it_leaves_nothing_behind() {
 #[test]
 fn killed_it_leaves_nothing_behind() {
     let temporary = TempDir::new().expect("a temporary folder");
-    let output = end_with(&temporary, rustix::process::Signal::KILL);
+    let output = end_with(&temporary, &LONG, "1 steady", rustix::process::Signal::KILL);
     assert_eq!(output.status.code(), None);
     check_nothing_is_left(&temporary);
 }
