@@ -11,11 +11,12 @@ use http::{HeaderMap, Method, StatusCode, Uri};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::OwnedSemaphorePermit;
+use weir_api::views::Status;
 use weir_api::{Key, Kind, Scope};
 
 use super::path::{self, Target};
 use super::query::{self, DryRun, Follow, Read};
-use super::status::{self, Failure, Reason};
+use super::status::{Failure, Reason};
 use super::{Api, json, list, watch};
 use crate::objects::{DeleteConditions, Mode, Refusal};
 use crate::store::{Revision, Stored, WriteError};
@@ -135,7 +136,7 @@ async fn delete(api: &Api, key: &Key, uri: &Uri, headers: &HeaderMap, body: Body
     let conditions = DeleteConditions { uid, revision };
     let deleted = api.objects.delete(key, &conditions, mode(dry_run)).await?;
     let metadata = &deleted.object.metadata;
-    let done = status::done(key, format!("{key} with uid {} is deleted", metadata.uid));
+    let done = Status::success(format!("{key} with uid {} is deleted", metadata.uid)).about(key);
     Ok(axum::Json(done).into_response())
 }
 

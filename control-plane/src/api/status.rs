@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::response::{IntoResponse, Response};
 use http::header::{ALLOW, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
-use weir_api::views::{Cause, Outcome, Status};
+use weir_api::views::Status;
 use weir_api::{FieldError, Key};
 
 pub(crate) use weir_api::views::Reason;
@@ -68,25 +68,8 @@ impl Failure {
     fn invalid(subject: &str, errors: &[FieldError]) -> Failure {
         let shown: Vec<String> = errors.iter().map(FieldError::to_string).collect();
         let mut failure = Failure::new(Reason::Invalid, format!("{subject} is invalid: {}", shown.join("; ")));
-        let causes = errors.iter().map(|error| Cause {
-            reason: "FieldValueInvalid".to_owned(),
-            field: error.path.clone(),
-            message: error.message(),
-        });
-        let details = failure.0.status.details.get_or_insert_default();
-        details.causes.extend(causes);
+        failure.0.status = failure.0.status.because(errors);
         failure
-    }
-}
-
-/// The `Status` of a request that was done and has nothing else to answer.
-pub(crate) fn done(key: &Key, message: String) -> Status {
-    Status {
-        status: Outcome::Success,
-        reason: None,
-        code: StatusCode::OK.as_u16(),
-        // The reason is taken back above.
-        ..Status::failure(Reason::Unknown, message).about(key)
     }
 }
 
