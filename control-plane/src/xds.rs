@@ -451,7 +451,16 @@ impl Task {
                     }
                     None => break,
                 },
-                ended = shared.ended.take() => self.close(ended),
+                ended = shared.ended.take() => {
+                    // What a stream said before it ended is queued by now, and comes first: a stream that is opened
+                    // after its end would never end.
+                    for _ in 0..events.len() {
+                        if let Ok(event) = events.try_recv() {
+                            self.on(event);
+                        }
+                    }
+                    self.close(ended);
+                }
                 changes = watch.next() => match changes {
                     Ok(changes) => Batch::add(&mut batch, changes),
                     Err(WatchEnded::Compacted(compacted)) => {
@@ -665,6 +674,34 @@ mod tests {
         assert_eq!(status.code(), tonic::Code::ResourceExhausted);
         drop((task, xds));
         store_task.stop().await.expect("no panic");
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_ended_before_it_was_looked_at_is_not_kept() {
+        // Which of the two the task sees first is left to chance: several rounds see both.
+        for _ in 0..10 {
+            let (store, store_task) = store();
+            let (drainer, drain) = drain::channel();
+            let (xds, task) = server(store, drain);
+            for id in 1..=16 {
+                let (event, _) = opened(id, OUTBOX);
+                xds.shared.events.send(event).await.expect("there is room");
+                xds.shared.ended.push(StreamId(id));
+            }
+            let task = tokio::spawn(task);
+            let none = async {
+                while !xds.proxies().await.expect("the task runs").items.is_empty() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            let patience = Duration::from_secs(20);
+            tokio::time::timeout(patience, none)
+                .await
+                .expect("all streams are over");
+            drainer.begin();
+            task.await.expect("no panic");
+            store_task.stop().await.expect("no panic");
+        }
     }
 
     /// Writes that come one after the other within the pause are one push; a stream of writes is cut after a while.
