@@ -118,7 +118,7 @@ impl Registry {
     }
 
     /// A proxy says what it is. A newer instance takes the place of an older one. The same instance on a new stream
-    /// keeps what is known of its health, so that a reconnect changes nothing for its callers. Returns the stream that
+    /// keeps what is known of its health and its draining, so that a reconnect changes nothing for its callers. Returns the stream that
     /// held the name until now, which has nothing more to say.
     ///
     /// # Errors
@@ -139,6 +139,7 @@ impl Registry {
         let same = held.filter(|held| held.registration.spec.instance == registration.spec.instance);
         let ports: BTreeSet<NonZeroU16> = registration.app_ports().collect();
         let ready = same.map_or_else(BTreeSet::new, |same| same.ready.intersection(&ports).copied().collect());
+        let traffic = same.map_or(Traffic::Wanted, |same| same.traffic);
         let replaced = held.and_then(|held| match held.presence {
             Presence::Here(stream) => Some(stream),
             Presence::Lost { .. } => None,
@@ -149,7 +150,7 @@ impl Registry {
         let workload = Workload {
             registration,
             ready,
-            traffic: Traffic::Wanted,
+            traffic,
             presence: Presence::Here(stream),
         };
         self.entries.insert(name.clone(), workload);
@@ -417,6 +418,24 @@ mod tests {
             "the older one's words no longer count"
         );
         assert!(registry.take_changes().is_empty());
+    }
+
+    #[test]
+    fn an_instance_that_drains_goes_on_draining_and_the_next_one_does_not() {
+        let mut registry = Registry::new(TIMEOUT);
+        registry
+            .register(StreamId(1), name("a/b"), registration(5, "z"))
+            .expect("nobody holds it");
+        registry.draining(StreamId(1));
+        registry.lost(StreamId(1), Instant::now());
+        registry
+            .register(StreamId(2), name("a/b"), registration(5, "z"))
+            .expect("it is the same");
+        assert_eq!(state(&registry, "a/b"), Some(State::Draining));
+        registry
+            .register(StreamId(3), name("a/b"), registration(6, "z"))
+            .expect("it is newer");
+        assert_eq!(state(&registry, "a/b"), Some(State::Confirmed));
     }
 
     #[test]
