@@ -368,7 +368,8 @@ mod tests {
         let portal = "portal.citizen.svc.cluster.local";
         listens(&[("a", 80), ("b", 90)], portal, Some("portal.citizen:80/*"));
         listens(&[("", 8080)], portal, Some("portal.citizen:8080/*"));
-        let refusal = "portal.citizen has several ports and none of them is 80: ask for one of portal.citizen:81, portal.citizen:82";
+        let refusal = "portal.citizen has several ports and none of them is 80: ask for one of \
+                       portal.citizen:81, portal.citizen:82";
         listens(&[("a", 81), ("b", 82)], portal, Some(refusal));
         listens(
             &[("a", 81), ("b", 82)],

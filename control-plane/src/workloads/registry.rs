@@ -118,8 +118,8 @@ impl Registry {
     }
 
     /// A proxy says what it is. A newer instance takes the place of an older one. The same instance on a new stream
-    /// keeps what is known of its health and its draining, so that a reconnect changes nothing for its callers. Returns the stream that
-    /// held the name until now, which has nothing more to say.
+    /// keeps what is known of its health and its draining, so that a reconnect changes nothing for its callers. Returns
+    /// the stream that held the name until now, which has nothing more to say.
     ///
     /// # Errors
     /// When a newer instance holds the name.
@@ -565,8 +565,9 @@ mod tests {
             let mut mirror: BTreeMap<WorkloadName, Record> = BTreeMap::new();
             let mut next_stream = 0;
             for step in steps {
+                let instance = |held: &Workload| held.registration.spec.instance;
                 let before: BTreeMap<_, _> =
-                    registry.entries.iter().map(|(name, held)| (name.clone(), held.registration.spec.instance)).collect();
+                    registry.entries.iter().map(|(name, held)| (name.clone(), instance(held))).collect();
                 match step {
                     Step::Register { workload, instance } => {
                         let own = name(&format!("a/w{workload}"));
