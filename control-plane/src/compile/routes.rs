@@ -460,6 +460,8 @@ fn wrong(path: String, held: &str, problem: &str) -> FieldError {
 fn field_error(error: &CompileError) -> FieldError {
     let place = error.route.as_deref().and_then(|route| route.split_once('#'));
     let path = match (place, error.field.strip_prefix("matches.")) {
+        // The resource has one field for a path's text, whatever its type.
+        (Some((_, place)), Some(field)) if field.starts_with("path.") => format!("spec.{place}.path.value"),
         (Some((_, place)), Some(field)) => format!("spec.{place}.{field}"),
         (Some((_, place)), None) => {
             let rule = place.split_once('.').map_or(place, |(rule, _)| rule);
@@ -794,7 +796,7 @@ mod tests {
             spec.hostnames = vec!["a.example.org".into(), "b.example.org".into()];
             spec.rules[0].matches[0].path = PathMatch::RegularExpression("/(".into());
         };
-        refused(bad_regex, &["spec.rules[0].matches[0].path.regex"]);
+        refused(bad_regex, &["spec.rules[0].matches[0].path.value"]);
         let bad_header = |spec: &mut HttpRouteSpec| {
             spec.rules[0].matches[0].headers = vec![HeaderMatch {
                 name: "a b".into(),
