@@ -244,6 +244,7 @@ impl Stage {
                 "--inbound-address",
                 "127.0.0.1",
             ]));
+            sidecar.extend(strings(&["--log-level", "warn"]));
             let (process, _) =
                 Process::start(&proxy, &sidecar, (processors, Place::First), Ready::Accepts(outbound)).await?;
             anyhow::Ok(process)
@@ -334,7 +335,8 @@ struct Row {
 async fn compare(args: Args, processors: Processors) -> anyhow::Result<()> {
     let folder = tempfile::Builder::new().prefix("weir-bench-").tempdir()?;
     let stage = Stage::start(folder.path(), &args, &processors).await?;
-    // Before the first request: what a sidecar costs that nobody uses.
+    // Before the first request, once all have found each other: what a sidecar costs that nobody uses.
+    tokio::time::sleep(SETTLE).await;
     let (weir_kib, relay_kib) = (stage.caller.resident_kib()?, stage.relay_http1.resident_kib()?);
     stage.warm().await.context("the chain's first request")?;
     let mut rows: Vec<Row> = CASES
@@ -456,6 +458,7 @@ fn strings(args: &[&str]) -> Vec<String> {
 
 const RESOURCES: &str = include_str!("../resources.yaml");
 const WARM_TIMEOUT: Duration = Duration::from_secs(20);
+const SETTLE: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
