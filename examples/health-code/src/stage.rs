@@ -38,7 +38,16 @@ impl Tools {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(&cargo);
         command.args(["build", "--manifest-path", MANIFEST]);
-        command.args(["-p", "weir-proxy", "-p", "weir-control", "-p", "weirctl"]);
+        command.args([
+            "-p",
+            "health-code",
+            "-p",
+            "weir-proxy",
+            "-p",
+            "weir-control",
+            "-p",
+            "weirctl",
+        ]);
         if !cfg!(debug_assertions) {
             command.arg("--release");
         }

@@ -1,15 +1,20 @@
-//! The demo as an end-to-end test: it builds the product's programs, plays all its scenes with real processes, and
-//! leaves nothing behind, however it ends.
+//! The demo as an end-to-end test: it plays all its scenes with real processes, and leaves nothing behind, however it
+//! ends. The product's programs are those of this build: `cargo build --workspace` makes them.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use tempfile::TempDir;
+
+/// One demo at a time: each is a mesh of fifteen processes, and its expectations are about time as well.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// The demo, with a temporary folder of its own.
 fn demo(temporary: &TempDir, args: &[&str]) -> Child {
     Command::new(env!("CARGO_BIN_EXE_health-code"))
+        .arg("--no-build")
         .args(args)
         .env("TMPDIR", temporary.path())
         .stdin(Stdio::null())
@@ -43,6 +48,7 @@ fn check_nothing_is_left(temporary: &TempDir) {
 
 #[test]
 fn all_that_is_asked_for_is_seen() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let temporary = TempDir::new().expect("a temporary folder");
     let demo = demo(&temporary, &["--seconds-per-scene", "3", "--rate", "40", "-o", "json"]);
     let Output { status, stdout, stderr } = demo.wait_with_output().expect("the demo ends");
@@ -96,6 +102,7 @@ const LONG: [&str; 5] = ["--seconds-per-scene", "60", "--rate", "20", "--plain"]
 
 #[test]
 fn kept_it_says_what_to_try_until_it_is_ended() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let temporary = TempDir::new().expect("a temporary folder");
     let args = ["--seconds-per-scene", "2", "--rate", "20", "--keep"];
     let output = end_with(
@@ -123,6 +130,7 @@ fn kept_it_says_what_to_try_until_it_is_ended() {
 
 #[test]
 fn interrupted_it_leaves_nothing_behind() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let temporary = TempDir::new().expect("a temporary folder");
     let output = end_with(&temporary, &LONG, "1 steady", rustix::process::Signal::TERM);
     assert_eq!(
@@ -136,6 +144,7 @@ fn interrupted_it_leaves_nothing_behind() {
 
 #[test]
 fn killed_it_leaves_nothing_behind() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let temporary = TempDir::new().expect("a temporary folder");
     let output = end_with(&temporary, &LONG, "1 steady", rustix::process::Signal::KILL);
     assert_eq!(output.status.code(), None);
@@ -144,6 +153,7 @@ fn killed_it_leaves_nothing_behind() {
 
 #[test]
 fn a_missing_program_is_named() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let temporary = TempDir::new().expect("a temporary folder");
     let alone = temporary.path().join("health-code");
     std::fs::copy(Path::new(env!("CARGO_BIN_EXE_health-code")), &alone).expect("it is copied");
