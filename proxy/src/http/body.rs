@@ -48,8 +48,14 @@ struct Source {
 
 /// What has been read so far, for another attempt.
 enum Kept {
-    Whole { parts: Vec<Part>, size_bytes: u64 },
-    Lost,
+    Whole {
+        parts: Vec<Part>,
+        size_bytes: u64,
+    },
+    /// No further attempt can be made; what the last one has not sent yet is kept until it has.
+    Last {
+        parts: Vec<Part>,
+    },
 }
 
 #[derive(Clone)]
@@ -97,9 +103,10 @@ impl Replay {
         matches!(self.0.borrow().kept, Kept::Whole { .. })
     }
 
-    /// No further attempt will be made: what was kept is freed.
+    /// No further attempt will be made: what is kept is freed as soon as the last one has sent it, which may have had its
+    /// answer before.
     pub(crate) fn keep_no_more(&self) {
-        self.0.borrow_mut().kept = Kept::Lost;
+        self.0.borrow_mut().keep_no_more();
     }
 
     /// Whether the body has been read to its end: nothing more of it will be sent.
@@ -152,7 +159,7 @@ impl Body for RequestBody {
         }
         let part = match source.kept_part(*next_part) {
             Some(part) => part,
-            None => match source.poll_part(cx) {
+            None => match source.poll_next(cx) {
                 Poll::Ready(Some(Ok(part))) => part,
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
                 Poll::Ready(None) => return Poll::Ready(None),
@@ -187,12 +194,22 @@ impl Body for RequestBody {
 impl Source {
     fn kept_part(&self, index: usize) -> Option<Part> {
         match &self.kept {
-            Kept::Whole { parts, .. } => parts.get(index).cloned(),
-            Kept::Lost => None,
+            Kept::Whole { parts, .. } | Kept::Last { parts } => parts.get(index).cloned(),
         }
     }
 
-    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Part, BodyError>>> {
+    fn keep_no_more(&mut self) {
+        if let Kept::Whole { parts, .. } = &mut self.kept {
+            let parts = std::mem::take(parts);
+            self.kept = Kept::Last { parts };
+        }
+    }
+
+    /// The part behind all that is kept.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Part, BodyError>>> {
+        if let Kept::Last { parts } = &mut self.kept {
+            *parts = Vec::new();
+        }
         if self.ended {
             return Poll::Ready(None);
         }
@@ -232,7 +249,8 @@ impl Source {
             *size_bytes += data.len() as u64;
         }
         if *size_bytes > REPLAY_BYTES_MAX {
-            self.kept = Kept::Lost;
+            // The attempt that reads this has sent all before it.
+            self.kept = Kept::Last { parts: Vec::new() };
         } else {
             parts.push(part.clone());
         }
@@ -294,6 +312,16 @@ impl Body for ResponseBody {
             }
             Content::Streamed(body) => body,
         };
+        // Before the frame: an answer that always has a next one would never run out of time.
+        if let Some(exchange) = &mut this.exchange
+            && exchange.poll_out_of_time(cx)
+        {
+            this.content = Content::Nothing;
+            return match this.exchange.take().and_then(|exchange| exchange.ran_out_of_time()) {
+                Some(trailers) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+                None => Poll::Ready(Some(Err(BodyError::OutOfTime))),
+            };
+        }
         match Pin::new(&mut *body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(exchange) = &mut this.exchange {
@@ -315,20 +343,7 @@ impl Body for ResponseBody {
                 this.content = Content::Nothing;
                 Poll::Ready(Some(Err(error.into())))
             }
-            Poll::Pending => {
-                let out_of_time = this
-                    .exchange
-                    .as_mut()
-                    .is_some_and(|exchange| exchange.poll_out_of_time(cx));
-                if !out_of_time {
-                    return Poll::Pending;
-                }
-                this.content = Content::Nothing;
-                match this.exchange.take().and_then(|exchange| exchange.ran_out_of_time()) {
-                    Some(trailers) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
-                    None => Poll::Ready(Some(Err(BodyError::OutOfTime))),
-                }
-            }
+            Poll::Pending => Poll::Pending,
         }
     }
 
