@@ -33,6 +33,10 @@ const IDLE_MAX: Duration = Duration::from_secs(55);
 /// The most a peer's header block may hold, per connection.
 pub(crate) const HEAD_BYTES_MAX: usize = 64 * 1024;
 
+/// How long a connection that was given back may take until it can carry the next request. One that can't after this has
+/// a peer that answered and does not read the rest of what it was sent: closed, it costs no request its connect timeout.
+const READY_WITHIN: Duration = Duration::from_millis(10);
+
 /// What is spoken on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Wire {
@@ -225,13 +229,13 @@ async fn lease_http1(in_use: InUse, target: &Target<'_>) -> Result<Lease, Connec
         in_use,
     };
     let deadline = Instant::now() + target.connect_timeout;
-    if let Some(connection) = pool.take_idle(deadline).await {
+    if let Some(connection) = pool.take_idle().await {
         return Ok(lent(connection, Reused::Yes));
     }
     let _pending = target.breaker.admit_pending().map_err(ConnectError::Refused)?;
     loop {
         let freed = pool.freed.notified();
-        if let Some(connection) = pool.take_idle(deadline).await {
+        if let Some(connection) = pool.take_idle().await {
             return Ok(lent(connection, Reused::Yes));
         }
         match target.breaker.admit_connection() {
@@ -300,6 +304,14 @@ async fn lease_http2(in_use: InUse, target: &Target<'_>) -> Result<Lease, Connec
         if let Some(Err(error)) = outcome {
             return Err(error);
         }
+        // To open it again here would never end with a peer that accepts and hangs up; how often it is tried is decided
+        // where all attempts are counted.
+        if !pool.http2_is_open() {
+            return Err(ConnectError::Failed(
+                io::ErrorKind::ConnectionReset,
+                "the connection was closed as soon as it was opened".to_owned(),
+            ));
+        }
     }
 }
 
@@ -309,17 +321,27 @@ enum Http2Now {
 }
 
 impl Pool {
-    /// The idle connection that was used last: it is the likeliest to be open still, and the others can age out. One
-    /// whose answer has just been read may need a moment more to be ready.
-    async fn take_idle(&self, deadline: Instant) -> Option<Http1Connection> {
+    /// Of the idle connections that are ready the one used last: it is the likeliest to be open still, and the others can
+    /// age out. One whose answer has just been read may need a moment more.
+    async fn take_idle(&self) -> Option<Http1Connection> {
         loop {
-            let mut connection = self.idle.borrow_mut().pop()?.connection;
-            if connection.sender.is_ready() {
+            let mut connection = {
+                let mut idle = self.idle.borrow_mut();
+                if let Some(ready) = idle.iter().rposition(|idle| idle.connection.sender.is_ready()) {
+                    return Some(idle.remove(ready).connection);
+                }
+                idle.pop()?.connection
+            };
+            if let Ok(Ok(())) = tokio::time::timeout(READY_WITHIN, connection.sender.ready()).await {
                 return Some(connection);
             }
-            if let Ok(Ok(())) = tokio::time::timeout_at(deadline, connection.sender.ready()).await {
-                return Some(connection);
-            }
+        }
+    }
+
+    fn http2_is_open(&self) -> bool {
+        match &*self.http2.borrow() {
+            Http2::Open(connection) => !connection.sender.is_closed(),
+            Http2::Connecting(_) | Http2::None => false,
         }
     }
 
@@ -427,10 +449,13 @@ impl Lease {
             Connection::Http2(connection) => {
                 let sending = connection.sender.try_send_request(request);
                 sending.await.map_err(|failed| {
-                    let sent = match (failed.message().is_some(), refused_unprocessed(failed.error())) {
+                    let sent = match (failed.message().is_some(), h2_end(failed.error())) {
                         (true, _) => Sent::No,
-                        (false, true) => Sent::Refused,
-                        (false, false) => Sent::Maybe { reused },
+                        (false, Http2End::Unprocessed) => Sent::Refused,
+                        // The peer took the request and gave it up; its connection is well, so that it was being closed
+                        // as idle is no excuse.
+                        (false, Http2End::StreamReset) => Sent::Maybe { reused: Reused::No },
+                        (false, Http2End::Connection) => Sent::Maybe { reused },
                     };
                     SendError::new(sent, failed.error())
                 })
@@ -464,18 +489,32 @@ impl SendError {
     }
 }
 
-/// Whether an HTTP/2 peer said that it did not process the request: REFUSED_STREAM (RFC 9113 section 8.7), or a GOAWAY
-/// whose last stream is below it (section 6.8; h2 gives the peer's GOAWAY to just those streams).
-fn refused_unprocessed(error: &hyper::Error) -> bool {
+/// How a request on an HTTP/2 connection ended without an answer.
+enum Http2End {
+    /// The peer said that it did not process it: REFUSED_STREAM (RFC 9113 section 8.7), or a GOAWAY whose last stream is
+    /// below it (section 6.8; h2 gives the peer's GOAWAY to just those streams).
+    Unprocessed,
+    /// The peer reset its stream.
+    StreamReset,
+    /// With its connection, or by our own side.
+    Connection,
+}
+
+fn h2_end(error: &hyper::Error) -> Http2End {
     let mut source = std::error::Error::source(error);
     while let Some(error) = source {
         if let Some(error) = error.downcast_ref::<h2::Error>() {
-            let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM) && error.is_reset();
-            return error.is_remote() && (refused || error.is_go_away());
+            let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
+            return match (error.is_remote(), error.is_reset(), error.is_go_away()) {
+                (true, true, _) if refused => Http2End::Unprocessed,
+                (true, true, _) => Http2End::StreamReset,
+                (true, false, true) => Http2End::Unprocessed,
+                (true, false, false) | (false, _, _) => Http2End::Connection,
+            };
         }
         source = error.source();
     }
-    false
+    Http2End::Connection
 }
 
 /// An error with its causes.
