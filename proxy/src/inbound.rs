@@ -24,7 +24,7 @@ use crate::exchange::{Attempt, Exchange};
 use crate::http::body::{Replay, ResponseBody};
 use crate::http::head::{Grpc, Head, strip_hop_by_hop};
 use crate::http::upstream::{Target, Wire};
-use crate::record::{Direction, DownstreamAddr};
+use crate::record::{AttemptOutcome, Direction, DownstreamAddr};
 use crate::worker::Worker;
 
 /// How long connecting to the app may take: it is on this host, so longer means that it does not take connections.
@@ -137,6 +137,7 @@ async fn carry(
             Some(until) => match timeout_at(worker.clock.instant(until), sending).await {
                 Ok(tried) => tried,
                 Err(_) => {
+                    exchange.attempt_failed(app.address, None, AttemptOutcome::TimedOut);
                     permit.finish(Outcome::Failure, worker.clock.now());
                     return Err(out_of_time(exchange, &call.deadline));
                 }
