@@ -16,12 +16,14 @@
 mod client;
 mod member;
 mod mesh;
+mod peer;
 mod processes;
 mod script;
 
 pub use client::{Answer, Client, Protocol, call};
 pub use member::{Member, MemberSettings};
 pub use mesh::TestMesh;
+pub use peer::{Act, Peer, PeerSaw, frame};
 pub use processes::{Processes, Running, free_port};
 pub use script::{Script, ScriptedApp, Seen};
 

@@ -86,6 +86,35 @@ impl TestMesh {
         self.apply(&service.to_string()).await;
     }
 
+    /// A Service with port 80 in front of endpoints that have no sidecar.
+    pub async fn plain_service(&self, name: &str, protocol: AppProtocol, endpoints: &[SocketAddr]) {
+        let app_protocol = match protocol {
+            AppProtocol::Http1 => "http",
+            AppProtocol::Http2 => "kubernetes.io/h2c",
+            AppProtocol::Grpc => "grpc",
+        };
+        // A slice has one port for all of its endpoints; these have each their own.
+        for (number, endpoint) in endpoints.iter().enumerate() {
+            let slice = json!({
+                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+                "metadata": {
+                    "name": format!("{name}-{number}"), "namespace": "default",
+                    "labels": {"kubernetes.io/service-name": name},
+                },
+                "addressType": "IPv4",
+                "endpoints": [{"addresses": [endpoint.ip()], "conditions": {"ready": true}}],
+                "ports": [{"name": "web", "port": endpoint.port(), "protocol": "TCP"}],
+            });
+            self.apply(&slice.to_string()).await;
+        }
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": name, "namespace": "default"},
+            "spec": {"ports": [{"name": "web", "port": 80, "appProtocol": app_protocol}]},
+        });
+        self.apply(&service.to_string()).await;
+    }
+
     /// A workload labelled `app: APP`; returns once it can be called and the control plane has its endpoint.
     ///
     /// # Panics
