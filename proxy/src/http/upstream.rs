@@ -118,8 +118,8 @@ struct Pool {
     address: SocketAddr,
     /// HTTP/1.1 connections with nothing under way, the last used at the end.
     idle: RefCell<Vec<Idle>>,
-    /// Rings when an HTTP/1.1 connection becomes idle or ends.
-    freed: Notify,
+    /// Rings when a connection under the same breaker becomes idle or ends; all such pools have it in common.
+    freed: Rc<Notify>,
     http2: RefCell<Http2>,
     /// Requests that hold a lease or wait for one.
     in_use: Cell<usize>,
@@ -179,8 +179,8 @@ impl Upstreams {
     pub(crate) async fn lease(&self, target: &Target<'_>) -> Result<Lease, ConnectError> {
         let in_use = InUse::enter(&self.pool(target));
         match target.wire {
-            Wire::Http1 => lease_http1(in_use, target).await,
-            Wire::Http2 => lease_http2(in_use, target).await,
+            Wire::Http1 => self.lease_http1(in_use, target).await,
+            Wire::Http2 => self.lease_http2(in_use, target).await,
         }
     }
 
@@ -204,6 +204,11 @@ impl Upstreams {
             wire: target.wire,
         };
         let mut pools = self.pools.borrow_mut();
+        if let Some(pool) = pools.get(&key) {
+            return Rc::clone(pool);
+        }
+        let sibling = pools.values().find(|pool| Arc::ptr_eq(&pool.breaker, target.breaker));
+        let freed = sibling.map_or_else(Rc::default, |pool| Rc::clone(&pool.freed));
         let pool = pools.entry(key).or_insert_with(|| {
             Rc::new(Pool {
                 metrics: Arc::clone(&self.metrics),
@@ -211,7 +216,7 @@ impl Upstreams {
                 breaker: Arc::clone(target.breaker),
                 address: target.address,
                 idle: RefCell::default(),
-                freed: Notify::new(),
+                freed,
                 http2: RefCell::new(Http2::None),
                 in_use: Cell::new(0),
                 last_used: Cell::new(Instant::now()),
@@ -219,41 +224,109 @@ impl Upstreams {
         });
         Rc::clone(pool)
     }
-}
 
-async fn lease_http1(in_use: InUse, target: &Target<'_>) -> Result<Lease, ConnectError> {
-    let pool = Rc::clone(&in_use.0);
-    let lent = |connection, reused| Lease {
-        connection: Connection::Http1(connection),
-        reused,
-        in_use,
-    };
-    let deadline = Instant::now() + target.connect_timeout;
-    if let Some(connection) = pool.take_idle().await {
-        return Ok(lent(connection, Reused::Yes));
-    }
-    let _pending = target.breaker.admit_pending().map_err(ConnectError::Refused)?;
-    loop {
-        let freed = pool.freed.notified();
+    async fn lease_http1(&self, in_use: InUse, target: &Target<'_>) -> Result<Lease, ConnectError> {
+        let pool = Rc::clone(&in_use.0);
+        let lent = |connection, reused| Lease {
+            connection: Connection::Http1(connection),
+            reused,
+            in_use,
+        };
+        let deadline = Instant::now() + target.connect_timeout;
         if let Some(connection) = pool.take_idle().await {
             return Ok(lent(connection, Reused::Yes));
         }
-        match target.breaker.admit_connection() {
-            Ok(permit) => {
-                let connection = within(deadline, open_http1(&pool, permit)).await?;
-                return Ok(lent(connection, Reused::No));
+        let _pending = target.breaker.admit_pending().map_err(ConnectError::Refused)?;
+        loop {
+            let freed = pool.freed.notified();
+            if let Some(connection) = pool.take_idle().await {
+                return Ok(lent(connection, Reused::Yes));
             }
-            // At the limit a connection of this pool may become idle; another pool's can't be waited for here.
-            Err(refusal) => {
-                if tokio::time::timeout_at(deadline, freed).await.is_err() {
-                    return Err(ConnectError::Refused(refusal));
+            match pool.slot() {
+                Ok(slot) => {
+                    let connection = within(deadline, open_http1(&pool, slot)).await?;
+                    return Ok(lent(connection, Reused::No));
+                }
+                Err(refusal) => {
+                    self.close_unused(target.breaker);
+                    if tokio::time::timeout_at(deadline, freed).await.is_err() {
+                        return Err(ConnectError::Refused(refusal));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn lease_http2(&self, in_use: InUse, target: &Target<'_>) -> Result<Lease, ConnectError> {
+        let pool = Rc::clone(&in_use.0);
+        let mut pending = None;
+        let deadline = Instant::now() + target.connect_timeout;
+        loop {
+            let freed = pool.freed.notified();
+            let mut connecting = match pool.http2_now(target.connect_timeout) {
+                Ok(Http2Now::Open(connection)) => {
+                    let requests = connection.requests.get();
+                    connection.requests.set(requests.saturating_add(1));
+                    return Ok(Lease {
+                        connection: Connection::Http2(connection),
+                        reused: if requests == 0 { Reused::No } else { Reused::Yes },
+                        in_use,
+                    });
+                }
+                Ok(Http2Now::Connecting(connecting)) => connecting,
+                Err(refusal) => {
+                    if pending.is_none() {
+                        pending = Some(target.breaker.admit_pending().map_err(ConnectError::Refused)?);
+                    }
+                    self.close_unused(target.breaker);
+                    if tokio::time::timeout_at(deadline, freed).await.is_err() {
+                        return Err(ConnectError::Refused(refusal));
+                    }
+                    continue;
+                }
+            };
+            if pending.is_none() {
+                pending = Some(target.breaker.admit_pending().map_err(ConnectError::Refused)?);
+            }
+            let outcome = match connecting.wait_for(Option::is_some).await {
+                Ok(outcome) => outcome.clone(),
+                // The task that connects ended without a word: the worker is stopping.
+                Err(_) => Some(Err(ConnectError::Failed(
+                    io::ErrorKind::ConnectionAborted,
+                    "the proxy is stopping".to_owned(),
+                ))),
+            };
+            if let Some(Err(error)) = outcome {
+                return Err(error);
+            }
+            // To open it again here would never end with a peer that accepts and hangs up; how often it is tried is decided
+            // where all attempts are counted.
+            if !pool.http2_is_open() {
+                return Err(ConnectError::Failed(
+                    io::ErrorKind::ConnectionReset,
+                    "the connection was closed as soon as it was opened".to_owned(),
+                ));
+            }
+        }
+    }
+
+    /// At the limit of a breaker's connections, those that nobody uses make room: they may lead to other endpoints than the
+    /// one that is asked for. Their end rings [`Pool::freed`].
+    fn close_unused(&self, breaker: &Arc<Breaker>) {
+        let pools = self.pools.borrow();
+        for pool in pools.values().filter(|pool| Arc::ptr_eq(&pool.breaker, breaker)) {
+            pool.idle.borrow_mut().clear();
+            if pool.in_use.get() == 0 {
+                let mut http2 = pool.http2.borrow_mut();
+                if let Http2::Open(_) = &*http2 {
+                    *http2 = Http2::None;
                 }
             }
         }
     }
 }
 
-async fn open_http1(pool: &Rc<Pool>, permit: ConnectionPermit) -> Result<Http1Connection, ConnectError> {
+async fn open_http1(pool: &Rc<Pool>, slot: Slot) -> Result<Http1Connection, ConnectError> {
     let (io, crossed) = connect(pool.address).await?;
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(HEAD_BYTES_MAX)
@@ -261,58 +334,12 @@ async fn open_http1(pool: &Rc<Pool>, permit: ConnectionPermit) -> Result<Http1Co
         .await
         .map_err(|error| ConnectError::Failed(io::ErrorKind::Other, error.to_string()))?;
     let counted = pool.metrics.connection(pool.direction, Side::Upstream);
-    let of_pool = Rc::downgrade(pool);
     tokio::task::spawn_local(async move {
         // How it ended is told to the request that was on it; an idle connection's end is nobody's loss.
         let _ = connection.await;
-        drop((permit, counted));
-        if let Some(pool) = of_pool.upgrade() {
-            pool.freed.notify_one();
-        }
+        drop((slot, counted));
     });
     Ok(Http1Connection { sender, crossed })
-}
-
-async fn lease_http2(in_use: InUse, target: &Target<'_>) -> Result<Lease, ConnectError> {
-    let pool = Rc::clone(&in_use.0);
-    let mut pending = None;
-    loop {
-        let mut connecting = match pool.http2_now(target.connect_timeout) {
-            Ok(Http2Now::Open(connection)) => {
-                let requests = connection.requests.get();
-                connection.requests.set(requests.saturating_add(1));
-                return Ok(Lease {
-                    connection: Connection::Http2(connection),
-                    reused: if requests == 0 { Reused::No } else { Reused::Yes },
-                    in_use,
-                });
-            }
-            Ok(Http2Now::Connecting(connecting)) => connecting,
-            Err(refusal) => return Err(ConnectError::Refused(refusal)),
-        };
-        if pending.is_none() {
-            pending = Some(target.breaker.admit_pending().map_err(ConnectError::Refused)?);
-        }
-        let outcome = match connecting.wait_for(Option::is_some).await {
-            Ok(outcome) => outcome.clone(),
-            // The task that connects ended without a word: the worker is stopping.
-            Err(_) => Some(Err(ConnectError::Failed(
-                io::ErrorKind::ConnectionAborted,
-                "the proxy is stopping".to_owned(),
-            ))),
-        };
-        if let Some(Err(error)) = outcome {
-            return Err(error);
-        }
-        // To open it again here would never end with a peer that accepts and hangs up; how often it is tried is decided
-        // where all attempts are counted.
-        if !pool.http2_is_open() {
-            return Err(ConnectError::Failed(
-                io::ErrorKind::ConnectionReset,
-                "the connection was closed as soon as it was opened".to_owned(),
-            ));
-        }
-    }
 }
 
 enum Http2Now {
@@ -338,6 +365,13 @@ impl Pool {
         }
     }
 
+    fn slot(&self) -> Result<Slot, Refusal> {
+        Ok(Slot {
+            permit: Some(self.breaker.admit_connection()?),
+            freed: Rc::clone(&self.freed),
+        })
+    }
+
     fn http2_is_open(&self) -> bool {
         match &*self.http2.borrow() {
             Http2::Open(connection) => !connection.sender.is_closed(),
@@ -356,12 +390,12 @@ impl Pool {
             Http2::Connecting(outcome) => return Ok(Http2Now::Connecting(outcome.clone())),
             Http2::Open(_) | Http2::None => {}
         }
-        let permit = self.breaker.admit_connection()?;
+        let slot = self.slot()?;
         let (tell, outcome) = watch::channel(None);
         *http2 = Http2::Connecting(outcome.clone());
         let pool = Rc::clone(self);
         tokio::task::spawn_local(async move {
-            let opened = within(Instant::now() + connect_timeout, open_http2(&pool, permit)).await;
+            let opened = within(Instant::now() + connect_timeout, open_http2(&pool, slot)).await;
             let (next, outcome) = match opened {
                 Ok(connection) => (Http2::Open(connection), Ok(())),
                 Err(error) => (Http2::None, Err(error)),
@@ -373,7 +407,7 @@ impl Pool {
     }
 }
 
-async fn open_http2(pool: &Rc<Pool>, permit: ConnectionPermit) -> Result<Http2Connection, ConnectError> {
+async fn open_http2(pool: &Rc<Pool>, slot: Slot) -> Result<Http2Connection, ConnectError> {
     let (io, _) = connect(pool.address).await?;
     let (sender, connection) = http2::Builder::new(LocalExecutor)
         .max_header_list_size(HEAD_BYTES_MAX as u32)
@@ -389,7 +423,7 @@ async fn open_http2(pool: &Rc<Pool>, permit: ConnectionPermit) -> Result<Http2Co
     let counted = pool.metrics.connection(pool.direction, Side::Upstream);
     tokio::task::spawn_local(async move {
         let _ = connection.await;
-        drop((permit, counted));
+        drop((slot, counted));
     });
     Ok(Http2Connection {
         sender,
@@ -529,6 +563,20 @@ fn in_full(error: &hyper::Error) -> String {
     text
 }
 
+/// The place of a connection under its breaker's limit. Dropped, one that waits for a place is told, however the
+/// connection ended or failed to begin.
+struct Slot {
+    permit: Option<ConnectionPermit>,
+    freed: Rc<Notify>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        drop(self.permit.take());
+        self.freed.notify_one();
+    }
+}
+
 /// Counts a request as using a pool for as long as it lives.
 struct InUse(Rc<Pool>);
 
@@ -543,6 +591,10 @@ impl Drop for InUse {
     fn drop(&mut self) {
         self.0.in_use.set(self.0.in_use.get() - 1);
         self.0.last_used.set(Instant::now());
+        // An HTTP/2 connection that nobody uses any more makes room for one to another endpoint.
+        if self.0.in_use.get() == 0 {
+            self.0.freed.notify_one();
+        }
     }
 }
 
