@@ -9,6 +9,8 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 
+use crate::PATIENCE;
+
 /// What a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
@@ -85,8 +87,12 @@ impl Client {
     /// Sends a request and reads its answer to the end.
     ///
     /// # Errors
-    /// When the connection or the answer breaks off.
+    /// When the connection or the answer breaks off, or it takes longer than [`PATIENCE`].
     pub async fn send(&mut self, request: Request<Full<Bytes>>) -> anyhow::Result<Answer> {
+        tokio::time::timeout(PATIENCE, self.exchange(request)).await?
+    }
+
+    async fn exchange(&mut self, request: Request<Full<Bytes>>) -> anyhow::Result<Answer> {
         let response = match self {
             Client::Http1(sender) => {
                 sender.ready().await?;

@@ -418,7 +418,7 @@ async fn an_attempt_that_takes_too_long_is_given_up_and_made_again() {
         let (mesh, a) = mesh().await;
         let peer = plain(&mesh, protocol, &[Act::Wait, Act::Answer(200)]).await;
         mesh.apply(&format!(
-            "{ROUTE}  rules: [{{timeouts: {{backendRequest: 40ms}}, retry: {{attempts: 1, backoff: 1ms}}, backendRefs: [{{name: b, port: 80}}]}}]"
+            "{ROUTE}  rules: [{{timeouts: {{backendRequest: 500ms}}, retry: {{attempts: 1, backoff: 1ms}}, backendRefs: [{{name: b, port: 80}}]}}]"
         ))
         .await;
         // POST may have been done by the first attempt.
@@ -430,7 +430,7 @@ async fn an_attempt_that_takes_too_long_is_given_up_and_made_again() {
         let (mesh, a) = self::mesh().await;
         let peer = plain(&mesh, protocol, &[Act::Wait, Act::Answer(200)]).await;
         mesh.apply(&format!(
-            "{ROUTE}  rules: [{{timeouts: {{backendRequest: 40ms}}, retry: {{attempts: 1, backoff: 1ms}}, backendRefs: [{{name: b, port: 80}}]}}]"
+            "{ROUTE}  rules: [{{timeouts: {{backendRequest: 500ms}}, retry: {{attempts: 1, backoff: 1ms}}, backendRefs: [{{name: b, port: 80}}]}}]"
         ))
         .await;
         let answer = a.get("http://b/").await;
@@ -454,7 +454,7 @@ async fn the_peer_of_an_attempt_given_up_is_told() {
     let (mesh, a) = mesh().await;
     let peer = plain(&mesh, AppProtocol::Http2, &[Act::Wait, Act::Answer(200)]).await;
     mesh.apply(&format!(
-        "{ROUTE}  rules: [{{matches: [{{method: POST}}], timeouts: {{backendRequest: 40ms}}, retry: {{attempts: 1, backoff: 1ms}}, backendRefs: [{{name: b, port: 80}}]}}]"
+        "{ROUTE}  rules: [{{matches: [{{method: POST}}], timeouts: {{backendRequest: 500ms}}, retry: {{attempts: 1, backoff: 1ms}}, backendRefs: [{{name: b, port: 80}}]}}]"
     ))
     .await;
     let (mut chunks, answer) = stream_to(&a).await;
