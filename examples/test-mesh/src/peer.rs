@@ -1,5 +1,5 @@
-//! Peers that speak HTTP byte by byte, for what no library lets an app do: to refuse a stream, to close in the middle of
-//! an answer, to name the last stream it took.
+//! Peers that speak HTTP byte by byte, for what no library lets an app do: to refuse a stream, to close in the middle
+//! of an answer, to name the last stream it took.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -37,8 +37,8 @@ pub enum Act {
     },
     /// An answer's head and some of its content, then RST_STREAM. HTTP/2 only.
     Broken,
-    /// An answer's head at the request's head; when this is told, a window of a million bytes; and the answer's end at the
-    /// request's end. HTTP/2 only.
+    /// An answer's head at the request's head; when this is told, a window of a million bytes; and the answer's end at
+    /// the request's end. HTTP/2 only.
     Early(Arc<Notify>),
     /// Nothing.
     Wait,

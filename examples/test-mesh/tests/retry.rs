@@ -23,8 +23,8 @@ async fn mesh() -> (TestMesh, Member) {
     (mesh, a)
 }
 
-/// A peer without sidecar as the only endpoint of `b`: HTTP/1.1 or HTTP/2, acting by the number of the request, the last
-/// act again and again.
+/// A peer without sidecar as the only endpoint of `b`: HTTP/1.1 or HTTP/2, acting by the number of the request, the
+/// last act again and again.
 async fn plain(mesh: &TestMesh, protocol: AppProtocol, acts: &[Act]) -> Peer {
     let acts = acts.to_vec();
     let act = move |number: usize| acts[number.min(acts.len()) - 1].clone();
@@ -70,13 +70,16 @@ async fn retries(a: &Member) -> [f64; 4] {
     counted
 }
 
-const ROUTE: &str = "
-apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {name: b, namespace: default}
-spec:
-  parentRefs: [{group: '', kind: Service, name: b}]
-";
+/// Applies an HTTPRoute for `b` with one rule.
+async fn route(mesh: &TestMesh, rule: &str) {
+    let kind = "apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute";
+    let parents = "[{group: '', kind: Service, name: b}]";
+    mesh.apply_in_force(&format!(
+        "{{{kind}, metadata: {{name: b, namespace: default}}, spec: {{parentRefs: {parents}, rules: [{{
+          {rule}, backendRefs: [{{name: b, port: 80}}]}}]}}}}"
+    ))
+    .await;
+}
 
 #[tokio::test]
 async fn a_refused_connection_is_tried_elsewhere_whatever_the_method() {
@@ -318,10 +321,7 @@ async fn a_broken_answer_is_passed_on_as_broken_and_never_tried_again() {
         for spoken in [Protocol::Http1, Protocol::Http2] {
             let (mesh, a) = mesh().await;
             let peer = plain(&mesh, protocol, std::slice::from_ref(&act)).await;
-            mesh.apply(&format!(
-                "{ROUTE}  rules: [{{retry: {{codes: [502, 503], attempts: 3, backoff: 1ms}}, backendRefs: [{{name: b, port: 80}}]}}]"
-            ))
-            .await;
+            route(&mesh, "retry: {codes: [502, 503], attempts: 3, backoff: 1ms}").await;
             let mut request = request(Method::GET, b"");
             if spoken == Protocol::Http1 {
                 request.headers_mut().insert("host", "b".parse().expect("a host"));
@@ -382,9 +382,10 @@ async fn a_route_tries_its_codes_again_as_often_as_it_says() {
         let (mesh, a) = mesh().await;
         let acts: Vec<Act> = acts.iter().map(|code| Act::Answer(*code)).collect();
         let peer = plain(&mesh, AppProtocol::Http1, &acts).await;
-        mesh.apply(&format!(
-            "{ROUTE}  rules: [{{{rule}retry: {{codes: [502, 503], attempts: 2, backoff: 1ms}}, backendRefs: [{{name: b, port: 80}}]}}]"
-        ))
+        route(
+            &mesh,
+            &format!("{rule}retry: {{codes: [502, 503], attempts: 2, backoff: 1ms}}"),
+        )
         .await;
         let answer = a.call(request(method.clone(), b"body")).await;
         assert_eq!(
@@ -417,9 +418,10 @@ async fn an_attempt_that_takes_too_long_is_given_up_and_made_again() {
     for protocol in [AppProtocol::Http1, AppProtocol::Http2] {
         let (mesh, a) = mesh().await;
         let peer = plain(&mesh, protocol, &[Act::Wait, Act::Answer(200)]).await;
-        mesh.apply(&format!(
-            "{ROUTE}  rules: [{{timeouts: {{backendRequest: 500ms}}, retry: {{attempts: 1, backoff: 1ms}}, backendRefs: [{{name: b, port: 80}}]}}]"
-        ))
+        route(
+            &mesh,
+            "timeouts: {backendRequest: 500ms}, retry: {attempts: 1, backoff: 1ms}",
+        )
         .await;
         // POST may have been done by the first attempt.
         let answer = a.call(request(Method::POST, b"pay")).await;
@@ -429,9 +431,10 @@ async fn an_attempt_that_takes_too_long_is_given_up_and_made_again() {
 
         let (mesh, a) = self::mesh().await;
         let peer = plain(&mesh, protocol, &[Act::Wait, Act::Answer(200)]).await;
-        mesh.apply(&format!(
-            "{ROUTE}  rules: [{{timeouts: {{backendRequest: 500ms}}, retry: {{attempts: 1, backoff: 1ms}}, backendRefs: [{{name: b, port: 80}}]}}]"
-        ))
+        route(
+            &mesh,
+            "timeouts: {backendRequest: 500ms}, retry: {attempts: 1, backoff: 1ms}",
+        )
         .await;
         let answer = a.get("http://b/").await;
         assert_eq!(answer.status, StatusCode::OK, "{protocol}: {}", why(&answer));
@@ -453,9 +456,10 @@ async fn the_peer_of_an_attempt_given_up_is_told() {
     // The request's body is still being sent when the attempt's time runs out: the peer gets RST_STREAM and can stop.
     let (mesh, a) = mesh().await;
     let peer = plain(&mesh, AppProtocol::Http2, &[Act::Wait, Act::Answer(200)]).await;
-    mesh.apply(&format!(
-        "{ROUTE}  rules: [{{matches: [{{method: POST}}], timeouts: {{backendRequest: 500ms}}, retry: {{attempts: 1, backoff: 1ms}}, backendRefs: [{{name: b, port: 80}}]}}]"
-    ))
+    route(
+        &mesh,
+        "matches: [{method: POST}], timeouts: {backendRequest: 500ms}, retry: {attempts: 1, backoff: 1ms}",
+    )
     .await;
     let (mut chunks, answer) = stream_to(&a).await;
     chunks.send_data(Bytes::from_static(b"begin")).await.expect("a reader");
@@ -494,8 +498,8 @@ async fn stream_to(
 #[tokio::test]
 async fn a_body_is_whole_though_its_second_attempt_is_answered_early() {
     let (mesh, a) = mesh().await;
-    // Three parts have come when the stream is refused. The next may send one byte only, is answered at once, and may then
-    // send the rest: what is kept must be kept until it is sent.
+    // Three parts have come when the stream is refused. The next may send one byte only, is answered at once, and may
+    // then send the rest: what is kept must be kept until it is sent.
     let refuse = Act::Refuse {
         after_bytes: 30_000,
         next_window: 1,
@@ -552,9 +556,10 @@ async fn a_large_body_is_sent_once() {
                 peer
             }
         };
-        mesh.apply(&format!(
-            "{ROUTE}  rules: [{{matches: [{{method: POST}}], retry: {{codes: [503], attempts: 3, backoff: 1ms}}, backendRefs: [{{name: b, port: 80}}]}}]"
-        ))
+        route(
+            &mesh,
+            "matches: [{method: POST}], retry: {codes: [503], attempts: 3, backoff: 1ms}",
+        )
         .await;
         // What is kept ends at 64 KiB: with no more than that it would be sent again.
         let answer = a.call(request(Method::POST, &vec![0; 100_000])).await;
@@ -570,13 +575,12 @@ async fn a_large_body_is_sent_once() {
 async fn a_budget_keeps_retries_from_becoming_a_storm() {
     let (mesh, a) = mesh().await;
     let peer = plain(&mesh, AppProtocol::Http1, &[Act::Answer(503)]).await;
-    mesh.apply(&format!(
-        "{ROUTE}  rules: [{{retry: {{codes: [503], attempts: 3, backoff: 1ms}}, backendRefs: [{{name: b, port: 80}}]}}]
----
-{{apiVersion: weir.dev/v1, kind: BackendPolicy, metadata: {{name: b, namespace: default}}, spec: {{
-  targetRefs: [{{group: '', kind: Service, name: b}}],
-  retryBudget: {{percent: 20, minPerSecond: 0, window: 10m}}}}}}"
-    ))
+    route(&mesh, "retry: {codes: [503], attempts: 3, backoff: 1ms}").await;
+    mesh.apply_in_force(
+        "{apiVersion: weir.dev/v1, kind: BackendPolicy, metadata: {name: b, namespace: default}, spec: {
+          targetRefs: [{group: '', kind: Service, name: b}],
+          retryBudget: {percent: 20, minPerSecond: 0, window: 10m}}}",
+    )
     .await;
     let mut client = Client::connect(a.outbound(), Protocol::Http1)
         .await

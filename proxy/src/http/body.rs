@@ -103,8 +103,8 @@ impl Replay {
         matches!(self.0.borrow().kept, Kept::Whole { .. })
     }
 
-    /// No further attempt will be made: what is kept is freed as soon as the last one has sent it, which may have had its
-    /// answer before.
+    /// No further attempt will be made: what is kept is freed as soon as the last one has sent it, which may have had
+    /// its answer before.
     pub(crate) fn keep_no_more(&self) {
         self.0.borrow_mut().keep_no_more();
     }

@@ -33,8 +33,9 @@ const IDLE_MAX: Duration = Duration::from_secs(55);
 /// The most a peer's header block may hold, per connection.
 pub(crate) const HEAD_BYTES_MAX: usize = 64 * 1024;
 
-/// How long a connection that was given back may take until it can carry the next request. One that can't after this has
-/// a peer that answered and does not read the rest of what it was sent: closed, it costs no request its connect timeout.
+/// How long a connection that was given back may take until it can carry the next request. One that can't after this
+/// has a peer that answered and does not read the rest of what it was sent: closed, it costs no request its connect
+/// timeout.
 const READY_WITHIN: Duration = Duration::from_millis(10);
 
 /// What is spoken on a connection.
@@ -299,8 +300,8 @@ impl Upstreams {
             if let Some(Err(error)) = outcome {
                 return Err(error);
             }
-            // To open it again here would never end with a peer that accepts and hangs up; how often it is tried is decided
-            // where all attempts are counted.
+            // To open it again here would never end with a peer that accepts and hangs up; how often it is tried is
+            // decided where all attempts are counted.
             if !pool.http2_is_open() {
                 return Err(ConnectError::Failed(
                     io::ErrorKind::ConnectionReset,
@@ -310,8 +311,8 @@ impl Upstreams {
         }
     }
 
-    /// At the limit of a breaker's connections, those that nobody uses make room: they may lead to other endpoints than the
-    /// one that is asked for. Their end rings [`Pool::freed`].
+    /// At the limit of a breaker's connections, those that nobody uses make room: they may lead to other endpoints than
+    /// the one that is asked for. Their end rings [`Pool::freed`].
     fn close_unused(&self, breaker: &Arc<Breaker>) {
         let pools = self.pools.borrow();
         for pool in pools.values().filter(|pool| Arc::ptr_eq(&pool.breaker, breaker)) {
@@ -348,8 +349,8 @@ enum Http2Now {
 }
 
 impl Pool {
-    /// Of the idle connections that are ready the one used last: it is the likeliest to be open still, and the others can
-    /// age out. One whose answer has just been read may need a moment more.
+    /// Of the idle connections that are ready the one used last: it is the likeliest to be open still, and the others
+    /// can age out. One whose answer has just been read may need a moment more.
     async fn take_idle(&self) -> Option<Http1Connection> {
         loop {
             let mut connection = {
@@ -525,8 +526,8 @@ impl SendError {
 
 /// How a request on an HTTP/2 connection ended without an answer.
 enum Http2End {
-    /// The peer said that it did not process it: REFUSED_STREAM (RFC 9113 section 8.7), or a GOAWAY whose last stream is
-    /// below it (section 6.8; h2 gives the peer's GOAWAY to just those streams).
+    /// The peer said that it did not process it: REFUSED_STREAM (RFC 9113 section 8.7), or a GOAWAY whose last stream
+    /// is below it (section 6.8; h2 gives the peer's GOAWAY to just those streams).
     Unprocessed,
     /// The peer reset its stream.
     StreamReset,
