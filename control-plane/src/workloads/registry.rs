@@ -206,9 +206,9 @@ impl Registry {
         }
     }
 
-    /// Takes out who has been unconfirmed for the time-out, but only while more than half of the workloads of its zone are
-    /// confirmed, or the other one of two: a cut-off site is not deleted. All are judged by the same count, before any
-    /// leaves.
+    /// Takes out who has been unconfirmed for the time-out, but only while more than half of the workloads of its zone
+    /// are confirmed, or the other one of two: a cut-off site is not deleted. All are judged by the same count, before
+    /// any leaves.
     pub(crate) fn expire(&mut self, now: Instant) {
         let zones = self.zones();
         let leaves = |workload: &Workload| match workload.presence {
