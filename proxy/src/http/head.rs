@@ -154,6 +154,11 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
             }
         }
     }
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        // The message was read by its chunks. A length beside them is not its length, and whoever got it would cut the
+        // message there or wait for more (RFC 9112 section 6.3).
+        headers.remove(header::CONTENT_LENGTH);
+    }
     for name in ALWAYS {
         headers.remove(name);
     }
@@ -243,7 +248,6 @@ mod tests {
                 ("x-mine", "1"),
                 ("keep-alive", "timeout=5"),
                 ("te", "gzip, trailers"),
-                ("transfer-encoding", "chunked"),
                 ("upgrade", "websocket"),
                 ("content-length", "3"),
                 ("x-kept", "1"),
@@ -257,5 +261,13 @@ mod tests {
             .collect();
         names.sort_unstable();
         assert_eq!(names, [("content-length", "3"), ("te", "trailers"), ("x-kept", "1")]);
+    }
+
+    #[test]
+    fn a_length_beside_chunks_is_taken_out() {
+        let both = [("transfer-encoding", "chunked"), ("content-length", "3")];
+        let mut headers = parts("/", Version::HTTP_11, &both).headers;
+        strip_hop_by_hop(&mut headers);
+        assert!(headers.is_empty(), "{headers:?}");
     }
 }
