@@ -1,8 +1,10 @@
 //! Connections from downstreams: HTTP/1.1 or HTTP/2, told apart by the first bytes, until they end or are drained.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
+use std::rc::Rc;
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -19,6 +21,10 @@ use crate::http::upstream::{HEAD_BYTES_MAX, HTTP2_CONNECTION_WINDOW_BYTES, HTTP2
 /// How long a head may take to come, per request on an HTTP/1.1 connection; it is also how long an idle connection is
 /// kept. Longer than what callers keep theirs, so that it is they who close.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// How long a connection that has carried no request yet may take, when a drain begins, to complete its first head.
+/// Without it a peer that sends half a head would hold up the drain to its end.
+const FIRST_HEAD_IN_DRAIN: Duration = Duration::from_secs(1);
 
 /// Requests under way on one HTTP/2 connection: what two sidecars share between them is one connection, so it has to be
 /// large; hyper's own default is 200.
@@ -49,7 +55,10 @@ where
         .max_header_list_size(HEAD_BYTES_MAX as u32)
         .keep_alive_interval(Some(Duration::from_secs(30)))
         .keep_alive_timeout(Duration::from_secs(20));
+    let carried = Rc::new(Cell::new(Carried::Nothing));
+    let carries = Rc::clone(&carried);
     let answer = service_fn(move |request| {
+        carries.set(Carried::Requests);
         let response = service(request);
         async move { Ok::<_, Infallible>(response.await) }
     });
@@ -59,7 +68,20 @@ where
         _ = connection.as_mut() => {}
         () = drain.begun() => {
             connection.as_mut().graceful_shutdown();
-            let _ = connection.await;
+            let ended = tokio::time::timeout(FIRST_HEAD_IN_DRAIN, connection.as_mut()).await;
+            match (ended, carried.get()) {
+                (Ok(_), _) | (Err(_), Carried::Nothing) => {}
+                (Err(_), Carried::Requests) => {
+                    let _ = connection.await;
+                }
+            }
         }
     }
+}
+
+/// Whether a connection has carried anything.
+#[derive(Clone, Copy)]
+enum Carried {
+    Nothing,
+    Requests,
 }
