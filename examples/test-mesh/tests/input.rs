@@ -1,0 +1,613 @@
+//! What a hostile or broken peer sends to any port: a refusal or a closed connection, never a crash, a guess, or memory
+//! without bound.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http::{Method, Request, StatusCode};
+use http_body_util::Full;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use weir_test_mesh::{
+    Act, MemberSettings, PATIENCE, Peer, Processes, Protocol, Running, Script, ScriptedApp, TestMesh, call, frame,
+    free_port, until,
+};
+
+/// Sends, ends the sending side, and reads what comes back until the peer closes. What can't be sent because the peer
+/// has closed already need not be sent.
+async fn say(to: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+    let said = async {
+        let stream = TcpStream::connect(to).await.expect("a connection");
+        let (mut read, mut write) = stream.into_split();
+        let bytes = bytes.to_vec();
+        let writing = tokio::spawn(async move {
+            let _ = write.write_all(&bytes).await;
+            let _ = write.shutdown().await;
+            write
+        });
+        let mut answer = Vec::new();
+        // A reset is an end as well.
+        let _ = read.read_to_end(&mut answer).await;
+        writing.abort();
+        answer
+    };
+    let said = tokio::time::timeout(PATIENCE, said).await;
+    said.unwrap_or_else(|_| {
+        panic!(
+            "{to} neither answers nor closes: {}",
+            bytes[..bytes.len().min(80)].escape_ascii()
+        )
+    })
+}
+
+/// Sends, and reads an answer's head before it ends the sending side; then as [`say`].
+async fn ask(to: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+    let asked = async {
+        let mut stream = TcpStream::connect(to).await.expect("a connection");
+        stream.write_all(bytes).await.expect("written");
+        let mut answer = Vec::new();
+        while !answer.windows(4).any(|four| four == b"\r\n\r\n") {
+            if !matches!(stream.read_buf(&mut answer).await, Ok(1..)) {
+                return answer;
+            }
+        }
+        let _ = stream.shutdown().await;
+        let _ = stream.read_to_end(&mut answer).await;
+        answer
+    };
+    tokio::time::timeout(PATIENCE, asked)
+        .await
+        .expect("an answer or an end")
+}
+
+/// The status of each HTTP/1.1 answer.
+fn statuses(answer: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(answer);
+    let lines = text.split("HTTP/1.1 ").skip(1);
+    lines.map(|rest| rest.chars().take(3).collect()).collect()
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Messages that are wrong whoever gets them, with a name for the message of a failing test.
+fn wrong_everywhere() -> Vec<(&'static str, Vec<u8>)> {
+    let text = |text: &str| text.as_bytes().to_vec();
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut noise = |bytes: usize| -> Vec<u8> {
+        let next = || {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random as u8
+        };
+        std::iter::repeat_with(next).take(bytes).collect()
+    };
+    let h2 = |frames: &[Vec<u8>]| [PREFACE.to_vec(), frame(4, 0, 0, &[]), frames.concat()].concat();
+    let field = "x: y\r\n";
+    vec![
+        ("nothing", text("")),
+        ("a line's begin", text("GET / HT")),
+        ("a head's begin", text("GET / HTTP/1.1\r\nhost: a")),
+        ("no HTTP", text("hello\r\n\r\n")),
+        ("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec()),
+        ("zeros", vec![0; 100_000]),
+        ("noise", noise(64)),
+        ("more noise", noise(100_000)),
+        ("noise in HTTP/2", [PREFACE.to_vec(), noise(10_000)].concat()),
+        ("HTTP/9.9", text("GET / HTTP/9.9\r\nhost: a\r\n\r\n")),
+        (
+            "a bare LF in a value",
+            text("GET / HTTP/1.1\r\nhost: a\r\nx: a\nb\r\n\r\n"),
+        ),
+        ("NUL in a value", text("GET / HTTP/1.1\r\nhost: a\r\nx: a\0b\r\n\r\n")),
+        ("a space before the colon", text("GET / HTTP/1.1\r\nhost : a\r\n\r\n")),
+        ("a folded line", text("GET / HTTP/1.1\r\nhost: a\r\nx: a\r\n b\r\n\r\n")),
+        (
+            "two lengths",
+            text("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab"),
+        ),
+        (
+            "a list as length",
+            text("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1, 1\r\n\r\na"),
+        ),
+        (
+            "a signed length",
+            text("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: +1\r\n\r\na"),
+        ),
+        (
+            "a length past u64",
+            text("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 99999999999999999999\r\n\r\na"),
+        ),
+        (
+            "an unknown coding",
+            text("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: zip\r\n\r\na"),
+        ),
+        (
+            "chunked, but not last",
+            text("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked, gzip\r\n\r\n0\r\n\r\n"),
+        ),
+        (
+            "HTTP/1.0 with chunks",
+            text("POST / HTTP/1.0\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"),
+        ),
+        (
+            "a long target",
+            text(&format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "a".repeat(200_000))),
+        ),
+        (
+            "a long value",
+            text(&format!(
+                "GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n",
+                "a".repeat(200_000)
+            )),
+        ),
+        (
+            "10,000 fields",
+            text(&format!("GET / HTTP/1.1\r\nhost: a\r\n{}\r\n", field.repeat(10_000))),
+        ),
+        (
+            "a head without end",
+            text(&format!("GET / HTTP/1.1\r\nhost: a\r\n{}", field.repeat(1_000_000))),
+        ),
+        // HTTP/2: a frame over the limit of 16 KiB; DATA on stream 0; HEADERS on an even stream; HPACK that is none; a
+        // window of 0; a window past 2^31; CONTINUATION without HEADERS; a table size past the limit.
+        ("a frame too large", h2(&[frame(0, 0, 1, &[0; 20_000])])),
+        ("DATA on stream 0", h2(&[frame(0, 0, 0, b"x")])),
+        ("an even stream", h2(&[frame(1, 5, 2, b"\x82\x86\x84\x41\x01a")])),
+        ("no HPACK", h2(&[frame(1, 5, 1, &[0xff; 100])])),
+        ("no window", h2(&[frame(8, 0, 0, &[0; 4])])),
+        ("a window too large", h2(&[frame(8, 0, 0, &[0x7f, 0xff, 0xff, 0xff])])),
+        ("CONTINUATION alone", h2(&[frame(9, 4, 1, b"\x82")])),
+        (
+            "a table too large",
+            h2(&[frame(1, 5, 1, b"\x3f\xff\xff\xff\x7f\x82\x86\x84\x41\x01a")]),
+        ),
+        ("a length no multiple", h2(&[frame(4, 0, 0, &[0; 5])])),
+        (
+            "a head of CONTINUATION without end",
+            h2(&[
+                vec![frame(1, 1, 1, b"\x82\x86\x84\x41\x01a")],
+                vec![frame(9, 0, 1, &[0; 10_000]); 2_000],
+            ]
+            .concat()),
+        ),
+        // One field of 4 KiB in the dynamic table, and then 16,000 references to it: 64 MiB for 20 KiB.
+        (
+            "an HPACK bomb",
+            h2(&[frame(
+                1,
+                5,
+                1,
+                &[
+                    &b"\x82\x86\x84\x41\x01a\x40\x01x\x7f\xa1\x1e"[..],
+                    &[b'v'; 4000],
+                    &[0xbe; 12_000],
+                ]
+                .concat(),
+            )]),
+        ),
+        (
+            "streams that are reset at once",
+            h2(&(0..5_000_u32)
+                .flat_map(|n| {
+                    let id = n * 2 + 1;
+                    [
+                        frame(1, 5, id, b"\x82\x86\x84\x41\x01a"),
+                        frame(3, 0, id, &8_u32.to_be_bytes()),
+                    ]
+                })
+                .collect::<Vec<_>>()),
+        ),
+        ("PING without end", h2(&vec![frame(6, 0, 0, &[0; 8]); 20_000])),
+        ("SETTINGS without end", h2(&vec![frame(4, 0, 0, &[]); 20_000])),
+    ]
+}
+
+/// Nothing of it may be answered with success.
+async fn refuse_all(port: &str, to: SocketAddr) {
+    for (name, message) in wrong_everywhere() {
+        let answer = say(to, &message).await;
+        let statuses = statuses(&answer);
+        assert!(
+            statuses.iter().all(|status| status.starts_with('4') || status == "505"),
+            "{port}, {name}: {}",
+            answer[..answer.len().min(400)].escape_ascii()
+        );
+    }
+}
+
+#[tokio::test]
+async fn garbage_on_any_port_is_refused_and_the_next_request_served() {
+    let mesh = TestMesh::start().await;
+    let a = mesh.service("a", Script::answer(200, "well")).await;
+    let addresses = a.addresses().clone();
+    let api = mesh.control().api_addr();
+    let before = a.seen().len();
+    for (port, to) in [
+        ("outbound", a.outbound()),
+        ("inbound", a.inbound()),
+        ("admin", addresses.admin),
+        ("metrics", addresses.metrics),
+        ("health", addresses.health),
+        ("API", api),
+        ("xDS", mesh.control().xds_addr()),
+    ] {
+        refuse_all(port, to).await;
+        // Whoever behaves is served as before.
+        assert_eq!(a.get("http://a/").await.text(), "well", "after garbage on {port}");
+    }
+    let reached: Vec<_> = a.seen()[before..]
+        .iter()
+        .map(|seen| seen.head.uri.path().to_owned())
+        .collect();
+    assert_eq!(reached, ["/"; 7], "only the good requests reached the app");
+    let health = Request::get("/healthz/ready")
+        .header("host", "localhost")
+        .body(Full::default());
+    let answer = call(addresses.health, Protocol::Http1, health.expect("a request"))
+        .await
+        .expect("an answer");
+    assert_eq!(answer.status, StatusCode::OK);
+    assert!(a.config().await.is_object());
+    let services = mesh.api(Method::GET, "/api/v1/namespaces/default/services", None).await;
+    assert_eq!(services.status, StatusCode::OK);
+    // The xDS port as well: a service nobody has asked for yet is learnt.
+    let _b = mesh.service("b", Script::answer(200, "learnt")).await;
+    assert_eq!(a.get("http://b/").await.text(), "learnt");
+}
+
+#[tokio::test]
+async fn two_readings_of_a_request_are_never_both_taken() {
+    let smuggled = "GET /smuggled HTTP/1.1\r\nhost: b\r\n\r\n";
+    for (name, message, refused) in [
+        (
+            "two hosts",
+            format!("GET / HTTP/1.1\r\nhost: b\r\nhost: a\r\n\r\n{smuggled}"),
+            false,
+        ),
+        ("no host", "GET / HTTP/1.1\r\n\r\n".to_owned(), true),
+        (
+            "user information",
+            "GET / HTTP/1.1\r\nhost: x@b\r\n\r\n".to_owned(),
+            true,
+        ),
+        (
+            "a host of two words",
+            "GET / HTTP/1.1\r\nhost: a b\r\n\r\n".to_owned(),
+            true,
+        ),
+        (
+            "a relative target",
+            "GET x HTTP/1.1\r\nhost: b\r\n\r\n".to_owned(),
+            true,
+        ),
+        (
+            "CONNECT",
+            "CONNECT b:80 HTTP/1.1\r\nhost: b:80\r\n\r\n".to_owned(),
+            true,
+        ),
+        (
+            "a length and chunks",
+            format!(
+                "POST / HTTP/1.1\r\nhost: b\r\ncontent-length: {}\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n{smuggled}",
+                5 + smuggled.len()
+            ),
+            false,
+        ),
+        (
+            "chunks and a length",
+            format!(
+                "POST / HTTP/1.1\r\nhost: b\r\ntransfer-encoding: chunked\r\ncontent-length: {}\r\n\r\n0\r\n\r\n{smuggled}",
+                5 + smuggled.len()
+            ),
+            false,
+        ),
+        (
+            "a length that Connection names",
+            format!(
+                "POST / HTTP/1.1\r\nhost: b\r\nconnection: content-length\r\ncontent-length: {}\r\n\r\n{smuggled}",
+                smuggled.len()
+            ),
+            false,
+        ),
+        (
+            "a chunk's length that is none",
+            "POST / HTTP/1.1\r\nhost: b\r\ntransfer-encoding: chunked\r\n\r\nxyz\r\nabc\r\n0\r\n\r\n".to_owned(),
+            true,
+        ),
+        (
+            "a chunk longer than its length",
+            "POST / HTTP/1.1\r\nhost: b\r\ntransfer-encoding: chunked\r\n\r\n1\r\nabc\r\n0\r\n\r\n".to_owned(),
+            true,
+        ),
+        (
+            "a body's begin",
+            "POST / HTTP/1.1\r\nhost: b\r\ncontent-length: 10\r\n\r\nabc".to_owned(),
+            true,
+        ),
+    ] {
+        let mesh = TestMesh::start().await;
+        let a = mesh.service("a", Script::answer(200, "")).await;
+        // It reads what it gets by the letter, and does not know that a sidecar stands before it.
+        let peer = Peer::http1(|_| Act::Answer(200)).await;
+        mesh.plain_service("b", weir_policy::model::AppProtocol::Http1, &[peer.address()])
+            .await;
+        assert_eq!(a.get("http://b/first").await.status, StatusCode::OK);
+        let answer = match refused {
+            true => say(a.outbound(), message.as_bytes()).await,
+            false => ask(a.outbound(), message.as_bytes()).await,
+        };
+        let statuses = statuses(&answer);
+        let saw = peer.saw();
+        assert!(saw[0].head.starts_with("get /first "));
+        for seen in &saw[1..] {
+            let framings = ["content-length:", "transfer-encoding:"];
+            let framed = framings.iter().filter(|field| seen.head.contains(**field)).count();
+            assert!(framed <= 1, "{name}: {}", seen.head);
+        }
+        if refused {
+            assert!(!saw[1..].iter().any(|seen| seen.ended), "{name}: {saw:#?}");
+            assert!(
+                statuses.iter().all(|status| status.starts_with(['4', '5'])),
+                "{name}: {statuses:?}"
+            );
+        } else {
+            assert!(!statuses.is_empty(), "{name}: no answer");
+        }
+        assert_eq!(a.get("http://b/last").await.status, StatusCode::OK, "{name}");
+        // What reached the app is what the sidecar took it for: each of its requests is one of the sidecar's.
+        let at_app = peer.saw().iter().filter(|saw| saw.ended).count();
+        let (_, log) = a.stop().await;
+        assert!(at_app <= log.len(), "{name}: {at_app} reached the app: {log:#?}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_no_http_is_a_bad_gateway() {
+    let big = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "a".repeat(200_000));
+    let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "x: y\r\n".repeat(10_000));
+    for answer in [
+        "hello\r\n\r\n",
+        "HTTP/1.1 20 OK\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nx\0: y\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab",
+        "HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n",
+        &big,
+        &many,
+    ] {
+        let mesh = TestMesh::start().await;
+        let a = mesh.service("a", Script::answer(200, "")).await;
+        let bytes = answer.as_bytes().to_vec();
+        let peer = Peer::http1(move |_| Act::Bytes(bytes.clone())).await;
+        mesh.plain_service("b", weir_policy::model::AppProtocol::Http1, &[peer.address()])
+            .await;
+        let got = a.get("http://b/").await;
+        assert_eq!(
+            got.status,
+            StatusCode::BAD_GATEWAY,
+            "{}",
+            &answer[..answer.len().min(60)]
+        );
+        assert!(got.header("proxy-status").is_some_and(|why| why.contains("error=")));
+        assert_eq!(peer.saw().len(), 1);
+    }
+    // With both framings it is read by its chunks, and only those are passed on.
+    let mesh = TestMesh::start().await;
+    let a = mesh.service("a", Script::answer(200, "")).await;
+    let both = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n5\r\nwhole\r\n0\r\n\r\n";
+    let peer = Peer::http1(move |_| Act::Bytes(both.to_vec())).await;
+    mesh.plain_service("b", weir_policy::model::AppProtocol::Http1, &[peer.address()])
+        .await;
+    let request = Request::get("/").header("host", "b").body(Full::default());
+    match call(a.outbound(), Protocol::Http1, request.expect("a request")).await {
+        Ok(answer) if answer.status == StatusCode::OK => {
+            assert_eq!(
+                (answer.text().as_str(), answer.header("content-length")),
+                ("whole", None)
+            );
+        }
+        Ok(answer) => assert_eq!(answer.status, StatusCode::BAD_GATEWAY),
+        Err(_) => {}
+    }
+}
+
+/// A proxy in a process of its own, in front of an app.
+struct Spawned {
+    running: Running,
+    outbound: SocketAddr,
+    inbound: SocketAddr,
+    others: Vec<SocketAddr>,
+}
+
+impl Spawned {
+    async fn start(mesh: &TestMesh, name: &str, app: &ScriptedApp) -> Spawned {
+        let loopback = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let ports: Vec<SocketAddr> = (0..5).map(|_| loopback(free_port())).collect();
+        let text: Vec<String> = ports.iter().map(SocketAddr::to_string).collect();
+        let app_port = format!("{}=http@{}", app.address().port(), ports[1].port());
+        let (control, labels) = (format!("http://{}", mesh.control().xds_addr()), format!("app={name}"));
+        let args = [
+            ["--workload", name],
+            ["--namespace", "default"],
+            ["--control-plane", &control],
+            ["--app", &app_port],
+            ["--inbound-address", "127.0.0.1"],
+            ["--labels", &labels],
+            ["--outbound", &text[0]],
+            ["--admin", &text[2]],
+            ["--metrics", &text[3]],
+            ["--health", &text[4]],
+            ["--access-log", "off"],
+            ["--log-level", "off"],
+        ];
+        let running = Processes::of_this_build().start("weir-proxy", &args.concat());
+        until("a spawned proxy to be ready", || async {
+            let request = Request::get("/healthz/ready")
+                .header("host", "localhost")
+                .body(Full::default());
+            let answer = call(ports[4], Protocol::Http1, request.expect("a request")).await;
+            answer.ok().filter(|answer| answer.status == StatusCode::OK)
+        })
+        .await;
+        Spawned {
+            running,
+            outbound: ports[0],
+            inbound: ports[1],
+            others: ports[2..].to_vec(),
+        }
+    }
+
+    /// Its resident memory, in KiB.
+    fn memory_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.running.pid())).expect("it runs");
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .expect("Linux tells it");
+        let kib = line.split_whitespace().next().and_then(|kib| kib.parse().ok());
+        kib.expect("a number")
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hostile_input_takes_no_memory() {
+    let mesh = TestMesh::start().await;
+    mesh.apply_service("a", "a", weir_policy::model::AppProtocol::Http1)
+        .await;
+    let app = ScriptedApp::start(Script::answer(200, "well")).await;
+    let proxy = Spawned::start(&mesh, "a", &app).await;
+    let good = async || {
+        let request = Request::get("/").header("host", "a").body(Full::default());
+        call(proxy.outbound, Protocol::Http1, request.expect("a request"))
+            .await
+            .expect("an answer")
+            .status
+    };
+    until("the proxy to know its service", || async {
+        (good().await == StatusCode::OK).then_some(())
+    })
+    .await;
+    let ports: Vec<SocketAddr> = [vec![proxy.outbound, proxy.inbound], proxy.others.clone()].concat();
+    // Once, so that what any first use takes is there already.
+    for to in &ports {
+        refuse_all("a first time", *to).await;
+    }
+    let before = proxy.memory_kib();
+    for _ in 0..3 {
+        let mut hostile = JoinSet::new();
+        for to in ports.clone() {
+            hostile.spawn(async move { refuse_all("again", to).await });
+        }
+        while let Some(refused) = hostile.join_next().await {
+            refused.expect("all refused");
+        }
+        assert_eq!(good().await, StatusCode::OK);
+    }
+    let after = proxy.memory_kib();
+    assert!(after < before + 16 * 1024, "from {before} to {after} KiB");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_reader_holds_back_the_sender_and_not_the_memory() {
+    const BYTES: usize = 256 << 20;
+    const HELD_MAX: usize = 32 << 20;
+    static SENT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+    let mesh = TestMesh::start().await;
+    for name in ["a", "b"] {
+        mesh.apply_service(name, name, weir_policy::model::AppProtocol::Http1)
+            .await;
+    }
+    let large = Script::raw(|mut stream| async move {
+        let mut head = [0; 4096];
+        if !matches!(stream.read(&mut head).await, Ok(1..)) {
+            return;
+        }
+        if !head.starts_with(b"GET /large") {
+            let _ = stream
+                .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+                .await;
+            return;
+        }
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {BYTES}\r\n\r\n");
+        let _ = stream.write_all(head.as_bytes()).await;
+        let part = vec![b'x'; 1 << 16];
+        for _ in 0..BYTES / part.len() {
+            if stream.write_all(&part).await.is_err() {
+                return;
+            }
+            SENT.fetch_add(part.len(), std::sync::atomic::Ordering::SeqCst);
+        }
+    });
+    let app_a = ScriptedApp::start(Script::answer(200, "")).await;
+    let app_b = ScriptedApp::start(large).await;
+    let a = Spawned::start(&mesh, "a", &app_a).await;
+    let b = Spawned::start(&mesh, "b", &app_b).await;
+    until("a to know b", || async {
+        let request = Request::get("/").header("host", "b").body(Full::default());
+        let answer = call(a.outbound, Protocol::Http1, request.expect("a request")).await;
+        answer.ok().filter(|answer| answer.status == StatusCode::OK)
+    })
+    .await;
+    let before = (a.memory_kib(), b.memory_kib());
+    let mut stream = TcpStream::connect(a.outbound).await.expect("a connection");
+    stream
+        .write_all(b"GET /large HTTP/1.1\r\nhost: b\r\n\r\n")
+        .await
+        .expect("written");
+    // It reads nothing until the sender is held back: the count stands still.
+    let mut last = 0;
+    let mut still = 0;
+    until("the sender to be held back", || {
+        let now = SENT.load(std::sync::atomic::Ordering::SeqCst);
+        still = if now == last && now > 0 { still + 1 } else { 0 };
+        last = now;
+        std::future::ready((still > 40).then_some(()))
+    })
+    .await;
+    assert!(
+        last < HELD_MAX,
+        "{last} bytes are on their way to a reader that does not read"
+    );
+    let mut most = (a.memory_kib(), b.memory_kib());
+    let mut received = 0;
+    let mut part = vec![0; 1 << 16];
+    while received < BYTES {
+        let read = tokio::time::timeout(PATIENCE, stream.read(&mut part))
+            .await
+            .expect("it goes on");
+        let read = read.expect("the answer");
+        assert_ne!(read, 0, "whole: {received} bytes of {BYTES}");
+        received += read;
+        if received % (16 << 20) < read {
+            most = (most.0.max(a.memory_kib()), most.1.max(b.memory_kib()));
+        }
+    }
+    assert!(most.0 < before.0 + 8 * 1024, "a: from {} to {} KiB", before.0, most.0);
+    assert!(most.1 < before.1 + 8 * 1024, "b: from {} to {} KiB", before.1, most.1);
+}
+
+#[tokio::test]
+async fn a_peer_that_says_nothing_holds_nobody_up() {
+    let mesh = TestMesh::start().await;
+    let settings = MemberSettings {
+        proxy: Box::new(|config| config.drain_timeout = Duration::from_secs(30)),
+        ..MemberSettings::default()
+    };
+    let a = mesh.service_with("a", Script::answer(200, "well"), settings).await;
+    let mut silent = Vec::new();
+    for begin in [&b""[..], b"GET", b"GET / HTTP/1.1\r\nhost:", PREFACE] {
+        for to in [a.outbound(), a.inbound()] {
+            for _ in 0..20 {
+                let mut stream = TcpStream::connect(to).await.expect("a connection");
+                stream.write_all(begin).await.expect("written");
+                silent.push(stream);
+            }
+        }
+    }
+    assert_eq!(a.get("http://a/").await.text(), "well");
+    // Nor the end of the proxy.
+    let (drained, log) = a.stop().await;
+    assert_eq!(drained, weir_proxy::Drained::Whole);
+    assert_eq!(log.len(), 2, "one request, both ways: {log:#?}");
+}
