@@ -251,12 +251,15 @@ proptest! {
             }
             check(&scenario, &server);
         }
-        // Once everything is told, everything is acknowledged and in force.
+        // Once everything is told, everything is acknowledged and in force after the wait.
         while let Some(name) = server.under_way.pop() {
             let answer = server.answer(name);
             server.hear(&scenario.input(answer));
             check(&scenario, &server);
         }
+        // What waits for endpoints that don't come waits no longer than this.
+        server.hear(&scenario.pass(Settings::default().clusters_wait));
+        check(&scenario, &server);
         prop_assert_eq!(&server.unanswered, &BTreeSet::new());
         for service in SERVICES {
             if let Some(Lookup::Service(found)) = scenario.snapshot.service(&listener_name(&format!("{service}:80"))) {

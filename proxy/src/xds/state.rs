@@ -5,10 +5,10 @@
 //! and each cluster has endpoints under the same name. What is no longer named is let go.
 //!
 //! **In force.** A cluster and its endpoints are in force, and acknowledged, when they can be read. A route
-//! configuration or a listener first waits: until each cluster it names was answered (with endpoints, or that it does
-//! not exist), or until a time-out; meanwhile the version before it stays in force. It is acknowledged when it is in
-//! force, so "acknowledged" means "requests go by it". What can't be read is refused at once, and what was in force
-//! stays.
+//! configuration or a listener first waits: until each cluster it names was answered, and each that requests would move
+//! to has an endpoint that takes them or does not exist; or until a time-out. Meanwhile the version before it stays in
+//! force. It is acknowledged when it is in force, so "acknowledged" means "requests go by it". What can't be read is
+//! refused at once, and what was in force stays.
 //!
 //! **Invariant:** no I/O, no clock, no task.
 
@@ -16,13 +16,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use weir_policy::model::{self, RouteSource, VirtualHost};
+use weir_policy::model::{self, EndpointHealth, RouteSource, VirtualHost};
 use weir_policy::names::{ClusterName, ListenerName, RouteName};
 use weir_policy::time::Time;
 use weir_xds::envoy::{Any, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
 use weir_xds::{ResourceType, decode};
 
-use super::table::{self, Admission, Answer, Held, Received, Refusal, Table};
+use super::table::{self, Admission, Answer, Held, Received, Refusal, Table, Tracked};
 use crate::last_good::Kept;
 use crate::mesh::{Connected, LinkStatus};
 use crate::snapshot::{ClusterPart, CompiledRoutes, LastUsed, Parts, ServicePart};
@@ -33,8 +33,9 @@ pub(crate) struct Settings {
     /// How long a service is kept after its last use. 10 minutes: longer than the pause between two runs of most
     /// timers, and an idle service costs only memory.
     pub(crate) idle: Duration,
-    /// How long a route waits for its clusters. 5 seconds: the answer is one round trip away; where it does not come,
-    /// a route without one of its clusters serves more requests than no change at all.
+    /// How long a route waits for its clusters and their first endpoints. 5 seconds: the answer is one round trip away,
+    /// and who moves traffic to a service that is just being started sees it move when it can. Where nothing comes, a
+    /// route without one of its clusters does more of what was asked for than no change at all.
     pub(crate) clusters_wait: Duration,
     /// How long it is believed that a name does not exist. A second: a service that is just being made is found soon,
     /// and a caller in a loop asks once a second.
@@ -340,20 +341,12 @@ impl State {
     /// Puts in force what has all that it refers to, or has waited long enough. Returns whether anything was.
     fn advance(&mut self, now: Time) -> bool {
         let mut advanced = false;
-        let (clusters, endpoints) = (&self.clusters.entries, &self.endpoints.entries);
-        let answered = |routes: &CompiledRoutes| {
-            routes.clusters.iter().all(|name| {
-                let has_endpoints = || endpoints.get(name).is_some_and(|tracked| tracked.answer.is_there());
-                match clusters.get(name).map(|tracked| &tracked.answer) {
-                    Some(Answer::Held(_)) => has_endpoints(),
-                    Some(Answer::Absent) => true,
-                    Some(Answer::None) | None => false,
-                }
-            })
-        };
-        for tracked in self.routes.entries.values_mut() {
+        let moving = self.moving();
+        for (name, tracked) in &mut self.routes.entries {
             let Some(candidate) = &tracked.candidate else { continue };
-            if candidate.deadline <= now || answered(&candidate.held.value) {
+            let serving = tracked.answer.value().map(|routes| &routes.clusters);
+            let serving = serving.or_else(|| moving.get(name));
+            if candidate.deadline <= now || ready(&candidate.held.value, serving, &self.clusters, &self.endpoints) {
                 tracked.promote();
                 advanced = true;
             }
@@ -365,7 +358,10 @@ impl State {
                     let routes = self.routes.entries.get(name);
                     routes.is_some_and(|tracked| tracked.answer.is_there())
                 }
-                ListenerRoutes::Inline(routes) => candidate.deadline <= now || answered(routes),
+                ListenerRoutes::Inline(routes) => {
+                    let serving = serving(tracked, &self.routes);
+                    candidate.deadline <= now || ready(routes, serving, &self.clusters, &self.endpoints)
+                }
             };
             if ready {
                 tracked.promote();
@@ -373,6 +369,18 @@ impl State {
             }
         }
         advanced
+    }
+
+    /// Clusters that serve now under listeners that are about to move to other routes, by the name of these.
+    fn moving(&self) -> BTreeMap<RouteName, BTreeSet<ClusterName>> {
+        let mut moving: BTreeMap<RouteName, BTreeSet<ClusterName>> = BTreeMap::new();
+        for tracked in self.listeners.entries.values() {
+            let to = tracked.candidate.as_ref().map(|candidate| &candidate.held.value);
+            if let (Some(ListenerRoutes::Named(to)), Some(serving)) = (to, serving(tracked, &self.routes)) {
+                moving.entry(to.clone()).or_default().extend(serving.iter().cloned());
+            }
+        }
+        moving
     }
 
     fn requests(&mut self, mut requests: Vec<DeltaDiscoveryRequest>) -> Vec<DeltaDiscoveryRequest> {
@@ -485,6 +493,47 @@ impl Use {
     fn ends(&self, idle: Duration) -> Time {
         self.absent_until.unwrap_or_else(|| self.last_used.at() + idle)
     }
+}
+
+/// The clusters of the routes in force under a listener; `None`: none are in force.
+fn serving<'a>(
+    listener: &'a Tracked<ListenerRoutes>,
+    routes: &'a Table<RouteName, Arc<CompiledRoutes>>,
+) -> Option<&'a BTreeSet<ClusterName>> {
+    let routes = match listener.answer.value()? {
+        ListenerRoutes::Inline(routes) => routes,
+        ListenerRoutes::Named(name) => routes.entries.get(name)?.answer.value()?,
+    };
+    Some(&routes.clusters)
+}
+
+/// Whether routes can come into force: each cluster was answered, and one that requests are about to move to takes
+/// them. `serving` are the clusters that requests go to now; `None`: nothing serves them, and there is nothing to keep
+/// up.
+fn ready(
+    routes: &CompiledRoutes,
+    serving: Option<&BTreeSet<ClusterName>>,
+    clusters: &Table<ClusterName, Arc<model::Cluster>>,
+    endpoints: &Table<ClusterName, Arc<model::ClusterEndpoints>>,
+) -> bool {
+    routes.clusters.iter().all(|name| {
+        let endpoints = endpoints.entries.get(name).map(|tracked| &tracked.answer);
+        let moves_there = serving.is_some_and(|serving| !serving.contains(name));
+        match clusters.entries.get(name).map(|tracked| &tracked.answer) {
+            Some(Answer::Held(_)) if moves_there => endpoints.and_then(Answer::value).is_some_and(|all| takes(all)),
+            Some(Answer::Held(_)) => endpoints.is_some_and(Answer::is_there),
+            Some(Answer::Absent) => true,
+            Some(Answer::None) | None => false,
+        }
+    })
+}
+
+/// Whether any endpoint may take new requests.
+fn takes(all: &model::ClusterEndpoints) -> bool {
+    all.endpoints.iter().any(|endpoint| match endpoint.health {
+        EndpointHealth::Healthy | EndpointHealth::Unhealthy => true,
+        EndpointHealth::Draining => false,
+    })
 }
 
 fn accept_listener(name: &ListenerName, resource: &Any) -> Result<ListenerRoutes, Refusal> {

@@ -119,6 +119,59 @@ fn a_cluster_that_does_not_exist_is_an_answer() {
 }
 
 #[test]
+fn requests_move_to_a_cluster_only_when_it_takes_them() {
+    let mut s = Scenario::with_a();
+    let before = s.services();
+    s.answer(Route, "r2", "a.n:80/*", "2", route("a.n:80/*", &["b.n:80"]));
+    s.answer(Cluster, "c2", "b.n:80", "1", cluster("b.n:80"));
+    assert_eq!(
+        s.answer(Endpoints, "e2", "b.n:80", "1", endpoints("b.n:80", &[])),
+        ["endpoints ack:e2"],
+        "it has none yet, and the one before has"
+    );
+    assert_eq!(s.services(), before);
+    assert_eq!(
+        s.answer(Endpoints, "e3", "b.n:80", "2", endpoints("b.n:80", &["10.0.0.2:80"])),
+        [
+            "endpoints ack:e3",
+            "route ack:r2",
+            "cluster -a.n:80",
+            "endpoints -a.n:80"
+        ],
+    );
+    assert_eq!(s.services(), [format!("{A} -> b.n:80[10.0.0.2:80]")]);
+    s.answer(Endpoints, "e4", "b.n:80", "3", endpoints("b.n:80", &[]));
+    assert_eq!(
+        s.answer(Route, "r3", "a.n:80/*", "3", route("a.n:80/*", &["b.n:80", "b.n:80"])),
+        ["route ack:r3"],
+        "what requests go to already is not waited for"
+    );
+    s.answer(Route, "r4", "a.n:80/*", "4", route("a.n:80/*", &["c.n:80"]));
+    s.answer(Cluster, "c3", "c.n:80", "1", cluster("c.n:80"));
+    s.answer(Endpoints, "e5", "c.n:80", "1", endpoints("c.n:80", &[]));
+    assert_eq!(
+        s.pass(Duration::from_secs(5)),
+        ["route ack:r4", "cluster -b.n:80", "endpoints -b.n:80"],
+        "not for ever"
+    );
+}
+
+#[test]
+fn a_listener_moves_to_other_routes_when_their_clusters_take_requests() {
+    let mut s = Scenario::with_a();
+    let before = s.services();
+    s.answer(Listener, "l2", A, "2", listener("a:80", "a.n:80/n"));
+    s.answer(Route, "r2", "a.n:80/n", "1", route("a.n:80/n", &["a.n:80", "b.n:80"]));
+    s.answer(Cluster, "c2", "b.n:80", "1", cluster("b.n:80"));
+    s.answer(Endpoints, "e2", "b.n:80", "1", endpoints("b.n:80", &[]));
+    assert_eq!(s.services(), before);
+    assert_eq!(
+        s.answer(Endpoints, "e3", "b.n:80", "2", endpoints("b.n:80", &["10.0.0.2:80"])),
+        ["endpoints ack:e3", "listener ack:l2", "route ack:r2", "route -a.n:80/*"],
+    );
+}
+
+#[test]
 fn a_route_waits_for_its_clusters_five_seconds() {
     let mut s = Scenario::with_a();
     let before = s.services();
