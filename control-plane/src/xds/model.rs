@@ -82,9 +82,20 @@ pub(crate) struct Told {
 }
 
 impl Told {
-    /// Make before break: clusters, their endpoints, listeners, routes; what goes away goes last.
-    fn order(&self) -> (bool, ResourceType, &str) {
-        (self.resource.is_none(), self.of, &self.name)
+    /// Make before break: clusters, their endpoints, listeners, routes; what goes away goes last, and not before what
+    /// may refer to it: a service that is deleted does not exist from one moment to the next.
+    fn order(&self) -> (u8, &str) {
+        let place = match (&self.resource, self.of) {
+            (Some(_), ResourceType::Cluster) => 0,
+            (Some(_), ResourceType::Endpoints) => 1,
+            (Some(_), ResourceType::Listener) => 2,
+            (Some(_), ResourceType::Route) => 3,
+            (None, ResourceType::Listener) => 4,
+            (None, ResourceType::Route) => 5,
+            (None, ResourceType::Cluster) => 6,
+            (None, ResourceType::Endpoints) => 7,
+        };
+        (place, &self.name)
     }
 
     /// The message; `revision` is for people.
@@ -532,9 +543,11 @@ mod tests {
         let kinds: Vec<&str> = mixed.iter().filter_map(|line| line.split(' ').nth(2)).collect();
         assert_eq!(
             kinds,
-            ["listener", "-cluster", "-endpoints", "-route"],
+            ["listener", "-route", "-cluster", "-endpoints"],
             "what is gone goes last: {mixed:?}"
         );
+        let gone = world.delete(&portal());
+        assert_eq!(gone, [format!("1 13 -listener {LISTENER}")], "the rest is gone already");
     }
 
     #[test]
