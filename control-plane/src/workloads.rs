@@ -260,12 +260,12 @@ impl Task {
         self.restore();
         let shared = Arc::clone(&self.shared);
         loop {
-            self.registry.expire(Instant::now().into_std());
-            let wrote = self.write().await;
             let now = Instant::now();
-            let due = match wrote {
+            self.registry.expire(now.into_std());
+            let due = match self.write().await {
+                // What came due while it was written is due at once.
                 Wrote::All => self.registry.next_expiry(now.into_std()).map(Instant::from_std),
-                Wrote::TryAgain => Some(now + RETRY_AFTER),
+                Wrote::TryAgain => Some(Instant::now() + RETRY_AFTER),
                 Wrote::StoreClosed => break,
             };
             // Each arm is cancel safe: receiving, taking ended streams and sleeping lose nothing.
