@@ -13,6 +13,7 @@ use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use opentelemetry_proto::tonic::trace::v1::{self as otlp};
+use tonic::codec::CompressionEncoding;
 use tonic::{Request, Response, Status};
 use weir_api::views::{self, SpanStatus, TraceList, TraceSummary};
 
@@ -60,7 +61,9 @@ impl Traces {
 
     /// The gRPC service that receives spans.
     pub(crate) fn service(&self) -> TraceServiceServer<Traces> {
-        TraceServiceServer::new(self.clone())
+        // OTLP specification, "Protocol Details": servers must take gzip, which collectors use by default. What it
+        // unpacks to is bounded as messages are.
+        TraceServiceServer::new(self.clone()).accept_compressed(CompressionEncoding::Gzip)
     }
 
     /// Takes spans in; returns how many were refused: those with a wrong id, and those beyond a trace's bound.
