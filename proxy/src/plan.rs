@@ -227,13 +227,16 @@ pub(crate) fn choose(cluster: &Cluster, last: Option<SocketAddr>, now: Time, ran
         }
         Balancing::PeakEwma { decay } => {
             let (one, two) = weir_policy::balance::power_of_two(endpoints.len(), random)?;
+            if let Some(last) = last {
+                // Again: by now it pays to look at all of them. Those that failed lately cost most, so that a request
+                // gets through while more endpoints are dead than it may try. Among equals chance decides.
+                let (before, from) = endpoints.split_at_checked(one)?;
+                let others = from.iter().chain(before).filter(|other| other.address != last);
+                let cost = |endpoint: &Endpoint| endpoint.load.cost(now, decay);
+                let best = others.min_by(|a, b| cost(a).total_cmp(&cost(b)));
+                return best.or_else(|| endpoints.get(one));
+            }
             let (one, two) = (endpoints.get(one)?, endpoints.get(two)?);
-            if Some(one.address) == last {
-                return Some(two);
-            }
-            if Some(two.address) == last {
-                return Some(one);
-            }
             let cheaper = one.load.cost(now, decay) <= two.load.cost(now, decay);
             Some(if cheaper { one } else { two })
         }
