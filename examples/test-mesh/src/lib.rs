@@ -13,6 +13,7 @@
 //! Everything runs in the test's own process but for what a test starts itself with [`Processes`]. A failure of the
 //! mesh itself panics with what was expected: this crate is for tests only.
 
+mod api;
 mod client;
 mod member;
 mod mesh;
@@ -20,11 +21,12 @@ mod peer;
 mod processes;
 mod script;
 
+pub use api::Api;
 pub use client::{Answer, Client, Protocol, call};
 pub use member::{Member, MemberSettings};
 pub use mesh::TestMesh;
 pub use peer::{Act, Peer, PeerSaw, frame};
-pub use processes::{Processes, Running, free_port};
+pub use processes::{ControlProcess, Processes, ProxyProcess, Running, free_port};
 pub use script::{Script, ScriptedApp, Seen};
 
 use std::future::Future;

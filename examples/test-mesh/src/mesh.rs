@@ -3,17 +3,17 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use weir_api::{Key, Object};
+use weir_api::Key;
 use weir_control::{Control, ControlConfig, RunningControl};
 use weir_policy::model::AppProtocol;
 use weir_proxy::Proxy;
 use weir_proxy::config::{AccessLog, AppPort, ProxyConfig, Ratio};
 
+use crate::api::Api;
 use crate::client::{Answer, Protocol, call};
 use crate::member::{Member, MemberSettings};
 use crate::script::{Script, ScriptedApp};
@@ -177,86 +177,32 @@ impl TestMesh {
         member
     }
 
-    /// Applies YAML documents as `weirctl apply` does.
-    ///
-    /// # Panics
-    /// When one is refused.
+    /// The control plane's API.
+    pub fn control_api(&self) -> Api {
+        Api {
+            address: self.control.api_addr(),
+        }
+    }
+
+    /// As [`Api::apply`].
     pub async fn apply(&self, yaml: &str) -> Vec<Key> {
-        let objects =
-            weir_api::yaml::read_objects(yaml, "test.yaml", None).unwrap_or_else(|errors| panic!("{errors:#?}"));
-        let mut keys = Vec::new();
-        for weir_api::yaml::Sourced { object, .. } in objects {
-            keys.push(object.key());
-            self.apply_object(&object).await;
-        }
-        keys
+        self.control_api().apply(yaml).await
     }
 
-    async fn apply_object(&self, object: &Object) {
-        let key = object.key();
-        let mut value = object.to_value();
-        let held = self.api(Method::GET, &key.path(), None).await;
-        let answer = if held.status == StatusCode::NOT_FOUND {
-            self.api(Method::POST, &collection(&key), Some(&value)).await
-        } else {
-            value["metadata"]["resourceVersion"] = held.json()["metadata"]["resourceVersion"].clone();
-            self.api(Method::PUT, &key.path(), Some(&value)).await
-        };
-        assert!(answer.status.is_success(), "{key}: {}", answer.text());
-    }
-
-    /// Applies, and waits until it is in force on every proxy that it concerns.
-    ///
-    /// # Panics
-    /// When it is refused, or does not come into force.
+    /// As [`Api::apply_in_force`].
     pub async fn apply_in_force(&self, yaml: &str) {
-        for key in self.apply(yaml).await {
-            until(&format!("{key} to be in force"), || async {
-                let view = self
-                    .api(Method::GET, &format!("{}/proxies", key.path()), None)
-                    .await
-                    .json();
-                match view["state"].as_str() {
-                    Some("InForce" | "NoSubscribers") => Some(()),
-                    Some("Rejected") => panic!("{key}: {view}"),
-                    _ => None,
-                }
-            })
-            .await;
-        }
+        self.control_api().apply_in_force(yaml).await;
     }
 
-    /// Deletes an object.
-    ///
-    /// # Panics
-    /// When it is refused.
+    /// As [`Api::delete`].
     pub async fn delete(&self, key: &Key) {
-        let answer = self.api(Method::DELETE, &key.path(), None).await;
-        assert!(answer.status.is_success(), "{key}: {}", answer.text());
+        self.control_api().delete(key).await;
     }
 
-    /// One request to the API.
-    ///
-    /// # Panics
-    /// When there is no answer.
+    /// As [`Api::request`].
     pub async fn api(&self, method: Method, path: &str, body: Option<&Value>) -> Answer {
-        let body = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", self.control.api_addr().to_string())
-            .header("content-type", "application/json")
-            .body(Full::new(body))
-            .expect("a request");
-        call(self.control.api_addr(), Protocol::Http1, request)
-            .await
-            .expect("an answer of the API")
+        self.control_api().request(method, path, body).await
     }
 }
 
 const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
-
-fn collection(key: &Key) -> String {
-    let namespace = (!key.namespace.is_empty()).then_some(key.namespace.as_str());
-    key.kind.path(namespace)
-}

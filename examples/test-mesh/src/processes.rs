@@ -1,11 +1,16 @@
 //! Processes of their own, for what can't be shown inside one: being killed, starting again, memory.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::time::Duration;
 
+use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
+
+use crate::PATIENCE;
+use crate::api::Api;
 
 /// Where the built programs are.
 #[derive(Clone, Debug)]
@@ -17,6 +22,28 @@ pub struct Processes {
 #[derive(Debug)]
 pub struct Running {
     child: Child,
+}
+
+/// A `weir-control` that runs.
+#[derive(Debug)]
+pub struct ControlProcess {
+    /// The process.
+    pub running: Running,
+    /// Its API.
+    pub api: Api,
+    /// Where proxies find it.
+    pub xds: SocketAddr,
+}
+
+/// A `weir-proxy` that runs.
+#[derive(Debug)]
+pub struct ProxyProcess {
+    /// The process.
+    pub running: Running,
+    /// Where its app sends its calls.
+    pub outbound: SocketAddr,
+    /// Its admin port.
+    pub admin: SocketAddr,
 }
 
 impl Processes {
@@ -33,16 +60,89 @@ impl Processes {
         }
     }
 
+    /// Starts a `weir-control` and waits until it is ready. Ports that `args` don't give are of the system's choice.
+    ///
+    /// # Panics
+    /// When it does not get ready.
+    pub async fn control(&self, args: &[&str]) -> ControlProcess {
+        self.control_within(PATIENCE, args).await
+    }
+
+    /// The same, which has this long to get ready.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub async fn control_within(&self, bound: Duration, args: &[&str]) -> ControlProcess {
+        let mut all = vec!["--log", "warn"];
+        for flag in ["--api", "--xds"] {
+            if !args.contains(&flag) {
+                all.extend([flag, "127.0.0.1:0"]);
+            }
+        }
+        all.extend(args);
+        let mut running = self.start("weir-control", &all);
+        let ready = tokio::time::timeout(bound, running.line("weir-control ready:")).await;
+        let ready = ready.expect("a control plane that is ready in time");
+        let mut addresses = ready
+            .split_whitespace()
+            .filter_map(|word| word.strip_prefix("http://")?.parse().ok());
+        let mut address = || addresses.next().unwrap_or_else(|| panic!("two addresses: {ready}"));
+        ControlProcess {
+            api: Api { address: address() },
+            xds: address(),
+            running,
+        }
+    }
+
+    /// Starts a `weir-proxy` for an app on loopback that speaks HTTP/1.1, and waits until it has started. Its ports are
+    /// of the system's choice.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn proxy(&self, workload: &str, app: SocketAddr, args: &[&str]) -> ProxyProcess {
+        let app = format!("{}=http@0", app.port());
+        let mut all = vec!["--workload", workload, "--namespace", "default", "--app", &app];
+        all.extend([
+            "--inbound-address",
+            "127.0.0.1",
+            "--log-format",
+            "json",
+            "--access-log",
+            "off",
+        ]);
+        for flag in ["--outbound", "--admin", "--metrics", "--health"] {
+            all.extend([flag, "127.0.0.1:0"]);
+        }
+        all.extend(args);
+        let mut running = self.spawn("weir-proxy", &all, Stdio::piped());
+        let started = tokio::time::timeout(PATIENCE, running.event("started")).await;
+        let started = started.expect("a proxy that starts in time");
+        let address = |field: &str| {
+            let text = started[field].as_str().and_then(|text| text.parse().ok());
+            text.unwrap_or_else(|| panic!("{field}: {started}"))
+        };
+        ProxyProcess {
+            outbound: address("outbound"),
+            admin: address("admin"),
+            running,
+        }
+    }
+
     /// Starts a program; its stdout is read by [`Running::line`], its stderr is the test's.
     ///
     /// # Panics
     /// When it is not there: `cargo test --workspace` builds it.
     pub fn start(&self, program: &str, args: &[&str]) -> Running {
+        self.spawn(program, args, Stdio::inherit())
+    }
+
+    fn spawn(&self, program: &str, args: &[&str], stderr: Stdio) -> Running {
         let path = self.folder.join(program);
         let child = Command::new(&path)
             .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(stderr)
             .kill_on_drop(true)
             .spawn()
             .unwrap_or_else(|error| panic!("{}: {error}; cargo build --workspace makes it", path.display()));
@@ -74,6 +174,42 @@ impl Running {
             }
         }
         panic!("its stdout ended without {text:?}");
+    }
+
+    /// The first event on its stderr, in JSON, with this message. What comes after is the test's.
+    ///
+    /// # Panics
+    /// When its stderr ends before.
+    async fn event(&mut self, message: &str) -> Value {
+        let stderr = self.child.stderr.take().expect("stderr, read once");
+        let mut lines = BufReader::new(stderr).lines();
+        let mut before = Vec::new();
+        while let Some(line) = lines.next_line().await.expect("its stderr") {
+            if let Ok(event) = serde_json::from_str::<Value>(&line)
+                && event["message"] == message
+            {
+                tokio::spawn(async move {
+                    while let Ok(Some(line)) = lines.next_line().await {
+                        eprintln!("{line}");
+                    }
+                });
+                return event;
+            }
+            before.push(line);
+        }
+        panic!("its stderr ended without {message:?}: {before:#?}");
+    }
+
+    /// Its resident memory now, in bytes.
+    ///
+    /// # Panics
+    /// When it has ended, or the system does not tell.
+    pub fn memory_bytes(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.pid());
+        let status = std::fs::read_to_string(path).expect("Linux' /proc");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+        kib.expect("VmRSS") << 10
     }
 
     /// Kills it (SIGKILL) and waits for its end.
