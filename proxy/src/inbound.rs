@@ -3,6 +3,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU16;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -131,10 +132,11 @@ async fn carry(
         attempts += 1;
         exchange.attempts(app.address);
         let request = || head.request(target.wire, body.attempt());
-        let sending = attempt::send(&worker.upstreams, &target, &app.label, request);
+        // Pinned here, so that it is in this future once and not once for each way to wait for it.
+        let mut sending = pin!(attempt::send(&worker.upstreams, &target, &app.label, request));
         let tried = match call.deadline.time() {
             None => sending.await,
-            Some(until) => match timeout_at(worker.clock.instant(until), sending).await {
+            Some(until) => match timeout_at(worker.clock.instant(until), sending.as_mut()).await {
                 Ok(tried) => tried,
                 Err(_) => {
                     exchange.attempt_failed(app.address, None, AttemptOutcome::TimedOut);

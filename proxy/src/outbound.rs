@@ -1,6 +1,7 @@
 //! A request of our own app, from its head to its answer's head: identify ▸ plan ▸ admit ▸ choose ▸ connect ▸ send ▸
 //! (again?) ▸ answer. What follows, to the answer's end, is [`Exchange`].
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,7 +61,7 @@ pub(crate) async fn serve(
         None,
     ));
     let carried = match Head::read(parts) {
-        Ok(head) => carry(worker, &mut exchange, &call, head, body).await,
+        Ok(mut head) => carry(worker, &mut exchange, &call, &mut head, Replay::new(body)).await,
         Err(error) => Err(error),
     };
     match carried {
@@ -100,12 +101,12 @@ async fn carry(
     worker: &Worker,
     exchange: &mut Exchange,
     call: &Call,
-    mut head: Head,
-    body: Incoming,
+    head: &mut Head,
+    body: Replay,
 ) -> Result<Carried, ProxyError> {
-    let service = identify(worker, &head).await?;
+    let service = identify(worker, head).await?;
     exchange.note(|record| record.service = Arc::clone(&service.label));
-    match plan::plan(&head, &service, worker.random())? {
+    match plan::plan(head, &service, worker.random())? {
         RequestPlan::Answer(answer) => {
             exchange.note(|record| record.route = Some(Arc::clone(&answer.route.name)));
             let response = answer::direct(answer.status, answer.headers, answer.body.to_owned());
@@ -116,7 +117,7 @@ async fn carry(
                 record.route = Some(Arc::clone(&plan.route.name));
                 record.cluster = Some(Arc::clone(&plan.cluster.label));
             });
-            prepare(&mut head, &plan, call);
+            prepare(head, &plan, call);
             forward(worker, exchange, call, &plan, head, body).await
         }
     }
@@ -137,7 +138,7 @@ async fn identify(worker: &Worker, head: &Head) -> Result<Arc<Service>, ProxyErr
     };
     let name = ListenerName::from_authority(authority, &worker.workload.namespace)
         .map_err(|error| unknown(error.to_string()))?;
-    match worker.mesh.service(&name, CONFIG_WAIT).await {
+    match Box::pin(worker.mesh.service(&name, CONFIG_WAIT)).await {
         Ok(service) => {
             worker.remember_service(authority, &service);
             Ok(service)
@@ -169,13 +170,12 @@ async fn forward(
     exchange: &mut Exchange,
     call: &Call,
     plan: &ForwardPlan<'_>,
-    head: Head,
-    body: Incoming,
+    head: &Head,
+    body: Replay,
 ) -> Result<Carried, ProxyError> {
     let cluster = plan.cluster;
     let label = &cluster.label;
     let deadline = Deadline::after(exchange.began(), plan.timeouts.request).earliest(call.deadline);
-    let body = Replay::new(body);
     exchange.reads(body.clone());
     cluster.state.budget.deposit(exchange.began());
     let mut counts = Counts::default();
@@ -211,7 +211,7 @@ async fn forward(
             Balancing::RoundRobin => None,
         };
         exchange.attempts(endpoint.address);
-        let sent = match attempt_at(worker, &head, call, &body, plan, &at).await {
+        let sent = match attempt_at(worker, head, call, &body, plan, &at).await {
             Ok((mut response, lease)) => {
                 if let Some(in_flight) = &mut in_flight {
                     in_flight.answered();
@@ -286,7 +286,7 @@ async fn forward(
             (Some(wait), kept) => {
                 held = kept;
                 if !wait.is_zero() {
-                    tokio::time::sleep(wait).await;
+                    Box::pin(tokio::time::sleep(wait)).await;
                 }
             }
         }
@@ -352,11 +352,12 @@ async fn attempt_at(
         }
         request
     };
-    let sending = attempt::send(&worker.upstreams, &target, &cluster.label, request);
+    // Pinned here, so that it is in this future once and not once for each way to wait for it.
+    let mut sending = pin!(attempt::send(&worker.upstreams, &target, &cluster.label, request));
     let Some(until) = at.until.time() else {
         return sending.await;
     };
-    match timeout_at(worker.clock.instant(until), sending).await {
+    match timeout_at(worker.clock.instant(until), sending.as_mut()).await {
         Ok(tried) => tried,
         Err(_) => Err(attempt::timed_out(&target, until.saturating_since(at.began))),
     }
@@ -386,4 +387,20 @@ fn to_downstream(response: &mut Response<Incoming>, plan: &ForwardPlan<'_>) {
     strip_hop_by_hop(headers);
     calls::strip_own(headers);
     plan::apply(plan.response_headers, headers);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_bytes<F: Future>(_: impl FnOnce(&'static Worker, DownstreamAddr, Request<Incoming>) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// It is allocated and copied once for each request: what is only needed now and then has a box of its own.
+    #[test]
+    fn a_request_carries_a_small_future() {
+        let size_bytes = size_bytes(|worker, from, request| serve(worker, from, request));
+        assert!(size_bytes <= 3584, "{size_bytes}");
+    }
 }

@@ -297,11 +297,12 @@ async fn serve(worker: Rc<Worker>, accepted: Accepted, drain: Drain, _counted: C
     let Ok((io, from)) = io(accepted.stream) else { return };
     let metrics = Rc::clone(&worker.recorder);
     match accepted.to {
+        // A request's future is boxed: hyper and the runtime move it several times on its way into a task.
         ListenerKind::Outbound => {
             let _counted = metrics.metrics().connection(Direction::Outbound, Side::Downstream);
             let answer = move |request| {
                 let worker = Rc::clone(&worker);
-                async move { outbound::serve(&worker, from, request).await }
+                Box::pin(async move { outbound::serve(&worker, from, request).await })
             };
             downstream::serve(io, drain, answer).await;
         }
@@ -309,7 +310,7 @@ async fn serve(worker: Rc<Worker>, accepted: Accepted, drain: Drain, _counted: C
             let _counted = metrics.metrics().connection(Direction::Inbound, Side::Downstream);
             let answer = move |request| {
                 let (worker, app) = (Rc::clone(&worker), Arc::clone(&app));
-                async move { inbound::serve(&worker, &app, from, request).await }
+                Box::pin(async move { inbound::serve(&worker, &app, from, request).await })
             };
             downstream::serve(io, drain, answer).await;
         }

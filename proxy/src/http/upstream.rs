@@ -179,9 +179,17 @@ impl Upstreams {
     /// same.
     pub(crate) async fn lease(&self, target: &Target<'_>) -> Result<Lease, ConnectError> {
         let in_use = InUse::enter(&self.pool(target));
+        // What is there is lent at once. To wait and to connect takes a large future, which every request would carry
+        // and copy: only those that need it pay for it, with a box.
         match target.wire {
-            Wire::Http1 => self.lease_http1(in_use, target).await,
-            Wire::Http2 => self.lease_http2(in_use, target).await,
+            Wire::Http1 => match in_use.0.take_ready() {
+                Some(connection) => Ok(Lease::http1(connection, Reused::Yes, in_use)),
+                None => Box::pin(self.lease_http1(in_use, target)).await,
+            },
+            Wire::Http2 => match in_use.0.http2_open() {
+                Some(connection) => Ok(Lease::http2(connection, in_use)),
+                None => Box::pin(self.lease_http2(in_use, target)).await,
+            },
         }
     }
 
@@ -228,25 +236,20 @@ impl Upstreams {
 
     async fn lease_http1(&self, in_use: InUse, target: &Target<'_>) -> Result<Lease, ConnectError> {
         let pool = Rc::clone(&in_use.0);
-        let lent = |connection, reused| Lease {
-            connection: Connection::Http1(connection),
-            reused,
-            in_use,
-        };
         let deadline = Instant::now() + target.connect_timeout;
         if let Some(connection) = pool.take_idle().await {
-            return Ok(lent(connection, Reused::Yes));
+            return Ok(Lease::http1(connection, Reused::Yes, in_use));
         }
         let _pending = target.breaker.admit_pending().map_err(ConnectError::Refused)?;
         loop {
             let freed = pool.freed.notified();
             if let Some(connection) = pool.take_idle().await {
-                return Ok(lent(connection, Reused::Yes));
+                return Ok(Lease::http1(connection, Reused::Yes, in_use));
             }
             match pool.slot() {
                 Ok(slot) => {
                     let connection = within(deadline, open_http1(&pool, slot)).await?;
-                    return Ok(lent(connection, Reused::No));
+                    return Ok(Lease::http1(connection, Reused::No, in_use));
                 }
                 Err(refusal) => {
                     self.close_unused(target.breaker);
@@ -265,15 +268,7 @@ impl Upstreams {
         loop {
             let freed = pool.freed.notified();
             let mut connecting = match pool.http2_now(target.connect_timeout) {
-                Ok(Http2Now::Open(connection)) => {
-                    let requests = connection.requests.get();
-                    connection.requests.set(requests.saturating_add(1));
-                    return Ok(Lease {
-                        connection: Connection::Http2(connection),
-                        reused: if requests == 0 { Reused::No } else { Reused::Yes },
-                        in_use,
-                    });
-                }
+                Ok(Http2Now::Open(connection)) => return Ok(Lease::http2(connection, in_use)),
                 Ok(Http2Now::Connecting(connecting)) => connecting,
                 Err(refusal) => {
                     if pending.is_none() {
@@ -302,7 +297,7 @@ impl Upstreams {
             }
             // To open it again here would never end with a peer that accepts and hangs up; how often it is tried is
             // decided where all attempts are counted.
-            if !pool.http2_is_open() {
+            if pool.http2_open().is_none() {
                 return Err(ConnectError::Failed(
                     io::ErrorKind::ConnectionReset,
                     "the connection was closed as soon as it was opened".to_owned(),
@@ -350,16 +345,20 @@ enum Http2Now {
 
 impl Pool {
     /// Of the idle connections that are ready the one used last: it is the likeliest to be open still, and the others
-    /// can age out. One whose answer has just been read may need a moment more.
+    /// can age out.
+    fn take_ready(&self) -> Option<Http1Connection> {
+        let mut idle = self.idle.borrow_mut();
+        let ready = idle.iter().rposition(|idle| idle.connection.sender.is_ready())?;
+        Some(idle.remove(ready).connection)
+    }
+
+    /// As [`Pool::take_ready`]; one whose answer has just been read may need a moment more.
     async fn take_idle(&self) -> Option<Http1Connection> {
         loop {
-            let mut connection = {
-                let mut idle = self.idle.borrow_mut();
-                if let Some(ready) = idle.iter().rposition(|idle| idle.connection.sender.is_ready()) {
-                    return Some(idle.remove(ready).connection);
-                }
-                idle.pop()?.connection
-            };
+            if let Some(connection) = self.take_ready() {
+                return Some(connection);
+            }
+            let mut connection = self.idle.borrow_mut().pop()?.connection;
             if let Ok(Ok(())) = tokio::time::timeout(READY_WITHIN, connection.sender.ready()).await {
                 return Some(connection);
             }
@@ -373,10 +372,11 @@ impl Pool {
         })
     }
 
-    fn http2_is_open(&self) -> bool {
+    /// The HTTP/2 connection, if it is open.
+    fn http2_open(&self) -> Option<Http2Connection> {
         match &*self.http2.borrow() {
-            Http2::Open(connection) => !connection.sender.is_closed(),
-            Http2::Connecting(_) | Http2::None => false,
+            Http2::Open(connection) => (!connection.sender.is_closed()).then(|| connection.clone()),
+            Http2::Connecting(_) | Http2::None => None,
         }
     }
 
@@ -450,6 +450,24 @@ async fn within<T>(
 }
 
 impl Lease {
+    fn http1(connection: Http1Connection, reused: Reused, in_use: InUse) -> Lease {
+        Lease {
+            connection: Connection::Http1(connection),
+            reused,
+            in_use,
+        }
+    }
+
+    fn http2(connection: Http2Connection, in_use: InUse) -> Lease {
+        let requests = connection.requests.get();
+        connection.requests.set(requests.saturating_add(1));
+        Lease {
+            connection: Connection::Http2(connection),
+            reused: if requests == 0 { Reused::No } else { Reused::Yes },
+            in_use,
+        }
+    }
+
     /// What is spoken on it.
     pub(crate) fn wire(&self) -> Wire {
         match &self.connection {
