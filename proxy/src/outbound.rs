@@ -400,7 +400,7 @@ mod tests {
     /// It is allocated and copied once for each request: what is only needed now and then has a box of its own.
     #[test]
     fn a_request_carries_a_small_future() {
-        let size_bytes = size_bytes(|worker, from, request| serve(worker, from, request));
+        let size_bytes = size_bytes(serve);
         assert!(size_bytes <= 3584, "{size_bytes}");
     }
 }
