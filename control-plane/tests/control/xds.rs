@@ -93,7 +93,7 @@ async fn a_subscription_is_answered_and_a_change_is_pushed_in_order() {
 
     client.delete(&format!("{SERVICES}/portal")).await.expect(200);
     let gone: [Answer; 4] = answers(&mut ads).await;
-    assert_eq!(kinds(&gone), [Cluster, Endpoints, Listener, Route]);
+    assert_eq!(kinds(&gone), [Listener, Route, Cluster, Endpoints]);
     assert!(gone.iter().all(|answer| answer.version.is_none()));
     control.shutdown().await;
 }
