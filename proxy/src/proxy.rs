@@ -52,13 +52,13 @@ pub enum StartError {
         source: io::Error,
     },
     /// The control plane's URL.
-    #[error("--{0}")]
+    #[error("--control-plane: {0}")]
     ControlPlane(String),
     /// The state directory.
     #[error("--state-dir: {0}")]
     StateDir(String),
     /// The access log.
-    #[error("--access-log: {0}")]
+    #[error("{0}")]
     AccessLog(String),
     /// Threads or event queues.
     #[error("the system gives no thread or event queue for a worker: {0}")]
