@@ -13,7 +13,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::sync::Notify;
 use weir_policy::model::AppProtocol;
 use weir_test_mesh::{
-    Act, Answer, Client, Member, MemberSettings, Peer, Protocol, Script, TestMesh, call, frame, free_port, until,
+    Act, Answer, Client, Member, MemberSettings, Peer, Protocol, Script, ScriptedApp, TestMesh, call, frame, free_port,
+    until,
 };
 
 /// A mesh with workload `a`, whose app calls.
@@ -101,6 +102,29 @@ async fn a_refused_connection_is_tried_elsewhere_whatever_the_method() {
     assert!(peer.saw().iter().all(|saw| saw.ended && saw.body == b"pay"));
     let counted = retries(&a).await;
     assert!(counted[0] >= 3.0, "half of six go to the dead one first: {counted:?}");
+    expect_retries(counted, &[("unprocessed", counted[0])]);
+}
+
+/// A process that is killed leaves a kernel that accepts for it a moment longer.
+#[tokio::test]
+async fn a_connection_that_dies_before_its_preface_has_carried_nothing() {
+    let (mesh, a) = mesh().await;
+    let peer = Peer::http2(|_| Act::Answer(200)).await;
+    let dying = ScriptedApp::start(Script::raw(|stream| async move { drop(stream) })).await;
+    mesh.plain_service("b", AppProtocol::Http2, &[dying.address(), peer.address()])
+        .await;
+    mesh.apply(
+        "{apiVersion: weir.dev/v1, kind: BackendPolicy, metadata: {name: b, namespace: default}, spec: {
+          targetRefs: [{group: '', kind: Service, name: b}], balancing: {type: RoundRobin}}}",
+    )
+    .await;
+    for number in 1..=6 {
+        let answer = a.call(request(Method::POST, b"pay")).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", why(&answer));
+        assert_eq!(peer.saw().len(), number);
+    }
+    let counted = retries(&a).await;
+    assert!(counted[0] >= 3.0, "half of six go to the dying one first: {counted:?}");
     expect_retries(counted, &[("unprocessed", counted[0])]);
 }
 

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Notify;
 
 /// A connected byte stream. An enum, not a box: the data path matches, it does not call through a pointer.
 #[derive(Debug)]
@@ -24,12 +25,24 @@ pub(crate) struct Crossed(Rc<CrossedBytes>);
 struct CrossedBytes {
     received: Cell<u64>,
     sent: Cell<u64>,
+    /// Rings at the first byte received.
+    first_received: Notify,
 }
 
 impl Crossed {
     /// Bytes read from the peer since the connection began.
     pub(crate) fn received_bytes(&self) -> u64 {
         self.0.received.get()
+    }
+
+    /// Returns once the peer has sent something; for one waiter.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when dropped.
+    pub(crate) async fn first_received(&self) {
+        while self.received_bytes() == 0 {
+            self.0.first_received.notified().await;
+        }
     }
 
     /// Bytes handed to the kernel since the connection began.
@@ -70,8 +83,14 @@ impl AsyncRead for CountedIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.io).poll_read(cx, buf);
-        let received = &self.crossed.0.received;
-        received.set(received.get().saturating_add((buf.filled().len() - before) as u64));
+        let crossed = &self.crossed.0;
+        let so_far = crossed.received.get();
+        crossed
+            .received
+            .set(so_far.saturating_add((buf.filled().len() - before) as u64));
+        if so_far == 0 && crossed.received.get() > 0 {
+            crossed.first_received.notify_one();
+        }
         read
     }
 }

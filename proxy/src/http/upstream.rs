@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -16,7 +17,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 use weir_policy::breaker::{Breaker, ConnectionPermit, Refusal};
 use weir_policy::retry::{Reused, Sent};
@@ -408,8 +409,10 @@ impl Pool {
     }
 }
 
+/// An HTTP/2 connection is open once the peer's own preface has come (RFC 9113 section 3.4): a process that dies while
+/// the kernel still accepts for it has then provably seen no request, and the request goes elsewhere.
 async fn open_http2(pool: &Rc<Pool>, slot: Slot) -> Result<Http2Connection, ConnectError> {
-    let (io, _) = connect(pool.address).await?;
+    let (io, crossed) = connect(pool.address).await?;
     let (sender, connection) = http2::Builder::new(LocalExecutor)
         .max_header_list_size(HEAD_BYTES_MAX as u32)
         .initial_stream_window_size(HTTP2_STREAM_WINDOW_BYTES)
@@ -422,14 +425,21 @@ async fn open_http2(pool: &Rc<Pool>, slot: Slot) -> Result<Http2Connection, Conn
         .await
         .map_err(|error| ConnectError::Failed(io::ErrorKind::Other, error.to_string()))?;
     let counted = pool.metrics.connection(pool.direction, Side::Upstream);
+    let (ends, ended) = oneshot::channel::<Infallible>();
     tokio::task::spawn_local(async move {
         let _ = connection.await;
-        drop((slot, counted));
+        drop((slot, counted, ends));
     });
-    Ok(Http2Connection {
-        sender,
-        requests: Rc::default(),
-    })
+    tokio::select! {
+        () = crossed.first_received() => Ok(Http2Connection {
+            sender,
+            requests: Rc::default(),
+        }),
+        _ = ended => Err(ConnectError::Failed(
+            io::ErrorKind::ConnectionReset,
+            "the connection was closed before the peer's preface".to_owned(),
+        )),
+    }
 }
 
 async fn connect(address: SocketAddr) -> Result<(CountedIo, Crossed), ConnectError> {
