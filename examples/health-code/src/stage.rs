@@ -38,16 +38,8 @@ impl Tools {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(&cargo);
         command.args(["build", "--manifest-path", MANIFEST]);
-        command.args([
-            "-p",
-            "health-code",
-            "-p",
-            "weir-proxy",
-            "-p",
-            "weir-control",
-            "-p",
-            "weirctl",
-        ]);
+        // Not this program itself: it would be linked anew, and what runs would no longer be where it was started from.
+        command.args(["-p", "weir-proxy", "-p", "weir-control", "-p", "weirctl"]);
         if !cfg!(debug_assertions) {
             command.arg("--release");
         }
