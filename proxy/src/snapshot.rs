@@ -677,14 +677,7 @@ mod tests {
                         let mut read = 0;
                         // Each holds 125 at once, as requests in flight do.
                         let mut in_flight = std::collections::VecDeque::new();
-                        while changing.load(Ordering::Relaxed) || read < 1000 {
-                            read += 1;
-                            let snapshot = arc_swap::Guard::into_inner(mesh.current());
-                            in_flight.push_back(snapshot);
-                            let snapshot = match in_flight.len() {
-                                125.. => in_flight.pop_front().expect("is full"),
-                                _ => continue,
-                            };
+                        let mut check = |snapshot: Arc<Snapshot>| {
                             let (service, cluster) = only(&snapshot);
                             let n = snapshot.version;
                             assert!(service.table.routes().len() == 1);
@@ -692,7 +685,17 @@ mod tests {
                             assert_eq!(u64::from(cluster.state.breaker.counts().limits.max_requests), n);
                             assert_eq!(addresses(&cluster), [format!("10.0.0.1:{n}")]);
                             seen.insert(n);
+                        };
+                        while changing.load(Ordering::Acquire) || read < 1000 {
+                            read += 1;
+                            in_flight.push_back(arc_swap::Guard::into_inner(mesh.current()));
+                            if in_flight.len() >= 125 {
+                                check(in_flight.pop_front().expect("is full"));
+                            }
                         }
+                        // What was taken last ends last; after all changes, one more.
+                        in_flight.push_back(arc_swap::Guard::into_inner(mesh.current()));
+                        in_flight.into_iter().for_each(check);
                         seen
                     })
                 })
@@ -700,7 +703,7 @@ mod tests {
             for n in 2..=100 {
                 publish(&feed, n);
             }
-            changing.store(false, Ordering::Relaxed);
+            changing.store(false, Ordering::Release);
             readers
                 .into_iter()
                 .flat_map(|reader| reader.join().expect("saw no mixture"))
