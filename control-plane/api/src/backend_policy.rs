@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
@@ -9,28 +10,34 @@ use crate::decode::{Errors, Node};
 use crate::duration;
 use crate::names;
 use crate::reference::{self, RefKind};
+use crate::schema::texts::{Label, Millis};
 
-/// How the endpoints of some services are used. Of two policies for one port the older holds; one for a named port
-/// goes before one for the whole service.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// How the endpoints of some services are used: how one is chosen, how much is asked of them, when they are left alone,
+/// how much retries may add. Of two policies for one port the older holds; one for a named port goes before one for
+/// the whole service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BackendPolicySpec {
-    /// Which services of its own namespace, 1 to 16, none twice.
+    /// Which services it is for, all of its own namespace.
+    ///
+    /// Rule: none is there twice.
+    #[schemars(length(min = 1, max = TARGETS_MAX), extend("x-kubernetes-list-type" = "atomic"))]
     pub target_refs: Vec<TargetRef>,
-    /// How an endpoint is chosen; default: peak EWMA.
+    /// How an endpoint is chosen. Default: PeakEwma with its default decay.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub balancing: Option<Balancing>,
-    /// What is refused for the endpoints' sake; default: [`CircuitBreaker::default`].
+    /// What is refused for the endpoints' sake. Default: as if given, with its own defaults.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub circuit_breaker: Option<CircuitBreaker>,
-    /// How much retries may add; default: [`RetryBudget::default`].
+    /// How much retries may add. Default: as if given, with its own defaults.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_budget: Option<RetryBudget>,
-    /// How long opening a connection may take: 1 ms to 1 m; default: [`CONNECT_TIMEOUT`].
+    /// How long opening a connection may take. Default: 1s.
     #[serde(
         skip_serializing_if = "Option::is_none",
         serialize_with = "duration::serialize_option"
     )]
+    #[schemars(with = "Option<Millis<1, 60_000>>")]
     pub connect_timeout: Option<Duration>,
 }
 
@@ -42,25 +49,30 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 pub const PEAK_EWMA_DECAY: Duration = Duration::from_secs(10);
 
 /// What a policy is for.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TargetRef {
     /// Always a Service.
     #[serde(flatten)]
+    #[schemars(with = "reference::Explicit")]
     pub kind: RefKind,
-    /// Its name, in the policy's own namespace.
+    /// The name of a Service in the policy's own namespace.
+    #[schemars(with = "Label")]
     pub name: String,
-    /// The name of one of its ports; default: all of them.
+    /// The name of one of its ports. Default: all of its ports.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Label>")]
     pub section_name: Option<String>,
 }
 
-/// How an endpoint is chosen: `type: PeakEwma` or `type: RoundRobin`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How an endpoint is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+#[schemars(tag = "type")]
 pub enum Balancing {
     /// The better of two drawn at random, by peak-EWMA latency times requests in flight.
     PeakEwma {
-        /// How fast a measured latency is forgotten: 100 ms to 10 m; default: [`PEAK_EWMA_DECAY`].
+        /// How fast a measured latency is forgotten.
+        #[schemars(with = "Millis<100, 600_000>", default = "peak_ewma_decay")]
         decay: Duration,
     },
     /// One after the other.
@@ -88,16 +100,20 @@ impl Serialize for Balancing {
 }
 
 /// What one proxy refuses, so that a service is not overrun. Limits are by proxy and service port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(default)]
 pub struct CircuitBreaker {
-    /// Open connections: 1 to 1000000; default 1024.
+    /// How many connections may be open.
+    #[schemars(range(min = 1, max = COUNT_MAX))]
     pub max_connections: u32,
-    /// Requests that wait for a connection: 0 to 1000000; default 1024.
+    /// How many requests may wait for a connection.
+    #[schemars(range(max = COUNT_MAX))]
     pub max_pending_requests: u32,
-    /// Requests under way: 1 to 1000000; default 1024.
+    /// How many requests may be under way.
+    #[schemars(range(min = 1, max = COUNT_MAX))]
     pub max_requests: u32,
-    /// When the service is left alone because it fails; default: never.
+    /// When the service is left alone because it fails. Default: never.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failures: Option<Failures>,
 }
@@ -115,20 +131,26 @@ impl Default for CircuitBreaker {
 }
 
 /// When a failing service is left alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(default)]
 pub struct Failures {
-    /// The share of failed requests, in percent, at which the breaker opens: 1 to 100; default 50.
+    /// The share of failed requests, in percent, at which the breaker opens.
+    #[schemars(range(min = 1, max = 100))]
     pub percent: u8,
-    /// Requests in the window below which it never opens: 1 to 1000000; default 20.
+    /// With fewer requests than this in the window it never opens.
+    #[schemars(range(min = 1, max = COUNT_MAX))]
     pub min_requests: u32,
-    /// Over which time failures are counted: 100 ms to 10 m; default 10 s.
+    /// Over which time failures are counted.
     #[serde(serialize_with = "duration::serialize")]
+    #[schemars(with = "Millis<100, 600_000>")]
     pub window: Duration,
-    /// How long it stays open: 100 ms to 10 m; default 5 s.
+    /// How long it stays open.
     #[serde(serialize_with = "duration::serialize")]
+    #[schemars(with = "Millis<100, 600_000>")]
     pub open_for: Duration,
-    /// How many requests it admits half-open, all of which must succeed: 1 to 1000; default 3.
+    /// How many requests it then admits as probes; it closes when all of them succeed.
+    #[schemars(range(min = 1, max = 1000))]
     pub half_open_requests: u32,
 }
 
@@ -147,15 +169,19 @@ impl Default for Failures {
 }
 
 /// How much retries may add to a service's load, by proxy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(default)]
 pub struct RetryBudget {
-    /// Retries per hundred requests of the last `window`: 0 to 100; default 20.
+    /// How many retries are allowed for a hundred requests of the last `window`.
+    #[schemars(range(max = 100))]
     pub percent: u8,
-    /// Retries per second that are always allowed: 0 to 1000000; default 10.
+    /// How many retries per second are allowed beside these, however few requests there are.
+    #[schemars(range(max = COUNT_MAX))]
     pub min_per_second: u32,
-    /// Over which time requests count: 1 s to 10 m; default 10 s.
+    /// Over which time requests count.
     #[serde(serialize_with = "duration::serialize")]
+    #[schemars(with = "Millis<1_000, 600_000>")]
     pub window: Duration,
 }
 
@@ -168,6 +194,11 @@ impl Default for RetryBudget {
             window: Duration::from_secs(10),
         }
     }
+}
+
+/// As it stands in a policy.
+fn peak_ewma_decay() -> String {
+    duration::format(PEAK_EWMA_DECAY)
 }
 
 pub(crate) fn read(node: &Node<'_>, errors: &mut Errors) -> Option<BackendPolicySpec> {

@@ -55,7 +55,10 @@ pub fn format(duration: Duration) -> String {
 }
 
 /// The longest duration that can be written: `99999h59m59s999ms`.
-pub const MAX: Duration = Duration::from_millis(99_999 * 3_600_000 + 59 * 60_000 + 59_999);
+pub const MAX: Duration = Duration::from_millis(MAX_MILLIS);
+
+/// [`MAX`] in milliseconds.
+pub(crate) const MAX_MILLIS: u64 = 99_999 * 3_600_000 + 59 * 60_000 + 59_999;
 
 /// A text that is no duration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

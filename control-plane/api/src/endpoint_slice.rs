@@ -3,96 +3,124 @@
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::decode::{Errors, Fields, Node, boolean, port};
 use crate::names;
+use crate::schema::texts::{KindName, Label, LabelOrEmpty, LabelValue, Subdomain};
 use crate::service::{AppProtocol, TransportProtocol, read_app_protocol, read_transport};
 
-/// Endpoints of one Service, which the label [`crate::service::SERVICE_NAME_LABEL`] names. The fields stand at the
-/// top of the resource.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// Endpoints of one Service: the one that the label `kubernetes.io/service-name` names. For Services with a selector
+/// the control plane writes them from Workloads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EndpointSliceBody {
     /// The family of its addresses.
     pub address_type: AddressType,
-    /// Its endpoints, at most 1000.
+    /// Its endpoints.
+    #[schemars(default, length(max = ENDPOINTS_MAX), extend("x-kubernetes-list-type" = "atomic"))]
     pub endpoints: Vec<SliceEndpoint>,
-    /// The ports that each of its endpoints has, at most 100; names are unique.
+    /// The ports that each of its endpoints has.
+    ///
+    /// Rule: each name occurs once.
+    #[schemars(default, length(max = PORTS_MAX), extend("x-kubernetes-list-type" = "atomic"))]
     pub ports: Vec<SlicePort>,
 }
 
 /// A family of addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 pub enum AddressType {
-    /// IPv4
+    /// IPv4.
     #[serde(rename = "IPv4")]
     V4,
-    /// IPv6
+    /// IPv6.
     #[serde(rename = "IPv6")]
     V6,
 }
 
 /// One endpoint.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "Endpoint")]
 pub struct SliceEndpoint {
-    /// Its addresses, 1 to 100, of the slice's family; they are the same endpoint, and the first is used (Kubernetes
-    /// says of further ones that consumers may ignore them).
+    /// Its IP addresses; they are the same endpoint, and the first is used (Kubernetes says of further ones that
+    /// consumers may ignore them).
+    ///
+    /// Rule: each is of the slice's `addressType`, and one that can be connected to: not `0.0.0.0` or `::`, no
+    /// multicast.
+    #[schemars(length(min = 1, max = ADDRESSES_MAX), extend("x-kubernetes-list-type" = "set"))]
     pub addresses: Vec<IpAddr>,
-    /// Whether requests may go there.
+    /// Whether requests may go there. Default: they may.
+    #[schemars(default)]
     pub conditions: Conditions,
-    /// Its host's name.
+    /// Its host's name. Default: unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Label>")]
     pub hostname: Option<String>,
-    /// The node it runs on.
+    /// The node it runs on. Default: unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Subdomain>")]
     pub node_name: Option<String>,
-    /// The zone it runs in.
+    /// The zone it runs in. Default: unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<LabelValue>", length(min = 1))]
     pub zone: Option<String>,
-    /// The Workload or Pod behind it.
+    /// The Workload or Pod behind it. Default: unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target_ref: Option<TargetRef>,
 }
 
-/// Whether requests may go to an endpoint; `None`: unknown.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+/// Whether requests may go to an endpoint. What is left out is unknown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "EndpointConditions")]
 pub struct Conditions {
-    /// It takes new requests; unknown counts as yes (Kubernetes, EndpointConditions).
+    /// Whether it takes new requests; unknown counts as yes (Kubernetes, EndpointConditions).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ready: Option<bool>,
-    /// It answers; unknown counts as `ready`.
+    /// Whether it answers; unknown counts as `ready`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub serving: Option<bool>,
-    /// It is ending; unknown counts as no.
+    /// Whether it is ending; unknown counts as no.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub terminating: Option<bool>,
 }
 
 /// What stands behind an endpoint.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "io.k8s.api.core.v1.ObjectReference", extend("x-properties" = {
+    "apiVersion": {"type": "string", "description": "Written by Kubernetes; without effect, and not kept."},
+    "fieldPath": {"type": "string", "description": "Written by Kubernetes; without effect, and not kept."},
+    "resourceVersion": {"type": "string", "description": "Written by Kubernetes; without effect, and not kept."},
+    "uid": {"type": "string", "description": "Written by Kubernetes; without effect, and not kept."},
+}))]
 pub struct TargetRef {
     /// Its kind: `Workload`, `Pod`.
+    #[schemars(with = "KindName")]
     pub kind: String,
-    /// Its namespace; default: the slice's.
+    /// Its namespace. Default: the slice's.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Label>")]
     pub namespace: Option<String>,
     /// Its name.
+    #[schemars(with = "Subdomain")]
     pub name: String,
 }
 
 /// A port that each endpoint of a slice has.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "EndpointPort")]
 pub struct SlicePort {
     /// The name of the Service's port it stands behind; empty if that has none.
+    #[schemars(with = "LabelOrEmpty", default)]
     pub name: String,
-    /// Where it listens.
+    /// The number of the port on which it listens.
     pub port: NonZeroU16,
-    /// Always TCP.
+    /// The transport protocol.
+    #[schemars(default)]
     pub protocol: TransportProtocol,
-    /// What is spoken there; default: as the Service says.
+    /// What is spoken there. Default: as the Service says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub app_protocol: Option<AppProtocol>,
 }

@@ -3,97 +3,153 @@
 use std::num::NonZeroU16;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
 use crate::duration;
-use crate::reference::RefKind;
+use crate::reference::{self, RefKind};
+use crate::schema::texts::{
+    FieldName, FieldPattern, FieldValue, Host, Label, Millis, ParameterPattern, Path, PathOrEmpty, PathPattern,
+    Subdomain,
+};
 
 mod read;
 
 pub(crate) use read::read;
 
-/// Where requests for some services go.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// Where HTTP requests for some services go: which requests, what changes on them, to which services they go, how long
+/// they may take and when they are sent again. Of several routes for a service the most specific match takes a
+/// request; of equal ones the older route's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "HTTPRouteSpec")]
 pub struct HttpRouteSpec {
-    /// The services whose callers it is for, 1 to 32, none twice.
+    /// The services whose callers it is for.
+    ///
+    /// Rule: references to one Service name different ports, each of them.
+    #[schemars(length(min = 1, max = read::PARENTS_MAX), extend("x-kubernetes-list-type" = "atomic"))]
     pub parent_refs: Vec<ParentRef>,
-    /// Hosts it is for, at most 16: `a.example.org` or `*.example.org`, in lower case. Empty: every host.
+    /// Hosts it is for: `a.example.org` or `*.example.org`, in lower case. Default: every host.
+    ///
+    /// Rule: each stands once, and none is an IP address.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        with = "Vec<Host>",
+        default,
+        length(max = read::HOSTNAMES_MAX),
+        extend("x-kubernetes-list-type" = "atomic")
+    )]
     pub hostnames: Vec<String>,
-    /// Its rules, 1 to 16; at most 128 matches in all.
+    /// Its rules. Default: one that takes every request.
+    ///
+    /// Rule: names occur once; all rules together have at most 128 matches.
+    #[schemars(default = "every_request", length(min = 1, max = read::RULES_MAX), extend("x-kubernetes-list-type" = "atomic"))]
     pub rules: Vec<HttpRouteRule>,
 }
 
 /// A service whose callers a route is for.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "ParentReference")]
 pub struct ParentRef {
     /// Always a Service.
     #[serde(flatten)]
+    #[schemars(with = "reference::Explicit")]
     pub kind: RefKind,
-    /// Its namespace; default: the route's (a producer route). Another one makes it a consumer route: for callers in
+    /// Its namespace. Default: the route's (a producer route). Another one makes it a consumer route: for callers in
     /// the route's own namespace only.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Label>")]
     pub namespace: Option<String>,
     /// Its name.
+    #[schemars(with = "Label")]
     pub name: String,
-    /// One of its ports; default: all.
+    /// One of its ports. Default: all of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<NonZeroU16>,
 }
 
 /// What becomes of requests that one of its matches takes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+///
+/// Rule: with a RequestRedirect it has no `backendRefs` and no URLRewrite.
+///
+/// Rule: with a `replacePrefixMatch` it has exactly one match, on a PathPrefix.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "HTTPRouteRule")]
 pub struct HttpRouteRule {
-    /// Its name, unique in the route.
+    /// Its name, unique in the route. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Subdomain>")]
     pub name: Option<String>,
-    /// Which requests, 1 to 64; default: every path.
+    /// Which requests: those that any of these takes. Default: every one.
+    #[schemars(default = "every_path", length(max = read::MATCHES_MAX), extend("x-kubernetes-list-type" = "atomic"))]
     pub matches: Vec<HttpRouteMatch>,
-    /// What changes, at most 16.
+    /// What changes. Default: nothing.
+    ///
+    /// Rule: each type occurs once.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(default, length(max = read::FILTERS_MAX), extend("x-kubernetes-list-type" = "atomic"))]
     pub filters: Vec<HttpRouteFilter>,
-    /// Where they go, at most 16. Empty without a redirect: answered with 500.
+    /// Where they go. Default: nowhere: they are answered with 500 if there is no redirect.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(default, length(max = read::BACKENDS_MAX), extend("x-kubernetes-list-type" = "atomic"))]
     pub backend_refs: Vec<BackendRef>,
-    /// How long they may take.
+    /// How long they may take. Default: no limit of the route's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<RouteTimeouts>,
-    /// When they are sent again.
+    /// When they are sent again. Default: only where nothing can have happened (not written, or refused unseen), and
+    /// GET, HEAD and OPTIONS once when a kept connection turned out to be closed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
 }
 
 /// Which requests: all conditions hold.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "HTTPRouteMatch")]
 pub struct HttpRouteMatch {
     /// On the path.
+    #[schemars(default)]
     pub path: PathMatch,
-    /// On fields of the header, at most 16; a name occurs once, whatever its case.
+    /// On fields of the header. Default: none.
+    ///
+    /// Rule: each name occurs once, whatever its case.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(default, length(max = read::CONDITIONS_MAX), extend(
+        "x-kubernetes-list-type" = "map",
+        "x-kubernetes-list-map-keys" = ["name"],
+    ))]
     pub headers: Vec<HeaderMatch>,
-    /// On parameters of the query, at most 16; a name occurs once.
+    /// On parameters of the query. Default: none.
+    ///
+    /// Rule: each name occurs once.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(default, length(max = read::CONDITIONS_MAX), extend(
+        "x-kubernetes-list-type" = "map",
+        "x-kubernetes-list-map-keys" = ["name"],
+    ))]
     pub query_params: Vec<QueryParamMatch>,
-    /// On the method.
+    /// On the method. Default: any method.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method: Option<HttpMethod>,
 }
 
 /// A condition on the path.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(tag = "type", content = "value")]
+#[schemars(rename = "HTTPPathMatch", extend("x-properties" = {
+    "type": {"default": "PathPrefix"},
+    "value": {"default": "/", "description": PATH_VALUE},
+}))]
 pub enum PathMatch {
-    /// The whole path.
-    Exact(String),
-    /// Whole segments from the start.
-    PathPrefix(String),
-    /// A regular expression, at most 1024 characters. Its syntax is checked by the control plane.
-    RegularExpression(String),
+    /// `value` is the whole path.
+    Exact(#[schemars(with = "Path")] String),
+    /// `value` is whole segments from the start.
+    PathPrefix(#[schemars(with = "Path")] String),
+    /// `value` is a regular expression that takes the whole path.
+    RegularExpression(#[schemars(with = "PathPattern")] String),
 }
 
 impl Default for PathMatch {
@@ -104,9 +160,11 @@ impl Default for PathMatch {
 }
 
 /// A condition on a header field.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "HTTPHeaderMatch")]
 pub struct HeaderMatch {
-    /// The field, in whatever case it was given.
+    /// The field's name, in any case.
+    #[schemars(with = "FieldName")]
     pub name: String,
     /// Its value.
     #[serde(flatten)]
@@ -114,27 +172,46 @@ pub struct HeaderMatch {
 }
 
 /// A condition on a parameter of the query.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "HTTPQueryParamMatch")]
 pub struct QueryParamMatch {
-    /// The parameter, case-sensitive.
+    /// The parameter's name; its case matters.
+    #[schemars(with = "FieldName")]
     pub name: String,
     /// Its value.
     #[serde(flatten)]
+    #[schemars(with = "ParameterValueMatch")]
     pub value: ValueMatch,
 }
 
 /// A condition on a value.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(tag = "type", content = "value")]
+#[schemars(extend("x-properties" = {"type": {"default": "Exact"}, "value": {"description": VALUE}}))]
 pub enum ValueMatch {
-    /// The whole value.
-    Exact(String),
-    /// A regular expression. Its syntax is checked by the control plane.
-    RegularExpression(String),
+    /// `value` is the whole value.
+    Exact(#[schemars(with = "FieldPattern")] String),
+    /// `value` is a regular expression that takes the whole value.
+    RegularExpression(#[schemars(with = "FieldPattern")] String),
+}
+
+/// The schema of a [`ValueMatch`] on a parameter of the query, whose values are shorter.
+#[derive(JsonSchema)]
+#[schemars(
+    tag = "type",
+    content = "value",
+    extend("x-properties" = {"type": {"default": "Exact"}, "value": {"description": VALUE}})
+)]
+#[expect(dead_code, reason = "for its schema alone")]
+enum ParameterValueMatch {
+    /// `value` is the whole value.
+    Exact(#[schemars(with = "ParameterPattern")] String),
+    /// `value` is a regular expression that takes the whole value.
+    RegularExpression(#[schemars(with = "ParameterPattern")] String),
 }
 
 /// A method that a match can name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum HttpMethod {
     /// GET
@@ -187,16 +264,18 @@ impl HttpMethod {
     }
 }
 
-/// A change to requests or answers. Each kind occurs at most once in a rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A change to requests or answers.
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[schemars(rename = "HTTPRouteFilter")]
 pub enum HttpRouteFilter {
     /// Changes the request's header.
     RequestHeaderModifier(HeaderModifier),
     /// Changes the answer's header.
     ResponseHeaderModifier(HeaderModifier),
-    /// Answers with a redirect; then the rule has no backends and no rewrite.
+    /// Answers with a redirect.
     RequestRedirect(RequestRedirect),
     /// Changes host or path on the way to the backend.
+    #[schemars(rename = "URLRewrite")]
     UrlRewrite(UrlRewrite),
 }
 
@@ -226,52 +305,81 @@ impl Serialize for HttpRouteFilter {
     }
 }
 
-/// Changes to a header, in the order remove, set, add; a name occurs once in each, whatever its case. Fields on which
-/// the framing of messages depends, `host` and the mesh's own can't be changed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+/// Changes to a header, in the order remove, set, add.
+///
+/// Rule: each name occurs once in each list, whatever its case.
+///
+/// Rule: fields on which the framing of messages depends (Connection, Content-Length, Keep-Alive, Proxy-Connection, TE,
+/// Trailer, Transfer-Encoding, Upgrade, HTTP2-Settings), Host and what begins with Weir- can't be changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "HTTPHeaderFilter")]
 pub struct HeaderModifier {
-    /// Fields that replace all of their name, at most 16.
+    /// Fields that replace all of their name. Default: none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(default, length(max = read::CHANGES_MAX), extend(
+        "x-kubernetes-list-type" = "map",
+        "x-kubernetes-list-map-keys" = ["name"],
+    ))]
     pub set: Vec<HeaderField>,
-    /// Fields put beside those of their name, at most 16.
+    /// Fields put beside those of their name. Default: none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(default, length(max = read::CHANGES_MAX), extend(
+        "x-kubernetes-list-type" = "map",
+        "x-kubernetes-list-map-keys" = ["name"],
+    ))]
     pub add: Vec<HeaderField>,
-    /// Names of fields taken out, at most 16.
+    /// Names of fields taken out. Default: none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        with = "Vec<FieldName>",
+        default,
+        length(max = read::CHANGES_MAX),
+        extend("x-kubernetes-list-type" = "set")
+    )]
     pub remove: Vec<String>,
 }
 
 /// A header field.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "HTTPHeader")]
 pub struct HeaderField {
     /// Its name.
+    #[schemars(with = "FieldName")]
     pub name: String,
-    /// Its value: 1 to 4096 visible characters, spaces and tabs.
+    /// Its value: visible ASCII, spaces and tabs, none of these first or last.
+    #[schemars(with = "FieldValue")]
     pub value: String,
 }
 
-/// A redirect; what is `None` stays as it was asked for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// A redirect; what is left out stays as it was asked for.
+///
+/// Rule: at least one of `scheme`, `hostname`, `path` and `port` is given.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "HTTPRequestRedirectFilter")]
 pub struct RequestRedirect {
-    /// The scheme.
+    /// The scheme. Default: the request's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scheme: Option<RedirectScheme>,
-    /// The host.
+    /// The host, in lower case. Default: the request's.
+    ///
+    /// Rule: it is no IP address.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Subdomain>")]
     pub hostname: Option<String>,
-    /// The path.
+    /// How the path changes. Default: not at all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathModifier>,
-    /// The port.
+    /// The port. Default: the request's, or that of `scheme` if it is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<NonZeroU16>,
-    /// 301, 302, 303, 307 or 308; default 302.
+    /// The status of the answer.
+    #[schemars(default = "redirect_code", extend("enum" = read::REDIRECT_CODES))]
     pub status_code: u16,
 }
 
 /// A scheme that a redirect can name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RedirectScheme {
     /// `http`
@@ -280,24 +388,33 @@ pub enum RedirectScheme {
     Https,
 }
 
-/// A rewrite; what is `None` stays.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// A rewrite; what is left out stays.
+///
+/// Rule: `hostname` or `path` is given.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "HTTPURLRewriteFilter")]
 pub struct UrlRewrite {
-    /// The host.
+    /// The host, in lower case. Default: the request's.
+    ///
+    /// Rule: it is no IP address.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Subdomain>")]
     pub hostname: Option<String>,
-    /// The path.
+    /// How the path changes. Default: not at all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathModifier>,
 }
 
 /// How a path changes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// Rule: a path holds no empty segment (`//`), none that is `.` or `..` in any spelling, and no escaped slash (`%2F`).
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[schemars(rename = "HTTPPathModifier")]
 pub enum PathModifier {
     /// The whole path becomes this.
-    ReplaceFullPath(String),
-    /// The prefix that matched becomes this; then the rule has one match, on a path prefix. May be empty.
-    ReplacePrefixMatch(String),
+    ReplaceFullPath(#[schemars(with = "Path")] String),
+    /// The prefix that matched becomes this; may be empty.
+    ReplacePrefixMatch(#[schemars(with = "PathOrEmpty")] String),
 }
 
 impl Serialize for PathModifier {
@@ -318,56 +435,76 @@ impl Serialize for PathModifier {
 }
 
 /// Where requests go, by weight.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "HTTPBackendRef")]
 pub struct BackendRef {
     /// Always a Service.
     #[serde(flatten)]
+    #[schemars(with = "reference::Implied")]
     pub kind: RefKind,
-    /// Its namespace; default: the route's.
+    /// Its namespace. Default: the route's.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Label>")]
     pub namespace: Option<String>,
     /// Its name.
+    #[schemars(with = "Label")]
     pub name: String,
-    /// Its port.
+    /// The number of its port.
     pub port: NonZeroU16,
-    /// Its share of the sum of weights: 0 to 1000000; default 1.
+    /// Its share of the sum of all backends' weights; 0: no requests.
+    #[schemars(default = "one_share", range(max = read::WEIGHT_MAX))]
     pub weight: u32,
 }
 
-/// How long requests may take; `None`: no limit of the route's. Zero (`0s`) in a route is no limit and reads as
-/// `None`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+/// How long requests may take. `0s`: no limit, as if left out.
+///
+/// Rule: `backendRequest` is at most `request`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "HTTPRouteTimeouts")]
 pub struct RouteTimeouts {
-    /// Over all attempts.
+    /// Over all attempts. Default: no limit.
     #[serde(
         skip_serializing_if = "Option::is_none",
         serialize_with = "duration::serialize_option"
     )]
+    #[schemars(with = "Option<Millis<0, { duration::MAX_MILLIS }>>")]
     pub request: Option<Duration>,
-    /// For one attempt; at most `request`.
+    /// For one attempt. Default: no limit.
     #[serde(
         skip_serializing_if = "Option::is_none",
         serialize_with = "duration::serialize_option"
     )]
+    #[schemars(with = "Option<Millis<0, { duration::MAX_MILLIS }>>")]
     pub backend_request: Option<Duration>,
 }
 
 /// When a request is sent again (GEP-1731).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "HTTPRouteRetry")]
 pub struct Retry {
-    /// Statuses that are tried again: 400 to 599, at most 32, none twice.
+    /// Statuses of answers that are tried again. Default: none.
+    ///
+    /// Rule: each stands once.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        default,
+        inner(range(min = 400, max = 599)),
+        length(max = read::CODES_MAX),
+        extend("x-kubernetes-list-type" = "atomic")
+    )]
     pub codes: Vec<u16>,
-    /// How often at most, beside the first attempt: 0 to 10; default: [`RETRY_ATTEMPTS`].
+    /// How often a request is sent again at most. Default: 1.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = read::ATTEMPTS_MAX))]
     pub attempts: Option<u32>,
-    /// The wait before the first retry: 1 ms to 1 m; default: [`RETRY_BACKOFF`].
+    /// How long the first retry waits. Default: 25ms.
     #[serde(
         skip_serializing_if = "Option::is_none",
         serialize_with = "duration::serialize_option"
     )]
+    #[schemars(with = "Option<Millis<1, 60_000>>")]
     pub backoff: Option<Duration>,
 }
 
@@ -377,3 +514,27 @@ pub const RETRY_ATTEMPTS: u32 = 1;
 
 /// How long the first retry waits by a `retry` that does not say: Envoy's published default.
 pub const RETRY_BACKOFF: Duration = Duration::from_millis(25);
+
+/// What `weight` is where it is left out.
+fn one_share() -> u32 {
+    1
+}
+
+/// What `statusCode` is where it is left out.
+fn redirect_code() -> u16 {
+    302
+}
+
+/// What `rules` are where they are left out.
+fn every_request() -> Vec<HttpRouteRule> {
+    vec![HttpRouteRule::default()]
+}
+
+/// What `matches` are where they are left out.
+fn every_path() -> Vec<HttpRouteMatch> {
+    vec![HttpRouteMatch::default()]
+}
+
+const PATH_VALUE: &str = "What the path is compared with.\n\nRule: a path holds no empty segment (`//`), none that is `.` \
+                          or `..` in any spelling, and no escaped slash (`%2F`).";
+const VALUE: &str = "What the value is compared with.";

@@ -1,5 +1,6 @@
 //! MeshConfig: settings of the whole mesh.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::decode::{Errors, Node};
@@ -7,16 +8,19 @@ use crate::decode::{Errors, Node};
 /// The name of the only MeshConfig there is.
 pub const NAME: &str = "mesh";
 
-/// Settings of the whole mesh. There is one, named [`NAME`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+/// Settings of the whole mesh.
+///
+/// Rule: there is one MeshConfig, named `mesh`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(default)]
 pub struct MeshConfigSpec {
-    /// What becomes of names that are none of the mesh's.
+    /// What becomes of requests for names that are none of the mesh's.
     pub egress: Egress,
 }
 
 /// What becomes of requests for names that are none of the mesh's.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub enum Egress {
     /// They are refused.
     #[default]

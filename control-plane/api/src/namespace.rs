@@ -1,11 +1,20 @@
 //! Namespace: what owns names.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::decode::{Errors, Node};
 
-/// What a Namespace asks for: nothing yet.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+/// What owns names: services, workloads, routes and policies are in one.
+///
+/// Rule: its name is a DNS label: at most 63 characters, no dot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(extend("x-properties" = {"finalizers": {
+    "type": "array",
+    "maxItems": 1,
+    "items": {"type": "string", "enum": ["kubernetes"]},
+    "description": "Written by Kubernetes; without effect, and not kept.",
+}}))]
 pub struct NamespaceSpec {}
 
 pub(crate) fn read(node: &Node<'_>, errors: &mut Errors) -> Option<NamespaceSpec> {

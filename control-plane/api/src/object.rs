@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
@@ -16,6 +17,7 @@ use crate::kind::{Kind, Scope};
 use crate::mesh_config::{self, MeshConfigSpec};
 use crate::names;
 use crate::namespace::{self, NamespaceSpec};
+use crate::schema::texts::{LabelOrEmpty, LabelValue, Subdomain};
 use crate::service::{self, ServiceSpec};
 use crate::workload::{self, WorkloadSpec};
 
@@ -51,30 +53,53 @@ impl Key {
 }
 
 /// What every resource carries beside its own part.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "ObjectMeta", extend("x-properties" = {
+    "managedFields": {
+        "type": "array",
+        "items": {"type": "object"},
+        "description": "Written by tools; without effect, and not kept.",
+    },
+    "selfLink": {"type": "string", "description": "Written by tools; without effect, and not kept."},
+}))]
 pub struct Metadata {
     /// Its name, unique by kind and namespace.
+    #[schemars(with = "Subdomain")]
     pub name: String,
-    /// Its namespace; empty for kinds of the whole cluster.
+    /// Its namespace; empty for kinds of the whole cluster. Default: where it was sent to, or `default`.
+    ///
+    /// Rule: a kind of the whole cluster has none.
     #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(with = "LabelOrEmpty", default)]
     pub namespace: String,
     /// What selectors look at.
+    ///
+    /// Rule: keys have up to 63 letters, digits, '-', '_' and '.', a letter or digit first and last; before them may
+    /// stand a DNS name and '/'.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<String, LabelValue>", default, extend("maxProperties" = LABELS_MAX))]
     pub labels: BTreeMap<String, String>,
     /// Notes for people and tools.
+    ///
+    /// Rule: keys are as those of labels; keys and values have at most 262144 bytes in all.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(default, extend("maxProperties" = ANNOTATIONS_MAX))]
     pub annotations: BTreeMap<String, String>,
-    /// Tells this resource from an earlier one of the same name; given by the store, empty before.
+    /// Tells this resource from an earlier one of the same name. Given by the store, empty before.
     #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(default)]
     pub uid: String,
-    /// The store's revision at its last change; empty: not stored yet, or no matter.
+    /// The store's revision at its last change. Sent with a change: the change is refused with 409 if there was another
+    /// one meanwhile. Empty: not stored yet, or no matter.
     #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(default)]
     pub resource_version: String,
-    /// Counts changes of the spec, from 1; 0: not stored yet.
+    /// Counts changes of the spec, from 1. Given by the store; 0: not stored yet.
     #[serde(skip_serializing_if = "is_zero")]
+    #[schemars(default, range(min = 0))]
     pub generation: i64,
-    /// When it was created (RFC 3339); given by the store.
+    /// When it was created (RFC 3339). Given by the store.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub creation_timestamp: Option<String>,
 }
@@ -412,7 +437,7 @@ const DEFAULT_NAMESPACE: &str = "default";
 const LABEL_REMEDY: &str = "up to 63 letters, digits, '-', '_' and '.' are right, a letter or digit first and last; keys may begin with a DNS name and '/'";
 
 /// More labels than people give to one resource.
-const LABELS_MAX: usize = 256;
+pub(crate) const LABELS_MAX: usize = 256;
 
 /// More annotations than people give to one resource.
 const ANNOTATIONS_MAX: usize = 1024;

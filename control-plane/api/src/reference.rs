@@ -1,7 +1,11 @@
 //! What a reference may point to.
 
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
+use serde_json::json;
 
 use crate::decode::{Errors, Fields};
 
@@ -23,6 +27,37 @@ impl Serialize for RefKind {
             }
         }
         map.end()
+    }
+}
+
+/// The schema of a [`RefKind`] where absent means `""` and `Service`.
+pub(crate) enum Implied {}
+
+/// The schema of a [`RefKind`] where absent means something else than a Service.
+pub(crate) enum Explicit {}
+
+impl JsonSchema for Implied {
+    fn schema_name() -> Cow<'static, str> {
+        "Implied".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let group = json!({"type": "string", "enum": [""], "default": "", "description": GROUP});
+        let kind = json!({"type": "string", "enum": ["Service"], "default": "Service", "description": KIND});
+        json_schema!({"type": "object", "properties": {"group": group, "kind": kind}})
+    }
+}
+
+impl JsonSchema for Explicit {
+    fn schema_name() -> Cow<'static, str> {
+        "Explicit".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let group = json!({"type": "string", "enum": [""], "description": GROUP});
+        let kind = json!({"type": "string", "enum": ["Service"], "description": KIND});
+        let properties = json!({"group": group, "kind": kind});
+        json_schema!({"type": "object", "properties": properties, "required": ["group", "kind"]})
     }
 }
 
@@ -52,3 +87,6 @@ pub(crate) fn explicit_service(fields: &mut Fields<'_>, errors: &mut Errors, mea
     }
     service(fields, errors)
 }
+
+const GROUP: &str = "The group of `kind`: empty, as Services are of the core group.";
+const KIND: &str = "What is referred to: a Service.";

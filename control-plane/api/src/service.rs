@@ -3,84 +3,119 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
+use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
 use crate::decode::{Errors, Node, port};
 use crate::names;
-use crate::object::read_labels;
+use crate::object::{LABELS_MAX, read_labels};
+use crate::schema::texts::{Label, LabelOrEmpty, LabelValue};
 
 /// The label of an EndpointSlice that names its Service (Kubernetes, EndpointSlice "Ownership").
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
-/// A name with ports, and which workloads stand behind it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+/// A name with ports that others call, and which workloads stand behind it.
+///
+/// Rule: its name is a DNS label: at most 63 characters, no dot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceSpec {
-    /// Labels that a workload must have to stand behind the service; empty: EndpointSlices are written by hand.
+    /// Labels that a workload must have to stand behind the service. Default: none, and EndpointSlices are written by
+    /// hand.
+    ///
+    /// Rule: keys are those of labels: up to 63 letters, digits, '-', '_' and '.', before them a DNS name and '/'.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(
+        with = "BTreeMap<String, LabelValue>",
+        default,
+        extend("maxProperties" = LABELS_MAX, "x-kubernetes-map-type" = "atomic")
+    )]
     pub selector: BTreeMap<String, String>,
-    /// Its ports, at least one; number and name are unique. Named if there are several.
+    /// Its ports.
+    ///
+    /// Rule: numbers and names occur once; each of several ports has a name.
+    #[schemars(
+        length(min = 1, max = PORTS_MAX),
+        extend(
+            "x-kubernetes-list-type" = "map",
+            "x-kubernetes-list-map-keys" = ["port", "protocol"],
+            "x-kubernetes-patch-merge-key" = "port",
+            "x-kubernetes-patch-strategy" = "merge",
+        )
+    )]
     pub ports: Vec<ServicePort>,
-    /// Always `ClusterIP`.
+    /// How it is reached.
     #[serde(rename = "type")]
+    #[schemars(default)]
     pub service_type: ServiceType,
-    /// Kept as given: empty or `None` (a virtual address is not needed: the mesh routes by name).
+    /// Kept as given. The mesh routes by name and gives services no addresses.
     #[serde(rename = "clusterIP", skip_serializing_if = "Option::is_none")]
     pub cluster_ip: Option<ClusterIp>,
-    /// Kept as given.
+    /// Kept as given, as `clusterIP` is.
     #[serde(rename = "clusterIPs", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(default, length(max = FAMILIES_MAX), extend("x-kubernetes-list-type" = "atomic"))]
     pub cluster_ips: Vec<ClusterIp>,
-    /// Kept as given; without effect: endpoints say their own family.
+    /// Kept as given, without effect: endpoints say their own family.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(default, length(max = FAMILIES_MAX), extend("x-kubernetes-list-type" = "atomic"))]
     pub ip_families: Vec<IpFamily>,
-    /// Kept as given; without effect.
+    /// Kept as given, without effect.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ip_family_policy: Option<IpFamilyPolicy>,
-    /// Kept as given.
+    /// Kept as given: the mesh ties no caller to an endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session_affinity: Option<SessionAffinity>,
-    /// Kept as given.
+    /// Kept as given: calls go to endpoints on any node.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub internal_traffic_policy: Option<InternalTrafficPolicy>,
 }
 
 /// A port of a service.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ServicePort {
-    /// Its name; needed if the service has several ports.
+    /// Its name. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<LabelOrEmpty>")]
     pub name: Option<String>,
-    /// Always TCP.
+    /// The transport protocol.
+    #[schemars(default)]
     pub protocol: TransportProtocol,
     /// Its number, as callers name it.
     pub port: NonZeroU16,
-    /// The workload's port behind it; default: `port`.
+    /// The workload's app port behind it. Default: the one with the number of `port`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target_port: Option<TargetPort>,
-    /// What the app speaks there; default: HTTP/1.1.
+    /// What the app speaks there. Default: HTTP/1.1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub app_protocol: Option<AppProtocol>,
 }
 
-/// A workload's app port.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+/// A workload's app port, by number or by name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(untagged)]
+#[schemars(
+    rename = "io.k8s.apimachinery.pkg.util.intstr.IntOrString",
+    extend("format" = "int-or-string", "x-kubernetes-int-or-string" = true)
+)]
 pub enum TargetPort {
     /// By number.
     Number(NonZeroU16),
     /// By name.
-    Name(String),
+    Name(#[schemars(with = "Label")] String),
 }
 
 /// What an app speaks on a port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, JsonSchema)]
 pub enum AppProtocol {
-    /// HTTP/1.1: `http`.
+    /// HTTP/1.1.
+    #[schemars(rename = "http")]
     Http1,
-    /// HTTP/2 in cleartext by prior knowledge: `kubernetes.io/h2c`.
+    /// HTTP/2 in cleartext by prior knowledge.
+    #[schemars(rename = "kubernetes.io/h2c")]
     Http2,
-    /// gRPC: `grpc`.
+    /// gRPC.
+    #[schemars(rename = "grpc")]
     Grpc,
 }
 
@@ -105,7 +140,7 @@ impl Serialize for AppProtocol {
 }
 
 /// A transport protocol.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub enum TransportProtocol {
     /// TCP.
     #[default]
@@ -113,38 +148,38 @@ pub enum TransportProtocol {
     Tcp,
 }
 
-/// How a service is reached from outside: not at all.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+/// How a service is reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub enum ServiceType {
-    /// Only from inside.
+    /// Only from inside the mesh.
     #[default]
     #[serde(rename = "ClusterIP")]
     ClusterIp,
 }
 
 /// What `clusterIP` may hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub enum ClusterIp {
     /// Empty: left to the control plane, which gives none.
     #[serde(rename = "")]
     Unset,
-    /// Headless.
+    /// No address.
     None,
 }
 
 /// A family of addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub enum IpFamily {
-    /// IPv4
+    /// IPv4.
     #[serde(rename = "IPv4")]
     V4,
-    /// IPv6
+    /// IPv6.
     #[serde(rename = "IPv6")]
     V6,
 }
 
 /// How many families of addresses a service has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub enum IpFamilyPolicy {
     /// One.
     SingleStack,
@@ -155,16 +190,16 @@ pub enum IpFamilyPolicy {
 }
 
 /// Whether one caller stays at one endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub enum SessionAffinity {
-    /// No.
+    /// It does not.
     None,
 }
 
 /// Which endpoints traffic from inside goes to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub enum InternalTrafficPolicy {
-    /// All.
+    /// Those on any node.
     Cluster,
 }
 
@@ -177,11 +212,11 @@ pub(crate) fn read(node: &Node<'_>, errors: &mut Errors) -> Option<ServiceSpec> 
     });
     let cluster_ip = fields.optional("clusterIP", errors, read_cluster_ip);
     let cluster_ips = fields.optional("clusterIPs", errors, |node, errors| {
-        node.list(errors, 2, read_cluster_ip)
+        node.list(errors, FAMILIES_MAX, read_cluster_ip)
     });
     let ip_families = fields.optional("ipFamilies", errors, |node, errors| {
         let families = [("IPv4", IpFamily::V4), ("IPv6", IpFamily::V6)];
-        node.list(errors, 2, |node, errors| node.choice(errors, &families))
+        node.list(errors, FAMILIES_MAX, |node, errors| node.choice(errors, &families))
     });
     let ip_family_policy = fields.optional("ipFamilyPolicy", errors, |node, errors| {
         let policies = [
@@ -292,6 +327,9 @@ fn read_cluster_ip(node: &Node<'_>, errors: &mut Errors) -> Option<ClusterIp> {
 
 /// More ports than a service has.
 const PORTS_MAX: usize = 100;
+
+/// As many families of addresses as there are.
+const FAMILIES_MAX: usize = 2;
 
 /// Fields of Kubernetes' Service that would be ignored, and what to do instead.
 const REFUSED: [(&str, &str); 12] = [

@@ -1,6 +1,7 @@
 //! What the control plane's API answers beside resources: the JSON that `weir-control` writes and `weirctl` reads.
 //! Read leniently, so that either side may be the newer.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -232,26 +233,28 @@ pub struct ObjectList {
 }
 
 /// What is said of a list as a whole.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(rename = "ListMeta")]
 pub struct ListMetadata {
     /// The store's revision; a watch begins after it.
     pub resource_version: String,
 }
 
 /// One line of a watch.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct WatchEvent {
     /// What happened.
     #[serde(rename = "type")]
     pub event_type: WatchEventType,
     /// The resource as it is now (Deleted: as it was); for Bookmark only its metadata's resourceVersion; for Error a
-    /// [`Status`].
+    /// Status.
+    #[schemars(with = "serde_json::Map<String, Value>")]
     pub object: Value,
 }
 
 /// What a watch tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum WatchEventType {
     /// A resource is new.
@@ -267,7 +270,7 @@ pub enum WatchEventType {
 }
 
 /// Why the API did not do what it was asked for, or that it did (Kubernetes, meta/v1 Status).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Status {
     /// Always `v1`.
@@ -341,11 +344,11 @@ impl Status {
 }
 
 /// Always empty, and there because Kubernetes' clients expect it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StatusMetadata {}
 
 /// Whether a request did what it was for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Outcome {
     /// It did.
     Success,
@@ -354,7 +357,7 @@ pub enum Outcome {
 }
 
 /// Why a request failed (Kubernetes, meta/v1 StatusReason).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Reason {
     /// The request itself is wrong: 400.
     BadRequest,
@@ -388,6 +391,7 @@ pub enum Reason {
     Timeout,
     /// One that this program does not know.
     #[serde(other)]
+    #[schemars(skip)]
     Unknown,
 }
 
@@ -414,8 +418,9 @@ impl Reason {
 }
 
 /// What a failure is about.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(rename = "StatusDetails")]
 pub struct Details {
     /// The resource's name.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -435,8 +440,9 @@ pub struct Details {
 }
 
 /// One thing that is wrong.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(rename = "StatusCause")]
 pub struct Cause {
     /// For programs.
     pub reason: String,

@@ -3,55 +3,73 @@
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::decode::{Errors, Node, boolean, port};
 use crate::names;
+use crate::schema::texts::{LabelValue, Printable};
 use crate::service::{AppProtocol, read_app_protocol};
 
-/// One proxy with the apps beside it. Its labels are those of its metadata.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// One proxy with the apps beside it, as it told of itself. Written by the control plane alone. Services select it by
+/// the labels of its metadata.
+///
+/// Rule: its name is a DNS label: at most 63 characters, no dot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkloadSpec {
-    /// Where others reach its inbound ports.
+    /// The IP address at which others reach its inbound ports.
     pub address: IpAddr,
-    /// Its app ports; a number occurs once.
+    /// Its app ports.
+    ///
+    /// Rule: each `appPort` occurs once.
+    #[schemars(
+        length(max = PORTS_MAX),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["appPort"])
+    )]
     pub ports: Vec<WorkloadPort>,
-    /// Where it runs.
+    /// Where it runs. Default: unknown.
     #[serde(skip_serializing_if = "WorkloadLocality::is_empty")]
+    #[schemars(default)]
     pub locality: WorkloadLocality,
     /// When this instance started, in microseconds of Unix time: a newer one takes the place of an older.
     pub instance: u64,
-    /// The proxy's version, for people.
+    /// The proxy's version, for people. Default: unknown.
     #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(with = "Printable", default)]
     pub version: String,
 }
 
 /// An app port of a workload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkloadPort {
-    /// Where the app listens.
+    /// The port on which the app listens.
     pub app_port: NonZeroU16,
-    /// Where the proxy takes requests for it.
+    /// The port on which the proxy takes requests for it.
     pub inbound_port: NonZeroU16,
     /// What the app speaks.
     pub protocol: AppProtocol,
     /// Whether requests enter the mesh here.
+    #[schemars(default)]
     pub edge: bool,
 }
 
 /// Where a workload runs; empty text: unknown.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, JsonSchema)]
+#[schemars(default)]
 pub struct WorkloadLocality {
     /// The region.
     #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(with = "LabelValue")]
     pub region: String,
     /// The zone in it.
     #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(with = "LabelValue")]
     pub zone: String,
     /// The site in that.
     #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(with = "LabelValue")]
     pub site: String,
 }
 

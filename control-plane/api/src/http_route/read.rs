@@ -27,7 +27,7 @@ pub(crate) fn read(node: &Node<'_>, namespace: &str, errors: &mut Errors) -> Opt
         parent_refs: parent_refs?,
         hostnames: hostnames.unwrap_or_default(),
         // The CRD's default: one rule that matches every path.
-        rules: rules.unwrap_or_else(|| vec![HttpRouteRule::default()]),
+        rules: rules.unwrap_or_else(every_request),
     })
 }
 
@@ -133,7 +133,7 @@ fn read_rule(node: &Node<'_>, errors: &mut Errors) -> Option<HttpRouteRule> {
     let matches = matches.filter(|matches| !matches.is_empty());
     let rule = HttpRouteRule {
         name,
-        matches: matches.unwrap_or_else(|| vec![HttpRouteMatch::default()]),
+        matches: matches.unwrap_or_else(every_path),
         filters: filters.unwrap_or_default(),
         backend_refs: backend_refs.unwrap_or_default(),
         timeouts,
@@ -479,7 +479,7 @@ fn read_redirect(node: &Node<'_>, errors: &mut Errors) -> Option<RequestRedirect
         hostname,
         path,
         port,
-        status_code: status_code.unwrap_or(302),
+        status_code: status_code.unwrap_or_else(redirect_code),
     })
 }
 
@@ -550,7 +550,7 @@ fn read_backend(node: &Node<'_>, errors: &mut Errors) -> Option<BackendRef> {
         namespace,
         name: name?,
         port: port?,
-        weight: weight.unwrap_or(1),
+        weight: weight.unwrap_or_else(one_share),
     })
 }
 
@@ -647,26 +647,26 @@ const FRAMING: [&str; 9] = [
     "http2-settings",
 ];
 
-const REDIRECT_CODES: [u16; 5] = [301, 302, 303, 307, 308];
+pub(super) const REDIRECT_CODES: [u16; 5] = [301, 302, 303, 307, 308];
 
 const TWIN: &str = "is there already";
 const TWIN_REMEDY: &str = "each stands once";
 
 /// The CRD's limits.
-const PARENTS_MAX: usize = 32;
-const HOSTNAMES_MAX: usize = 16;
-const RULES_MAX: usize = 16;
-const MATCHES_MAX: usize = 64;
+pub(super) const PARENTS_MAX: usize = 32;
+pub(super) const HOSTNAMES_MAX: usize = 16;
+pub(super) const RULES_MAX: usize = 16;
+pub(super) const MATCHES_MAX: usize = 64;
 const MATCHES_OF_ROUTE_MAX: usize = 128;
-const CONDITIONS_MAX: usize = 16;
-const FILTERS_MAX: usize = 16;
-const CHANGES_MAX: usize = 16;
-const BACKENDS_MAX: usize = 16;
-const WEIGHT_MAX: u64 = 1_000_000;
+pub(super) const CONDITIONS_MAX: usize = 16;
+pub(super) const FILTERS_MAX: usize = 16;
+pub(super) const CHANGES_MAX: usize = 16;
+pub(super) const BACKENDS_MAX: usize = 16;
+pub(super) const WEIGHT_MAX: u64 = 1_000_000;
 const PATH_CHARS_MAX: usize = 1024;
 const HEADER_CHARS_MAX: usize = 4096;
 const QUERY_CHARS_MAX: usize = 1024;
 
 /// The CRD has none: more than ten retries of one request help nobody.
-const ATTEMPTS_MAX: u64 = 10;
-const CODES_MAX: usize = 32;
+pub(super) const ATTEMPTS_MAX: u64 = 10;
+pub(super) const CODES_MAX: usize = 32;

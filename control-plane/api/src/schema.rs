@@ -1,0 +1,280 @@
+//! What each kind looks like, as Kubernetes' OpenAPI v3 has it: made from the types and their doc comments.
+//!
+//! The schemas say what the reader takes. What they can't say (that a name occurs once, that two fields exclude each
+//! other) stands in the description of the type, in a paragraph that begins with `Rule:`.
+//!
+//! Beyond OpenAPI 3.0 and Kubernetes' own extensions: `x-weir-minimum` and `x-weir-maximum` bound a duration.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use schemars::JsonSchema;
+use schemars::generate::{SchemaGenerator, SchemaSettings};
+use serde_json::{Map, Value, json};
+
+use crate::backend_policy::BackendPolicySpec;
+use crate::endpoint_slice::EndpointSliceBody;
+use crate::http_route::HttpRouteSpec;
+use crate::kind::Kind;
+use crate::mesh_config::MeshConfigSpec;
+use crate::namespace::NamespaceSpec;
+use crate::object::Metadata;
+use crate::service::ServiceSpec;
+use crate::views;
+use crate::workload::WorkloadSpec;
+
+mod plain;
+pub(crate) mod texts;
+
+use plain::Plain;
+
+/// Every schema that the OpenAPI document of a group (empty: core) needs, by the name under which it stands in
+/// `#/components/schemas/`: its kinds, their lists and parts, and what `meta/v1` has of all kinds. References stay
+/// within the map. Empty for a group without kinds.
+pub fn components(group: &str) -> &'static Map<String, Value> {
+    static NONE: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
+    ALL.get(group).unwrap_or(&NONE)
+}
+
+/// The schema of a kind; what it refers to is in the [`components`] of its group.
+pub fn of(kind: Kind) -> &'static Value {
+    let component = components(kind.group()).get(&name(kind));
+    component.expect("a component is made for every kind")
+}
+
+/// The name of a kind's component: `io.k8s.api.core.v1.Service`.
+pub fn name(kind: Kind) -> String {
+    format!("{}.{}", prefix(kind.group()), kind.kind())
+}
+
+/// The name of the component of a kind's list: `io.k8s.api.core.v1.ServiceList`.
+pub fn list_name(kind: Kind) -> String {
+    format!("{}List", name(kind))
+}
+
+/// The name of a component of `meta/v1`: `ObjectMeta`, `ListMeta`, `Status`, `WatchEvent`, `Patch`, `DeleteOptions`.
+pub fn meta_name(name: &str) -> String {
+    format!("{META}.{name}")
+}
+
+static ALL: LazyLock<BTreeMap<&'static str, Map<String, Value>>> = LazyLock::new(|| {
+    let meta = meta_components();
+    let mut groups: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
+    for group in Kind::ALL.iter().map(|kind| kind.group()) {
+        groups.entry(group).or_insert_with(|| {
+            let mut components = meta.clone();
+            components.append(&mut group_components(group));
+            components
+        });
+    }
+    groups
+});
+
+/// The kinds of a group, their lists, and the types that these are made of.
+fn group_components(group: &str) -> Map<String, Value> {
+    let mut generator = generator();
+    let kinds = Kind::ALL.iter().copied().filter(|kind| kind.group() == group);
+    let mut whole: Vec<(String, Value)> = Vec::new();
+    for kind in kinds {
+        whole.push((name(kind), resource(kind, &mut generator)));
+        whole.push((list_name(kind), list(kind)));
+    }
+    finish(generator, prefix(group), whole)
+}
+
+fn meta_components() -> Map<String, Value> {
+    let mut generator = generator();
+    generator.subschema_for::<Metadata>();
+    generator.subschema_for::<views::ListMetadata>();
+    generator.subschema_for::<views::Status>();
+    generator.subschema_for::<views::WatchEvent>();
+    let status = json!([{"group": "", "version": "v1", "kind": "Status"}]);
+    let by_hand = vec![
+        (meta_name("Patch"), json!({"type": "object", "description": PATCH})),
+        (meta_name("DeleteOptions"), delete_options()),
+    ];
+    let mut components = finish(generator, META, by_hand);
+    if let Some(Value::Object(component)) = components.get_mut(&meta_name("Status")) {
+        component.insert(GVK.to_owned(), status);
+    }
+    components
+}
+
+/// What the generator collected and what was made with it, as components.
+fn finish(mut generator: SchemaGenerator, prefix: &str, whole: Vec<(String, Value)>) -> Map<String, Value> {
+    let definitions = generator.take_definitions(false);
+    let plain = Plain::new(&definitions, prefix);
+    let mut components = plain.components();
+    for (name, raw) in whole {
+        components.insert(name, plain.schema(&raw));
+    }
+    components
+}
+
+fn generator() -> SchemaGenerator {
+    let settings = SchemaSettings::draft2020_12().with(|settings| {
+        settings.definitions_path = "/components/schemas".into();
+        settings.meta_schema = None;
+    });
+    settings.into_generator()
+}
+
+/// A kind's own part.
+struct Body {
+    /// What the kind is for.
+    description: Value,
+    /// The fields beside `apiVersion`, `kind`, `metadata` and `status`.
+    properties: Map<String, Value>,
+    /// Those that have to be there.
+    required: Vec<Value>,
+}
+
+/// Whoever adds a kind says here which type it is made of.
+fn body(kind: Kind, generator: &mut SchemaGenerator) -> Body {
+    match kind {
+        Kind::Namespace => spec::<NamespaceSpec>(generator, Spec::Optional),
+        Kind::MeshConfig => spec::<MeshConfigSpec>(generator, Spec::Optional),
+        Kind::Service => spec::<ServiceSpec>(generator, Spec::Required),
+        Kind::EndpointSlice => top::<EndpointSliceBody>(generator),
+        Kind::Workload => spec::<WorkloadSpec>(generator, Spec::Required),
+        Kind::BackendPolicy => spec::<BackendPolicySpec>(generator, Spec::Required),
+        Kind::HttpRoute => spec::<HttpRouteSpec>(generator, Spec::Required),
+    }
+}
+
+/// Whether a resource may go without a spec.
+enum Spec {
+    /// It may.
+    Optional,
+    /// It may not.
+    Required,
+}
+
+/// A kind whose part stands in `spec`.
+fn spec<T: JsonSchema>(generator: &mut SchemaGenerator, need: Spec) -> Body {
+    let description = T::json_schema(generator).get("description").cloned();
+    let mut spec = generator.subschema_for::<T>();
+    spec.insert("description".to_owned(), "What it asks for.".into());
+    Body {
+        description: description.unwrap_or_default(),
+        properties: Map::from_iter([("spec".to_owned(), spec.to_value())]),
+        required: match need {
+            Spec::Optional => Vec::new(),
+            Spec::Required => vec!["spec".into()],
+        },
+    }
+}
+
+/// A kind whose fields stand at the top of the resource.
+fn top<T: JsonSchema>(generator: &mut SchemaGenerator) -> Body {
+    let mut schema = T::json_schema(generator);
+    Body {
+        description: schema.remove("description").unwrap_or_default(),
+        properties: match schema.remove("properties") {
+            Some(Value::Object(properties)) => properties,
+            _ => Map::new(),
+        },
+        required: match schema.remove("required") {
+            Some(Value::Array(required)) => required,
+            _ => Vec::new(),
+        },
+    }
+}
+
+/// A whole resource.
+fn resource(kind: Kind, generator: &mut SchemaGenerator) -> Value {
+    let mut body = body(kind, generator);
+    let metadata = json!({"$ref": reference(&meta_name("ObjectMeta")), "description": METADATA});
+    let status = json!({"type": "object", "description": STATUS, "x-kubernetes-preserve-unknown-fields": true});
+    body.properties.extend([
+        ("apiVersion".to_owned(), word(kind.api_version(), API_VERSION)),
+        ("kind".to_owned(), word(kind.kind(), KIND)),
+        ("metadata".to_owned(), metadata),
+        ("status".to_owned(), status),
+    ]);
+    let mut required = vec!["apiVersion".into(), "kind".into(), "metadata".into()];
+    required.append(&mut body.required);
+    json!({
+        "type": "object",
+        "description": body.description,
+        "properties": body.properties,
+        "required": required,
+        GVK: [{"group": kind.group(), "version": kind.version(), "kind": kind.kind()}],
+    })
+}
+
+/// The list of a kind's resources.
+fn list(kind: Kind) -> Value {
+    let list_kind = format!("{kind}List");
+    let items = json!({
+        "type": "array",
+        "description": "The resources, sorted by namespace and name.",
+        "items": {"$ref": reference(&name(kind))},
+    });
+    let metadata = json!({"$ref": reference(&meta_name("ListMeta")), "description": "What is said of the whole list."});
+    json!({
+        "type": "object",
+        "description": format!("Resources of kind {kind}."),
+        "properties": {
+            "apiVersion": word(kind.api_version(), API_VERSION),
+            "kind": word(&list_kind, KIND),
+            "metadata": metadata,
+            "items": items,
+        },
+        "required": ["apiVersion", "kind", "metadata", "items"],
+        GVK: [{"group": kind.group(), "version": kind.version(), "kind": list_kind}],
+    })
+}
+
+/// A text that is always the same.
+fn word(word: &str, description: &str) -> Value {
+    json!({"type": "string", "enum": [word], "description": description})
+}
+
+fn reference(name: &str) -> String {
+    format!("{REFERENCE}{name}")
+}
+
+/// How Kubernetes names the components of a group.
+fn prefix(group: &str) -> &'static str {
+    match group {
+        "" => "io.k8s.api.core.v1",
+        "discovery.k8s.io" => "io.k8s.api.discovery.v1",
+        "gateway.networking.k8s.io" => "io.k8s.networking.gateway.v1",
+        _ => "dev.weir.v1",
+    }
+}
+
+/// What a client may send with a DELETE (Kubernetes, meta/v1 DeleteOptions), as far as it has a meaning here.
+fn delete_options() -> Value {
+    let preconditions = json!({
+        "type": "object",
+        "description": "What must hold of the resource; otherwise it stays, and the answer is 409.",
+        "properties": {
+            "uid": {"type": "string", "description": "Its uid."},
+            "resourceVersion": {"type": "string", "description": "Its resourceVersion."},
+        },
+    });
+    json!({
+        "type": "object",
+        "description": "How a resource is deleted.",
+        "properties": {
+            "apiVersion": {"type": "string", "description": API_VERSION},
+            "kind": {"type": "string", "description": KIND},
+            "preconditions": preconditions,
+        },
+        "x-kubernetes-preserve-unknown-fields": true,
+    })
+}
+
+/// Where Kubernetes keeps what all kinds share.
+const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
+const GVK: &str = "x-kubernetes-group-version-kind";
+const REFERENCE: &str = "#/components/schemas/";
+
+const API_VERSION: &str = "The API group and version that the kind is of.";
+const KIND: &str = "The kind.";
+const METADATA: &str = "Its name, and what else every resource has.";
+const STATUS: &str =
+    "What became of it. Written by the control plane alone: what a user writes here is without effect.";
+const PATCH: &str = "A change to a resource, in the form that Content-Type names.";
