@@ -8,6 +8,7 @@ use http::{HeaderMap, Method};
 use crate::model::{PathMatch, Route, VirtualHost};
 
 mod check;
+mod explain;
 mod hosts;
 mod paths;
 mod patterns;
@@ -15,6 +16,7 @@ mod rewrite;
 mod values;
 
 pub use check::{CompileError, Problem};
+pub use explain::{Explanation, HostEntry, Unmet};
 pub use patterns::check_regex;
 pub use rewrite::rewrite_path;
 pub(crate) use rewrite::without_trailing_slash;
@@ -57,6 +59,8 @@ pub struct RouteTable {
     hosts: HostTable,
     /// For each virtual host, its routes by path.
     paths: Vec<PathTable>,
+    /// For each virtual host, what `explain` says of it.
+    entries: Vec<HostEntry>,
     routes: Vec<Entry>,
 }
 
@@ -78,6 +82,7 @@ impl RouteTable {
         let mut checker = Checker::default();
         let mut hosts = HostTable::default();
         let mut paths = Vec::with_capacity(virtual_hosts.len());
+        let mut entries = Vec::with_capacity(virtual_hosts.len());
         let mut routes = Vec::new();
         for (index, virtual_host) in virtual_hosts.iter().enumerate() {
             checker.virtual_host(virtual_host);
@@ -86,6 +91,11 @@ impl RouteTable {
                 hosts.insert(host, index);
             }
             let mut table = PathTable::default();
+            let mut entry = HostEntry {
+                name: virtual_host.name.as_str().into(),
+                hosts: virtual_host.hosts.clone(),
+                routes: Vec::with_capacity(virtual_host.routes.len()),
+            };
             for route in &virtual_host.routes {
                 let id = match number(routes.len()) {
                     Ok(number) => RouteId(number),
@@ -104,6 +114,7 @@ impl RouteTable {
                         }
                     }
                 }
+                entry.routes.push(id);
                 routes.push(Entry {
                     route: route.clone(),
                     headers: checker.headers(virtual_host, route),
@@ -111,9 +122,15 @@ impl RouteTable {
                 });
             }
             paths.push(table);
+            entries.push(entry);
         }
         checker.finish()?;
-        Ok(RouteTable { hosts, paths, routes })
+        Ok(RouteTable {
+            hosts,
+            paths,
+            entries,
+            routes,
+        })
     }
 
     /// The first route in the virtual host most specific to the request's host that takes the request; `None`: no
@@ -145,10 +162,20 @@ impl RouteTable {
 impl Entry {
     /// Whether the conditions beside the path hold.
     fn takes(&self, facts: &RequestFacts<'_>) -> bool {
+        self.unmet(facts).is_none()
+    }
+
+    /// The first condition beside the path that does not hold.
+    fn unmet(&self, facts: &RequestFacts<'_>) -> Option<Unmet<'_>> {
         let method = self.route.matches.method.as_ref();
-        method.is_none_or(|method| method == facts.method)
-            && self.headers.iter().all(|header| header.takes(facts.headers))
-            && self.query.iter().all(|query| query.takes(facts.query))
+        if let Some(method) = method.filter(|method| *method != facts.method) {
+            return Some(Unmet::Method(method));
+        }
+        if let Some(header) = self.headers.iter().find(|header| !header.takes(facts.headers)) {
+            return Some(Unmet::Header(&header.name));
+        }
+        let query = self.query.iter().find(|query| !query.takes(facts.query))?;
+        Some(Unmet::Query(&query.name))
     }
 }
 

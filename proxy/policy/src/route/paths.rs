@@ -30,6 +30,12 @@ impl PathTable {
         self.regexes.push((regex, id));
     }
 
+    /// The expression of a route that has one.
+    pub(super) fn regex(&self, id: RouteId) -> Option<&Regex> {
+        let found = self.regexes.binary_search_by_key(&id, |(_, id)| *id).ok()?;
+        self.regexes.get(found).map(|(regex, _)| regex)
+    }
+
     /// The lowest id whose path condition takes `path` and for which `takes` holds.
     pub(super) fn first(&self, path: &str, takes: impl Fn(RouteId) -> bool) -> Option<RouteId> {
         let mut best: Option<RouteId> = None;

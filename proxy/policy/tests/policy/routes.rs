@@ -318,6 +318,56 @@ fn parameters_of_the_query_are_decoded_and_the_first_counts() {
 }
 
 #[test]
+fn a_route_that_is_passed_over_says_which_condition_does_not_hold() {
+    let routes = vec![
+        route("exact", exact("/a")),
+        route("regex", regex("/b.*")),
+        route("prefix", prefix("/c")),
+        route("method", prefix("/")).method(Method::POST),
+        route("header", prefix("/")).header("x", is("1")),
+        route("absent", prefix("/")).header("y", like(".*")),
+        route("query", prefix("/")).query("k", is("v")),
+        route("taken", prefix("/")),
+        route("later", prefix("/")),
+    ];
+    let table = compile(&[virtual_host(&["*.b", "c"], routes), virtual_host(&["d"], Vec::new())]);
+    let explain = |host: &'static str| {
+        let headers = headers(&[("x", "2")]);
+        let facts = RequestFacts {
+            host,
+            path: "/cc",
+            query: Some("k=w"),
+            method: &Method::GET,
+            headers: &headers,
+        };
+        let explained = table.explain(&facts);
+        let name = |id| table.route(id).name.clone();
+        let passed = explained.passed_over.iter();
+        (
+            explained.virtual_host.map(|host| host.name.to_string()),
+            explained.taken.map(name),
+            passed
+                .map(|(id, unmet)| format!("{}: {unmet:?}", name(*id)))
+                .collect::<Vec<_>>(),
+        )
+    };
+    let (host, taken, passed) = explain("a.b");
+    assert_eq!((host.as_deref(), taken.as_deref()), (Some("*.b c"), Some("taken")));
+    let expect = [
+        "exact: Path",
+        "regex: Path",
+        "prefix: Path",
+        "method: Method(POST)",
+        "header: Header(\"x\")",
+        "absent: Header(\"y\")",
+        "query: Query(\"k\")",
+    ];
+    assert_eq!(passed, expect);
+    assert_eq!(explain("d"), (Some("d".to_owned()), None, Vec::new()));
+    assert_eq!(explain("e"), (None, None, Vec::new()));
+}
+
+#[test]
 fn ids_are_flat_over_all_virtual_hosts_in_order() {
     let hosts = [
         virtual_host(&["a"], vec![route("a0", prefix("/a")), route("a1", prefix("/"))]),
@@ -702,6 +752,24 @@ proptest! {
             let compiled = table.find(&facts).map(|id| &table.route(id).name);
             let expected = naive(&hosts, &facts).map(|route| &route.name);
             prop_assert_eq!(compiled, expected, "{:?}", facts);
+        }
+    }
+
+    #[test]
+    fn what_is_explained_is_what_is_found(
+        hosts in some_virtual_hosts(),
+        requests in prop::collection::vec(a_request(), 24),
+    ) {
+        let table = compile(&hosts);
+        for (host, path, query, method, headers) in &requests {
+            let facts = RequestFacts { host, path, query: query.as_deref(), method, headers };
+            let explained = table.explain(&facts);
+            prop_assert_eq!(explained.taken, table.find(&facts), "{:?}", facts);
+            // Each route that was passed over is missed by itself as well: alone in its host, it takes no such request.
+            for (id, _) in explained.passed_over {
+                let alone = compile(&[virtual_host(&["*"], vec![table.route(id).clone()])]);
+                prop_assert_eq!(alone.find(&facts), None, "{:?}", facts);
+            }
         }
     }
 
