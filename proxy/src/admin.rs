@@ -20,6 +20,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::admin::readiness::Readiness;
+use crate::explain::{Asking, Explainer, Question};
 use crate::metrics::{Metrics, PAGE_TYPE};
 use crate::process_log::{LogControl, LogLevel};
 
@@ -30,6 +31,8 @@ pub(crate) struct AdminParts {
     pub(crate) readiness: Readiness,
     /// What is in force: what `/config` shows, sorted.
     pub(crate) config: Arc<dyn Fn() -> Value + Send + Sync>,
+    /// Which way a request would go.
+    pub(crate) explainer: Explainer,
     /// Begins to drain; a second call changes nothing.
     pub(crate) drain: Arc<dyn Fn() + Send + Sync>,
     /// The log's level; `None`: another program's log is in use.
@@ -44,7 +47,7 @@ impl fmt::Debug for AdminParts {
     }
 }
 
-/// The admin port, bound to `bound`: `/ready`, `/config`, `/drain`, `/log`.
+/// The admin port, bound to `bound`: `/ready`, `/config`, `/explain`, `/drain`, `/log`.
 ///
 /// A page in a browser on this host can reach it, so it answers only to names that are surely this host's (DNS
 /// rebinding gives it a foreign one), has effects only by POST, and takes no request that another site's page sends.
@@ -52,6 +55,12 @@ pub(crate) fn admin(parts: AdminParts, bound: IpAddr) -> Router {
     Router::new()
         .route("/ready", get(ready).fallback(|| wrong_method("GET")))
         .route("/config", get(config).fallback(|| wrong_method("GET")))
+        .route(
+            "/explain",
+            get(explain)
+                .post(explain_as_request)
+                .fallback(|| wrong_method("GET, POST")),
+        )
         .route("/drain", post(drain).fallback(|| wrong_method("POST")))
         .route(
             "/log",
@@ -87,6 +96,9 @@ pub(crate) fn metrics(metrics: Arc<Metrics>) -> Router {
 const ADMIN_PATHS: &str = "\
 GET /ready            what the proxy waits for before it takes requests
 GET /config           what it runs with and what is in force
+GET /explain?url=URL[&method=METHOD][&header=NAME:VALUE]...
+                      which way a request would go, and why, by what is in force
+POST /explain?...     the same; a name that is not in force yet is asked for first, as the request would do
 POST /drain           stop taking connections, let requests under way end
 GET /log              the log's level
 POST /log?level=LEVEL set it (off, error, warn, info, debug, trace, or TARGET=LEVEL,...)
@@ -124,6 +136,28 @@ fn ready_status(pending: &[String]) -> StatusCode {
 
 async fn config(State(parts): State<AdminParts>) -> Json<Value> {
     Json((parts.config)())
+}
+
+/// By GET nothing happens but that it is answered.
+async fn explain(parts: State<AdminParts>, query: ExplainQuery) -> Response {
+    explained(parts, query, Asking::InForce).await
+}
+
+async fn explain_as_request(parts: State<AdminParts>, query: ExplainQuery) -> Response {
+    explained(parts, query, Asking::AsRequest).await
+}
+
+type ExplainQuery = Result<Query<Vec<(String, String)>>, QueryRejection>;
+
+async fn explained(State(parts): State<AdminParts>, query: ExplainQuery, asking: Asking) -> Response {
+    let question = match query {
+        Ok(Query(parameters)) => Question::read(parameters).map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    match question {
+        Ok(question) => Json(parts.explainer.explain(&question, asking).await).into_response(),
+        Err(error) => (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
+    }
 }
 
 async fn drain(State(parts): State<AdminParts>) -> (StatusCode, &'static str) {
@@ -252,6 +286,12 @@ mod tests {
 
     const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
+    /// Of a proxy that nothing was told.
+    fn explainer() -> Explainer {
+        let (mesh, _feed) = crate::mesh::Mesh::new(crate::clock::Clock::start());
+        Explainer::new(mesh, Arc::new("n/w".parse().expect("a name")))
+    }
+
     struct Fixture {
         readiness: Readiness,
         drains: Arc<AtomicUsize>,
@@ -265,6 +305,7 @@ mod tests {
         let parts = AdminParts {
             readiness: readiness.clone(),
             config: Arc::new(|| json!({"version": 7})),
+            explainer: explainer(),
             drain: Arc::new(move || {
                 counted.fetch_add(1, SeqCst);
             }),
@@ -403,12 +444,37 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_question_is_read_strictly_and_asked_for_by_post_only() {
+        let router = fixture().router;
+        let (status, body) = ask(&router, Method::GET, "/explain?url=http://a/b&header=x:1", LOCAL).await;
+        assert_eq!(status, StatusCode::OK, "{body}");
+        let body: Value = serde_json::from_str(&body).expect("JSON");
+        assert_eq!(body["name"]["canonical"], "a.n.svc.cluster.local");
+        assert_eq!(body["outcome"]["action"], "ask");
+        assert_eq!(body["name"].get("public_dns"), None, "nothing is looked up");
+        // The other side of the mesh is gone: there is nobody to ask, and no wait.
+        let (_, body) = ask(&router, Method::POST, "/explain?url=http://a/", LOCAL).await;
+        let body: Value = serde_json::from_str(&body).expect("JSON");
+        assert_eq!(body["outcome"]["flag"], "no_config");
+        for (path, problem) in [
+            ("/explain", "url is missing"),
+            ("/explain?url=a&x=1", "the parameter \"x\" is not known"),
+            ("/explain?url=a&header=x", "header \"x\" is not of the form"),
+        ] {
+            let (status, body) = ask(&router, Method::GET, path, LOCAL).await;
+            assert_eq!(status, StatusCode::BAD_REQUEST);
+            assert!(body.starts_with(problem), "{body}");
+        }
+    }
+
+    #[tokio::test]
     async fn the_logs_level_is_set_by_post() {
         let (subscriber, control) = crate::process_log::for_tests("info");
         let _default = tracing::subscriber::set_default(subscriber);
         let parts = AdminParts {
             readiness: Readiness::default(),
             config: Arc::new(|| Value::Null),
+            explainer: explainer(),
             drain: Arc::new(|| {}),
             log: Some(control),
         };

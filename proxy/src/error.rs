@@ -157,6 +157,18 @@ impl fmt::Display for Hop {
 }
 
 impl ProxyError {
+    /// Why a name of the mesh leads nowhere.
+    pub(crate) fn of_name(authority: &str, why: Unavailable) -> ProxyError {
+        let authority = authority.to_owned();
+        match why {
+            Unavailable::NoSuchService => ProxyError::UnknownDestination {
+                authority,
+                why: why.to_string(),
+            },
+            Unavailable::NoAnswer { .. } | Unavailable::Overloaded => ProxyError::NoConfig { authority, why },
+        }
+    }
+
     /// Whose fault it is.
     pub(crate) fn fault(&self) -> Fault {
         match self {

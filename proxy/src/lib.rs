@@ -13,6 +13,7 @@ pub(crate) mod contexts;
 pub(crate) mod drain;
 pub(crate) mod error;
 pub(crate) mod exchange;
+pub(crate) mod explain;
 pub(crate) mod http;
 pub(crate) mod inbound;
 pub(crate) mod last_good;

@@ -3,7 +3,7 @@
 //! The data path waits for the control plane only for a name it has no answer for. Everything else here is written by
 //! one task, the link ([`crate::xds`]), through [`Feed`].
 
-mod status;
+pub(crate) mod status;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -145,10 +145,19 @@ impl Mesh {
         self.shared.link.borrow().connected
     }
 
+    /// The clock that everything in the mesh reads.
+    pub(crate) fn clock(&self) -> Clock {
+        self.shared.clock
+    }
+
     /// Everything in force and how each subscription stands, for the admin port.
     pub(crate) fn status(&self) -> Status {
-        let link = self.shared.link.borrow().clone();
-        Status::new(&self.current(), link, self.shared.clock.now())
+        Status::new(&self.current(), self.link_status(), self.shared.clock.now())
+    }
+
+    /// What the link to the control plane is doing now.
+    pub(crate) fn link_status(&self) -> LinkStatus {
+        self.shared.link.borrow().clone()
     }
 
     /// A receiver that is woken whenever the link to the control plane changes, or what is subscribed to over it.

@@ -24,7 +24,6 @@ use crate::exchange::{self, Attempt, Exchange, InFlight};
 use crate::http::body::{Replay, ResponseBody};
 use crate::http::head::{Grpc, Head, strip_hop_by_hop};
 use crate::http::upstream::{Lease, Target, Wire};
-use crate::mesh::Unavailable;
 use crate::plan::{self, ForwardPlan, RequestPlan};
 use crate::record::{Direction, DownstreamAddr, ResponseFlag};
 use crate::snapshot::{Endpoint, Service};
@@ -32,7 +31,7 @@ use crate::worker::Worker;
 
 /// How long a request for a name nobody has asked for yet waits for the control plane's answer: some round trips and a
 /// busy control plane, but less than what a person waits for a page.
-const CONFIG_WAIT: Duration = Duration::from_secs(5);
+pub(crate) const CONFIG_WAIT: Duration = Duration::from_secs(5);
 
 /// Carries one request.
 ///
@@ -129,25 +128,24 @@ async fn identify(worker: &Worker, head: &Head) -> Result<Arc<Service>, ProxyErr
     if let Some(service) = worker.known_service(authority) {
         return Ok(service);
     }
-    let unknown = |why: String| {
-        worker.recorder.metrics().unknown_destination();
-        ProxyError::UnknownDestination {
-            authority: authority.to_owned(),
-            why,
+    let refused = |error: ProxyError| {
+        if let ProxyError::UnknownDestination { .. } = error {
+            worker.recorder.metrics().unknown_destination();
         }
+        error
     };
-    let name = ListenerName::from_authority(authority, &worker.workload.namespace)
-        .map_err(|error| unknown(error.to_string()))?;
+    let name = ListenerName::from_authority(authority, &worker.workload.namespace).map_err(|error| {
+        refused(ProxyError::UnknownDestination {
+            authority: authority.to_owned(),
+            why: error.to_string(),
+        })
+    })?;
     match Box::pin(worker.mesh.service(&name, CONFIG_WAIT)).await {
         Ok(service) => {
             worker.remember_service(authority, &service);
             Ok(service)
         }
-        Err(why @ Unavailable::NoSuchService) => Err(unknown(why.to_string())),
-        Err(why @ (Unavailable::NoAnswer { .. } | Unavailable::Overloaded)) => Err(ProxyError::NoConfig {
-            authority: authority.to_owned(),
-            why,
-        }),
+        Err(why) => Err(refused(ProxyError::of_name(authority, why))),
     }
 }
 

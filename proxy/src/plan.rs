@@ -105,29 +105,8 @@ fn forward_plan<'a>(
     forward: &'a model::Forward,
     random: u64,
 ) -> Result<ForwardPlan<'a>, ProxyError> {
-    let drawn = compiled
-        .split
-        .pick(random)
-        .and_then(|index| compiled.backends.get(index));
-    let cluster = match drawn {
-        Some(Backend::Cluster(cluster)) => cluster,
-        Some(Backend::Missing(cluster)) => {
-            return Err(ProxyError::MissingBackend {
-                route: route.name.clone(),
-                cluster: cluster.clone(),
-            });
-        }
-        Some(Backend::Unanswered(cluster)) => {
-            return Err(ProxyError::NoEndpoint {
-                cluster: cluster.to_string(),
-            });
-        }
-        None => {
-            return Err(ProxyError::NoBackend {
-                route: route.name.clone(),
-            });
-        }
-    };
+    let drawn = compiled.split.pick(random);
+    let cluster = drawn_cluster(route, drawn.and_then(|index| compiled.backends.get(index)))?;
     let target = match &forward.rewrite.path {
         None => None,
         Some(rewrite) => {
@@ -153,6 +132,26 @@ fn forward_plan<'a>(
         retry: forward.retry.as_ref(),
         method_named: method_named(route, &head.method),
     })
+}
+
+/// The cluster of the backend that was drawn, if any was.
+///
+/// # Errors
+/// When there is none, or it is no cluster to send to.
+pub(crate) fn drawn_cluster<'a>(route: &Route, drawn: Option<&'a Backend>) -> Result<&'a Arc<Cluster>, ProxyError> {
+    match drawn {
+        Some(Backend::Cluster(cluster)) => Ok(cluster),
+        Some(Backend::Missing(cluster)) => Err(ProxyError::MissingBackend {
+            route: route.name.clone(),
+            cluster: cluster.clone(),
+        }),
+        Some(Backend::Unanswered(cluster)) => Err(ProxyError::NoEndpoint {
+            cluster: cluster.to_string(),
+        }),
+        None => Err(ProxyError::NoBackend {
+            route: route.name.clone(),
+        }),
+    }
 }
 
 fn method_named(route: &Route, method: &Method) -> MethodNamed {

@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::config::{OutboundAddr, ProxyConfig};
 use crate::contexts::Contexts;
 use crate::drain::{self, Drain, DrainControl};
+use crate::explain::Explainer;
 use crate::inbound::InboundApp;
 use crate::last_good::LastGood;
 use crate::mesh::{Connected, Mesh};
@@ -128,7 +129,7 @@ impl Proxy {
         let (health, checks) = AppHealth::new(config.apps.iter().map(|app| app.app_port), clock);
         let (drain_control, drain) = drain::pair();
         let parts = WorkerParts {
-            workload,
+            workload: Arc::clone(&workload),
             clock,
             mesh: mesh.clone(),
             contexts: Arc::new(Contexts::default()),
@@ -171,6 +172,7 @@ impl Proxy {
         let admin_parts = AdminParts {
             readiness: readiness.clone(),
             config: config_dump(config.clone(), addresses.clone(), mesh.clone()),
+            explainer: Explainer::new(mesh.clone(), Arc::clone(&workload)),
             drain: Arc::new(move || asked.notify_one()),
             log: LogControl::installed(),
         };

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use http::Request;
+use http::{Method, Request};
 use http_body_util::Full;
 use serde_json::Value;
 use weir_policy::model::AppProtocol;
@@ -125,14 +125,19 @@ impl Member {
     /// # Panics
     /// When it can't be had.
     pub async fn config(&self) -> Value {
-        let request = Request::get("/config")
-            .header("host", "localhost")
-            .body(Full::default())
-            .expect("a request");
-        call(self.addresses().admin, Protocol::Http1, request)
+        self.admin(Method::GET, "/config").await.json()
+    }
+
+    /// What the sidecar's admin port answers.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub async fn admin(&self, method: Method, path: &str) -> Answer {
+        let request = Request::builder().method(method).uri(path);
+        let request = request.header("host", "localhost").body(Full::default());
+        call(self.addresses().admin, Protocol::Http1, request.expect("a request"))
             .await
-            .expect("the dump")
-            .json()
+            .expect("an answer of the admin port")
     }
 
     /// Drains the sidecar and gives its access log.

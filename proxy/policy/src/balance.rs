@@ -80,6 +80,14 @@ impl EndpointLoad {
         }
     }
 
+    /// The [`cost`](Self::cost) as a time, for people; `None`: nothing was measured lately.
+    pub fn measured_cost(&self, now: Time, decay: Duration) -> Option<Duration> {
+        let cost = self.cost(now, decay);
+        (1.0..UNMEASURED)
+            .contains(&cost)
+            .then(|| Duration::from_secs_f64(cost / 1e9))
+    }
+
     /// Requests in flight.
     pub fn active(&self) -> u32 {
         self.active.load(Relaxed)
@@ -178,6 +186,8 @@ mod tests {
         costs(&load, NOW, 60.0);
         load.abandon();
         costs(&load, NOW, 40.0);
+        assert_eq!(load.measured_cost(NOW, DECAY), Some(millis(40)));
+        assert_eq!(EndpointLoad::new().measured_cost(NOW, DECAY), None);
     }
 
     #[test]

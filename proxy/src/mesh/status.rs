@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use http::header::{self, HeaderName};
 use serde::Serialize;
 use weir_policy::breaker::BreakerState;
 use weir_policy::model::{
@@ -73,10 +74,14 @@ struct KnownCluster {
     connect_timeout_ms: u128,
     breaker: &'static str,
     breaker_opened_total: u64,
+    retry_budget: RetryBudgetStatus,
     connections: Count,
     pending: Count,
     requests: Count,
     endpoints: Vec<EndpointStatus>,
+    /// How many more there are.
+    #[serde(skip_serializing_if = "is_zero")]
+    endpoints_left_out: usize,
 }
 
 /// How much of a limit is used.
@@ -86,6 +91,14 @@ struct Count {
     limit: u32,
 }
 
+/// How much retries may add.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct RetryBudgetStatus {
+    percent: u8,
+    min_per_second: u32,
+    window_ms: u128,
+}
+
 /// An endpoint.
 #[derive(Clone, Debug, Serialize)]
 struct EndpointStatus {
@@ -93,12 +106,32 @@ struct EndpointStatus {
     health: &'static str,
     /// Whether new requests may go there.
     used: bool,
+    /// Why they may or may not.
+    why: &'static str,
     peer: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     workload: Option<String>,
     /// `region/zone/site`.
     locality: String,
     requests: u32,
+    /// What balancing compares: the decayed latency times the requests in flight with one more; absent where balancing
+    /// does not measure, or nothing was measured lately.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost_ms: Option<f64>,
+}
+
+impl ClusterStatus {
+    /// Leaves out endpoints beyond `endpoints_max`, those that take no requests first, and says how many.
+    pub(crate) fn shortened(mut self, endpoints_max: usize) -> ClusterStatus {
+        if let Some(known) = &mut self.known
+            && known.endpoints.len() > endpoints_max
+        {
+            known.endpoints.sort_by_key(|endpoint| !endpoint.used);
+            known.endpoints_left_out = known.endpoints.len() - endpoints_max;
+            known.endpoints.truncate(endpoints_max);
+        }
+        self
+    }
 }
 
 impl Status {
@@ -157,7 +190,8 @@ fn routes(service: &Service) -> Vec<RouteStatus> {
     service.table.routes().map(route).collect()
 }
 
-fn cluster(name: &ClusterName, backend: &Backend, now: Time) -> ClusterStatus {
+/// A cluster as it stands at `now`, with all its endpoints.
+pub(crate) fn cluster(name: &ClusterName, backend: &Backend, now: Time) -> ClusterStatus {
     let (state, known) = match backend {
         Backend::Cluster(cluster) => ("known", Some(known(cluster, now))),
         Backend::Missing(_) => ("missing", None),
@@ -176,7 +210,7 @@ fn known(cluster: &Cluster, now: Time) -> KnownCluster {
         .all
         .endpoints
         .iter()
-        .map(|told| endpoint(cluster, told))
+        .map(|told| endpoint(cluster, told, now))
         .collect();
     endpoints.sort_by(|a, b| a.address.cmp(&b.address));
     KnownCluster {
@@ -196,6 +230,11 @@ fn known(cluster: &Cluster, now: Time) -> KnownCluster {
             BreakerState::HalfOpen => "half_open",
         },
         breaker_opened_total: cluster.state.breaker.opened_total(),
+        retry_budget: RetryBudgetStatus {
+            percent: cluster.config.retry_budget.percent,
+            min_per_second: cluster.config.retry_budget.min_per_second,
+            window_ms: cluster.config.retry_budget.window.as_millis(),
+        },
         connections: Count {
             open: counts.connections,
             limit: counts.limits.max_connections,
@@ -209,10 +248,15 @@ fn known(cluster: &Cluster, now: Time) -> KnownCluster {
             limit: counts.limits.max_requests,
         },
         endpoints,
+        endpoints_left_out: 0,
     }
 }
 
-fn endpoint(cluster: &Cluster, told: &model::Endpoint) -> EndpointStatus {
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+fn endpoint(cluster: &Cluster, told: &model::Endpoint, now: Time) -> EndpointStatus {
     let used = cluster
         .endpoints
         .iter()
@@ -226,6 +270,13 @@ fn endpoint(cluster: &Cluster, told: &model::Endpoint) -> EndpointStatus {
             EndpointHealth::Draining => "draining",
         },
         used: used.is_some(),
+        why: match (told.health, used) {
+            (EndpointHealth::Healthy, Some(_)) => "it is healthy",
+            (EndpointHealth::Unhealthy, Some(_)) => "none is healthy, so those that are not are used",
+            (EndpointHealth::Unhealthy, None) => "it is unhealthy, and others are healthy",
+            (EndpointHealth::Draining, None) => "it drains: it ends what it has under way",
+            (EndpointHealth::Draining, Some(_)) | (EndpointHealth::Healthy, None) => "it changes just now",
+        },
         peer: match told.peer {
             Peer::WeirProxy => "weir_proxy",
             Peer::Plain => "plain",
@@ -233,11 +284,16 @@ fn endpoint(cluster: &Cluster, told: &model::Endpoint) -> EndpointStatus {
         workload: told.workload.as_ref().map(ToString::to_string),
         locality: format!("{}/{}/{}", locality.region, locality.zone, locality.site),
         requests: used.map_or(0, |endpoint| endpoint.load.active()),
+        cost_ms: match cluster.config.balancing {
+            Balancing::PeakEwma { decay } => used.and_then(|endpoint| endpoint.load.measured_cost(now, decay)),
+            Balancing::RoundRobin => None,
+        }
+        .map(|cost| cost.as_secs_f64() * 1e3),
     }
 }
 
 /// A route's conditions in one line.
-struct Matches<'a>(&'a RouteMatch);
+pub(crate) struct Matches<'a>(pub(crate) &'a RouteMatch);
 
 impl fmt::Display for Matches<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -256,7 +312,11 @@ impl fmt::Display for Matches<'_> {
             PathMatch::Regex(regex) => write!(f, "path ~ {regex}")?,
         }
         for header in headers {
-            write!(f, ", header {} {}", header.name, Value(&header.value))?;
+            let value = &header.value;
+            match SECRET.contains(&header.name) {
+                false => write!(f, ", header {} {}", header.name, Value(value))?,
+                true => write!(f, ", header {} (a value that is not shown)", header.name)?,
+            }
         }
         for parameter in query {
             write!(f, ", query {} {}", parameter.name, Value(&parameter.value))?;
@@ -264,6 +324,9 @@ impl fmt::Display for Matches<'_> {
         Ok(())
     }
 }
+
+/// Fields whose values let in who knows them.
+const SECRET: [HeaderName; 3] = [header::AUTHORIZATION, header::COOKIE, header::PROXY_AUTHORIZATION];
 
 struct Value<'a>(&'a ValueMatch);
 

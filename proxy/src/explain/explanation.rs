@@ -1,0 +1,534 @@
+//! What is said of a request. Pure: made of the snapshot, by the matcher that serves requests.
+
+use http::{HeaderMap, HeaderName};
+use serde::Serialize;
+use weir_policy::breaker::{BreakerState, Refusal};
+use weir_policy::model::{
+    Action, DirectResponse, Forward, HeaderChanges, HostMatch, Redirect, RetryPolicy, Rewrite, Route, Timeouts,
+    WeightedBackend,
+};
+use weir_policy::names::{ListenerName, WorkloadName};
+use weir_policy::route::{self, HostEntry, RequestFacts, RouteId, RouteTable, Unmet};
+use weir_policy::time::Time;
+use weir_xds::ResourceType;
+
+use crate::error::ProxyError;
+use crate::explain::{PublicDns, Question};
+use crate::http::head::Head;
+use crate::mesh::status::{self, ClusterStatus, Matches};
+use crate::mesh::{Connected, LinkStatus, ResourceStatus, Unavailable};
+use crate::outbound::CONFIG_WAIT;
+use crate::plan::{self, RequestPlan};
+use crate::snapshot::{Backend, Lookup, Service, Snapshot};
+
+/// What is known when a request is explained.
+pub(super) struct Facts<'a> {
+    pub(super) workload: &'a WorkloadName,
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) link: &'a LinkStatus,
+    pub(super) now: Time,
+    /// What came of asking for the name, if it was asked for in vain.
+    pub(super) waited: Option<ProxyError>,
+    pub(super) public_dns: Option<PublicDns>,
+}
+
+/// Which way a request would go, and why. What the way does not come to is absent.
+#[derive(Debug, Serialize)]
+pub(crate) struct Explanation {
+    proxy: ProxyPart,
+    request: RequestPart,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<NamePart>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listener: Option<ResourceStatus>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    route_configuration: Option<ResourceStatus>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    virtual_host: Option<VirtualHostPart>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    passed_over: Option<PassedOver>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    route: Option<RoutePart>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    backends: Vec<BackendPart>,
+    outcome: Outcome,
+}
+
+#[derive(Debug, Serialize)]
+struct ProxyPart {
+    workload: String,
+    /// Which publication it is made of, counted from 1 in the proxy's process; 0: nothing is in force.
+    snapshot: u64,
+    connected: Connected,
+}
+
+/// The request as it was understood; values of fields are not repeated.
+#[derive(Debug, Serialize)]
+struct RequestPart {
+    method: String,
+    url: String,
+    headers: Vec<String>,
+}
+
+/// What the authority means.
+#[derive(Debug, Serialize)]
+struct NamePart {
+    asked: String,
+    /// The mesh name that it became; absent: it can't be one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    canonical: Option<String>,
+    because: Vec<String>,
+    /// What the name would be outside the mesh, where that was looked up. A mesh name wins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    public_dns: Option<PublicDns>,
+}
+
+#[derive(Debug, Serialize)]
+struct VirtualHostPart {
+    name: String,
+    hosts: Vec<String>,
+}
+
+/// Routes that come before the one taken.
+#[derive(Debug, Serialize)]
+struct PassedOver {
+    total: usize,
+    /// In order of precedence; if there are many, those whose path matches before others.
+    routes: Vec<PassedRoute>,
+}
+
+#[derive(Debug, Serialize)]
+struct PassedRoute {
+    name: String,
+    matches: String,
+    why: String,
+}
+
+#[derive(Debug, Serialize)]
+struct RoutePart {
+    name: String,
+    /// The resource it was written in: `HTTPRoute/citizen/portal`.
+    source: String,
+    matches: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    request_headers: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    response_headers: Vec<String>,
+    #[serde(flatten)]
+    forward: Option<ForwardPart>,
+}
+
+/// The policies of a route that forwards.
+#[derive(Debug, Serialize)]
+struct ForwardPart {
+    /// The target asked for upstream, where it changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rewritten_target: Option<String>,
+    /// The host asked for upstream, where it changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rewritten_host: Option<String>,
+    timeouts: TimeoutsPart,
+    /// Absent: only what is safe for every request is sent again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry: Option<RetryPart>,
+}
+
+/// In milliseconds; absent: none of the route's own.
+#[derive(Debug, Serialize)]
+struct TimeoutsPart {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_ms: Option<u128>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backend_request_ms: Option<u128>,
+}
+
+#[derive(Debug, Serialize)]
+struct RetryPart {
+    attempts: u32,
+    codes: Vec<u16>,
+    backoff_ms: u128,
+}
+
+#[derive(Debug, Serialize)]
+struct BackendPart {
+    #[serde(flatten)]
+    cluster: ClusterStatus,
+    weight: u32,
+    /// Of the requests that the route takes.
+    share_percent: f64,
+    /// What a request that is sent here would be answered with instead; absent: nothing stands in its way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<Outcome>,
+    /// The cluster and its endpoints as the control plane told of them.
+    resources: Vec<ResourceStatus>,
+}
+
+/// What becomes of the request.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    /// `forward`, `redirect`, `respond`, `refuse`; `ask`: the control plane would be asked for the name first.
+    action: &'static str,
+    /// Of the answer, where this proxy makes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
+    /// As in the access log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flag: Option<&'static str>,
+    why: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<&'static str>,
+}
+
+impl Explanation {
+    /// Explains a request whose head was read, or could not be.
+    pub(super) fn new(facts: &Facts<'_>, question: &Question, head: Result<Head, ProxyError>) -> Explanation {
+        let mut explanation = Explanation {
+            proxy: ProxyPart {
+                workload: facts.workload.to_string(),
+                snapshot: facts.snapshot.version,
+                connected: facts.link.connected,
+            },
+            request: RequestPart {
+                method: question.method.to_string(),
+                url: question.url.to_string(),
+                headers: question.headers.keys().map(HeaderName::to_string).collect(),
+            },
+            name: None,
+            listener: None,
+            route_configuration: None,
+            virtual_host: None,
+            passed_over: None,
+            route: None,
+            backends: Vec::new(),
+            outcome: Outcome::ask(),
+        };
+        let followed = head.and_then(|head| explanation.follow(facts, &head));
+        explanation.outcome = followed.unwrap_or_else(|error| Outcome::refuse(&error));
+        explanation
+    }
+
+    /// Follows the request as `outbound.rs` does: identify, plan, and what admission would say.
+    fn follow(&mut self, facts: &Facts<'_>, head: &Head) -> Result<Outcome, ProxyError> {
+        let authority = head.authority.as_str();
+        let name = ListenerName::from_authority(authority, &facts.workload.namespace);
+        let named = self.name.insert(NamePart {
+            asked: authority.to_owned(),
+            canonical: name.as_ref().ok().map(ToString::to_string),
+            because: Vec::new(),
+            public_dns: facts.public_dns.clone(),
+        });
+        let name = name.map_err(|error| {
+            named.because.push(format!("it is no name of the mesh: {error}"));
+            ProxyError::UnknownDestination {
+                authority: authority.to_owned(),
+                why: error.to_string(),
+            }
+        })?;
+        named.because = expansion(head, &name);
+        self.listener = resource(facts.link, ResourceType::Listener, &name.to_string());
+        let service = match (facts.snapshot.service(&name), &facts.waited) {
+            (Some(Lookup::Service(service)), _) => service,
+            (Some(Lookup::NoSuchService { .. }), _) => {
+                return Err(ProxyError::of_name(authority, Unavailable::NoSuchService));
+            }
+            (None, Some(ProxyError::NoConfig { why, .. })) => return Err(ProxyError::of_name(authority, why.clone())),
+            (None, _) => return Ok(Outcome::ask()),
+        };
+        if let Some(routes) = &service.routes_name {
+            if name.port.is_none() {
+                let port = routes.cluster.port;
+                named
+                    .because
+                    .push(format!("no port is given, and the control plane chose {port}"));
+            }
+            self.route_configuration = resource(facts.link, ResourceType::Route, &routes.to_string());
+        }
+        self.find_route(facts, head, service)
+    }
+
+    fn find_route(&mut self, facts: &Facts<'_>, head: &Head, service: &Service) -> Result<Outcome, ProxyError> {
+        let host = head.host();
+        let request = RequestFacts {
+            host: &host,
+            path: head.target.path(),
+            query: head.target.query(),
+            method: &head.method,
+            headers: &head.headers,
+        };
+        let found = service.table.explain(&request);
+        self.virtual_host = found.virtual_host.map(virtual_host);
+        self.passed_over = Some(passed_over(&service.table, &found.passed_over, &head.headers));
+        let no_route = || ProxyError::NoRoute {
+            service: service.name.to_string(),
+        };
+        let id = found.taken.ok_or_else(no_route)?;
+        let route = service.table.route(id);
+        let shown = self.route.insert(RoutePart::new(route));
+        match &route.action {
+            Action::Respond(DirectResponse { status, body: _ }) => Ok(Outcome::answer(
+                "respond",
+                status.as_u16(),
+                "the route answers".to_owned(),
+            )),
+            Action::Redirect(Redirect { status, .. }) => {
+                let location = match plan::plan(head, service, 0)? {
+                    RequestPlan::Answer(answer) => answer.headers.get(http::header::LOCATION).cloned(),
+                    RequestPlan::Forward(_) => None,
+                };
+                let location = location.as_ref().and_then(|location| location.to_str().ok());
+                let why = format!("the route redirects to {}", location.unwrap_or("nowhere"));
+                Ok(Outcome::answer("redirect", status.as_u16(), why))
+            }
+            Action::Forward(forward) => {
+                shown.forward = Some(ForwardPart::new(forward, route, head));
+                let compiled = service.route(id).map(|compiled| compiled.backends.as_slice());
+                self.draw_backend(facts, route, forward, compiled.unwrap_or_default())
+            }
+        }
+    }
+
+    fn draw_backend(
+        &mut self,
+        facts: &Facts<'_>,
+        route: &Route,
+        forward: &Forward,
+        compiled: &[Backend],
+    ) -> Result<Outcome, ProxyError> {
+        let sum: u64 = forward.backends.iter().map(|backend| u64::from(backend.weight)).sum();
+        let (mut open, mut first_problem) = (Vec::new(), None);
+        for (weighted, backend) in forward.backends.iter().zip(compiled) {
+            let WeightedBackend { cluster, weight } = weighted;
+            let problem = problem(route, backend, facts.now).err();
+            if self.backends.len() < BACKENDS_SHOWN_MAX {
+                let name = cluster.to_string();
+                let resources = [ResourceType::Cluster, ResourceType::Endpoints].into_iter();
+                self.backends.push(BackendPart {
+                    cluster: status::cluster(cluster, backend, facts.now).shortened(ENDPOINTS_SHOWN_MAX),
+                    weight: *weight,
+                    share_percent: f64::from(*weight) * 100.0 / (sum.max(1) as f64),
+                    problem: problem.as_ref().map(Outcome::refuse),
+                    resources: resources.filter_map(|of| resource(facts.link, of, &name)).collect(),
+                });
+            }
+            match problem {
+                _ if *weight == 0 => {}
+                Some(problem) => first_problem = first_problem.or(Some(problem)),
+                None => open.push(cluster.to_string()),
+            }
+        }
+        match (open.as_slice(), first_problem) {
+            ([], problem) => Err(problem.unwrap_or_else(|| ProxyError::NoBackend {
+                route: route.name.clone(),
+            })),
+            ([only], None) => Ok(Outcome::forward(format!("it is sent to {only}"))),
+            (_, None) => Ok(Outcome::forward(
+                "it is sent to one of the backends, by weight".to_owned(),
+            )),
+            (_, Some(_)) => Ok(Outcome::forward(
+                "it is sent to one of the backends, by weight; some would not take it".to_owned(),
+            )),
+        }
+    }
+}
+
+impl Outcome {
+    fn forward(why: String) -> Outcome {
+        Outcome {
+            action: "forward",
+            status: None,
+            flag: None,
+            why,
+            hint: None,
+        }
+    }
+
+    fn answer(action: &'static str, status: u16, why: String) -> Outcome {
+        Outcome {
+            action,
+            status: Some(status),
+            flag: Some("direct"),
+            why,
+            hint: None,
+        }
+    }
+
+    fn refuse(error: &ProxyError) -> Outcome {
+        Outcome {
+            action: "refuse",
+            status: Some(error.status().as_u16()),
+            flag: Some(error.flag().as_str()),
+            why: error.to_string(),
+            hint: Some(error.hint()),
+        }
+    }
+
+    fn ask() -> Outcome {
+        Outcome {
+            action: "ask",
+            status: None,
+            flag: None,
+            why: format!(
+                "nobody has used this name here lately: a request would ask the control plane for it and wait up to {CONFIG_WAIT:?}"
+            ),
+            hint: Some("ask by POST, and the explanation does the same"),
+        }
+    }
+}
+
+impl RoutePart {
+    fn new(route: &Route) -> RoutePart {
+        let source = route.name.split('#').next().unwrap_or(&route.name);
+        RoutePart {
+            name: route.name.clone(),
+            source: source.to_owned(),
+            matches: Matches(&route.matches).to_string(),
+            request_headers: changes(&route.request_headers),
+            response_headers: changes(&route.response_headers),
+            forward: None,
+        }
+    }
+}
+
+impl ForwardPart {
+    fn new(forward: &Forward, route: &Route, head: &Head) -> ForwardPart {
+        let Forward {
+            backends: _,
+            rewrite: Rewrite { host, path },
+            timeouts,
+            retry,
+        } = forward;
+        let target = path.as_ref().map(|rewrite| {
+            let path = route::rewrite_path(rewrite, &route.matches.path, head.target.path());
+            match head.target.query() {
+                Some(query) => format!("{path}?{query}"),
+                None => path,
+            }
+        });
+        let Timeouts {
+            request,
+            backend_request,
+        } = timeouts;
+        let retry = retry.as_ref().map(|retry| {
+            let RetryPolicy {
+                attempts,
+                codes,
+                backoff,
+            } = retry;
+            RetryPart {
+                attempts: *attempts,
+                codes: codes.iter().map(|code| code.as_u16()).collect(),
+                backoff_ms: backoff.as_millis(),
+            }
+        });
+        ForwardPart {
+            rewritten_target: target,
+            rewritten_host: host.clone(),
+            timeouts: TimeoutsPart {
+                request_ms: request.map(|limit| limit.as_millis()),
+                backend_request_ms: backend_request.map(|limit| limit.as_millis()),
+            },
+            retry,
+        }
+    }
+}
+
+/// Why an authority became this name.
+fn expansion(head: &Head, name: &ListenerName) -> Vec<String> {
+    let host = head.host();
+    let service = &name.service;
+    let mut because = Vec::new();
+    if !host.contains('.') {
+        because.push(format!(
+            "{host:?} is short: it is looked up in this proxy's own namespace, {}",
+            service.namespace
+        ));
+    } else if host != service.to_string() {
+        because.push(format!("{host:?} is short for {service}"));
+    }
+    because
+}
+
+fn resource(link: &LinkStatus, of: ResourceType, name: &str) -> Option<ResourceStatus> {
+    let kind = of.to_string();
+    let named = |resource: &&ResourceStatus| resource.kind == kind && resource.name == name;
+    link.resources.iter().find(named).cloned()
+}
+
+fn virtual_host(entry: &HostEntry) -> VirtualHostPart {
+    let host = |host: &HostMatch| match host {
+        HostMatch::Any => "*".to_owned(),
+        HostMatch::Suffix(suffix) => format!("*.{suffix}"),
+        HostMatch::Exact(host) => host.clone(),
+    };
+    VirtualHostPart {
+        name: entry.name.to_string(),
+        hosts: entry.hosts.iter().take(HOSTS_SHOWN_MAX).map(host).collect(),
+    }
+}
+
+fn passed_over(table: &RouteTable, all: &[(RouteId, Unmet<'_>)], headers: &HeaderMap) -> PassedOver {
+    let is_near = |(_, unmet): &&(RouteId, Unmet<'_>)| *unmet != Unmet::Path;
+    let mut chosen: Vec<_> = all.iter().filter(is_near).take(PASSED_SHOWN_MAX).collect();
+    let room = PASSED_SHOWN_MAX - chosen.len();
+    chosen.extend(all.iter().filter(|passed| !is_near(passed)).take(room));
+    chosen.sort_by_key(|(id, _)| *id);
+    let routes = chosen.into_iter().map(|(id, unmet)| {
+        let route = table.route(*id);
+        PassedRoute {
+            name: route.name.clone(),
+            matches: Matches(&route.matches).to_string(),
+            why: match unmet {
+                Unmet::Path => "the path is another".to_owned(),
+                Unmet::Method(method) => format!("the method is not {method}"),
+                Unmet::Header(name) if headers.contains_key(*name) => format!("header {name} holds another value"),
+                Unmet::Header(name) => format!("header {name} is absent"),
+                Unmet::Query(name) => format!("query parameter {name} is absent or holds another value"),
+            },
+        }
+    });
+    PassedOver {
+        total: all.len(),
+        routes: routes.collect(),
+    }
+}
+
+/// What stands in the way of a request to a backend now, in the order in which it would meet it.
+fn problem(route: &Route, backend: &Backend, now: Time) -> Result<(), ProxyError> {
+    let cluster = plan::drawn_cluster(route, Some(backend))?;
+    let refused = |refusal| ProxyError::Refused {
+        cluster: cluster.label.to_string(),
+        refusal,
+    };
+    let breaker = &cluster.state.breaker;
+    let counts = breaker.counts();
+    if counts.requests >= counts.limits.max_requests {
+        let limit = counts.limits.max_requests;
+        return Err(refused(Refusal::Requests { limit }));
+    }
+    match breaker.state(now) {
+        BreakerState::Open { until } => {
+            let retry_after = until.saturating_since(now);
+            return Err(refused(Refusal::Open { retry_after }));
+        }
+        BreakerState::Closed | BreakerState::HalfOpen => {}
+    }
+    if cluster.endpoints.is_empty() {
+        let cluster = cluster.label.to_string();
+        return Err(ProxyError::NoEndpoint { cluster });
+    }
+    Ok(())
+}
+
+/// Changes to a header in words; values are not repeated, they may be secrets.
+fn changes(changes: &HeaderChanges) -> Vec<String> {
+    let HeaderChanges { remove, set, add } = changes;
+    let removed = remove.iter().map(|name| format!("removes {name}"));
+    let set = set.iter().map(|(name, _)| format!("sets {name}"));
+    let added = add.iter().map(|(name, _)| format!("adds {name}"));
+    removed.chain(set).chain(added).collect()
+}
+
+const PASSED_SHOWN_MAX: usize = 32;
+const HOSTS_SHOWN_MAX: usize = 32;
+const BACKENDS_SHOWN_MAX: usize = 16;
+const ENDPOINTS_SHOWN_MAX: usize = 100;
