@@ -4,6 +4,7 @@ pub(crate) mod endpoints;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub(crate) mod index;
+pub(crate) mod references;
 pub(crate) mod routes;
 
 use std::fmt;
@@ -262,7 +263,8 @@ pub(crate) fn check(object: &Object) -> Result<(), Vec<FieldError>> {
         | Spec::Service(_)
         | Spec::EndpointSlice(_)
         | Spec::Workload(_)
-        | Spec::BackendPolicy(_) => Ok(()),
+        | Spec::BackendPolicy(_)
+        | Spec::ReferenceGrant(_) => Ok(()),
     }
 }
 

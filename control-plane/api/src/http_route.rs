@@ -48,6 +48,13 @@ pub struct HttpRouteSpec {
     pub rules: Vec<HttpRouteRule>,
 }
 
+impl HttpRouteSpec {
+    /// All that it refers to beside its parents.
+    pub fn backends(&self) -> impl Iterator<Item = &BackendRef> {
+        self.rules.iter().flat_map(|rule| &rule.backend_refs)
+    }
+}
+
 /// A service whose callers a route is for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

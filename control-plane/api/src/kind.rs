@@ -19,6 +19,9 @@ pub enum Kind {
     Workload,
     /// `weir.dev/v1` BackendPolicy: how a service's endpoints are used.
     BackendPolicy,
+    /// `gateway.networking.k8s.io/v1` ReferenceGrant: who may refer to what is in a namespace. Before the routes, so
+    /// that a door is open when a route goes through it.
+    ReferenceGrant,
     /// `gateway.networking.k8s.io/v1` HTTPRoute: where requests go.
     HttpRoute,
 }
@@ -50,6 +53,7 @@ impl Kind {
         Kind::EndpointSlice,
         Kind::Workload,
         Kind::BackendPolicy,
+        Kind::ReferenceGrant,
         Kind::HttpRoute,
     ];
 
@@ -58,9 +62,24 @@ impl Kind {
         self.facts().group
     }
 
-    /// The version in the group.
+    /// The version in the group in which its resources are written.
     pub fn version(self) -> &'static str {
         "v1"
+    }
+
+    /// Every version in which its resources are read, [`Kind::version`] first; all have the same fields.
+    pub fn versions(self) -> &'static [&'static str] {
+        match self {
+            // The CRD serves both; v1beta1 is what the most people have written.
+            Kind::ReferenceGrant => &["v1", "v1beta1"],
+            Kind::Namespace
+            | Kind::MeshConfig
+            | Kind::Service
+            | Kind::EndpointSlice
+            | Kind::Workload
+            | Kind::BackendPolicy
+            | Kind::HttpRoute => &["v1"],
+        }
     }
 
     /// What `apiVersion` says: `v1` or `group/v1`.
@@ -92,9 +111,12 @@ impl Kind {
     pub fn scope(self) -> Scope {
         match self {
             Kind::Namespace | Kind::MeshConfig => Scope::Cluster,
-            Kind::Service | Kind::EndpointSlice | Kind::Workload | Kind::BackendPolicy | Kind::HttpRoute => {
-                Scope::Namespaced
-            }
+            Kind::Service
+            | Kind::EndpointSlice
+            | Kind::Workload
+            | Kind::BackendPolicy
+            | Kind::ReferenceGrant
+            | Kind::HttpRoute => Scope::Namespaced,
         }
     }
 
@@ -107,6 +129,7 @@ impl Kind {
             | Kind::Service
             | Kind::EndpointSlice
             | Kind::BackendPolicy
+            | Kind::ReferenceGrant
             | Kind::HttpRoute => Access::Writable,
         }
     }
@@ -124,13 +147,14 @@ impl Kind {
 
     /// The kind that a resource's `apiVersion` and `kind` name.
     pub fn of(api_version: &str, kind: &str) -> Option<Kind> {
-        let named = |k: &&Kind| k.api_version() == api_version && k.kind() == kind;
+        let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
+        let named = |k: &&Kind| k.kind() == kind && k.group() == group && k.versions().contains(&version);
         Kind::ALL.iter().find(named).copied()
     }
 
     /// The kind that a URL's group (empty: core), version and plural name.
     pub fn of_plural(group: &str, version: &str, plural: &str) -> Option<Kind> {
-        let named = |k: &&Kind| k.group() == group && k.version() == version && k.plural() == plural;
+        let named = |k: &&Kind| k.plural() == plural && k.group() == group && k.versions().contains(&version);
         Kind::ALL.iter().find(named).copied()
     }
 
@@ -196,6 +220,14 @@ impl Kind {
                 singular: "backendpolicy",
                 short: &["bp"],
             },
+            Kind::ReferenceGrant => Facts {
+                group: "gateway.networking.k8s.io",
+                api_version: "gateway.networking.k8s.io/v1",
+                kind: "ReferenceGrant",
+                plural: "referencegrants",
+                singular: "referencegrant",
+                short: &["refgrant"],
+            },
             Kind::HttpRoute => Facts {
                 group: "gateway.networking.k8s.io",
                 api_version: "gateway.networking.k8s.io/v1",
@@ -249,6 +281,10 @@ mod tests {
         assert_eq!(Kind::of_name("services.weir.dev"), None);
         assert_eq!(Kind::of("v1", "Pod"), None);
         assert_eq!(Kind::of("v2", "Service"), None);
+        assert_eq!(Kind::of("v1beta1", "Service"), None);
+        let beta = "gateway.networking.k8s.io/v1beta1";
+        assert_eq!(Kind::of(beta, "ReferenceGrant"), Some(Kind::ReferenceGrant));
+        assert_eq!(Kind::of(beta, "HTTPRoute"), None);
         assert_eq!(Kind::of_plural("", "v1", "httproutes"), None);
     }
 
@@ -276,6 +312,6 @@ mod tests {
     #[test]
     fn all_is_sorted_and_whole() {
         assert!(Kind::ALL.is_sorted());
-        assert_eq!(Kind::ALL.len(), 7);
+        assert_eq!(Kind::ALL.len(), 8);
     }
 }

@@ -16,6 +16,7 @@ pub mod namespace;
 mod object;
 pub mod patch;
 mod reference;
+pub mod reference_grant;
 pub mod schema;
 pub mod service;
 pub mod views;

@@ -17,6 +17,7 @@ use crate::kind::{Kind, Scope};
 use crate::mesh_config::{self, MeshConfigSpec};
 use crate::names;
 use crate::namespace::{self, NamespaceSpec};
+use crate::reference_grant::{self, ReferenceGrantSpec};
 use crate::schema::texts::{LabelOrEmpty, LabelValue, Subdomain};
 use crate::service::{self, ServiceSpec};
 use crate::workload::{self, WorkloadSpec};
@@ -130,6 +131,8 @@ pub enum Spec {
     Workload(WorkloadSpec),
     /// Of a BackendPolicy.
     BackendPolicy(BackendPolicySpec),
+    /// Of a ReferenceGrant.
+    ReferenceGrant(ReferenceGrantSpec),
     /// Of an HTTPRoute.
     HttpRoute(HttpRouteSpec),
 }
@@ -144,6 +147,7 @@ impl Spec {
             Spec::EndpointSlice(_) => Kind::EndpointSlice,
             Spec::Workload(_) => Kind::Workload,
             Spec::BackendPolicy(_) => Kind::BackendPolicy,
+            Spec::ReferenceGrant(_) => Kind::ReferenceGrant,
             Spec::HttpRoute(_) => Kind::HttpRoute,
         }
     }
@@ -222,6 +226,7 @@ impl Serialize for Object {
             }
             Spec::Workload(spec) => map.serialize_entry("spec", spec)?,
             Spec::BackendPolicy(spec) => map.serialize_entry("spec", spec)?,
+            Spec::ReferenceGrant(spec) => map.serialize_entry("spec", spec)?,
             Spec::HttpRoute(spec) => map.serialize_entry("spec", spec)?,
         }
         if let Some(status) = &self.status {
@@ -250,6 +255,9 @@ fn read_object(node: &Node<'_>, namespace: Option<&str>, errors: &mut Errors) ->
         Kind::BackendPolicy => fields
             .required("spec", errors, backend_policy::read)
             .map(Spec::BackendPolicy),
+        Kind::ReferenceGrant => fields
+            .required("spec", errors, reference_grant::read)
+            .map(Spec::ReferenceGrant),
         Kind::HttpRoute => {
             let read = |node: &Node<'_>, errors: &mut Errors| http_route::read(node, &own, errors);
             fields.required("spec", errors, read).map(Spec::HttpRoute)
@@ -350,7 +358,9 @@ fn read_name(node: &Node<'_>, kind: Kind, errors: &mut Errors) -> Option<String>
     match kind {
         // Parts of the mesh's names, each one label of a DNS name.
         Kind::Namespace | Kind::Service | Kind::Workload => names::label(node, errors),
-        Kind::EndpointSlice | Kind::BackendPolicy | Kind::HttpRoute => names::subdomain(node, errors),
+        Kind::EndpointSlice | Kind::BackendPolicy | Kind::ReferenceGrant | Kind::HttpRoute => {
+            names::subdomain(node, errors)
+        }
         Kind::MeshConfig => {
             let is_right = |name: &str| name == mesh_config::NAME;
             names::checked(

@@ -19,6 +19,7 @@ use crate::kind::Kind;
 use crate::mesh_config::MeshConfigSpec;
 use crate::namespace::NamespaceSpec;
 use crate::object::Metadata;
+use crate::reference_grant::ReferenceGrantSpec;
 use crate::service::ServiceSpec;
 use crate::views;
 use crate::workload::WorkloadSpec;
@@ -138,6 +139,7 @@ fn body(kind: Kind, generator: &mut SchemaGenerator) -> Body {
         Kind::EndpointSlice => top::<EndpointSliceBody>(generator),
         Kind::Workload => spec::<WorkloadSpec>(generator, Spec::Required),
         Kind::BackendPolicy => spec::<BackendPolicySpec>(generator, Spec::Required),
+        Kind::ReferenceGrant => spec::<ReferenceGrantSpec>(generator, Spec::Required),
         Kind::HttpRoute => spec::<HttpRouteSpec>(generator, Spec::Required),
     }
 }

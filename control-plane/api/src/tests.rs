@@ -902,3 +902,48 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn grants_are_read_in_both_versions_and_written_in_one() {
+    let grant = |version: &str, spec: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/{version}\nkind: ReferenceGrant\n\
+             metadata: {{name: g, namespace: citizen}}\nspec: {spec}\n"
+        )
+    };
+    let from = "from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: police}]";
+    for version in ["v1", "v1beta1"] {
+        let spec = format!("{{{from}, to: [{{group: '', kind: Service, name: a}}, {{group: '', kind: Service}}]}}");
+        let value = good(&grant(version, &spec)).to_value();
+        assert_eq!(value["apiVersion"], "gateway.networking.k8s.io/v1");
+        assert_eq!(value["spec"]["from"][0]["group"], "gateway.networking.k8s.io");
+        assert_eq!(value["spec"]["to"][1].as_object().map(serde_json::Map::len), Some(2));
+    }
+    bad(
+        &grant("v1", &format!("{{{from}}}")),
+        &["f:4: spec.to: is missing; it has to be given"],
+    );
+    bad(
+        &grant("v1", "{from: [], to: [{kind: Service}]}"),
+        &[
+            "f:4: spec.from: [] is empty; a grant is for at least one kind in one namespace",
+            "f:4: spec.to[0].group: is missing; ",
+        ],
+    );
+    let others = "{from: [{group: gateway.networking.k8s.io, kind: Gateway, namespace: a}], \
+                  to: [{group: '', kind: Secret, nam: b}]}";
+    bad(
+        &grant("v1beta1", others),
+        &[
+            "f:4: spec.from[0].kind: \"Gateway\" is not supported; \"HTTPRoute\" is right",
+            "f:4: spec.to[0].kind: \"Secret\" is not supported; \"Service\" is right",
+            "f:4: spec.to[0].nam: \"b\" stands in an unknown field; ",
+        ],
+    );
+    bad(
+        &grant("v1alpha2", "{}"),
+        &[
+            "f:1: apiVersion: \"gateway.networking.k8s.io/v1alpha2\" is not supported; gateway.networking.k8s.io/v1 is right",
+        ],
+    );
+}

@@ -270,7 +270,7 @@ fn wait(
 /// Whether proxies get anything that is made of a kind.
 fn concerns_proxies(kind: Kind) -> bool {
     match kind {
-        Kind::Service | Kind::EndpointSlice | Kind::BackendPolicy | Kind::HttpRoute => true,
+        Kind::Service | Kind::EndpointSlice | Kind::BackendPolicy | Kind::ReferenceGrant | Kind::HttpRoute => true,
         Kind::Namespace | Kind::MeshConfig | Kind::Workload => false,
     }
 }

@@ -206,6 +206,7 @@ fn headings(args: &GetArgs) -> Vec<&'static str> {
         Kind::EndpointSlice => &["SERVICE", "PORTS", "READY"],
         Kind::Workload => &["ADDRESS", "APPS", "VERSION", "STATE"],
         Kind::BackendPolicy => &["SERVICES", "BALANCING", "BREAKER"],
+        Kind::ReferenceGrant => &["FROM", "TO"],
         Kind::HttpRoute => &["SERVICES", "RULES", "BACKENDS"],
     });
     headings.push("AGE");
@@ -289,6 +290,14 @@ fn columns(object: &Object) -> Vec<String> {
             };
             let breaker = breaker(&spec.circuit_breaker.unwrap_or_default());
             vec![joined(targets), balancing.to_owned(), breaker]
+        }
+        Spec::ReferenceGrant(spec) => {
+            let from = spec.from.iter().map(|from| format!("{}.{}", from.kind, from.namespace));
+            let to = spec
+                .to
+                .iter()
+                .map(|to| to.name.clone().unwrap_or_else(|| "*".to_owned()));
+            vec![joined(from), joined(to)]
         }
         Spec::HttpRoute(spec) => route(spec),
     }

@@ -8,9 +8,10 @@ use weir_api::endpoint_slice::{
     AddressType, Conditions, EndpointSliceBody, SliceEndpoint, SlicePort, TargetRef as EndpointTarget,
 };
 use weir_api::http_route::{BackendRef, HttpRouteMatch, HttpRouteRule, HttpRouteSpec, ParentRef, PathMatch};
+use weir_api::reference_grant::{GrantFrom, GrantTo, ReferenceGrantSpec};
 use weir_api::service::{self, SERVICE_NAME_LABEL, ServicePort, ServiceSpec};
 use weir_api::workload::{WorkloadLocality, WorkloadPort, WorkloadSpec};
-use weir_api::{Object, RefKind, Spec};
+use weir_api::{Kind, Object, RefKind, Spec};
 use weir_policy::names::ServiceName;
 
 use super::index::Index;
@@ -60,13 +61,7 @@ pub(crate) fn route(namespace: &str, name: &str, parent_namespace: &str, parent:
 }
 
 pub(crate) fn rule(prefix: &str, backends: &[&str]) -> HttpRouteRule {
-    let backends = backends.iter().map(|name| BackendRef {
-        kind: RefKind::Service,
-        namespace: None,
-        name: (*name).to_owned(),
-        port: port(80),
-        weight: 1,
-    });
+    let backends = backends.iter().map(|name| backend(name));
     HttpRouteRule {
         name: None,
         matches: vec![HttpRouteMatch {
@@ -80,6 +75,32 @@ pub(crate) fn rule(prefix: &str, backends: &[&str]) -> HttpRouteRule {
         timeouts: None,
         retry: None,
     }
+}
+
+/// Port 80 of a service in the route's namespace.
+pub(crate) fn backend(name: &str) -> BackendRef {
+    BackendRef {
+        kind: RefKind::Service,
+        namespace: None,
+        name: name.to_owned(),
+        port: port(80),
+        weight: 1,
+    }
+}
+
+/// A grant in `namespace` for HTTPRoutes of `from` to one service or to all.
+pub(crate) fn grant(namespace: &str, name: &str, from: &str, to: Option<&str>) -> Object {
+    let spec = ReferenceGrantSpec {
+        from: vec![GrantFrom {
+            kind: Kind::HttpRoute,
+            namespace: from.to_owned(),
+        }],
+        to: vec![GrantTo {
+            kind: RefKind::Service,
+            name: to.map(str::to_owned),
+        }],
+    };
+    Object::new(namespace, name, Spec::ReferenceGrant(spec))
 }
 
 pub(crate) fn spec_of(route: &mut Object) -> &mut HttpRouteSpec {

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use weir_api::backend_policy::BackendPolicySpec;
 use weir_api::endpoint_slice::{EndpointSliceBody, TargetRef};
 use weir_api::http_route::HttpRouteSpec;
+use weir_api::reference_grant::ReferenceGrantSpec;
 use weir_api::service::{SERVICE_NAME_LABEL, ServiceSpec};
 use weir_api::workload::WorkloadSpec;
 use weir_api::{Key, Kind, Object, Spec};
 use weir_policy::names::{ServiceName, WorkloadName};
 
-use super::routes::is_not_permitted;
+use super::references::is_not_permitted;
 
 /// Objects that configuration is made from, found by the service they are about.
 #[derive(Debug, Default)]
@@ -22,6 +23,8 @@ pub(crate) struct Index {
     attached: BTreeMap<ServiceName, BTreeSet<Key>>,
     /// Slices by the workload that one of their endpoints names.
     slices_of: BTreeMap<WorkloadName, BTreeSet<Key>>,
+    /// Routes by each namespace other than their own that one of their references names.
+    refer_to: BTreeMap<String, BTreeSet<Key>>,
 }
 
 /// An object of one kind.
@@ -103,6 +106,20 @@ impl Index {
         })
     }
 
+    /// The grants of a namespace, by name.
+    pub(crate) fn grants(&self, namespace: &str) -> impl Iterator<Item = Of<'_, ReferenceGrantSpec>> {
+        let first = Key {
+            kind: Kind::ReferenceGrant,
+            namespace: namespace.to_owned(),
+            name: String::new(),
+        };
+        let from = self.objects.range(first..);
+        from.map_while(move |(key, object)| match &object.spec {
+            Spec::ReferenceGrant(spec) if key.namespace == namespace => Some(Of { object, spec }),
+            _ => None,
+        })
+    }
+
     /// A workload.
     pub(crate) fn workload(&self, name: &WorkloadName) -> Option<Of<'_, WorkloadSpec>> {
         let key = Key {
@@ -136,6 +153,9 @@ impl Index {
         for workload in workloads_of(object) {
             self.slices_of.entry(workload).or_default().insert(key.clone());
         }
+        for namespace in namespaces_referred_to(object) {
+            self.refer_to.entry(namespace).or_default().insert(key.clone());
+        }
     }
 
     fn detach(&mut self, key: &Key, object: &Object) {
@@ -145,18 +165,24 @@ impl Index {
         for workload in workloads_of(object) {
             remove(&mut self.slices_of, &workload, key);
         }
+        for namespace in namespaces_referred_to(object) {
+            remove(&mut self.refer_to, &namespace, key);
+        }
     }
 
     fn touches(&self, object: &Object) -> BTreeSet<(ServiceName, Part)> {
-        let Spec::Workload(_) = &object.spec else {
-            return about(object);
+        let others = match &object.spec {
+            Spec::Workload(_) => name_of(object).and_then(|name| self.slices_of.get(&name)),
+            Spec::ReferenceGrant(_) => self.refer_to.get(&object.metadata.namespace),
+            Spec::Namespace(_)
+            | Spec::MeshConfig(_)
+            | Spec::Service(_)
+            | Spec::EndpointSlice(_)
+            | Spec::BackendPolicy(_)
+            | Spec::HttpRoute(_) => return about(object),
         };
-        let slices = name_of(object)
-            .and_then(|name| self.slices_of.get(&name))
-            .into_iter()
-            .flatten();
-        let slices = slices.filter_map(|key| self.objects.get(key));
-        slices.flat_map(|slice| about(slice)).collect()
+        let others = others.into_iter().flatten().filter_map(|key| self.objects.get(key));
+        others.flat_map(|other| about(other)).collect()
     }
 }
 
@@ -176,7 +202,7 @@ fn about(object: &Object) -> BTreeSet<(ServiceName, Part)> {
     let own = object.metadata.namespace.as_str();
     let named = |namespace: &str, name: &str, part: Part| service_name(namespace, name).map(|name| (name, part));
     match &object.spec {
-        Spec::Namespace(_) | Spec::MeshConfig(_) | Spec::Workload(_) => BTreeSet::new(),
+        Spec::Namespace(_) | Spec::MeshConfig(_) | Spec::Workload(_) | Spec::ReferenceGrant(_) => BTreeSet::new(),
         Spec::Service(_) => named(own, &object.metadata.name, Part::Whole).into_iter().collect(),
         Spec::EndpointSlice(_) => {
             let service = object.metadata.labels.get(SERVICE_NAME_LABEL);
@@ -217,7 +243,29 @@ fn workloads_of(object: &Object) -> BTreeSet<WorkloadName> {
         | Spec::Service(_)
         | Spec::Workload(_)
         | Spec::BackendPolicy(_)
+        | Spec::ReferenceGrant(_)
         | Spec::HttpRoute(_) => BTreeSet::new(),
+    }
+}
+
+/// The namespaces other than its own in which a route has backends.
+fn namespaces_referred_to(object: &Object) -> BTreeSet<String> {
+    let own = object.metadata.namespace.as_str();
+    match &object.spec {
+        Spec::HttpRoute(spec) => {
+            let namespaces = spec.backends().filter_map(|backend| backend.namespace.as_deref());
+            namespaces
+                .filter(|namespace| *namespace != own)
+                .map(str::to_owned)
+                .collect()
+        }
+        Spec::Namespace(_)
+        | Spec::MeshConfig(_)
+        | Spec::Service(_)
+        | Spec::EndpointSlice(_)
+        | Spec::Workload(_)
+        | Spec::BackendPolicy(_)
+        | Spec::ReferenceGrant(_) => BTreeSet::new(),
     }
 }
 

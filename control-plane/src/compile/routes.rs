@@ -4,16 +4,17 @@ use std::collections::BTreeSet;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use weir_api::http_route::{
-    BackendRef, HeaderModifier, HttpRouteFilter, HttpRouteMatch, HttpRouteRule, HttpRouteSpec, PathMatch, PathModifier,
+    HeaderModifier, HttpRouteFilter, HttpRouteMatch, HttpRouteRule, HttpRouteSpec, PathMatch, PathModifier,
     RETRY_ATTEMPTS, RETRY_BACKOFF, RedirectScheme, RequestRedirect, Retry, ValueMatch,
 };
 use weir_api::{FieldError, Object};
 use weir_policy::model;
-use weir_policy::names::{ClusterName, Consumers, Label, RouteName, ServiceName};
+use weir_policy::names::{ClusterName, Consumers, Label, RouteName};
 use weir_policy::precedence;
 use weir_policy::route::{CompileError, RouteTable};
 
-use super::index::{Index, Of, service_name};
+use super::index::{Index, Of};
+use super::references::{References, grants_for};
 use super::{Compiled, source};
 
 /// The routes of a service port. `None`: no such service or port.
@@ -34,9 +35,11 @@ pub(crate) fn route_config(name: &RouteName, index: &Index) -> Option<Compiled<m
     };
     let mut sources = vec![source(service.object)];
     sources.extend(routes.iter().map(|route| source(route.object)));
+    let grants = routes.iter().map(|route| grants_for(route.object, route.spec, index));
+    sources.extend(grants.flatten().collect::<BTreeSet<_>>());
     let virtual_hosts = match routes.as_slice() {
         [] => vec![to_own_cluster(&name.cluster)],
-        routes => virtual_hosts(routes),
+        routes => virtual_hosts(routes, index),
     };
     let resource = model::RouteConfig {
         name: name.clone(),
@@ -58,10 +61,13 @@ pub(crate) fn consumer_routes<'a>(of: &ClusterName, client: &Label, index: &'a I
 /// # Errors
 /// All that is wrong, by field.
 pub(crate) fn check(object: &Object, spec: &HttpRouteSpec) -> Result<(), Vec<FieldError>> {
+    // Where references lead is no matter of the object alone.
+    let index = Index::default();
+    let references = References::of(object, &spec.parent_refs, &index);
     for (number, rule) in spec.rules.iter().enumerate() {
-        expand(object, spec, number, rule).map_err(|error| vec![error])?;
+        expand(&references, number, rule).map_err(|error| vec![error])?;
     }
-    let hosts = virtual_hosts(&[Of { object, spec }]);
+    let hosts = virtual_hosts(&[Of { object, spec }], &index);
     let Err(wrong) = RouteTable::compile(&hosts) else {
         return Ok(());
     };
@@ -130,7 +136,7 @@ fn to_own_cluster(cluster: &ClusterName) -> model::VirtualHost {
 /// though, a request that no rule of a more specific host matches is matched against those of less specific ones
 /// (HTTPRouteSpec.hostnames: specificity only orders). So each virtual host holds the routes of every host that covers
 /// its own, the most specific first, each group by precedence.
-fn virtual_hosts(oldest_first: &[Of<'_, HttpRouteSpec>]) -> Vec<model::VirtualHost> {
+fn virtual_hosts(oldest_first: &[Of<'_, HttpRouteSpec>], index: &Index) -> Vec<model::VirtualHost> {
     let named = oldest_first.iter().flat_map(|route| hosts(route.spec));
     let distinct: BTreeSet<Host> = named.collect();
     let of_host = |host: &Host| {
@@ -141,7 +147,7 @@ fn virtual_hosts(oldest_first: &[Of<'_, HttpRouteSpec>]) -> Vec<model::VirtualHo
                 // Of several hosts of one HTTPRoute the most specific decides, so that its rules are here once.
                 let closest = hosts(route.spec).filter(|own| own.covers(host)).min();
                 if closest.as_ref() == Some(cover) {
-                    group.extend(expand_all(route));
+                    group.extend(expand_all(route, index));
                 }
             }
             precedence::sort(&mut group);
@@ -215,10 +221,11 @@ fn hosts(spec: &HttpRouteSpec) -> impl Iterator<Item = Host> {
 
 /// All routes of an HTTPRoute. One that can't be converted, which admission should have refused, answers its requests
 /// with 500: part of it would be something else than what was written.
-fn expand_all(route: &Of<'_, HttpRouteSpec>) -> Vec<model::Route> {
+fn expand_all(route: &Of<'_, HttpRouteSpec>, index: &Index) -> Vec<model::Route> {
+    let references = References::of(route.object, &route.spec.parent_refs, index);
     let mut all = Vec::new();
     for (number, rule) in route.spec.rules.iter().enumerate() {
-        match expand(route.object, route.spec, number, rule) {
+        match expand(&references, number, rule) {
             Ok(mut routes) => all.append(&mut routes),
             Err(error) => {
                 let respond = model::DirectResponse {
@@ -239,12 +246,7 @@ fn expand_all(route: &Of<'_, HttpRouteSpec>) -> Vec<model::Route> {
 }
 
 /// One route for each match of a rule.
-fn expand(
-    object: &Object,
-    spec: &HttpRouteSpec,
-    number: usize,
-    rule: &HttpRouteRule,
-) -> Result<Vec<model::Route>, FieldError> {
+fn expand(references: &References<'_>, number: usize, rule: &HttpRouteRule) -> Result<Vec<model::Route>, FieldError> {
     let path = format!("spec.rules[{number}]");
     let filters = filters(&path, rule)?;
     let action = match filters.redirect {
@@ -253,7 +255,10 @@ fn expand(
             backends: rule
                 .backend_refs
                 .iter()
-                .map(|backend| backend_of(object, spec, backend))
+                .map(|backend| model::WeightedBackend {
+                    cluster: references.cluster(backend),
+                    weight: backend.weight,
+                })
                 .collect(),
             rewrite: filters.rewrite,
             timeouts: rule
@@ -270,7 +275,7 @@ fn expand(
         }),
     };
     let route = |matches: model::RouteMatch, at: usize| model::Route {
-        name: format!("{}#rules[{number}].matches[{at}]", object.key()),
+        name: format!("{}#rules[{number}].matches[{at}]", references.key()),
         matches,
         request_headers: filters.request.clone(),
         response_headers: filters.response.clone(),
@@ -401,48 +406,6 @@ fn retry_policy(path: &str, retry: &Retry) -> Result<model::RetryPolicy, FieldEr
         backoff: retry.backoff.unwrap_or(RETRY_BACKOFF),
     })
 }
-
-/// The cluster of a backend. One in another namespace needs a ReferenceGrant there, a kind that does not exist yet, so
-/// it is refused: its share is answered with 500 (Gateway API, BackendObjectReference.namespace). A route may send
-/// requests back to a parent of its own, though: its callers reach that one without the route as well.
-fn backend_of(object: &Object, spec: &HttpRouteSpec, backend: &BackendRef) -> model::WeightedBackend {
-    let own = object.metadata.namespace.as_str();
-    let namespace = backend.namespace.as_deref().unwrap_or(own);
-    let is_parent = spec
-        .parent_refs
-        .iter()
-        .any(|parent| parent.name == backend.name && parent.namespace.as_deref().unwrap_or(own) == namespace);
-    let service = if namespace == own || is_parent {
-        service_name(namespace, &backend.name)
-    } else {
-        None
-    };
-    model::WeightedBackend {
-        cluster: ClusterName {
-            service: service.unwrap_or_else(not_permitted),
-            port: backend.port,
-        },
-        weight: backend.weight,
-    }
-}
-
-/// What a reference that may not be followed points to: a service that never exists for proxies, whatever objects there
-/// are, so that it is answered like any other that is missing.
-fn not_permitted() -> ServiceName {
-    let label = |text: &str| text.parse::<Label>().expect("a constant that is a label");
-    ServiceName {
-        namespace: label(NOT_PERMITTED.0),
-        service: label(NOT_PERMITTED.1),
-    }
-}
-
-/// Whether this is the service that never exists.
-pub(crate) fn is_not_permitted(name: &ServiceName) -> bool {
-    (name.namespace.as_str(), name.service.as_str()) == NOT_PERMITTED
-}
-
-/// Namespace and name.
-const NOT_PERMITTED: (&str, &str) = ("weir", "0-not-permitted");
 
 fn header_name(path: &str, name: &str) -> Result<HeaderName, FieldError> {
     HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong(path.to_owned(), name, "is no field name"))
@@ -657,46 +620,6 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_in_another_namespace_is_not_permitted_unless_it_is_the_parent() {
-        let mut route = fixture::route("police", "r", "citizen", "portal");
-        let backend = |namespace: Option<&str>, name: &str| BackendRef {
-            kind: Default::default(),
-            namespace: namespace.map(str::to_owned),
-            name: name.to_owned(),
-            port: std::num::NonZeroU16::new(80).expect("not zero"),
-            weight: 2,
-        };
-        let backends = vec![
-            backend(None, "own"),
-            backend(Some("police"), "own"),
-            backend(Some("citizen"), "portal"),
-            backend(Some("citizen"), "secret"),
-        ];
-        spec_of(&mut route).rules[0].backend_refs = backends;
-        let Spec::HttpRoute(spec) = &route.spec else {
-            panic!("a route")
-        };
-        let routes = expand(&route, spec, 0, &spec.rules[0]).expect("it converts");
-        let model::Action::Forward(forward) = &routes[0].action else {
-            panic!("forwarded")
-        };
-        let clusters: Vec<String> = forward
-            .backends
-            .iter()
-            .map(|backend| backend.cluster.to_string())
-            .collect();
-        let expect = [
-            "own.police:80",
-            "own.police:80",
-            "portal.citizen:80",
-            "0-not-permitted.weir:80",
-        ];
-        assert_eq!(clusters, expect);
-        let index = fixture::index([fixture::service("weir", "0-not-permitted", &[("", 80)])]);
-        assert!(crate::compile::cluster(&forward.backends[3].cluster, &index).is_none());
-    }
-
-    #[test]
     fn a_rule_is_converted_whole() {
         let mut object = fixture::route("citizen", "r", "citizen", "portal");
         let modifier = HeaderModifier {
@@ -737,7 +660,9 @@ mod tests {
         let Spec::HttpRoute(spec) = &object.spec else {
             panic!("a route")
         };
-        let routes = expand(&object, spec, 0, &spec.rules[0]).expect("it converts");
+        let index = Index::default();
+        let references = References::of(&object, &spec.parent_refs, &index);
+        let routes = expand(&references, 0, &spec.rules[0]).expect("it converts");
         let changes = model::HeaderChanges {
             remove: vec![HeaderName::from_static("x-gone")],
             set: vec![(HeaderName::from_static("x-set"), HeaderValue::from_static("1"))],
