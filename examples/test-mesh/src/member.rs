@@ -18,6 +18,8 @@ use crate::script::{ScriptedApp, Seen};
 pub struct MemberSettings {
     /// What the app speaks.
     pub protocol: AppProtocol,
+    /// Its namespace, and that of its Service; made if it isn't there.
+    pub namespace: &'static str,
     /// Whether requests enter the mesh at it.
     pub edge: Edge,
     /// Changes to the sidecar's configuration.
@@ -28,6 +30,7 @@ impl Default for MemberSettings {
     fn default() -> Self {
         MemberSettings {
             protocol: AppProtocol::Http1,
+            namespace: "default",
             edge: Edge::No,
             proxy: Box::new(|_| {}),
         }

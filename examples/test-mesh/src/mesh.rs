@@ -7,7 +7,7 @@ use http::{Method, Request, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use weir_api::Key;
+use weir_api::{Key, Kind};
 use weir_control::{Control, ControlConfig, RunningControl};
 use weir_policy::model::AppProtocol;
 use weir_proxy::Proxy;
@@ -19,7 +19,7 @@ use crate::member::{Member, MemberSettings};
 use crate::script::{Script, ScriptedApp};
 use crate::until;
 
-/// A control plane and the workloads that a test adds, all in namespace `default` unless said otherwise.
+/// A control plane and the workloads that a test adds, all in namespace `default` unless their settings say otherwise.
 pub struct TestMesh {
     control: RunningControl,
     files: TempDir,
@@ -64,12 +64,25 @@ impl TestMesh {
 
     /// The same, with settings.
     pub async fn service_with(&self, name: &str, script: Script, settings: MemberSettings) -> Member {
-        self.apply_service(name, name, settings.protocol).await;
+        self.apply_namespace(settings.namespace).await;
+        self.apply_service_in(settings.namespace, name, name, settings.protocol)
+            .await;
         self.workload(name, name, script, settings).await
     }
 
     /// A Service with port 80 that selects workloads labelled `app: APP`; its only port is named `web`.
     pub async fn apply_service(&self, name: &str, app: &str, protocol: AppProtocol) {
+        self.apply_service_in("default", name, app, protocol).await;
+    }
+
+    async fn apply_namespace(&self, name: &str) {
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        if name != "default" {
+            self.apply(&namespace.to_string()).await;
+        }
+    }
+
+    async fn apply_service_in(&self, namespace: &str, name: &str, app: &str, protocol: AppProtocol) {
         // Apps have ports of the system's choice: the Service names what they speak.
         let (target_port, app_protocol) = match protocol {
             AppProtocol::Http1 => ("http", "http"),
@@ -78,7 +91,7 @@ impl TestMesh {
         };
         let service = json!({
             "apiVersion": "v1", "kind": "Service",
-            "metadata": {"name": name, "namespace": "default"},
+            "metadata": {"name": name, "namespace": namespace},
             "spec": {"selector": {"app": app}, "ports": [
                 {"name": "web", "port": 80, "targetPort": target_port, "appProtocol": app_protocol},
             ]},
@@ -137,13 +150,15 @@ impl TestMesh {
             inbound: SocketAddr::from(([127, 0, 0, 1], 0)),
             edge: settings.edge,
         };
-        let workload = format!("default/{name}").parse().expect("a name");
+        let workload = format!("{}/{name}", settings.namespace).parse().expect("a name");
         let mut config = ProxyConfig::new(workload, vec![port]);
         let url = format!("http://{}", self.control.xds_addr());
         config.control_plane = Some(url.parse().expect("a URL"));
         config.labels = [("app".to_owned(), app.to_owned())].into();
         config.access_log = AccessLog::File(log.clone());
         config.trace_sampling = Ratio::ALL;
+        let slices = Kind::EndpointSlice.path(Some(settings.namespace));
+        let slices = slices.as_str();
         (settings.proxy)(&mut config);
         let proxy = Proxy::start(config).await.expect("a sidecar");
         let member = Member {
@@ -161,7 +176,7 @@ impl TestMesh {
         .await;
         let endpoint = member.inbound().port();
         until(&format!("the endpoint of {name}"), || async move {
-            let slices = self.api(Method::GET, SLICES, None).await.json();
+            let slices = self.api(Method::GET, slices, None).await.json();
             let has_it = slices["items"].as_array()?.iter().any(|slice| {
                 let port = slice["ports"][0]["port"] == endpoint;
                 let ready = slice["endpoints"].as_array().is_some_and(|endpoints| {
@@ -204,5 +219,3 @@ impl TestMesh {
         self.control_api().request(method, path, body).await
     }
 }
-
-const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
