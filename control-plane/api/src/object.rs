@@ -325,7 +325,10 @@ fn read_metadata(node: &Node<'_>, kind: Kind, sent_to: Option<&str>, errors: &mu
     });
     let creation_timestamp = fields.optional("creationTimestamp", errors, text);
     // Written by tools unasked, and of no use without the field's managers: dropped.
-    let _ = (fields.get("managedFields"), fields.get("selfLink"));
+    fields.optional("managedFields", errors, |node, errors| {
+        node.list(errors, usize::MAX, |node, errors| node.fields(errors).map(|_| ()))
+    });
+    fields.optional("selfLink", errors, text);
     fields.refused(
         "generateName",
         errors,

@@ -13,25 +13,26 @@ use crate::names;
 use crate::reference::{self, RefKind};
 use crate::schema::texts::Label;
 
-/// References that its namespace allows: each from any of `from` to any of `to`.
+/// References from other namespaces that its own namespace allows: each from any of `from` to any of `to`. Without one
+/// a route's backend in another namespace gets no requests: its share is answered with 500.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct ReferenceGrantSpec {
-    /// Whose references.
+    /// Whose references are allowed.
     #[schemars(length(min = 1, max = LIST_MAX), extend("x-kubernetes-list-type" = "atomic"))]
     pub from: Vec<GrantFrom>,
-    /// To what.
+    /// To what they may lead.
     #[schemars(length(min = 1, max = LIST_MAX), extend("x-kubernetes-list-type" = "atomic"))]
     pub to: Vec<GrantTo>,
 }
 
-/// Resources that may refer.
+/// Resources that may refer to something here.
 #[derive(Clone, Debug, PartialEq, Eq, JsonSchema)]
 #[schemars(rename = "ReferenceGrantFrom")]
 pub struct GrantFrom {
     /// Of which kind: one of the routes.
     #[schemars(flatten, with = "RouteKind")]
     pub kind: Kind,
-    /// In which namespace.
+    /// The namespace that they are in.
     #[schemars(with = "Label")]
     pub namespace: String,
 }
@@ -54,7 +55,7 @@ pub struct GrantTo {
     #[serde(flatten)]
     #[schemars(with = "reference::Explicit")]
     pub kind: RefKind,
-    /// Which one. Default: all of the namespace.
+    /// The Service's name. Default: all Services of the grant's namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Label>")]
     pub name: Option<String>,

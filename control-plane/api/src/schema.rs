@@ -10,6 +10,7 @@ use std::sync::LazyLock;
 
 use schemars::JsonSchema;
 use schemars::generate::{SchemaGenerator, SchemaSettings};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::backend_policy::BackendPolicySpec;
@@ -133,38 +134,38 @@ struct Body {
 /// Whoever adds a kind says here which type it is made of.
 fn body(kind: Kind, generator: &mut SchemaGenerator) -> Body {
     match kind {
-        Kind::Namespace => spec::<NamespaceSpec>(generator, Spec::Optional),
-        Kind::MeshConfig => spec::<MeshConfigSpec>(generator, Spec::Optional),
-        Kind::Service => spec::<ServiceSpec>(generator, Spec::Required),
+        Kind::Namespace => optional_spec::<NamespaceSpec>(generator),
+        Kind::MeshConfig => optional_spec::<MeshConfigSpec>(generator),
+        Kind::Service => spec::<ServiceSpec>(generator),
         Kind::EndpointSlice => top::<EndpointSliceBody>(generator),
-        Kind::Workload => spec::<WorkloadSpec>(generator, Spec::Required),
-        Kind::BackendPolicy => spec::<BackendPolicySpec>(generator, Spec::Required),
-        Kind::ReferenceGrant => spec::<ReferenceGrantSpec>(generator, Spec::Required),
-        Kind::HttpRoute => spec::<HttpRouteSpec>(generator, Spec::Required),
+        Kind::Workload => spec::<WorkloadSpec>(generator),
+        Kind::BackendPolicy => spec::<BackendPolicySpec>(generator),
+        Kind::ReferenceGrant => spec::<ReferenceGrantSpec>(generator),
+        Kind::HttpRoute => spec::<HttpRouteSpec>(generator),
     }
 }
 
-/// Whether a resource may go without a spec.
-enum Spec {
-    /// It may.
-    Optional,
-    /// It may not.
-    Required,
-}
-
-/// A kind whose part stands in `spec`.
-fn spec<T: JsonSchema>(generator: &mut SchemaGenerator, need: Spec) -> Body {
+/// A kind that asks for something in `spec`.
+fn spec<T: JsonSchema>(generator: &mut SchemaGenerator) -> Body {
     let description = T::json_schema(generator).get("description").cloned();
     let mut spec = generator.subschema_for::<T>();
     spec.insert("description".to_owned(), "What it asks for.".into());
     Body {
         description: description.unwrap_or_default(),
         properties: Map::from_iter([("spec".to_owned(), spec.to_value())]),
-        required: match need {
-            Spec::Optional => Vec::new(),
-            Spec::Required => vec!["spec".into()],
-        },
+        required: vec!["spec".into()],
     }
+}
+
+/// A kind that may go without `spec`.
+fn optional_spec<T: JsonSchema + Default + Serialize>(generator: &mut SchemaGenerator) -> Body {
+    let mut body = spec::<T>(generator);
+    let default = serde_json::to_value(T::default()).expect("specs have text as keys and no fallible parts");
+    if let Some(Value::Object(spec)) = body.properties.get_mut("spec") {
+        spec.insert("default".to_owned(), default);
+    }
+    body.required.clear();
+    body
 }
 
 /// A kind whose fields stand at the top of the resource.
@@ -189,7 +190,7 @@ fn resource(kind: Kind, generator: &mut SchemaGenerator) -> Value {
     let metadata = json!({"$ref": reference(&meta_name("ObjectMeta")), "description": METADATA});
     let status = json!({"type": "object", "description": STATUS, "x-kubernetes-preserve-unknown-fields": true});
     body.properties.extend([
-        ("apiVersion".to_owned(), word(kind.api_version(), API_VERSION)),
+        ("apiVersion".to_owned(), api_version(kind)),
         ("kind".to_owned(), word(kind.kind(), KIND)),
         ("metadata".to_owned(), metadata),
         ("status".to_owned(), status),
@@ -201,7 +202,7 @@ fn resource(kind: Kind, generator: &mut SchemaGenerator) -> Value {
         "description": body.description,
         "properties": body.properties,
         "required": required,
-        GVK: [{"group": kind.group(), "version": kind.version(), "kind": kind.kind()}],
+        GVK: named(kind, kind.kind()),
     })
 }
 
@@ -218,14 +219,32 @@ fn list(kind: Kind) -> Value {
         "type": "object",
         "description": format!("Resources of kind {kind}."),
         "properties": {
-            "apiVersion": word(kind.api_version(), API_VERSION),
+            "apiVersion": api_version(kind),
             "kind": word(&list_kind, KIND),
             "metadata": metadata,
             "items": items,
         },
         "required": ["apiVersion", "kind", "metadata", "items"],
-        GVK: [{"group": kind.group(), "version": kind.version(), "kind": list_kind}],
+        GVK: named(kind, &list_kind),
     })
+}
+
+/// `apiVersion` of a kind, in every version in which it is read.
+fn api_version(kind: Kind) -> Value {
+    let of_version = |version: &&str| match kind.group() {
+        "" => (*version).to_owned(),
+        group => format!("{group}/{version}"),
+    };
+    let versions: Vec<String> = kind.versions().iter().map(of_version).collect();
+    json!({"type": "string", "enum": versions, "description": API_VERSION})
+}
+
+/// By what clients find a component.
+fn named(kind: Kind, name: &str) -> Value {
+    let versions = kind.versions().iter();
+    versions
+        .map(|version| json!({"group": kind.group(), "version": version, "kind": name}))
+        .collect()
 }
 
 /// A text that is always the same.

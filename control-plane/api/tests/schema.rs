@@ -2,14 +2,31 @@
 
 use std::collections::BTreeSet;
 
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 use serde_json::Value;
-use weir_api::{Kind, schema};
+use weir_api::{Kind, Object, schema, yaml};
 
+#[path = "schema/agree.rs"]
+mod agree;
+#[path = "schema/any.rs"]
+mod any;
+#[path = "schema/check.rs"]
+mod check;
+#[path = "schema/rules.rs"]
+mod rules;
 #[path = "schema/walk.rs"]
 mod walk;
 
-/// What a name may end with in a reference.
-const REFERENCE: &str = "#/components/schemas/";
+use walk::REFERENCE;
+
+/// The documents of a kind in a folder of testdata.
+fn documents(folder: &str, kind: Kind) -> Vec<Value> {
+    let name = format!("tests/testdata/{folder}/{}.yaml", kind.singular());
+    let text = std::fs::read_to_string(&name).unwrap_or_else(|error| panic!("{name}: {error}: every kind needs one"));
+    let documents = yaml::read(&text, &name).unwrap_or_else(|errors| panic!("{errors:?}"));
+    documents.into_iter().map(|document| document.value).collect()
+}
 
 fn groups() -> BTreeSet<&'static str> {
     Kind::ALL.iter().map(|kind| kind.group()).collect()
@@ -119,5 +136,104 @@ fn schemas_are_those_of_openapi() {
                 schema["type"]
             );
         });
+    }
+}
+
+#[test]
+fn samples_use_every_field_and_are_right() {
+    let metadata = |place: &String| place.starts_with("metadata.");
+    let mut of_metadata = BTreeSet::new();
+    for &kind in Kind::ALL {
+        let mut used = BTreeSet::new();
+        for document in documents("samples", kind) {
+            assert_eq!(check::resource(kind, &document), Vec::<String>::new(), "{kind}");
+            let object = Object::parse(document.clone()).unwrap_or_else(|errors| panic!("{kind}: {errors:?}"));
+            assert_eq!(object.kind(), kind);
+            used.extend(walk::of_document(kind, &document));
+        }
+        of_metadata.extend(used.iter().filter(|place| metadata(place)).cloned());
+        let told = walk::of_schema(kind);
+        let missing: Vec<&String> = told.difference(&used).filter(|place| !metadata(place)).collect();
+        assert!(missing.is_empty(), "{kind}: the samples lack {missing:#?}");
+    }
+    let told = walk::of_schema(Kind::Service);
+    let told: BTreeSet<String> = told.into_iter().filter(metadata).collect();
+    assert_eq!(of_metadata, told, "of all samples together");
+}
+
+#[test]
+fn schema_and_reader_say_the_same_of_every_small_change() {
+    let mut wrong = Vec::new();
+    for &kind in Kind::ALL {
+        let mut changes = 0;
+        for document in documents("samples", kind) {
+            for change in agree::changes(kind, &document) {
+                changes += 1;
+                wrong.extend(agree::disagreement(kind, &change).map(|problem| format!("{kind}: {problem}")));
+            }
+        }
+        assert!(changes > 50, "{kind}: {changes} changes are too few to show anything");
+    }
+    assert!(wrong.is_empty(), "{} disagreements\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// What the reader fills in is the schema's default, and it fills in nothing else.
+#[test]
+fn defaults_are_what_the_reader_fills_in() {
+    let mut seen = 0;
+    for &kind in Kind::ALL {
+        for document in documents("samples", kind) {
+            for place in walk::places(kind, &document) {
+                let schema = place.schema;
+                for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+                    let mut without = document.clone();
+                    let fields = walk::at(&mut without, &place.steps).and_then(Value::as_object_mut);
+                    fields.expect("it has fields").remove(name);
+                    let Ok(object) = Object::parse(without) else { continue };
+                    let mut filled = object.to_value();
+                    let object = walk::at(&mut filled, &place.steps).cloned().unwrap_or_default();
+                    let filled = object.get(name).cloned();
+                    let place = format!("{kind}: {}.{name}", walk::path(&place.steps));
+                    // It depends on where the resource is sent to.
+                    if name == "namespace" && place.ends_with("metadata.namespace") {
+                        continue;
+                    }
+                    let default = property
+                        .get("default")
+                        .or_else(|| default_of_variant(schema, &object, name));
+                    assert_eq!(filled.as_ref(), default, "{place}");
+                    seen += usize::from(filled.is_some());
+                }
+            }
+        }
+    }
+    assert!(seen > 30, "{seen} defaults are too few");
+}
+
+/// The default of a field that only the variant has which the object is of.
+fn default_of_variant<'a>(schema: &'a Value, object: &Value, name: &str) -> Option<&'a Value> {
+    let is_it = |variant: &&Value| {
+        let word = variant["properties"]["type"]["enum"][0].as_str();
+        word.is_some() && object["type"].as_str() == word
+    };
+    let variant = schema["oneOf"].as_array()?.iter().find(is_it)?;
+    variant["properties"][name].get("default")
+}
+
+#[test]
+fn what_a_schema_takes_reads_but_for_rules_that_are_told() {
+    for &kind in Kind::ALL {
+        let mut runner = TestRunner::new(ProptestConfig::with_cases(100));
+        let read = runner.run(&any::resources(kind), |document| {
+            prop_assert_eq!(check::resource(kind, &document), Vec::<String>::new());
+            let errors = Object::parse(document).err().unwrap_or_default();
+            for error in &errors {
+                prop_assert!(rules::is_told(kind, error), "a rule that is not told: {}", error);
+            }
+            Ok(())
+        });
+        if let Err(error) = read {
+            panic!("{kind}: {error}");
+        }
     }
 }

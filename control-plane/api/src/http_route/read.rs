@@ -89,7 +89,7 @@ fn read_parent(node: &Node<'_>, errors: &mut Errors) -> Option<ParentRef> {
 
 fn read_hostnames(node: &Node<'_>, errors: &mut Errors) -> Option<Vec<String>> {
     let hostnames = node.list(errors, HOSTNAMES_MAX, |node, errors| {
-        let is_right = |host: &str| is_hostname(host.strip_prefix("*.").unwrap_or(host));
+        let is_right = |host: &str| host.len() <= 253 && is_hostname(host.strip_prefix("*.").unwrap_or(host));
         let remedy = "a name like a.example.org or *.example.org is right: lower case, no address, no port";
         names::checked(node, errors, is_right, "is no host name", remedy)
     })?;

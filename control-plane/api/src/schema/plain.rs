@@ -134,7 +134,9 @@ impl<'a> Plain<'a> {
         for variant in &variants {
             for name in variant.properties.keys() {
                 if !properties.contains_key(name) {
-                    properties.insert(name.clone(), Value::Object(shared(&variants, name)));
+                    let mut property = shared(&variants, name);
+                    tell_default(variant, name, &mut property);
+                    properties.insert(name.clone(), Value::Object(property));
                 }
             }
         }
@@ -276,7 +278,8 @@ fn is_everywhere(all: &[Variant], name: &str) -> bool {
         .all(|variant| variant.required.iter().any(|needed| needed == name))
 }
 
-/// What the variants that have a field say of it alike.
+/// What the variants that have a field say of it alike. A field that some have not has no default for all: it would be
+/// filled in where it is wrong.
 fn shared(all: &[Variant], name: &str) -> Map<String, Value> {
     let mut having = all
         .iter()
@@ -285,7 +288,21 @@ fn shared(all: &[Variant], name: &str) -> Map<String, Value> {
     for property in having {
         shared.retain(|key, value| property.get(key) == Some(value));
     }
+    if !all.iter().all(|variant| variant.properties.contains_key(name)) {
+        shared.remove("default");
+    }
     shared
+}
+
+/// Says in words what a field is by default where a variant alone knows it.
+fn tell_default(variant: &Variant, name: &str, property: &mut Map<String, Value>) {
+    let default = variant.properties.get(name).and_then(|own| own.get("default"));
+    if let (Some(default), None) = (default, property.get("default"))
+        && let Some(Value::String(text)) = property.get_mut("description")
+    {
+        let default = default.as_str().map_or_else(|| default.to_string(), str::to_owned);
+        text.push_str(&format!(" Default: {default}."));
+    }
 }
 
 /// What a field says beyond what all say of it.

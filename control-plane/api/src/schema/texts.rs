@@ -39,7 +39,7 @@ texts! {
     /// A DNS name.
     Subdomain = SUBDOMAIN, 1 to 253;
     /// A DNS name, the first label of which may be `*`.
-    Host = format!(r"^(\*\.)?{}", SUBDOMAIN.trim_start_matches('^')), 1 to 255;
+    Host = format!(r"^(\*\.)?{}", SUBDOMAIN.trim_start_matches('^')), 1 to 253;
     /// The value of a label.
     LabelValue = r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", 0 to 63;
     /// The name of a header field (RFC 9110 section 5.1), or of a parameter of the query.
