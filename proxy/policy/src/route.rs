@@ -13,6 +13,7 @@ mod hosts;
 mod paths;
 mod patterns;
 mod rewrite;
+mod unreachable;
 mod values;
 
 pub use check::{CompileError, Problem};
@@ -20,6 +21,7 @@ pub use explain::{Explanation, HostEntry, Unmet};
 pub use patterns::check_regex;
 pub use rewrite::rewrite_path;
 pub(crate) use rewrite::without_trailing_slash;
+pub use unreachable::taken_whole;
 
 use check::Checker;
 use hosts::HostTable;

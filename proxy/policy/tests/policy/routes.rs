@@ -3,7 +3,7 @@
 use http::{HeaderMap, Method, StatusCode};
 use proptest::prelude::*;
 use weir_policy::model::*;
-use weir_policy::route::{CompileError, Problem, RequestFacts, RouteTable, check_regex};
+use weir_policy::route::{CompileError, Problem, RequestFacts, RouteTable, check_regex, taken_whole};
 
 use crate::support::*;
 
@@ -738,6 +738,59 @@ fn a_request() -> impl Strategy<Value = (String, String, Option<String>, Method,
     (host.prop_map(str::to_owned), path, query, method, fields)
 }
 
+/// Routes in order, and by which earlier one each is taken whole.
+#[track_caller]
+fn takers(routes: Vec<Route>, expect: &[Option<usize>]) {
+    assert_eq!(taken_whole(&virtual_host(&["*"], routes)), expect);
+}
+
+#[test]
+fn a_route_is_taken_whole_by_an_earlier_one_that_asks_no_more() {
+    let at = |path: PathMatch| route("r", path);
+    takers(
+        vec![at(prefix("/")), at(prefix("/a")), at(exact("/a")), at(regex("/a.*"))],
+        &[None, Some(0), Some(0), Some(0)],
+    );
+    takers(
+        vec![
+            at(prefix("/a/")),
+            at(exact("/a")),
+            at(prefix("/a/b")),
+            at(prefix("/ab")),
+            at(exact("/a/")),
+        ],
+        &[None, Some(0), Some(0), None, Some(0)],
+    );
+    takers(
+        vec![at(exact("/a")), at(exact("/a")), at(prefix("/a")), at(exact("/a/"))],
+        &[None, Some(0), None, Some(2)],
+    );
+    takers(
+        vec![at(regex("/a.")), at(regex("/a.")), at(regex("/a.*")), at(prefix("/a"))],
+        &[None, Some(0), None, None],
+    );
+    let get = || at(prefix("/")).method(Method::GET);
+    takers(
+        vec![get(), at(prefix("/")), get(), at(prefix("/")).method(Method::PUT)],
+        &[None, None, Some(0), Some(1)],
+    );
+    let x = |value: &str| at(prefix("/")).header("x", is(value));
+    takers(
+        vec![
+            x("1"),
+            x("2"),
+            x("1").header("y", is("1")),
+            at(prefix("/")).query("x", is("1")),
+        ],
+        &[None, None, Some(0), None],
+    );
+    let q = || at(prefix("/")).query("q", is("1"));
+    takers(
+        vec![q(), q().header("x", is("1")), at(prefix("/"))],
+        &[None, Some(0), None],
+    );
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
@@ -752,6 +805,22 @@ proptest! {
             let compiled = table.find(&facts).map(|id| &table.route(id).name);
             let expected = naive(&hosts, &facts).map(|route| &route.name);
             prop_assert_eq!(compiled, expected, "{:?}", facts);
+        }
+    }
+
+    /// What is said to take no request takes none, whatever the request.
+    #[test]
+    fn a_route_whose_requests_are_taken_whole_is_never_found(
+        hosts in some_virtual_hosts(),
+        requests in prop::collection::vec(a_request(), 24),
+    ) {
+        let table = compile(&hosts);
+        let takers: Vec<Option<usize>> = hosts.iter().flat_map(taken_whole).collect();
+        for (host, path, query, method, headers) in &requests {
+            let facts = RequestFacts { host, path, query: query.as_deref(), method, headers };
+            if let Some(found) = table.find(&facts) {
+                prop_assert_eq!(takers[found.index()], None, "{:?}", facts);
+            }
         }
     }
 
