@@ -137,6 +137,8 @@ pub enum Op {
         key: Key,
         /// The status as a whole.
         status: serde_json::Value,
+        /// What the held one must be.
+        precondition: Precondition,
     },
     /// Holds the write back unless this object exists at this step.
     Require(Key),

@@ -428,7 +428,14 @@ impl Task {
                 object.status = Some(status);
                 vec![Op::Create(object)]
             }
-            Some(_) => vec![Op::Replace { object, precondition }, Op::Status { key, status }],
+            Some(_) => {
+                let status = Op::Status {
+                    key,
+                    status,
+                    precondition,
+                };
+                vec![Op::Replace { object, precondition }, status]
+            }
         }
     }
 }

@@ -114,8 +114,12 @@ impl Write<'_, '_> {
             Op::Create(object) => self.create(object),
             Op::Replace { object, precondition } => self.replace(object, precondition),
             Op::Delete { key, precondition } => self.delete(key, precondition),
-            Op::Status { key, status } => {
-                let held = self.held(&key, Precondition::Any)?;
+            Op::Status {
+                key,
+                status,
+                precondition,
+            } => {
+                let held = self.held(&key, precondition)?;
                 let mut object = (*held.object).clone();
                 object.status = Some(status);
                 self.change(key, &held, object);
@@ -322,6 +326,7 @@ mod tests {
         let status = |value| Op::Status {
             key: key(Kind::Service, "a", "s"),
             status: value,
+            precondition: Precondition::Any,
         };
         for (op, generation, revision) in [
             (replace(service("a", "s", 80)), 1, 10),
@@ -426,6 +431,22 @@ mod tests {
         assert_eq!(batch.finish().events.len(), 1);
     }
 
+    #[test]
+    fn a_status_is_set_only_of_the_object_that_it_was_made_for() {
+        let status = Op::Status {
+            key: key(Kind::Service, "a", "s"),
+            status: json!({"x": 1}),
+            precondition: Precondition::Revision(Revision(11)),
+        };
+        let create = Op::Create(service("a", "s", 80));
+        let (results, _) = staged(
+            &Objects::new(),
+            [create, status.clone(), status].map(|op| vec![op]).into(),
+        );
+        assert_eq!(results[1].as_ref().expect("written").revision, Revision(12));
+        assert!(matches!(results[2], Err(WriteError::Conflict { .. })), "{results:?}");
+    }
+
     fn any_op() -> impl Strategy<Value = Op> {
         let name = prop_oneof![Just("x"), Just("y"), Just("z")];
         let precondition = prop_oneof![
@@ -445,6 +466,7 @@ mod tests {
             3 => Op::Status {
                 key: key(Kind::Service, "a", name),
                 status: json!(port),
+                precondition,
             },
             _ => Op::Require(key(Kind::Service, "a", name)),
         })

@@ -77,6 +77,7 @@ async fn a_restart_keeps_objects_and_gives_no_revision_twice() {
     let status = Op::Status {
         key: key(Kind::Service, "a", "x"),
         status: json!({"loadBalancer": {}}),
+        precondition: Precondition::Any,
     };
     store.write(vec![status]).await.expect("written");
     let last = store.write(vec![delete("y")]).await.expect("written").revision;
