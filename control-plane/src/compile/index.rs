@@ -10,7 +10,7 @@ use weir_api::http_route::HttpRouteSpec;
 use weir_api::reference_grant::ReferenceGrantSpec;
 use weir_api::service::{SERVICE_NAME_LABEL, ServiceSpec};
 use weir_api::workload::WorkloadSpec;
-use weir_api::{Key, Kind, Object, Spec};
+use weir_api::{Key, Kind, Metadata, Object, Spec};
 use weir_policy::names::{ServiceName, WorkloadName};
 
 use super::references::is_not_permitted;
@@ -48,9 +48,16 @@ pub(crate) enum Part {
 }
 
 impl Index {
-    /// Takes in an object as it is now (`None`: it is gone), and returns what that may change.
+    /// Takes in an object as it is now (`None`: it is gone), and returns what that may change. What only became of an
+    /// object changes nothing: no configuration is made from a status.
     pub(crate) fn apply(&mut self, key: &Key, object: Option<Arc<Object>>) -> BTreeSet<(ServiceName, Part)> {
         let mut touched = BTreeSet::new();
+        if let (Some(before), Some(after)) = (self.objects.get_mut(key), &object)
+            && asks_the_same(before, after)
+        {
+            *before = Arc::clone(after);
+            return touched;
+        }
         if let Some(before) = self.objects.remove(key) {
             touched.append(&mut self.touches(&before));
             self.detach(key, &before);
@@ -195,6 +202,25 @@ fn oldest_first<S>(mut objects: Vec<Of<'_, S>>) -> Vec<Of<'_, S>> {
         by_age.then_with(|| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)))
     });
     objects
+}
+
+/// Whether two states of an object differ in their status alone, and in the revision that came with it.
+fn asks_the_same(before: &Object, after: &Object) -> bool {
+    let Metadata {
+        name,
+        namespace,
+        labels,
+        annotations,
+        uid,
+        resource_version: _,
+        generation,
+        creation_timestamp,
+    } = &before.metadata;
+    let metadata = &after.metadata;
+    before.spec == after.spec
+        && (name, namespace, uid) == (&metadata.name, &metadata.namespace, &metadata.uid)
+        && (labels, annotations) == (&metadata.labels, &metadata.annotations)
+        && (generation, creation_timestamp) == (&metadata.generation, &metadata.creation_timestamp)
 }
 
 /// The services that an object itself is about. Names that can be no service's are about none.
@@ -349,9 +375,30 @@ mod tests {
         touched(&mut index, &workload, &[]);
         let slice = fixture::slice("citizen", "portal", "", 15006, &[("10.0.0.1", Some("portal-1"))]);
         touched(&mut index, &slice, &[("portal.citizen", Part::Endpoints)]);
+        let workload = fixture::workload("citizen", "portal-1", "10.0.0.1", &[(8081, 15006)]);
         touched(&mut index, &workload, &[("portal.citizen", Part::Endpoints)]);
         index.apply(&slice.key(), None);
         assert!(index.slices_of.is_empty() && index.attached.is_empty());
         touched(&mut index, &workload, &[]);
+    }
+
+    #[test]
+    fn a_status_touches_nothing_and_is_kept() {
+        let mut index = Index::default();
+        let mut route = fixture::route("citizen", "r", "citizen", "portal");
+        touched(&mut index, &route, &[("portal.citizen", Part::Routes)]);
+        route.status = Some(serde_json::json!({"parents": []}));
+        route.metadata.resource_version = "7".to_owned();
+        touched(&mut index, &route, &[]);
+        assert_eq!(index.objects()[&route.key()].status, route.status);
+        for change in [
+            |route: &mut Object| route.metadata.generation += 1,
+            |route: &mut Object| route.metadata.uid = "another of that name".to_owned(),
+            |route: &mut Object| route.metadata.creation_timestamp = Some("2026-01-01T00:00:00Z".to_owned()),
+            |route: &mut Object| fixture::spec_of(route).rules.clear(),
+        ] {
+            change(&mut route);
+            touched(&mut index, &route, &[("portal.citizen", Part::Routes)]);
+        }
     }
 }
