@@ -37,14 +37,20 @@ impl Api {
     async fn apply_object(&self, object: &Object) {
         let key = object.key();
         let mut value = object.to_value();
-        let held = self.request(Method::GET, &key.path(), None).await;
-        let answer = if held.status == StatusCode::NOT_FOUND {
-            self.request(Method::POST, &collection(&key), Some(&value)).await
-        } else {
-            value["metadata"]["resourceVersion"] = held.json()["metadata"]["resourceVersion"].clone();
-            self.request(Method::PUT, &key.path(), Some(&value)).await
-        };
-        assert!(answer.status.is_success(), "{key}: {}", answer.text());
+        loop {
+            let held = self.request(Method::GET, &key.path(), None).await;
+            let answer = if held.status == StatusCode::NOT_FOUND {
+                self.request(Method::POST, &collection(&key), Some(&value)).await
+            } else {
+                value["metadata"]["resourceVersion"] = held.json()["metadata"]["resourceVersion"].clone();
+                self.request(Method::PUT, &key.path(), Some(&value)).await
+            };
+            // Its status was written in between, for instance.
+            if answer.status != StatusCode::CONFLICT {
+                assert!(answer.status.is_success(), "{key}: {}", answer.text());
+                return;
+            }
+        }
     }
 
     /// Applies, and waits until it is in force on every proxy that it concerns.
