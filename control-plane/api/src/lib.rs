@@ -19,6 +19,7 @@ mod reference;
 pub mod reference_grant;
 pub mod schema;
 pub mod service;
+pub mod status;
 pub mod views;
 pub mod workload;
 pub mod yaml;

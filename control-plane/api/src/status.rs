@@ -1,0 +1,158 @@
+//! What the control plane says of a resource in its `status`: conditions as Kubernetes has them (meta/v1 Condition), in
+//! the places that the Gateway API gives them. Read leniently, so that either side may be the newer.
+
+use serde::{Deserialize, Serialize};
+
+use crate::backend_policy::TargetRef;
+use crate::http_route::ParentRef;
+use crate::reference::RefKind;
+
+/// Who writes what is said in entries of a status (`controllerName`).
+pub const CONTROLLER_NAME: &str = "weir.dev/weir-control";
+
+/// Types of conditions.
+pub mod condition {
+    /// What it refers to takes it. Gateway API, RouteConditionAccepted and PolicyConditionAccepted.
+    pub const ACCEPTED: &str = "Accepted";
+    /// What a route sends requests to is there and may be used. Gateway API, RouteConditionResolvedRefs.
+    pub const RESOLVED_REFS: &str = "ResolvedRefs";
+    /// It is in force on every connected proxy that it concerns.
+    pub const IN_FORCE: &str = "weir.dev/InForce";
+    /// Part of it is without effect, or with none that anybody wants. Only there where it is true.
+    pub const INEFFECTIVE: &str = "weir.dev/Ineffective";
+}
+
+/// Something that is so, is not, or is unknown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    /// What: one of [`condition`]; each occurs once in a list.
+    #[serde(rename = "type")]
+    pub condition_type: String,
+    /// Whether it is so.
+    pub status: ConditionStatus,
+    /// The generation of the resource of which this is said.
+    pub observed_generation: i64,
+    /// Since when `status` is what it is (RFC 3339, whole seconds).
+    pub last_transition_time: String,
+    /// Why, in one word for programs.
+    pub reason: String,
+    /// Why, for people.
+    pub message: String,
+}
+
+/// Whether a condition holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ConditionStatus {
+    /// It does.
+    True,
+    /// It doesn't.
+    False,
+    /// Nobody can say.
+    Unknown,
+}
+
+/// A reference as it stands in a resource's spec, with the same fields given and left out (Gateway API,
+/// ParentReference).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ParentReference {
+    /// The API group; empty for Kubernetes' core group.
+    #[serde(default)]
+    pub group: String,
+    /// The kind.
+    pub kind: String,
+    /// The namespace; `None`: the resource's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// The name.
+    pub name: String,
+    /// The part of it, by name; `None`: all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub section_name: Option<String>,
+    /// The port of it; `None`: all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+}
+
+impl From<&ParentRef> for ParentReference {
+    fn from(parent: &ParentRef) -> ParentReference {
+        let ParentRef {
+            kind,
+            namespace,
+            name,
+            port,
+        } = parent;
+        ParentReference {
+            namespace: namespace.clone(),
+            port: port.map(|port| port.get()),
+            ..of_kind(*kind, name)
+        }
+    }
+}
+
+impl From<&TargetRef> for ParentReference {
+    fn from(target: &TargetRef) -> ParentReference {
+        let TargetRef {
+            kind,
+            name,
+            section_name,
+        } = target;
+        ParentReference {
+            section_name: section_name.clone(),
+            ..of_kind(*kind, name)
+        }
+    }
+}
+
+fn of_kind(kind: RefKind, name: &str) -> ParentReference {
+    let kind = match kind {
+        RefKind::Service => "Service",
+    };
+    ParentReference {
+        group: String::new(),
+        kind: kind.to_owned(),
+        namespace: None,
+        name: name.to_owned(),
+        section_name: None,
+        port: None,
+    }
+}
+
+/// The status of a route (Gateway API, RouteStatus).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteStatus {
+    /// One entry for each parent, in the order of the spec.
+    pub parents: Vec<RouteParentStatus>,
+}
+
+/// A route as one of its parents has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteParentStatus {
+    /// Which parent.
+    pub parent_ref: ParentReference,
+    /// Who says so: [`CONTROLLER_NAME`].
+    pub controller_name: String,
+    /// What is so, by type.
+    pub conditions: Vec<Condition>,
+}
+
+/// The status of a policy (Gateway API, PolicyStatus; GEP-713).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyStatus {
+    /// One entry for each target, in the order of the spec.
+    pub ancestors: Vec<PolicyAncestorStatus>,
+}
+
+/// A policy as one of its targets has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyAncestorStatus {
+    /// Which target.
+    pub ancestor_ref: ParentReference,
+    /// Who says so: [`CONTROLLER_NAME`].
+    pub controller_name: String,
+    /// What is so, by type.
+    pub conditions: Vec<Condition>,
+}
