@@ -14,7 +14,7 @@ use weir_api::backend_policy::{self, BackendPolicySpec};
 use weir_api::service::{self, ServicePort};
 use weir_api::{FieldError, Key, Object, Spec};
 use weir_policy::model;
-use weir_policy::names::{ClusterName, Consumers, Label, ListenerName, RouteName};
+use weir_policy::names::{ClusterName, Consumers, Label, ListenerName, RouteName, ServiceName};
 use weir_xds::envoy::Any;
 use weir_xds::{ResourceType, encode};
 
@@ -56,7 +56,7 @@ impl Wanted {
     }
 
     /// The service it is about.
-    pub(crate) fn service(&self) -> &weir_policy::names::ServiceName {
+    pub(crate) fn service(&self) -> &ServiceName {
         match self {
             Wanted::Cluster(name) | Wanted::Endpoints(name) => &name.service,
             Wanted::Listener(name, _) => &name.service,
@@ -214,7 +214,7 @@ pub(crate) fn cluster(name: &ClusterName, index: &Index) -> Option<Compiled<mode
     let port = service.spec.ports.iter().find(|port| port.port == name.port)?;
     let mut sources = vec![source(service.object)];
     let policies = index.policies(&name.service);
-    let policy = policy_for(name, port, &policies);
+    let policy = policy_for(&name.service, port, &policies);
     sources.extend(policy.map(|policy| source(policy.object)));
     let spec = policy.map(|policy| policy.spec);
     let balancing = spec.and_then(|spec| spec.balancing).unwrap_or_default();
@@ -269,14 +269,14 @@ pub(crate) fn check(object: &Object) -> Result<(), Vec<FieldError>> {
 }
 
 /// The policy that holds for a port: one for the port by name before one for the whole service, then the older.
-fn policy_for<'a, 'b>(
-    name: &ClusterName,
+pub(crate) fn policy_for<'a, 'b>(
+    service: &ServiceName,
     port: &ServicePort,
     oldest_first: &'a [Of<'b, BackendPolicySpec>],
 ) -> Option<&'a Of<'b, BackendPolicySpec>> {
     let claims = |policy: &&Of<'_, BackendPolicySpec>, section: Option<&str>| {
         let mut targets = policy.spec.target_refs.iter();
-        let service = name.service.service.as_str();
+        let service = service.service.as_str();
         targets.any(|target| target.name == service && target.section_name.as_deref() == section)
     };
     let by_port = port

@@ -9,6 +9,7 @@ mod mesh;
 pub mod objects;
 mod proxies;
 mod slices;
+mod status;
 pub mod store;
 mod traces;
 mod views;
@@ -151,6 +152,7 @@ impl Control {
         };
         let (mesh, mesh_tasks) = mesh::start(store, mesh_config, &drain);
         running.own("the mesh", mesh_tasks);
+        running.own("the keeper of statuses", mesh.keep_statuses(drain.clone()));
         let limits = config.api_limits;
         let api = Api::new(
             objects,

@@ -15,7 +15,7 @@ use crate::store::Store;
 use crate::traces::{Bounds, Traces};
 use crate::workloads::{self, Workloads};
 use crate::xds::{self, Xds};
-use crate::{slices, views};
+use crate::{slices, status, views};
 
 /// The mesh's servers over one store; clones share them.
 #[derive(Clone, Debug)]
@@ -59,6 +59,11 @@ impl Mesh {
     /// The views, for the API's router.
     pub(crate) fn views(&self) -> Router {
         views::router(self.store.clone(), self.xds.clone(), self.traces.clone())
+    }
+
+    /// Writes statuses until drained. Apart from the tasks of [`start`], which it must not hold up.
+    pub(crate) fn keep_statuses(&self, drain: Drain) -> impl Future<Output = ()> + Send + 'static {
+        status::keep(self.store.clone(), self.xds.clone(), drain)
     }
 
     /// Serves xDS, the workloads' stream and the receiver of traces until drained. The tasks of [`start`] end the

@@ -1,14 +1,18 @@
-//! Where configuration is in force, for people: views of the xDS server's model.
+//! Where configuration is in force: for people, as views of the xDS server's model, and in short for statuses.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::time::{Instant, SystemTime};
 
 use weir_api::Key;
 use weir_api::views::{ConfigType, Pending, Proxy, ProxyList, ProxyView, Rejected, Rejection, ViewState};
+use weir_policy::names::{ServiceName, WorkloadName};
 use weir_xds::ResourceType;
 
+use crate::compile::Wanted;
 use crate::store::Revision;
+use crate::workloads::registry::StreamId;
 use crate::xds::model::{Model, Stream};
 use crate::xds::stream::Standing;
 
@@ -73,22 +77,117 @@ pub(crate) fn of_object(model: &Model, key: &Key, generation: i64, revision: Rev
     view
 }
 
-/// How a proxy stands with an object: the worst of the resources it concerns. `None`: it concerns none of them.
-fn standing(model: &Model, stream: &Stream, key: &Key) -> Option<Standing> {
-    let mut worst = None;
-    for (of, name, subscription) in stream.subscriptions.iter() {
-        if !model
-            .resource(stream, of, name)
-            .is_some_and(|resource| resource.concerns(key))
-        {
+/// A service, or a port of it, that an object is attached to. What is said of an attachment, is said of it alone.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Attachment {
+    /// The service.
+    pub(crate) service: ServiceName,
+    /// The port; `None`: all of them.
+    pub(crate) port: Option<NonZeroU16>,
+}
+
+impl Attachment {
+    fn covers(&self, wanted: &Wanted) -> bool {
+        let port = match wanted {
+            Wanted::Cluster(name) | Wanted::Endpoints(name) => Some(name.port),
+            Wanted::Route(name) => Some(name.cluster.port),
+            // A name without a port is that of whichever port it came to mean.
+            Wanted::Listener(name, _) => name.port,
+        };
+        *wanted.service() == self.service && (self.port.is_none() || port.is_none() || port == self.port)
+    }
+}
+
+/// Where an object is in force at one attachment, in numbers, and who is first to be named.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Summary {
+    /// On how many proxies it is in force.
+    pub(crate) in_force: usize,
+    /// How many have not answered yet.
+    pub(crate) pending: usize,
+    /// The first of these by name, at most [`NAMED_MAX`].
+    pub(crate) first_pending: Vec<String>,
+    /// How many rejected it.
+    pub(crate) rejected: usize,
+    /// The first of these by name, at most [`NAMED_MAX`].
+    pub(crate) first_rejected: Vec<Rejection>,
+}
+
+/// The most proxies that a [`Summary`] names.
+pub(crate) const NAMED_MAX: usize = 3;
+
+/// Summaries of several objects.
+#[derive(Debug)]
+pub(crate) struct Summaries {
+    /// Up to where the store's changes are taken into account.
+    pub(crate) seen: Revision,
+    /// By object and attachment, in the order in which they were asked for.
+    pub(crate) of: Vec<Vec<Summary>>,
+}
+
+/// Where objects are in force at each of their attachments. Concerned are the same proxies as in [`of_object`].
+pub(crate) fn summaries(model: &Model, of: &[(Key, Vec<Attachment>)]) -> Summaries {
+    let newest: BTreeSet<StreamId> = model.newest_streams().values().map(|(id, _)| *id).collect();
+    let of = of.iter().map(|(key, attachments)| {
+        let attachments = attachments.iter();
+        attachments
+            .map(|attachment| summary(model, &newest, key, attachment))
+            .collect()
+    });
+    Summaries {
+        seen: model.seen(),
+        of: of.collect(),
+    }
+}
+
+fn summary(model: &Model, newest: &BTreeSet<StreamId>, key: &Key, attachment: &Attachment) -> Summary {
+    let mut standings: BTreeMap<&WorkloadName, Standing> = BTreeMap::new();
+    for (wanted, resource) in model.resources_of(&attachment.service) {
+        if !attachment.covers(wanted) || !resource.concerns(key) {
             continue;
         }
-        match subscription.standing() {
-            rejected @ Standing::Rejected(_) => return Some(rejected),
-            Standing::Pending => worst = Some(Standing::Pending),
-            Standing::InForce => {
-                worst.get_or_insert(Standing::InForce);
+        let (of, name) = wanted.subscription();
+        for id in resource.subscribers().filter(|id| newest.contains(id)) {
+            let Some(stream) = model.stream(id) else {
+                continue;
+            };
+            if let Some(subscription) = stream.subscriptions.subscription(of, &name) {
+                let standing = subscription.standing();
+                let worst = standings.entry(&stream.client.workload).or_insert(Standing::InForce);
+                worst.worsen(standing);
             }
+        }
+    }
+    let mut summary = Summary::default();
+    for (workload, standing) in standings {
+        match standing {
+            Standing::InForce => summary.in_force += 1,
+            Standing::Pending => {
+                summary.pending += 1;
+                if summary.first_pending.len() < NAMED_MAX {
+                    summary.first_pending.push(workload.to_string());
+                }
+            }
+            Standing::Rejected(reason) => {
+                summary.rejected += 1;
+                if summary.first_rejected.len() < NAMED_MAX {
+                    let proxy = workload.to_string();
+                    summary.first_rejected.push(Rejection { proxy, reason });
+                }
+            }
+        }
+    }
+    summary
+}
+
+/// How a proxy stands with an object: the worst of the resources it concerns. `None`: it concerns none of them.
+fn standing(model: &Model, stream: &Stream, key: &Key) -> Option<Standing> {
+    let mut worst: Option<Standing> = None;
+    for (of, name, subscription) in stream.subscriptions.iter() {
+        let resource = model.resource(stream, of, name);
+        if resource.is_some_and(|resource| resource.concerns(key)) {
+            let worst = worst.get_or_insert(Standing::InForce);
+            worst.worsen(subscription.standing());
         }
     }
     worst

@@ -3,9 +3,10 @@
 
 pub(crate) mod model;
 pub(crate) mod outbox;
+mod stirred;
 pub(crate) mod stream;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,7 +28,7 @@ use weir_xds::node::{self, ClientIdentity};
 use weir_xds::{ResourceType, envoy};
 
 use crate::drain::Drain;
-use crate::proxies;
+use crate::proxies::{self, Attachment, Summaries};
 use crate::store::{self, Revision, Store, WatchEnded};
 use crate::workloads::registry::StreamId;
 use model::{Model, Pushes, Told};
@@ -76,6 +77,11 @@ enum Query {
         revision: Revision,
         answer: oneshot::Sender<ProxyView>,
     },
+    Stirred(oneshot::Sender<BTreeSet<Key>>),
+    Summaries {
+        of: Vec<(Key, Vec<Attachment>)>,
+        answer: oneshot::Sender<Summaries>,
+    },
 }
 
 /// The xDS server's front: the gRPC service and the views ask through it. Clones share one server.
@@ -91,6 +97,8 @@ struct Shared {
     next_id: AtomicU64,
     streams: Arc<Semaphore>,
     counts: Counts,
+    /// There is something in [`Model::take_stirred`].
+    stirred: Notify,
 }
 
 /// What happened, counted over the life of the process and told in the log.
@@ -115,6 +123,7 @@ pub(crate) fn server(store: Store, drain: Drain) -> (Xds, impl Future<Output = (
         next_id: AtomicU64::new(1),
         streams: Arc::new(Semaphore::new(STREAMS_MAX)),
         counts: Counts::default(),
+        stirred: Notify::new(),
     });
     let task = Task {
         store,
@@ -153,6 +162,33 @@ impl Xds {
             answer,
         };
         self.query(query, answered).await
+    }
+
+    /// Waits until objects may stand otherwise than when [`Xds::take_stirred`] was last asked. For one caller.
+    ///
+    /// # Cancel safety
+    /// Safe: what is waited for is remembered.
+    pub(crate) async fn stirred(&self) {
+        self.shared.stirred.notified().await;
+    }
+
+    /// The objects that may stand otherwise than when this was last asked, and of which the status says it.
+    ///
+    /// # Errors
+    /// When the server is shut down.
+    pub(crate) async fn take_stirred(&self) -> Result<BTreeSet<Key>, Closed> {
+        let (answer, answered) = oneshot::channel();
+        self.query(Query::Stirred(answer), answered).await
+    }
+
+    /// Where objects are in force, for each of their attachments. Looking at them takes the model's task: ask for some
+    /// dozens at a time.
+    ///
+    /// # Errors
+    /// When the server is shut down.
+    pub(crate) async fn summaries(&self, of: Vec<(Key, Vec<Attachment>)>) -> Result<Summaries, Closed> {
+        let (answer, answered) = oneshot::channel();
+        self.query(Query::Summaries { of, answer }, answered).await
     }
 
     async fn query<T>(&self, query: Query, answered: oneshot::Receiver<T>) -> Result<T, Closed> {
@@ -472,6 +508,9 @@ impl Task {
                 },
                 () = sleep_until(due) => self.take_in(&mut batch),
             }
+            if self.model.has_stirred() {
+                shared.stirred.notify_one();
+            }
         }
         for outbox in self.outboxes.values() {
             outbox.end(Status::unavailable(Closed.to_string()));
@@ -543,6 +582,12 @@ impl Task {
                 answer,
             }) => {
                 let _ = answer.send(proxies::of_object(&self.model, &key, generation, revision));
+            }
+            Event::Query(Query::Stirred(answer)) => {
+                let _ = answer.send(self.model.take_stirred());
+            }
+            Event::Query(Query::Summaries { of, answer }) => {
+                let _ = answer.send(proxies::summaries(&self.model, &of));
             }
         }
     }

@@ -13,6 +13,7 @@ use weir_xds::ResourceType;
 use weir_xds::envoy::{Any, DeltaDiscoveryResponse, Resource as Enveloped};
 use weir_xds::node::ClientIdentity;
 
+use super::stirred::Stirred;
 use super::stream::{Asked, Held, Moment, Nonce, Refusal, Standing, Subscriptions};
 use crate::compile::index::{Index, Part};
 use crate::compile::{self, Encoded, Version, Wanted};
@@ -29,6 +30,7 @@ pub(crate) struct Model {
     by_service: HashMap<ServiceName, BTreeSet<Wanted>>,
     /// How often a resource was computed, for tests and people.
     computed: u64,
+    stirred: Stirred,
 }
 
 /// One open stream.
@@ -57,7 +59,17 @@ pub(crate) struct Resource {
 impl Resource {
     /// Whether an object has a part in what is there now, or in the change to it.
     pub(crate) fn concerns(&self, key: &Key) -> bool {
-        self.sources().any(|source| source == key) || self.causes.contains(key)
+        self.concerned().any(|concerned| concerned == key)
+    }
+
+    /// The objects that it concerns.
+    pub(super) fn concerned(&self) -> impl Iterator<Item = &Key> {
+        self.sources().chain(&self.causes)
+    }
+
+    /// The streams that subscribe to it.
+    pub(crate) fn subscribers(&self) -> impl Iterator<Item = StreamId> {
+        self.subscribers.iter().copied()
     }
 
     /// What it was made from.
@@ -143,6 +155,8 @@ impl Model {
             since: now,
             subscriptions: Subscriptions::default(),
         };
+        // Those that told how the workload stands no longer do.
+        self.stir_workload(&stream.client.workload);
         self.streams.insert(id, stream);
     }
 
@@ -162,6 +176,10 @@ impl Model {
         };
         let effect = stream.subscriptions.ask(of, asked)?;
         let namespace = stream.client.workload.namespace.clone();
+        let judged = effect.verdict_on.as_deref();
+        if let Some(wanted) = judged.and_then(|name| Wanted::read(of, name, &namespace)) {
+            self.stir(&wanted);
+        }
         for name in &effect.let_go {
             if let Some(wanted) = Wanted::read(of, name, &namespace) {
                 self.unsubscribe(id, &wanted);
@@ -194,6 +212,8 @@ impl Model {
                 self.unsubscribe(id, &wanted);
             }
         }
+        // Another one may tell from now on.
+        self.stir_workload(&stream.client.workload);
     }
 
     /// Takes in changes of the store, in their order, and returns what that changes for whom.
@@ -240,6 +260,29 @@ impl Model {
             .collect()
     }
 
+    /// A stream.
+    pub(crate) fn stream(&self, id: StreamId) -> Option<&Stream> {
+        self.streams.get(&id)
+    }
+
+    /// What somebody subscribes to of a service.
+    pub(crate) fn resources_of(&self, service: &ServiceName) -> impl Iterator<Item = (&Wanted, &Resource)> {
+        let subscribed = self.by_service.get(service).into_iter().flatten();
+        subscribed.filter_map(|wanted| self.resources.get_key_value(wanted))
+    }
+
+    /// The objects that may stand otherwise than when they were last taken. Never more than there are, and what was
+    /// deleted since.
+    pub(crate) fn take_stirred(&mut self) -> BTreeSet<Key> {
+        let resources = &self.resources;
+        self.stirred.take(|wanted| resources.get(wanted))
+    }
+
+    /// Whether there is something to take.
+    pub(crate) fn has_stirred(&self) -> bool {
+        !self.stirred.is_empty()
+    }
+
     /// Every workload of the mesh.
     pub(crate) fn workloads(&self) -> impl Iterator<Item = (WorkloadName, &WorkloadSpec)> {
         self.index.objects().values().filter_map(|object| match &object.spec {
@@ -282,8 +325,11 @@ impl Model {
             let Some(resource) = self.resources.get_mut(&wanted) else {
                 continue;
             };
+            // Also who has no part in it any more stands otherwise.
+            self.stirred.objects(resource);
             let before = resource.held();
             resource.now = encoded;
+            self.stirred.resource(&wanted, resource);
             if resource.held() == before {
                 continue;
             }
@@ -300,6 +346,7 @@ impl Model {
                 resource.causes.clear();
             }
             resource.causes.extend(causes);
+            self.stirred.resource(&wanted, resource);
             for id in &resource.subscribers {
                 if let Some(stream) = self.streams.get_mut(id) {
                     let told = tell(stream, of, name.clone(), resource.now.as_ref(), now);
@@ -314,6 +361,27 @@ impl Model {
         pushes
     }
 
+    fn stir(&mut self, wanted: &Wanted) {
+        if let Some(resource) = self.resources.get(wanted) {
+            self.stirred.resource(wanted, resource);
+        }
+    }
+
+    /// All that the streams of a workload subscribe to.
+    fn stir_workload(&mut self, workload: &WorkloadName) {
+        let streams = self
+            .streams
+            .values()
+            .filter(|stream| stream.client.workload == *workload);
+        for (of, name, _) in streams.flat_map(|stream| stream.subscriptions.iter()) {
+            let wanted = Wanted::read(of, name, &workload.namespace);
+            let held = wanted.and_then(|wanted| self.resources.get_key_value(&wanted));
+            if let Some((wanted, resource)) = held {
+                self.stirred.resource(wanted, resource);
+            }
+        }
+    }
+
     fn subscribe(&mut self, id: StreamId, wanted: Wanted) -> Option<Encoded> {
         if !self.resources.contains_key(&wanted) {
             self.by_service
@@ -322,12 +390,16 @@ impl Model {
                 .insert(wanted.clone());
             self.computed += 1;
         }
-        let resource = self.resources.entry(wanted).or_insert_with_key(|wanted| Resource {
-            now: compile::encoded(wanted, &self.index),
-            causes: Vec::new(),
-            subscribers: BTreeSet::new(),
-        });
+        let resource = self
+            .resources
+            .entry(wanted.clone())
+            .or_insert_with_key(|wanted| Resource {
+                now: compile::encoded(wanted, &self.index),
+                causes: Vec::new(),
+                subscribers: BTreeSet::new(),
+            });
         resource.subscribers.insert(id);
+        self.stirred.resource(&wanted, resource);
         resource.now.clone()
     }
 
@@ -337,8 +409,10 @@ impl Model {
         };
         resource.subscribers.remove(&id);
         if !resource.subscribers.is_empty() {
+            self.stirred.resource(wanted, resource);
             return;
         }
+        self.stirred.objects(resource);
         self.resources.remove(wanted);
         if let Some(subscribed) = self.by_service.get_mut(wanted.service()) {
             subscribed.remove(wanted);
@@ -377,7 +451,7 @@ mod tests {
 
     use super::*;
     use crate::compile::fixture;
-    use crate::proxies;
+    use crate::proxies::{self, Attachment};
 
     /// A model with its own little store.
     struct World {
@@ -627,6 +701,117 @@ mod tests {
             world.answer(id, ResourceType::Route, 6, None);
         }
         assert_eq!(world.view(&route.key()), "InForce [2, 0, 0]");
+    }
+
+    /// What a status is made from and the view say the same, by numbers and names.
+    #[test]
+    fn a_summary_says_what_the_view_says() {
+        let route = fixture::route("citizen", "r", "citizen", "portal");
+        let mut world = World::new([portal(), route.clone()]);
+        let key = route.key();
+        let attachment = |service: &str, port: u16| Attachment {
+            service: fixture::service_named(service),
+            port: NonZeroU16::new(port),
+        };
+        let agree = |world: &World| {
+            let stored = &world.held[&key];
+            let view = proxies::of_object(&world.model, &key, 1, stored.revision);
+            let of = [(key.clone(), vec![attachment("portal.citizen", 0)])];
+            let summary = proxies::summaries(&world.model, &of).of.remove(0).remove(0);
+            assert_eq!(summary.in_force, view.in_force.len());
+            assert_eq!(
+                (summary.pending, summary.rejected),
+                (view.pending.len(), view.rejected.len())
+            );
+            let first = |count: usize| count.min(proxies::NAMED_MAX);
+            assert_eq!(summary.first_pending, view.pending[..first(view.pending.len())]);
+            assert_eq!(summary.first_rejected, view.rejected[..first(view.rejected.len())]);
+        };
+        agree(&world);
+        for id in 1..=9 {
+            world.open(id, &format!("citizen/w{id}"));
+            all_of_portal(&mut world, id);
+            agree(&world);
+        }
+        for id in 1..=8 {
+            world.answer(id, ResourceType::Route, 2, (id > 4).then_some("no such thing"));
+            agree(&world);
+        }
+        // Of two streams of one workload the newer tells.
+        world.open(10, "citizen/w1");
+        agree(&world);
+        world.subscribe(10, ResourceType::Route, &[ROUTE]);
+        agree(&world);
+        world.model.close(StreamId(10));
+        agree(&world);
+        for (service, port, concerned) in [
+            ("portal.citizen", 80, 9),
+            ("portal.citizen", 81, 0),
+            ("x.citizen", 0, 0),
+        ] {
+            let of = [(key.clone(), vec![attachment(service, port)])];
+            let summary = proxies::summaries(&world.model, &of).of.remove(0).remove(0);
+            assert_eq!(
+                summary.in_force + summary.pending + summary.rejected,
+                concerned,
+                "{service}:{port}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_may_stand_otherwise_is_told_once() {
+        let route = fixture::route("citizen", "r", "citizen", "portal");
+        let mut world = World::new([portal(), route.clone()]);
+        let stirred = |world: &mut World| {
+            assert_eq!(world.model.has_stirred(), !world.model.stirred.is_empty());
+            let keys: Vec<String> = world.model.take_stirred().iter().map(Key::to_string).collect();
+            assert!(!world.model.has_stirred());
+            keys
+        };
+        let r = ["HTTPRoute/citizen/r"];
+        assert_eq!(stirred(&mut world), [""; 0], "nobody is concerned");
+        world.open(1, "citizen/a");
+        world.subscribe(1, ResourceType::Cluster, &[CLUSTER]);
+        assert_eq!(stirred(&mut world), [""; 0], "the route has no part in the cluster");
+        world.subscribe(1, ResourceType::Route, &[ROUTE]);
+        assert_eq!(stirred(&mut world), r);
+        world.answer(1, ResourceType::Cluster, 1, None);
+        assert_eq!(stirred(&mut world), [""; 0]);
+        world.answer(1, ResourceType::Route, 2, None);
+        assert_eq!(stirred(&mut world), r);
+        // A newer stream tells, then the older one again.
+        world.open(2, "citizen/a");
+        assert_eq!(stirred(&mut world), r);
+        world.model.close(StreamId(2));
+        assert_eq!(stirred(&mut world), r);
+        let mut newer = fixture::route("citizen", "s", "citizen", "portal");
+        world.put(newer.clone());
+        assert_eq!(stirred(&mut world), ["HTTPRoute/citizen/r", "HTTPRoute/citizen/s"]);
+        // It goes to another service: it had a part until now.
+        fixture::spec_of(&mut newer).parent_refs[0].name = "other".to_owned();
+        world.put(newer);
+        assert_eq!(stirred(&mut world), ["HTTPRoute/citizen/r", "HTTPRoute/citizen/s"]);
+        world.model.close(StreamId(1));
+        assert_eq!(stirred(&mut world), ["HTTPRoute/citizen/r", "HTTPRoute/citizen/s"]);
+    }
+
+    #[test]
+    fn a_status_computes_and_sends_nothing() {
+        let mut route = fixture::route("citizen", "r", "citizen", "portal");
+        let mut world = World::new([portal(), route.clone()]);
+        world.open(1, "citizen/a");
+        all_of_portal(&mut world, 1);
+        let (computed, seen) = (world.model.computed(), world.model.seen());
+        world.model.take_stirred();
+        route.status = Some(serde_json::json!({"parents": []}));
+        assert!(world.put(route.clone()).is_empty());
+        assert_eq!(world.model.computed(), computed);
+        assert!(!world.model.has_stirred());
+        assert!(world.model.seen() > seen, "it is seen, though");
+        fixture::spec_of(&mut route).rules.clear();
+        world.put(route);
+        assert!(world.model.computed() > computed);
     }
 
     #[test]

@@ -119,6 +119,16 @@ pub(crate) enum Standing {
     Rejected(String),
 }
 
+impl Standing {
+    /// Of two resources that concern one object the worse tells; of two rejections the first.
+    pub(crate) fn worsen(&mut self, other: Standing) {
+        match (&*self, &other) {
+            (Standing::Rejected(_), _) | (_, Standing::InForce) | (Standing::Pending, Standing::Pending) => {}
+            (Standing::InForce | Standing::Pending, Standing::Rejected(_) | Standing::Pending) => *self = other,
+        }
+    }
+}
+
 impl Subscription {
     /// Where the client stands.
     pub(crate) fn standing(&self) -> Standing {

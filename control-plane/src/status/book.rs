@@ -1,0 +1,342 @@
+//! Which resources' statuses have to be looked at, and when: pure bookkeeping, the clock is passed in.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use weir_api::{Key, Kind, Object, Spec};
+use weir_policy::names::ServiceName;
+
+use super::{route, says_in_force};
+use crate::compile::index::{Index, Part};
+use crate::store::{Change, Event, Stored};
+
+/// The resources that statuses are made from, and those whose status may be another one by now.
+#[derive(Debug, Default)]
+pub(super) struct Book {
+    index: Index,
+    /// Routes by the services that they send requests to.
+    senders: BTreeMap<ServiceName, BTreeSet<Key>>,
+    dirty: BTreeSet<Key>,
+    /// Not to be written before: those that were written a moment ago. Never more than are written within
+    /// [`INTERVAL`].
+    not_before: BTreeMap<Key, Instant>,
+    /// Those that have a status of an earlier run, until when it is left alone if nothing happens to them.
+    inherited: Option<(BTreeSet<Key>, Instant)>,
+}
+
+impl Book {
+    /// All that the store holds. A status that is there was written by an earlier run, whose proxies will be back in a
+    /// moment: until `back_by` it is left alone if nothing happens.
+    pub(super) fn open(all: &[Arc<Stored>], back_by: Instant) -> Book {
+        let mut book = Book::default();
+        for stored in all {
+            book.apply(&stored.object.key(), Some(Arc::clone(&stored.object)));
+        }
+        let has_status = |key: &Key| {
+            book.index
+                .objects()
+                .get(key)
+                .is_some_and(|object| object.status.is_some())
+        };
+        let inherited: BTreeSet<Key> = book.dirty.iter().filter(|key| has_status(key)).cloned().collect();
+        book.dirty.retain(|key| !inherited.contains(key));
+        book.inherited = Some((inherited, back_by));
+        book
+    }
+
+    /// All that the store holds, after changes were missed: everything is looked at.
+    pub(super) fn reset(&mut self, all: &[Arc<Stored>]) {
+        let kept: BTreeSet<Key> = all.iter().map(|stored| stored.object.key()).collect();
+        let held = self.index.objects().keys();
+        let gone: Vec<Key> = held.filter(|key| !kept.contains(key)).cloned().collect();
+        for key in gone {
+            self.apply(&key, None);
+        }
+        for stored in all {
+            let key = stored.object.key();
+            self.apply(&key, Some(Arc::clone(&stored.object)));
+            self.stir(&key);
+        }
+    }
+
+    /// Takes in a change of the store.
+    pub(super) fn changed(&mut self, event: &Event) {
+        let object = match &event.change {
+            Change::Added { after } | Change::Modified { after, .. } => Some(Arc::clone(&after.object)),
+            Change::Deleted { .. } => None,
+        };
+        self.apply(&event.key, object);
+    }
+
+    /// Something happened to a resource that its status may have to say.
+    pub(super) fn stir(&mut self, key: &Key) {
+        if says_in_force(key.kind) && self.index.objects().contains_key(key) {
+            self.mark(key.clone());
+        }
+    }
+
+    /// The resources, for solving.
+    pub(super) fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// A resource.
+    pub(super) fn object(&self, key: &Key) -> Option<&Arc<Object>> {
+        self.index.objects().get(key)
+    }
+
+    /// Whether something happened to a resource since it was last taken out.
+    pub(super) fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// When the next status may have to be written; in the past: now. `None`: nothing happened.
+    pub(super) fn due(&self, now: Instant) -> Option<Instant> {
+        let dirty = self
+            .dirty
+            .iter()
+            .map(|key| self.not_before.get(key).copied().unwrap_or(now));
+        dirty.chain(self.inherited.as_ref().map(|(_, until)| *until)).min()
+    }
+
+    /// Takes out what may be written now.
+    pub(super) fn take_due(&mut self, now: Instant) -> Vec<Key> {
+        if let Some((keys, _)) = self.inherited.take_if(|(_, until)| *until <= now) {
+            self.dirty.extend(keys);
+        }
+        self.not_before.retain(|_, until| *until > now);
+        let due = self.dirty.iter().filter(|key| !self.not_before.contains_key(key));
+        let due: Vec<Key> = due.cloned().collect();
+        for key in &due {
+            self.dirty.remove(key);
+        }
+        due
+    }
+
+    /// A status was written, or could not be: it is not before a while passed.
+    pub(super) fn rest(&mut self, key: Key, now: Instant) {
+        self.not_before.insert(key, now + INTERVAL);
+    }
+
+    fn apply(&mut self, key: &Key, object: Option<Arc<Object>>) {
+        if !is_read(key.kind) {
+            return;
+        }
+        let before: BTreeSet<ServiceName> = self
+            .index
+            .objects()
+            .get(key)
+            .map(|held| sends_to(held))
+            .unwrap_or_default();
+        let after = object.as_ref().map(|object| sends_to(object)).unwrap_or_default();
+        let is_there = object.is_some();
+        let touched = self.index.apply(key, object);
+        if touched.is_empty() {
+            return;
+        }
+        for service in before.difference(&after) {
+            if let Some(senders) = self.senders.get_mut(service) {
+                senders.remove(key);
+                if senders.is_empty() {
+                    self.senders.remove(service);
+                }
+            }
+        }
+        for service in after {
+            self.senders.entry(service).or_default().insert(key.clone());
+        }
+        if is_there {
+            self.stir(key);
+        } else {
+            self.dirty.remove(key);
+            self.not_before.remove(key);
+        }
+        for (service, part) in touched {
+            for key in self.affected(&service, part) {
+                self.mark(key);
+            }
+        }
+    }
+
+    /// The resources whose status speaks of this part of a service.
+    fn affected(&self, service: &ServiceName, part: Part) -> BTreeSet<Key> {
+        let routes = || self.index.routes(service).into_iter().map(|of| of.object.key());
+        let policies = || self.index.policies(service).into_iter().map(|of| of.object.key());
+        let senders = || self.senders.get(service).into_iter().flatten().cloned();
+        match part {
+            Part::Whole => routes().chain(policies()).chain(senders()).collect(),
+            Part::Routes => routes().collect(),
+            Part::Clusters => policies().collect(),
+            Part::Endpoints => BTreeSet::new(),
+        }
+    }
+
+    fn mark(&mut self, key: Key) {
+        if let Some((inherited, _)) = &mut self.inherited {
+            inherited.remove(&key);
+        }
+        self.dirty.insert(key);
+    }
+}
+
+/// Whether statuses are made from a kind.
+fn is_read(kind: Kind) -> bool {
+    match kind {
+        Kind::Service | Kind::BackendPolicy | Kind::HttpRoute | Kind::ReferenceGrant => true,
+        Kind::Namespace | Kind::MeshConfig | Kind::EndpointSlice | Kind::Workload => false,
+    }
+}
+
+fn sends_to(object: &Object) -> BTreeSet<ServiceName> {
+    match &object.spec {
+        Spec::HttpRoute(spec) => route::backends(object, spec).collect(),
+        Spec::Namespace(_)
+        | Spec::MeshConfig(_)
+        | Spec::Service(_)
+        | Spec::EndpointSlice(_)
+        | Spec::Workload(_)
+        | Spec::ReferenceGrant(_)
+        | Spec::BackendPolicy(_) => BTreeSet::new(),
+    }
+}
+
+/// Between two writes of one status: often enough for people, and the store has better to do.
+pub(super) const INTERVAL: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compile::fixture;
+    use crate::store::Revision;
+
+    fn stored(object: Object) -> Arc<Stored> {
+        Arc::new(Stored {
+            object: Arc::new(object),
+            revision: Revision(1),
+        })
+    }
+
+    fn portal() -> Object {
+        fixture::service("citizen", "portal", &[("http", 80)])
+    }
+
+    fn route(name: &str, backend: &str) -> Object {
+        let mut route = fixture::route("citizen", name, "citizen", "portal");
+        fixture::spec_of(&mut route).rules = vec![fixture::rule("/", &[backend])];
+        route
+    }
+
+    fn names(keys: Vec<Key>) -> Vec<String> {
+        keys.into_iter().map(|key| key.name).collect()
+    }
+
+    /// A book of which everything was looked at.
+    fn settled(objects: &[Object], now: Instant) -> Book {
+        let all: Vec<Arc<Stored>> = objects.iter().cloned().map(stored).collect();
+        let mut book = Book::open(&all, now);
+        book.take_due(now);
+        assert_eq!(book.due(now), None);
+        book
+    }
+
+    #[test]
+    fn a_change_is_one_to_what_speaks_of_it() {
+        let now = Instant::now();
+        let identity = fixture::service("citizen", "identity", &[("", 80)]);
+        let held = [
+            portal(),
+            identity.clone(),
+            route("own", "portal"),
+            route("sends", "identity"),
+        ];
+        let due_after = |change: &dyn Fn(&mut Book)| {
+            let mut book = settled(&held, now);
+            change(&mut book);
+            let due = names(book.take_due(now));
+            assert_eq!(book.due(now), None);
+            due
+        };
+        let put = |object: Object| move |book: &mut Book| book.apply(&object.key(), Some(Arc::new(object.clone())));
+        let grown = fixture::service("citizen", "identity", &[("", 81)]);
+        assert_eq!(due_after(&put(grown)), ["sends"]);
+        assert_eq!(due_after(&|book| book.apply(&portal().key(), None)), ["own", "sends"]);
+        assert_eq!(due_after(&put(route("new", "portal"))), ["new", "own", "sends"]);
+        assert_eq!(
+            due_after(&|book| book.apply(&route("own", "portal").key(), None)),
+            ["sends"]
+        );
+        // A route that moved away no longer hears of what it left.
+        let moves = |book: &mut Book| {
+            put(route("sends", "portal"))(book);
+            book.take_due(now);
+            put(fixture::service("citizen", "identity", &[("", 82)]))(book);
+        };
+        assert_eq!(due_after(&moves), [""; 0]);
+        let mut said = route("own", "portal");
+        said.status = Some(serde_json::json!({"parents": []}));
+        assert_eq!(due_after(&put(said)), [""; 0], "what was said is nothing new");
+        let endpoints = fixture::slice("citizen", "portal", "http", 15006, &[]);
+        assert_eq!(due_after(&put(endpoints)), [""; 0]);
+        let grant = fixture::grant("police", "g", "citizen", None);
+        assert_eq!(due_after(&put(grant.clone())), [""; 0], "nobody asks for it");
+        let asks = |book: &mut Book| {
+            let mut asks = route("own", "portal");
+            fixture::spec_of(&mut asks).rules[0].backend_refs[0].namespace = Some("police".to_owned());
+            put(asks)(book);
+            book.take_due(now);
+            put(grant.clone())(book);
+        };
+        assert_eq!(due_after(&asks), ["own", "sends"]);
+        assert_eq!(due_after(&|book| book.stir(&route("own", "portal").key())), ["own"]);
+        assert_eq!(
+            due_after(&|book| book.stir(&portal().key())),
+            [""; 0],
+            "no status says it"
+        );
+        assert_eq!(due_after(&|book| book.stir(&route("gone", "portal").key())), [""; 0]);
+    }
+
+    #[test]
+    fn what_was_written_rests_a_second_and_is_not_forgotten() {
+        let now = Instant::now();
+        let mut book = settled(&[portal(), route("r", "portal")], now);
+        let key = route("r", "portal").key();
+        book.rest(key.clone(), now);
+        assert_eq!(book.due(now), None, "nothing happened since");
+        let soon = now + INTERVAL / 10;
+        book.stir(&key);
+        assert_eq!(book.due(soon), Some(now + INTERVAL));
+        assert_eq!(book.take_due(soon), []);
+        assert_eq!(book.take_due(now + INTERVAL), [key]);
+        assert!(book.not_before.is_empty() && book.dirty.is_empty());
+    }
+
+    #[test]
+    fn a_status_of_an_earlier_run_is_left_alone_for_a_while() {
+        let now = Instant::now();
+        let back_by = now + INTERVAL * 10;
+        let said = |name: &str| {
+            let mut route = route(name, "portal");
+            route.status = Some(serde_json::json!({"parents": []}));
+            route
+        };
+        let all = [portal(), said("a"), said("b"), route("new", "portal")].map(stored);
+        let mut book = Book::open(&all, back_by);
+        assert_eq!(names(book.take_due(now)), ["new"]);
+        book.stir(&said("a").key());
+        assert_eq!(names(book.take_due(now)), ["a"], "a proxy is back");
+        assert_eq!(book.due(now), Some(back_by));
+        assert_eq!(names(book.take_due(back_by)), ["b"]);
+        assert_eq!(book.due(back_by), None);
+    }
+
+    #[test]
+    fn after_missed_changes_all_is_looked_at() {
+        let now = Instant::now();
+        let mut book = settled(&[portal(), route("gone", "portal"), route("stays", "portal")], now);
+        book.reset(&[portal(), route("stays", "portal")].map(stored));
+        assert_eq!(names(book.take_due(now)), ["stays"]);
+        assert!(book.object(&route("gone", "portal").key()).is_none());
+    }
+}

@@ -1,0 +1,200 @@
+//! The status of routes: for each parent, whether it takes the route, the backends resolve, and the route is in force.
+
+use std::collections::BTreeMap;
+
+use weir_api::http_route::{HttpRouteSpec, ParentRef};
+use weir_api::service::ServiceSpec;
+use weir_api::status::{CONTROLLER_NAME, ConditionStatus, ParentReference, RouteParentStatus, RouteStatus, condition};
+use weir_api::{FieldError, Object};
+use weir_policy::names::{ClusterName, Consumers, Label, RouteName, ServiceName};
+
+use super::conditions::{Observation, Verdict, conditions, few, quoted};
+use super::effect::{self, Unreachable};
+use super::{Standings, in_force};
+use crate::compile::index::{Index, service_name};
+use crate::compile::references::{References, is_not_permitted};
+use crate::compile::routes;
+use crate::proxies::Attachment;
+
+/// What is known of whole services, kept while many routes of one are looked at.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    unreachable: BTreeMap<(Attachment, Consumers), Unreachable>,
+}
+
+/// Where a parent's callers are; `None`: it can be no Service.
+pub(super) fn attachment(object: &Object, parent: &ParentRef) -> Option<Attachment> {
+    let namespace = parent.namespace.as_deref().unwrap_or(&object.metadata.namespace);
+    Some(Attachment {
+        service: service_name(namespace, &parent.name)?,
+        port: parent.port,
+    })
+}
+
+/// The services that a route sends requests to.
+pub(super) fn backends(object: &Object, spec: &HttpRouteSpec) -> impl Iterator<Item = ServiceName> {
+    spec.backends().filter_map(|backend| {
+        let namespace = backend.namespace.as_deref().unwrap_or(&object.metadata.namespace);
+        service_name(namespace, &backend.name)
+    })
+}
+
+/// What is to be said of a route.
+pub(super) fn status(
+    object: &Object,
+    spec: &HttpRouteSpec,
+    index: &Index,
+    standings: &Standings,
+    known: &mut Known,
+    now: &str,
+) -> RouteStatus {
+    let before: RouteStatus = super::read(object);
+    let at = Observation {
+        generation: object.metadata.generation,
+        now,
+    };
+    let usable = crate::compile::check(object);
+    let resolved = resolved(object, spec, index);
+    let parents = spec.parent_refs.iter().map(|parent| {
+        let parent_ref = ParentReference::from(parent);
+        let attachment = attachment(object, parent);
+        let accepted = accepted(object, parent, index, &usable);
+        let mut verdicts = vec![accepted, resolved.clone()];
+        match &attachment {
+            Some(attachment) if verdicts[0].is_true() => {
+                verdicts.push(in_force::verdict(&standings.at(attachment)));
+                let unreachable = known.unreachable(attachment, consumers(object, attachment), index);
+                verdicts.extend(effect::verdict(&object.key().to_string(), spec, unreachable));
+            }
+            Some(_) | None => verdicts.push(in_force::not_accepted()),
+        }
+        let held = before.parents.iter().find(|held| held.parent_ref == parent_ref);
+        let held = held.map_or(&[][..], |held| &held.conditions);
+        RouteParentStatus {
+            conditions: conditions(verdicts, held, at),
+            parent_ref,
+            controller_name: CONTROLLER_NAME.to_owned(),
+        }
+    });
+    RouteStatus {
+        parents: parents.collect(),
+    }
+}
+
+/// Whether a parent's callers go by the route.
+fn accepted(object: &Object, parent: &ParentRef, index: &Index, usable: &Result<(), Vec<FieldError>>) -> Verdict {
+    let not = |reason, message: String| Verdict::new(condition::ACCEPTED, ConditionStatus::False, reason, message);
+    let own = object.metadata.namespace.as_str();
+    let namespace = parent.namespace.as_deref().unwrap_or(own);
+    let shown = format!("Service {namespace}/{}", parent.name);
+    let service = service_name(namespace, &parent.name).and_then(|name| index.service(&name));
+    let Some(service) = service else {
+        return not("NoMatchingParent", format!("there is no {shown}"));
+    };
+    if let Some(port) = parent.port
+        && service.spec.ports.iter().all(|held| held.port != port)
+    {
+        let message = format!("{shown} has no port {port}, only {}", ports(service.spec));
+        return not("NoMatchingParent", message);
+    }
+    if let Err(errors) = usable {
+        let shown: Vec<String> = errors.iter().map(|error| quoted(&error.to_string())).collect();
+        let message = format!(
+            "it can't be used and answers with 500: {}",
+            few(&shown, "; ", shown.len())
+        );
+        return not("UnsupportedValue", message);
+    }
+    let callers = match namespace == own {
+        true => format!("callers of {shown} go by it, save those with routes in their own namespace"),
+        false => format!("callers of {shown} in namespace {own} go by it"),
+    };
+    Verdict::new(condition::ACCEPTED, ConditionStatus::True, "Accepted", callers)
+}
+
+/// Whether each backend is there and may be used.
+fn resolved(object: &Object, spec: &HttpRouteSpec, index: &Index) -> Verdict {
+    let references = References::of(object, &spec.parent_refs, index);
+    let mut reason = None;
+    let mut problems = Vec::new();
+    for (rule_number, rule) in spec.rules.iter().enumerate() {
+        for (number, backend) in rule.backend_refs.iter().enumerate() {
+            let namespace = backend.namespace.as_deref().unwrap_or(&object.metadata.namespace);
+            let shown = format!("Service {namespace}/{}", backend.name);
+            let cluster = references.cluster(backend);
+            let (problem, message) = if is_not_permitted(&cluster.service) {
+                (
+                    "RefNotPermitted",
+                    format!("no ReferenceGrant in {namespace} permits {shown}"),
+                )
+            } else {
+                match index.service(&cluster.service) {
+                    None => ("BackendNotFound", format!("there is no {shown}")),
+                    Some(service) if service.spec.ports.iter().all(|port| port.port != cluster.port) => {
+                        let held = ports(service.spec);
+                        let message = format!("{shown} has no port {}, only {held}", cluster.port);
+                        ("BackendNotFound", message)
+                    }
+                    Some(_) => continue,
+                }
+            };
+            reason.get_or_insert(problem);
+            problems.push(format!("rules[{rule_number}].backendRefs[{number}]: {message}"));
+        }
+    }
+    match reason {
+        Some(reason) => {
+            let message = format!(
+                "its share is answered with 500: {}",
+                few(&problems, "; ", problems.len())
+            );
+            Verdict::new(condition::RESOLVED_REFS, ConditionStatus::False, reason, message)
+        }
+        None => Verdict::new(
+            condition::RESOLVED_REFS,
+            ConditionStatus::True,
+            "ResolvedRefs",
+            "every backend is there",
+        ),
+    }
+}
+
+/// Whose requests a route takes at a parent.
+fn consumers(object: &Object, parent: &Attachment) -> Consumers {
+    let own: Option<Label> = object.metadata.namespace.parse().ok();
+    match own {
+        Some(own) if own != parent.service.namespace => Consumers::Namespace(own),
+        Some(_) | None => Consumers::Any,
+    }
+}
+
+impl Known {
+    fn unreachable(&mut self, attachment: &Attachment, consumers: Consumers, index: &Index) -> &Unreachable {
+        let entry = self.unreachable.entry((attachment.clone(), consumers));
+        entry.or_insert_with_key(|(attachment, consumers)| {
+            let mut unreachable = Unreachable::default();
+            let service = index.service(&attachment.service);
+            let ports = service.iter().flat_map(|service| &service.spec.ports);
+            let ports = ports.map(|port| port.port);
+            for port in ports.filter(|port| attachment.port.is_none_or(|only| only == *port)) {
+                let cluster = ClusterName {
+                    service: attachment.service.clone(),
+                    port,
+                };
+                let name = RouteName {
+                    cluster,
+                    consumers: consumers.clone(),
+                };
+                if let Some(compiled) = routes::route_config(&name, index) {
+                    unreachable.add(&compiled.resource);
+                }
+            }
+            unreachable
+        })
+    }
+}
+
+fn ports(service: &ServiceSpec) -> String {
+    let ports: Vec<String> = service.ports.iter().map(|port| port.port.to_string()).collect();
+    few(&ports, ", ", ports.len())
+}

@@ -1,0 +1,463 @@
+//! What is said of routes and policies, as tables; and that saying it once is enough.
+
+mod task;
+
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use weir_api::backend_policy::{BackendPolicySpec, TargetRef};
+use weir_api::http_route::{BackendRef, HttpMethod, Retry};
+use weir_api::views::Rejection;
+use weir_api::{Object, RefKind};
+
+use super::*;
+use crate::compile::fixture::{self, spec_of};
+
+const T1: &str = "2026-01-01T00:00:01Z";
+const T2: &str = "2026-01-01T00:00:02Z";
+
+/// An index, and the standings of all in it where every attachment stands like this.
+fn standings(index: &Index, summary: &Summary) -> BTreeMap<Key, Standings> {
+    let of = |object: &Object| {
+        let attachments = attachments(object, index).into_iter();
+        Standings(attachments.map(|attachment| (attachment, summary.clone())).collect())
+    };
+    let objects = index.objects().iter();
+    objects.map(|(key, object)| (key.clone(), of(object))).collect()
+}
+
+fn in_force_on(proxies: usize) -> Summary {
+    Summary {
+        in_force: proxies,
+        ..Summary::default()
+    }
+}
+
+/// The status of an object where all is in force on one proxy.
+#[track_caller]
+fn status_of(index: &Index, key: &Key) -> Value {
+    let solved = solve(index, &standings(index, &in_force_on(1)), T1);
+    let found = solved.into_iter().find(|(of, _)| of == key);
+    found.unwrap_or_else(|| panic!("nothing is said of {key}")).1
+}
+
+/// `type=status/reason: message` for each condition of the entry at `path`.
+fn shown(status: &Value, path: &str) -> Vec<String> {
+    let conditions = status.pointer(path).and_then(|entry| entry["conditions"].as_array());
+    let conditions = conditions.unwrap_or_else(|| panic!("no {path} in {status:#}"));
+    let text = |condition: &Value, field: &str| condition[field].as_str().expect("a text").to_owned();
+    let line = |condition: &Value| {
+        let [kind, status, reason, message] =
+            ["type", "status", "reason", "message"].map(|field| text(condition, field));
+        format!("{kind}={status}/{reason}: {message}")
+    };
+    conditions.iter().map(line).collect()
+}
+
+/// The condition of this type of a route's first parent, or a policy's first target, without the type.
+#[track_caller]
+fn says(objects: &[Object], of: &Object, condition: &str, expect: &str) {
+    let status = status_of(&fixture::index(objects.to_vec()), &of.key());
+    let path = match of.kind() {
+        Kind::HttpRoute => "/parents/0",
+        _ => "/ancestors/0",
+    };
+    let all = shown(&status, path);
+    let found = all.iter().find_map(|line| line.strip_prefix(&format!("{condition}=")));
+    assert_eq!(found.unwrap_or("-"), expect, "{all:#?}");
+}
+
+fn portal() -> Object {
+    fixture::service("citizen", "portal", &[("http", 80), ("grpc", 90)])
+}
+
+fn route(name: &str) -> Object {
+    fixture::route("citizen", name, "citizen", "portal")
+}
+
+fn with(mut route: Object, change: impl FnOnce(&mut weir_api::http_route::HttpRouteSpec)) -> Object {
+    change(spec_of(&mut route));
+    route
+}
+
+fn created(mut object: Object, second: u32) -> Object {
+    object.metadata.creation_timestamp = Some(format!("2026-01-01T00:00:{second:02}Z"));
+    object
+}
+
+fn policy(name: &str, targets: &[(&str, Option<&str>)]) -> Object {
+    let targets = targets.iter().map(|(service, section)| TargetRef {
+        kind: RefKind::Service,
+        name: (*service).to_owned(),
+        section_name: section.map(str::to_owned),
+    });
+    let spec = BackendPolicySpec {
+        target_refs: targets.collect(),
+        balancing: None,
+        circuit_breaker: None,
+        retry_budget: None,
+        connect_timeout: None,
+    };
+    Object::new("citizen", name, Spec::BackendPolicy(spec))
+}
+
+#[test]
+fn a_route_has_an_entry_for_each_parent_as_the_spec_names_it() {
+    let both = with(route("r"), |spec| {
+        let mut other = spec.parent_refs[0].clone();
+        other.namespace = None;
+        other.name = "identity".to_owned();
+        other.port = NonZeroU16::new(80);
+        spec.parent_refs.push(other);
+    });
+    let mut both = both;
+    both.metadata.generation = 7;
+    let index = fixture::index([portal(), both.clone()]);
+    let status = status_of(&index, &both.key());
+    let portal = serde_json::json!({"group": "", "kind": "Service", "namespace": "citizen", "name": "portal"});
+    let identity = serde_json::json!({"group": "", "kind": "Service", "name": "identity", "port": 80});
+    assert_eq!(status.pointer("/parents/0/parentRef"), Some(&portal));
+    assert_eq!(status.pointer("/parents/1/parentRef"), Some(&identity));
+    assert_eq!(status["parents"].as_array().map(Vec::len), Some(2));
+    let expect = [
+        "Accepted=True/Accepted: callers of Service citizen/portal go by it, save those with routes in their own \
+         namespace",
+        "ResolvedRefs=True/ResolvedRefs: every backend is there",
+        "weir.dev/InForce=True/InForce: in force on 1 of 1",
+    ];
+    assert_eq!(shown(&status, "/parents/0"), expect);
+    let expect = [
+        "Accepted=False/NoMatchingParent: there is no Service citizen/identity",
+        "ResolvedRefs=True/ResolvedRefs: every backend is there",
+        "weir.dev/InForce=False/NotAccepted: it is not accepted, so that no proxy is told of it",
+    ];
+    assert_eq!(shown(&status, "/parents/1"), expect);
+    for path in ["/parents/0", "/parents/1"] {
+        assert_eq!(status.pointer(path).expect("there")["controllerName"], CONTROLLER);
+        let conditions = status.pointer(path).expect("there")["conditions"]
+            .as_array()
+            .expect("a list");
+        for condition in conditions {
+            assert_eq!(condition["observedGeneration"], 7);
+            assert_eq!(condition["lastTransitionTime"], T1);
+        }
+    }
+}
+
+const CONTROLLER: &str = "weir.dev/weir-control";
+
+#[test]
+fn a_route_is_accepted_where_its_parent_has_what_it_names() {
+    let accepted = |objects: &[Object], route: &Object, expect: &str| says(objects, route, "Accepted", expect);
+    let consumer = fixture::route("police", "r", "citizen", "portal");
+    let expect = "True/Accepted: callers of Service citizen/portal in namespace police go by it";
+    accepted(&[portal(), consumer.clone()], &consumer, expect);
+    let no_parent = "False/NoMatchingParent: there is no Service citizen/portal";
+    accepted(&[route("r")], &route("r"), no_parent);
+    let port = |number| with(route("r"), |spec| spec.parent_refs[0].port = NonZeroU16::new(number));
+    let no_port = "False/NoMatchingParent: Service citizen/portal has no port 81, only 80, 90";
+    accepted(&[portal(), port(81)], &port(81), no_port);
+    let fine = "True/Accepted: callers of Service citizen/portal go by it, save those with routes in their own \
+                namespace";
+    accepted(&[portal(), port(90)], &port(90), fine);
+    // Admission refuses it; an older control plane may have taken it.
+    let unusable = with(route("r"), |spec| {
+        spec.rules[0].retry = Some(Retry {
+            codes: vec![7],
+            attempts: None,
+            backoff: None,
+        });
+    });
+    let expect = "False/UnsupportedValue: it can't be used and answers with 500: spec.rules[0].retry.codes[0]: 7 is no \
+                  status";
+    accepted(&[portal(), unusable.clone()], &unusable, expect);
+}
+
+#[test]
+fn a_backend_resolves_where_it_is_there_and_permitted() {
+    let to = |backends: &[(Option<&str>, &str, u16)]| {
+        with(route("r"), |spec| {
+            let refs = backends.iter().map(|(namespace, name, port)| BackendRef {
+                kind: RefKind::Service,
+                namespace: namespace.map(str::to_owned),
+                name: (*name).to_owned(),
+                port: fixture::port(*port),
+                weight: 1,
+            });
+            spec.rules[0].backend_refs = refs.collect();
+        })
+    };
+    let resolved = |backends: &[(Option<&str>, &str, u16)], expect: &str| {
+        let secret = fixture::service("police", "secret", &[("", 80)]);
+        let route = to(backends);
+        says(&[portal(), secret, route.clone()], &route, "ResolvedRefs", expect);
+    };
+    resolved(&[(None, "portal", 80)], "True/ResolvedRefs: every backend is there");
+    resolved(
+        &[(Some("citizen"), "portal", 90)],
+        "True/ResolvedRefs: every backend is there",
+    );
+    let abroad = to(&[(Some("police"), "secret", 80)]);
+    let secret = fixture::service("police", "secret", &[("", 80)]);
+    let grant = fixture::grant("police", "g", "citizen", Some("secret"));
+    let permitted = "True/ResolvedRefs: every backend is there";
+    says(
+        &[portal(), secret, grant, abroad.clone()],
+        &abroad,
+        "ResolvedRefs",
+        permitted,
+    );
+    let missing = "False/BackendNotFound: its share is answered with 500: rules[0].backendRefs[1]: there is no Service \
+                   citizen/gone";
+    resolved(&[(None, "portal", 80), (None, "gone", 80)], missing);
+    let port = "False/BackendNotFound: its share is answered with 500: rules[0].backendRefs[0]: Service citizen/portal \
+                has no port 81, only 80, 90";
+    resolved(&[(None, "portal", 81)], port);
+    let refused = "False/RefNotPermitted: its share is answered with 500: rules[0].backendRefs[0]: no ReferenceGrant in \
+                   police permits Service police/secret; rules[0].backendRefs[1]: there is no Service citizen/a; \
+                   rules[0].backendRefs[2]: there is no Service citizen/b and 1 more";
+    resolved(
+        &[
+            (Some("police"), "secret", 80),
+            (None, "a", 1),
+            (None, "b", 1),
+            (None, "c", 1),
+        ],
+        refused,
+    );
+}
+
+#[test]
+fn rules_without_effect_are_named_with_what_takes_their_requests() {
+    let rules = |name: &str, paths: &[&str]| {
+        with(route(name), |spec| {
+            spec.rules = paths.iter().map(|path| fixture::rule(path, &["portal"])).collect();
+        })
+    };
+    let old = created(rules("old", &["/a", "/b"]), 1);
+    let new = |paths: &[&str]| created(rules("new", paths), 2);
+    let ineffective = |new: Object, expect: &str| {
+        let objects = [portal(), old.clone(), new.clone()];
+        says(&objects, &new, "weir.dev/Ineffective", expect);
+        says(&objects, &old, "weir.dev/Ineffective", "-");
+    };
+    ineffective(new(&["/c", "/a/b"]), "-");
+    let taken = "True/RulesUnreachable: rules[1] takes no request, since HTTPRoute/citizen/old rules[0] takes all of its \
+                 requests";
+    ineffective(new(&["/c", "/a"]), taken);
+    let own = "True/RulesUnreachable: rules[1] takes no request, since rules[0] takes all of its requests";
+    ineffective(new(&["/c", "/c/"]), own);
+    // One match of a rule that takes requests is enough, and so is one port or one host.
+    let two_matches = with(new(&["/a"]), |spec| {
+        let more = fixture::rule("/d", &["portal"]).matches;
+        spec.rules[0].matches.extend(more);
+    });
+    ineffective(two_matches, "-");
+    ineffective(
+        with(new(&["/a"]), |spec| spec.hostnames = vec!["a.example.org".to_owned()]),
+        "-",
+    );
+    ineffective(
+        with(new(&["/a"]), |spec| {
+            spec.rules[0].matches[0].method = Some(HttpMethod::Get)
+        }),
+        "-",
+    );
+    let on_one_port = with(old.clone(), |spec| spec.parent_refs[0].port = NonZeroU16::new(80));
+    let on_both = new(&["/a"]);
+    says(
+        &[portal(), on_one_port, on_both.clone()],
+        &on_both,
+        "weir.dev/Ineffective",
+        "-",
+    );
+    // A consumer's routes are a world of their own.
+    let consumer = with(fixture::route("police", "r", "citizen", "portal"), |spec| {
+        spec.rules = vec![fixture::rule("/a", &["portal"])];
+    });
+    says(
+        &[portal(), old.clone(), consumer.clone()],
+        &consumer,
+        "weir.dev/Ineffective",
+        "-",
+    );
+    let weightless = with(new(&["/c"]), |spec| spec.rules[0].backend_refs[0].weight = 0);
+    ineffective(
+        weightless,
+        "True/WeightsZero: rules[0] answers with 500, since all its weights are 0",
+    );
+}
+
+#[test]
+fn of_two_policies_that_claim_the_same_the_older_holds_and_both_are_named() {
+    let older = created(policy("z", &[("portal", None)]), 1);
+    let newer = created(policy("a", &[("portal", None)]), 2);
+    let objects = [portal(), older.clone(), newer.clone()];
+    says(
+        &objects,
+        &older,
+        "Accepted",
+        "True/Accepted: it holds for Service citizen/portal",
+    );
+    let conflicted = "False/Conflicted: BackendPolicy/citizen/z and BackendPolicy/citizen/a both claim Service \
+                      citizen/portal; BackendPolicy/citizen/z, the older, holds";
+    says(&objects, &newer, "Accepted", conflicted);
+    let nowhere = "False/NotAccepted: it is not accepted, so that no proxy is told of it";
+    says(&objects, &newer, "weir.dev/InForce", nowhere);
+    says(
+        &[portal(), newer.clone()],
+        &newer,
+        "Accepted",
+        "True/Accepted: it holds for Service citizen/portal",
+    );
+    let of_one_age = "False/Conflicted: BackendPolicy/citizen/a and BackendPolicy/citizen/z both claim Service \
+                      citizen/portal; BackendPolicy/citizen/a, of two of one age the first by name, holds";
+    let (a, z) = (policy("a", &[("portal", None)]), policy("z", &[("portal", None)]));
+    says(&[portal(), a, z.clone()], &z, "Accepted", of_one_age);
+    // A port by name is another claim than the whole Service.
+    let by_port = created(policy("port", &[("portal", Some("http"))]), 3);
+    let objects = [portal(), older.clone(), by_port.clone()];
+    let holds = "True/Accepted: it holds for port \"http\" of Service citizen/portal";
+    says(&objects, &by_port, "Accepted", holds);
+    says(&objects, &older, "weir.dev/InForce", "True/InForce: in force on 1 of 1");
+    let other_port = created(policy("port-2", &[("portal", Some("grpc"))]), 4);
+    let overridden = "False/Overridden: each port has a policy of its own, which goes before this one: \
+                      BackendPolicy/citizen/port, BackendPolicy/citizen/port-2";
+    says(
+        &[portal(), older.clone(), by_port, other_port],
+        &older,
+        "weir.dev/InForce",
+        overridden,
+    );
+}
+
+#[test]
+fn a_policy_has_an_entry_for_each_target_and_says_which_is_missing() {
+    let own = policy(
+        "p",
+        &[("portal", Some("grpc")), ("gone", None), ("portal", Some("web"))],
+    );
+    let status = status_of(&fixture::index([portal(), own.clone()]), &own.key());
+    let first = serde_json::json!({"group": "", "kind": "Service", "name": "portal", "sectionName": "grpc"});
+    assert_eq!(status.pointer("/ancestors/0/ancestorRef"), Some(&first));
+    let accepted = |number: usize| shown(&status, &format!("/ancestors/{number}"))[0].clone();
+    assert_eq!(
+        accepted(0),
+        "Accepted=True/Accepted: it holds for port \"grpc\" of Service citizen/portal"
+    );
+    assert_eq!(
+        accepted(1),
+        "Accepted=False/TargetNotFound: there is no Service citizen/gone"
+    );
+    let no_port = "Accepted=False/TargetNotFound: Service citizen/portal has no port named \"web\"; it has \"http\", \
+                   \"grpc\"";
+    assert_eq!(accepted(2), no_port);
+}
+
+#[test]
+fn what_an_earlier_run_or_somebody_else_wrote_is_put_right() {
+    let right = status_of(&fixture::index([portal(), route("r")]), &route("r").key());
+    for wrong in [
+        serde_json::json!({}),
+        serde_json::json!("in force everywhere"),
+        serde_json::json!({"parents": "many"}),
+        serde_json::json!({"parents": [{"parentRef": {"kind": "Gateway", "name": "g"}, "controllerName": "x"}]}),
+        serde_json::json!({"parents": [], "more": 1}),
+    ] {
+        let mut held = route("r");
+        held.status = Some(wrong);
+        assert_eq!(status_of(&fixture::index([portal(), held]), &route("r").key()), right);
+    }
+}
+
+#[test]
+fn the_time_of_a_transition_outlives_another_number_of_proxies() {
+    let mut held = route("r");
+    held.status = Some(status_of(&fixture::index([portal(), held.clone()]), &held.key()));
+    let index = fixture::index([portal(), held.clone()]);
+    let solve = |summary: &Summary| solve(&index, &standings(&index, summary), T2);
+    assert_eq!(solve(&in_force_on(1)), [], "nothing else is to be said");
+    let times = |summary: &Summary| {
+        let solved = solve(summary);
+        let conditions = solved[0]
+            .1
+            .pointer("/parents/0/conditions")
+            .expect("conditions")
+            .clone();
+        let times = conditions.as_array().expect("a list").iter();
+        let times = times.map(|condition| condition["lastTransitionTime"].as_str().expect("a time").to_owned());
+        times.collect::<Vec<_>>()
+    };
+    assert_eq!(times(&in_force_on(2)), [T1, T1, T1]);
+    assert_eq!(times(&Summary::default()), [T1, T1, T2]);
+}
+
+fn some_objects() -> impl Strategy<Value = Vec<Object>> {
+    let name = || prop::sample::select(vec!["a", "b", "c"]);
+    let namespace = || prop::sample::select(vec!["citizen", "police"]);
+    let service = (
+        namespace(),
+        name(),
+        prop::sample::subsequence(vec![("http", 80), ("grpc", 81)], 1..=2),
+    );
+    let service = service.prop_map(|(namespace, name, ports)| fixture::service(namespace, name, &ports));
+    let route = (namespace(), name(), namespace(), name(), 0..3_u16, name(), 0..2_u32);
+    let route = route.prop_map(|(namespace, own, parent_namespace, parent, port, backend, weight)| {
+        let mut route = fixture::route(namespace, own, parent_namespace, parent);
+        let spec = spec_of(&mut route);
+        spec.parent_refs[0].port = NonZeroU16::new(port).and_then(|port| port.checked_add(79));
+        spec.rules = vec![fixture::rule("/", &[backend]), fixture::rule("/x", &[backend])];
+        spec.rules[0].backend_refs[0].weight = weight;
+        created(route, u32::from(port))
+    });
+    let claims = (
+        name(),
+        name(),
+        prop::option::of(prop::sample::select(vec!["http", "grpc"])),
+        0..3_u32,
+    );
+    let policy = claims.prop_map(|(own, target, section, age)| created(policy(own, &[(target, section)]), age));
+    prop::collection::vec(prop_oneof![service, route, policy], 0..16)
+}
+
+fn some_summary() -> impl Strategy<Value = Summary> {
+    (0..3_usize, 0..3_usize, 0..3_usize).prop_map(|(in_force, pending, rejected)| {
+        let name = |n| format!("citizen/w{n}");
+        let reason = "no".to_owned();
+        Summary {
+            in_force,
+            pending,
+            first_pending: (0..pending).map(name).collect(),
+            rejected,
+            first_rejected: (0..rejected)
+                .map(|n| Rejection {
+                    proxy: name(n),
+                    reason: reason.clone(),
+                })
+                .collect(),
+        }
+    })
+}
+
+proptest! {
+    /// Where what is to be said is written, there is nothing left to be said, however much time goes by; and what is
+    /// said at another time differs in nothing but times.
+    #[test]
+    fn solving_once_is_enough(objects in some_objects(), first in some_summary(), second in some_summary()) {
+        let mut index = fixture::index(objects);
+        for (summary, now) in [(&first, T1), (&second, T2)] {
+            let held = standings(&index, summary);
+            for (key, status) in solve(&index, &held, now) {
+                let mut object = (*index.objects()[&key]).clone();
+                object.status = Some(status);
+                index.apply(&key, Some(Arc::new(object)));
+            }
+            prop_assert_eq!(solve(&index, &held, "2027-01-01T00:00:00Z"), []);
+            for object in index.objects().values().filter(|object| says_in_force(object.kind())) {
+                let text = object.status.as_ref().expect("all have one").to_string();
+                prop_assert!(text.len() < 32 << 10, "{}", text);
+            }
+        }
+    }
+}
