@@ -52,6 +52,7 @@ BANNED_WORDS = [
 # Rust files whose `sleep` would be a test waiting for the clock.
 TEST_FILE = re.compile(r"(^|/)tests?(/|\.rs$)|(^|/)tests/")
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
+CODE = re.compile(r"``.*?``|`[^`]*`")
 
 findings = []
 
@@ -93,7 +94,7 @@ def check_text(name, text):
 
 def check_links(name, text):
     for number, line in enumerate(text.splitlines(), 1):
-        for target in LINK.findall(line):
+        for target in LINK.findall(CODE.sub("", line)):
             if "://" not in target and not (TOP / name).parent.joinpath(target).exists():
                 find(name, number, f"a link to {target}, which is not there")
 

@@ -90,24 +90,24 @@ pub struct HttpRouteRule {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Subdomain>")]
     pub name: Option<String>,
-    /// Which requests: those that any of these takes. Default: every one.
+    /// Which requests: those that any of these takes. Default: one that takes every request.
     #[schemars(default = "every_path", length(max = read::MATCHES_MAX), extend("x-kubernetes-list-type" = "atomic"))]
     pub matches: Vec<HttpRouteMatch>,
-    /// What changes. Default: nothing.
+    /// What changes on requests and answers. Default: nothing.
     ///
     /// Rule: each type occurs once.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(default, length(max = read::FILTERS_MAX), extend("x-kubernetes-list-type" = "atomic"))]
     pub filters: Vec<HttpRouteFilter>,
-    /// Where they go. Default: nowhere: they are answered with 500 if there is no redirect.
+    /// Where requests go, by weight. Default: nowhere; they are answered with 500 if there is no redirect.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(default, length(max = read::BACKENDS_MAX), extend("x-kubernetes-list-type" = "atomic"))]
     pub backend_refs: Vec<BackendRef>,
-    /// How long they may take. Default: no limit of the route's.
+    /// How long requests may take. Default: no limit of the route's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<RouteTimeouts>,
-    /// When they are sent again. Default: only where nothing can have happened (not written, or refused unseen), and
-    /// GET, HEAD and OPTIONS once when a kept connection turned out to be closed.
+    /// When requests are sent again. Default: only where nothing can have happened (not written, or refused unseen),
+    /// and GET, HEAD and OPTIONS once when a kept connection turned out to be closed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
 }
@@ -117,10 +117,10 @@ pub struct HttpRouteRule {
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "HTTPRouteMatch")]
 pub struct HttpRouteMatch {
-    /// On the path.
+    /// What the path has to be.
     #[schemars(default)]
     pub path: PathMatch,
-    /// On fields of the header. Default: none.
+    /// What fields of the header have to be; all of these hold. Default: none.
     ///
     /// Rule: each name occurs once, whatever its case.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -129,7 +129,7 @@ pub struct HttpRouteMatch {
         "x-kubernetes-list-map-keys" = ["name"],
     ))]
     pub headers: Vec<HeaderMatch>,
-    /// On parameters of the query. Default: none.
+    /// What parameters of the query have to be; all of these hold. Default: none.
     ///
     /// Rule: each name occurs once.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -138,7 +138,7 @@ pub struct HttpRouteMatch {
         "x-kubernetes-list-map-keys" = ["name"],
     ))]
     pub query_params: Vec<QueryParamMatch>,
-    /// On the method. Default: any method.
+    /// What the method has to be. Default: any method.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method: Option<HttpMethod>,
 }

@@ -3,7 +3,8 @@
 //! The schemas say what the reader takes. What they can't say (that a name occurs once, that two fields exclude each
 //! other) stands in the description of the type, in a paragraph that begins with `Rule:`.
 //!
-//! Beyond OpenAPI 3.0 and Kubernetes' own extensions: `x-weir-minimum` and `x-weir-maximum` bound a duration.
+//! Beyond OpenAPI 3.0 and Kubernetes' own extensions: `x-weir-minimum` and `x-weir-maximum` bound a duration,
+//! `x-weir-form` names a pattern.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;

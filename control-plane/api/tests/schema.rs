@@ -13,6 +13,8 @@ mod agree;
 mod any;
 #[path = "schema/check.rs"]
 mod check;
+#[path = "schema/reference.rs"]
+mod reference;
 #[path = "schema/rules.rs"]
 mod rules;
 #[path = "schema/walk.rs"]
@@ -20,11 +22,15 @@ mod walk;
 
 use walk::REFERENCE;
 
+/// A kind's text in a folder of testdata.
+fn text(folder: &str, kind: Kind) -> String {
+    let name = format!("tests/testdata/{folder}/{}.yaml", kind.singular());
+    std::fs::read_to_string(&name).unwrap_or_else(|error| panic!("{name}: {error}: every kind needs one"))
+}
+
 /// The documents of a kind in a folder of testdata.
 fn documents(folder: &str, kind: Kind) -> Vec<Value> {
-    let name = format!("tests/testdata/{folder}/{}.yaml", kind.singular());
-    let text = std::fs::read_to_string(&name).unwrap_or_else(|error| panic!("{name}: {error}: every kind needs one"));
-    let documents = yaml::read(&text, &name).unwrap_or_else(|errors| panic!("{errors:?}"));
+    let documents = yaml::read(&text(folder, kind), folder).unwrap_or_else(|errors| panic!("{errors:?}"));
     documents.into_iter().map(|document| document.value).collect()
 }
 
@@ -126,8 +132,8 @@ fn schemas_are_those_of_openapi() {
         each_schema(group, |place, schema| {
             for key in schema.as_object().expect("a schema is an object").keys() {
                 let is_known = known.contains(key.as_str());
-                let is_extension =
-                    key.starts_with("x-kubernetes-") || matches!(key.as_str(), "x-weir-minimum" | "x-weir-maximum");
+                let is_extension = key.starts_with("x-kubernetes-")
+                    || matches!(key.as_str(), "x-weir-form" | "x-weir-minimum" | "x-weir-maximum");
                 assert!(is_known || is_extension, "{place}: {key}");
             }
             assert!(
@@ -236,4 +242,31 @@ fn what_a_schema_takes_reads_but_for_rules_that_are_told() {
             panic!("{kind}: {error}");
         }
     }
+}
+
+#[test]
+fn examples_are_right() {
+    for &kind in Kind::ALL {
+        for document in documents("examples", kind) {
+            assert_eq!(check::resource(kind, &document), Vec::<String>::new(), "{kind}");
+            let object = Object::parse(document).unwrap_or_else(|errors| panic!("{kind}: {errors:?}"));
+            assert_eq!(object.kind(), kind);
+        }
+    }
+}
+
+#[test]
+fn the_reference_is_as_the_schemas_are() {
+    let page = reference::page(|kind| text("examples", kind));
+    let name = "../../docs/reference.md";
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        std::fs::write(name, &page).expect("docs can be written");
+    }
+    let written = std::fs::read_to_string(name).unwrap_or_default();
+    let line = page.lines().zip(written.lines()).position(|(new, old)| new != old);
+    let line = line.unwrap_or(page.lines().count().min(written.lines().count())) + 1;
+    assert!(
+        page == written,
+        "docs/reference.md is stale at line {line}: run ./dev docs, or this test with UPDATE_EXPECT=1"
+    );
 }

@@ -9,9 +9,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use crate::duration;
 
-/// Makes a type for each form of text: its pattern, and from how many to how many characters it has.
+/// Makes a type for each form of text: what it is called, its pattern, and from how many to how many characters it has.
 macro_rules! texts {
-    ($($(#[$doc:meta])* $name:ident = $pattern:expr, $from:literal to $to:literal;)*) => {$(
+    ($($(#[$doc:meta])* $name:ident = $form:literal, $pattern:expr, $from:literal to $to:literal;)*) => {$(
         $(#[$doc])*
         pub(crate) enum $name {}
 
@@ -25,7 +25,13 @@ macro_rules! texts {
             }
 
             fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                json_schema!({"type": "string", "pattern": $pattern, "minLength": $from, "maxLength": $to})
+                json_schema!({
+                    "type": "string",
+                    "pattern": $pattern,
+                    "minLength": $from,
+                    "maxLength": $to,
+                    "x-weir-form": $form,
+                })
             }
         }
     )*};
@@ -33,33 +39,33 @@ macro_rules! texts {
 
 texts! {
     /// A DNS label.
-    Label = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", 1 to 63;
+    Label = "DNS label", r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", 1 to 63;
     /// A DNS label, or nothing.
-    LabelOrEmpty = r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$", 0 to 63;
+    LabelOrEmpty = "DNS label or empty", r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$", 0 to 63;
     /// A DNS name.
-    Subdomain = SUBDOMAIN, 1 to 253;
+    Subdomain = "DNS name", SUBDOMAIN, 1 to 253;
     /// A DNS name, the first label of which may be `*`.
-    Host = format!(r"^(\*\.)?{}", SUBDOMAIN.trim_start_matches('^')), 1 to 253;
+    Host = "host", format!(r"^(\*\.)?{}", SUBDOMAIN.trim_start_matches('^')), 1 to 253;
     /// The value of a label.
-    LabelValue = r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", 0 to 63;
+    LabelValue = "label value", r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", 0 to 63;
     /// The name of a header field (RFC 9110 section 5.1), or of a parameter of the query.
-    FieldName = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$", 1 to 256;
+    FieldName = "field name", r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$", 1 to 256;
     /// The value of a header field that is set (RFC 9110 section 5.5).
-    FieldValue = r"^[!-~]([\t -~]*[!-~])?$", 1 to 4096;
+    FieldValue = "field value", r"^[!-~]([\t -~]*[!-~])?$", 1 to 4096;
     /// A path (RFC 3986 section 3.3).
-    Path = PATH, 1 to 1024;
+    Path = "path", PATH, 1 to 1024;
     /// A path, or nothing.
-    PathOrEmpty = format!("^({})?$", PATH.trim_start_matches('^').trim_end_matches('$')), 0 to 1024;
+    PathOrEmpty = "path or empty", format!("^({})?$", PATH.trim_start_matches('^').trim_end_matches('$')), 0 to 1024;
     /// What a path is compared with: a path or a regular expression.
-    PathPattern = PRINTABLE, 1 to 1024;
+    PathPattern = "pattern", PRINTABLE, 1 to 1024;
     /// What a header field is compared with.
-    FieldPattern = PRINTABLE, 1 to 4096;
+    FieldPattern = "pattern", PRINTABLE, 1 to 4096;
     /// What a parameter of the query is compared with.
-    ParameterPattern = PRINTABLE, 1 to 1024;
+    ParameterPattern = "pattern", PRINTABLE, 1 to 1024;
     /// The name of a kind.
-    KindName = "^[A-Za-z0-9]+$", 1 to 63;
+    KindName = "kind", "^[A-Za-z0-9]+$", 1 to 63;
     /// Anything that can be printed, or nothing.
-    Printable = r"^[^\x00-\x1f\x7f-\x9f]*$", 0 to 256;
+    Printable = "printable text", r"^[^\x00-\x1f\x7f-\x9f]*$", 0 to 256;
 }
 
 /// A duration (GEP-2257) from `FROM` to `TO` milliseconds.
