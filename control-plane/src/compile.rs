@@ -242,6 +242,10 @@ pub(crate) fn cluster(name: &ClusterName, index: &Index) -> Option<Compiled<mode
             open_for: failures.open_for,
             half_open_requests: failures.half_open_requests,
         }),
+        outlier_detection: spec.and_then(|spec| spec.outlier_detection).map(outlier_detection),
+        panic_percent: spec
+            .and_then(|spec| spec.panic_percent)
+            .unwrap_or(backend_policy::PANIC_PERCENT),
         retry_budget: model::RetryBudget {
             percent: retry_budget.percent,
             min_per_second: retry_budget.min_per_second,
@@ -249,6 +253,23 @@ pub(crate) fn cluster(name: &ClusterName, index: &Index) -> Option<Compiled<mode
         },
     };
     Some(Compiled { resource, sources })
+}
+
+fn outlier_detection(spec: backend_policy::OutlierDetection) -> model::OutlierDetection {
+    model::OutlierDetection {
+        consecutive_5xx_errors: spec.consecutive_5xx_errors,
+        consecutive_gateway_errors: spec.consecutive_gateway_errors,
+        consecutive_local_origin_failures: spec.consecutive_local_origin_failures,
+        failure_percentage: spec.failure_percentage.map(|rule| model::FailurePercentage {
+            threshold: rule.threshold,
+            min_requests: rule.min_requests,
+            min_hosts: rule.min_hosts,
+        }),
+        interval: spec.interval,
+        base_ejection_time: spec.base_ejection_time,
+        max_ejection_time: spec.max_ejection_time,
+        max_ejection_percent: spec.max_ejection_percent,
+    }
 }
 
 /// Compiles what one object alone allows, so that what no proxy could use is refused when it is written.
@@ -424,8 +445,10 @@ mod tests {
                 failures: Some(Failures::default()),
                 ..CircuitBreaker::default()
             }),
-            retry_budget: None,
+            outlier_detection: Some(backend_policy::OutlierDetection::default()),
+            panic_percent: Some(30),
             connect_timeout: Some(Duration::from_millis(250)),
+            ..BackendPolicySpec::default()
         };
         let mut object = Object::new("citizen", name, Spec::BackendPolicy(spec));
         object.metadata.creation_timestamp = Some(format!("2026-01-01T00:00:{second:02}Z"));
@@ -454,6 +477,12 @@ mod tests {
         assert_eq!(
             compiled.resource.breaker.map(|breaker| breaker.half_open_requests),
             Some(3)
+        );
+        assert_eq!(compiled.resource.panic_percent, 30);
+        let outliers = compiled.resource.outlier_detection.expect("asked for");
+        assert_eq!(
+            (outliers.consecutive_5xx_errors, outliers.max_ejection_percent),
+            (Some(5), 50)
         );
     }
 

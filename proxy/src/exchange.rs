@@ -13,18 +13,21 @@ use http::{HeaderMap, Response};
 use http_body::Frame;
 use hyper::body::Incoming;
 use tokio::time::Sleep;
-use weir_policy::balance::EndpointLoad;
 use weir_policy::breaker::{Outcome, RequestPermit};
 use weir_policy::deadline::Deadline;
+use weir_policy::model::Balancing;
 use weir_policy::names::WorkloadName;
+use weir_policy::outlier::Seen;
 use weir_policy::time::Time;
 
 use crate::clock::Clock;
 use crate::contexts::OpenContext;
+use crate::endpoints::{Endpoint, EndpointState};
 use crate::http::body::Replay;
 use crate::http::head::Grpc;
 use crate::http::upstream::{Lease, Wire};
 use crate::record::{AttemptEvent, AttemptOutcome, Recorder, RequestRecord, ResponseFlag};
+use crate::snapshot::Cluster;
 
 /// A request under way, from its head on. However it ends, it is recorded exactly once: at the end of its answer, or
 /// when it is dropped because the downstream left.
@@ -184,10 +187,8 @@ impl Exchange {
 
     /// The answer has been passed on to its end.
     pub(crate) fn complete(mut self: Box<Self>) {
-        let failed = self
-            .record
-            .as_ref()
-            .is_some_and(|record| is_failure(record.status, record.grpc_status));
+        let statuses = self.record.as_ref().map(|record| (record.status, record.grpc_status));
+        let failed = statuses.is_some_and(|(status, grpc_status)| is_failure(status, grpc_status));
         let request_sent = self.request.as_ref().is_none_or(Replay::is_spent);
         if let Some(Attempt {
             permit,
@@ -197,7 +198,9 @@ impl Exchange {
         {
             let outcome = if failed { Outcome::Failure } else { Outcome::Success };
             finish(permit, outcome, self.clock.now());
-            drop(in_flight);
+            if let (Some(mut in_flight), Some((status, grpc_status))) = (in_flight, statuses) {
+                in_flight.saw(seen(status, grpc_status));
+            }
             if request_sent {
                 lease.release();
             }
@@ -207,7 +210,7 @@ impl Exchange {
 
     /// The upstream ended its answer before its end.
     pub(crate) fn upstream_broke_off(mut self: Box<Self>, error: &hyper::Error) {
-        self.end_attempt(Outcome::Failure);
+        self.end_attempt(Outcome::Failure, Some(Seen::NoAnswer));
         self.note(|record| {
             record.flag = ResponseFlag::UpstreamReset;
             record.error = Some(format!("the upstream ended its answer before its end: {error}"));
@@ -216,7 +219,7 @@ impl Exchange {
 
     /// The downstream left before the answer's end.
     pub(crate) fn downstream_left(mut self: Box<Self>) {
-        self.end_attempt(Outcome::Abandoned);
+        self.end_attempt(Outcome::Abandoned, None);
         self.note(|record| record.flag = ResponseFlag::DownstreamReset);
     }
 
@@ -224,7 +227,7 @@ impl Exchange {
     /// off, so that it doesn't look complete.
     pub(crate) fn ran_out_of_time(mut self: Box<Self>) -> Option<HeaderMap> {
         const DEADLINE_EXCEEDED: u32 = 4;
-        self.end_attempt(Outcome::Failure);
+        self.end_attempt(Outcome::Failure, Some(Seen::NoAnswer));
         let grpc = self.grpc;
         self.note(|record| {
             record.flag = ResponseFlag::RequestTimeout;
@@ -247,9 +250,12 @@ impl Exchange {
         }
     }
 
-    fn end_attempt(&mut self, outcome: Outcome) {
+    fn end_attempt(&mut self, outcome: Outcome, seen: Option<Seen>) {
         if let Some(attempt) = self.attempt.take() {
             finish(attempt.permit, outcome, self.clock.now());
+            if let (Some(mut in_flight), Some(seen)) = (attempt.in_flight, seen) {
+                in_flight.saw(seen);
+            }
         }
     }
 
@@ -307,13 +313,24 @@ pub(crate) fn grpc_status(headers: &HeaderMap) -> Option<u32> {
     headers.get("grpc-status")?.to_str().ok()?.parse().ok()
 }
 
-/// A request on its way at an endpoint: counted in the endpoint's load until dropped.
+/// What an answer says of the endpoint that gave it.
+fn seen(status: u16, grpc_status: Option<u32>) -> Seen {
+    match grpc_status {
+        Some(grpc_status) if status < 500 => Seen::of_grpc_status(grpc_status),
+        Some(_) | None => Seen::of_status(status),
+    }
+}
+
+/// A request on its way at an endpoint: counted in the endpoint's load until dropped. What became of it is told once,
+/// as soon as it is known: a stream may go on for hours.
 pub(crate) struct InFlight {
-    load: Arc<EndpointLoad>,
+    cluster: Arc<Cluster>,
+    address: SocketAddr,
+    endpoint: Arc<EndpointState>,
     clock: Clock,
     began: Time,
-    decay: Duration,
     latency: Latency,
+    told: bool,
 }
 
 enum Latency {
@@ -326,36 +343,58 @@ enum Latency {
 }
 
 impl InFlight {
-    pub(crate) fn begin(load: &Arc<EndpointLoad>, clock: Clock, decay: Duration) -> InFlight {
-        let began = clock.now();
-        load.begin();
+    pub(crate) fn begin(cluster: &Arc<Cluster>, endpoint: &Endpoint, clock: Clock) -> InFlight {
+        endpoint.state.load.begin();
         InFlight {
-            load: Arc::clone(load),
+            cluster: Arc::clone(cluster),
+            address: endpoint.address,
+            endpoint: Arc::clone(&endpoint.state),
             clock,
-            began,
-            decay,
+            began: clock.now(),
             latency: Latency::Open,
+            told: false,
         }
     }
 
-    /// The answer's head has come.
-    pub(crate) fn answered(&mut self) {
+    /// The answer's head has come. What a gRPC answer is, its trailers say, unless it is an error already.
+    pub(crate) fn answered(&mut self, response: &Response<Incoming>, grpc: Grpc) {
         self.latency = Latency::Measured(self.clock.now().saturating_since(self.began));
+        let status = response.status().as_u16();
+        let grpc_status = grpc_status(response.headers());
+        if grpc == Grpc::No || grpc_status.is_some() || status >= 500 {
+            self.saw(seen(status, grpc_status));
+        }
     }
 
-    /// There will be none.
-    pub(crate) fn failed(&mut self) {
+    /// There will be none. One that the endpoint provably did not work on, because it is leaving, is no fault of it.
+    pub(crate) fn failed(&mut self, outcome: AttemptOutcome) {
         self.latency = Latency::Failed;
+        match outcome {
+            AttemptOutcome::ConnectFailed | AttemptOutcome::Reset | AttemptOutcome::TimedOut => {
+                self.saw(Seen::NoAnswer);
+            }
+            AttemptOutcome::Unprocessed | AttemptOutcome::Abandoned | AttemptOutcome::Answered(_) => {}
+        }
+    }
+
+    fn saw(&mut self, seen: Seen) {
+        if !self.told {
+            self.told = true;
+            self.cluster.saw(self.address, &self.endpoint, seen, self.clock.now());
+        }
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let now = self.clock.now();
+        let load = &self.endpoint.load;
+        let Balancing::PeakEwma { decay } = self.cluster.config.balancing else {
+            return load.abandon();
+        };
         match self.latency {
-            Latency::Measured(latency) => self.load.end(Some(latency), now, self.decay),
-            Latency::Failed => self.load.end(None, now, self.decay),
-            Latency::Open => self.load.abandon(),
+            Latency::Measured(latency) => load.end(Some(latency), self.clock.now(), decay),
+            Latency::Failed => load.end(None, self.clock.now(), decay),
+            Latency::Open => load.abandon(),
         }
     }
 }

@@ -11,6 +11,7 @@ pub(crate) mod clock;
 pub mod config;
 pub(crate) mod contexts;
 pub(crate) mod drain;
+pub(crate) mod endpoints;
 pub(crate) mod error;
 pub(crate) mod exchange;
 pub(crate) mod explain;

@@ -13,6 +13,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncod
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 use weir_policy::breaker::{BreakerState, Refusal};
+use weir_policy::outlier::Cause;
 use weir_policy::retry::RetryKind;
 
 use crate::record::{AttemptOutcome, Direction, RequestRecord, ResponseFlag};
@@ -57,6 +58,14 @@ pub(crate) struct ObservedCluster {
     pub(crate) breaker: BreakerState,
     /// How often the breaker has opened.
     pub(crate) opened: u64,
+    /// Endpoints ejected so far, by cause; none where the cluster ejects none.
+    pub(crate) ejections: Vec<(Cause, u64)>,
+    /// Endpoints that are ejected now.
+    pub(crate) ejected: u32,
+    /// Endpoints that take requests now.
+    pub(crate) in_use: u32,
+    /// Whether these are all, because too few could be used.
+    pub(crate) panic: bool,
     /// Connections.
     pub(crate) connections: u32,
     /// Requests that wait for a connection.
@@ -617,6 +626,31 @@ impl Gathered {
         for cluster in &self.observed.clusters {
             counter(&mut metric, &[("cluster", &cluster.name)], cluster.opened)?;
         }
+        let help = "Times an endpoint of a cluster was left alone because it failed, by the rule that it broke";
+        let mut metric = encoder.encode_descriptor("weir_outlier_ejections", help, None, MetricType::Counter)?;
+        for cluster in &self.observed.clusters {
+            for (cause, count) in &cluster.ejections {
+                counter(
+                    &mut metric,
+                    &[("cluster", cluster.name.as_str()), ("cause", cause.as_str())],
+                    *count,
+                )?;
+            }
+        }
+        let help = "Endpoints of a cluster: in use, and left alone because they failed";
+        let mut metric = encoder.encode_descriptor("weir_cluster_endpoints", help, None, MetricType::Gauge)?;
+        for cluster in &self.observed.clusters {
+            for (state, count) in [("in_use", cluster.in_use), ("ejected", cluster.ejected)] {
+                let labels = [("cluster", cluster.name.as_str()), ("state", state)];
+                metric.encode_family(&labels)?.encode_gauge(&count)?;
+            }
+        }
+        let help = "1 while all endpoints of a cluster are used because too few of them could be";
+        let mut metric = encoder.encode_descriptor("weir_cluster_panic", help, None, MetricType::Gauge)?;
+        for cluster in &self.observed.clusters {
+            let labels = [("cluster", cluster.name.as_str())];
+            metric.encode_family(&labels)?.encode_gauge(&u32::from(cluster.panic))?;
+        }
         let help = "What is open to a cluster, by what its limits count";
         let mut metric = encoder.encode_descriptor("weir_cluster_active", help, None, MetricType::Gauge)?;
         for cluster in &self.observed.clusters {
@@ -786,6 +820,10 @@ mod tests {
                 name: "identity.police:80".to_owned(),
                 breaker: BreakerState::HalfOpen,
                 opened: 2,
+                ejections: vec![(Cause::Consecutive5xxErrors, 3), (Cause::FailurePercentage, 0)],
+                ejected: 1,
+                in_use: 2,
+                panic: false,
                 connections: 1,
                 pending: 0,
                 requests: 4,

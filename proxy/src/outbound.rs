@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use tokio::time::timeout_at;
 use weir_policy::breaker::Outcome;
 use weir_policy::deadline::Deadline;
-use weir_policy::model::{AppProtocol, Balancing, Peer};
+use weir_policy::model::{AppProtocol, Peer};
 use weir_policy::names::ListenerName;
 use weir_policy::retry::{AttemptFacts, Decision, Replayable, RetryKind, Sent, decide};
 use weir_policy::time::Time;
@@ -19,6 +19,7 @@ use weir_policy::time::Time;
 use crate::answer;
 use crate::attempt::{self, Failed};
 use crate::calls::{self, Call};
+use crate::endpoints::Endpoint;
 use crate::error::ProxyError;
 use crate::exchange::{self, Attempt, Exchange, InFlight};
 use crate::http::body::{Replay, ResponseBody};
@@ -26,7 +27,7 @@ use crate::http::head::{Grpc, Head, strip_hop_by_hop};
 use crate::http::upstream::{Lease, Target, Wire};
 use crate::plan::{self, ForwardPlan, RequestPlan};
 use crate::record::{Direction, DownstreamAddr, ResponseFlag};
-use crate::snapshot::{Endpoint, Service};
+use crate::snapshot::Service;
 use crate::worker::Worker;
 
 /// How long a request for a name nobody has asked for yet waits for the control plane's answer: some round trips and a
@@ -190,7 +191,7 @@ async fn forward(
             Ok(permit) => permit,
             Err(refusal) => return held.unwrap_or_else(|| Err(worker.refused(label, refusal))),
         };
-        let Some(endpoint) = plan::choose(cluster, last, began, worker.random()) else {
+        let Some(endpoint) = plan::choose(cluster, last, began, || worker.random()) else {
             let cluster = label.to_string();
             return held.unwrap_or(Err(ProxyError::NoEndpoint { cluster }));
         };
@@ -204,23 +205,18 @@ async fn forward(
             began,
             until: deadline.per_try(began, plan.timeouts.backend_request),
         };
-        let mut in_flight = match cluster.config.balancing {
-            Balancing::PeakEwma { decay } => Some(InFlight::begin(&endpoint.load, worker.clock, decay)),
-            Balancing::RoundRobin => None,
-        };
+        let mut in_flight = InFlight::begin(cluster, endpoint, worker.clock);
         exchange.attempts(endpoint.address);
         let sent = match attempt_at(worker, head, call, &body, plan, &at).await {
             Ok((mut response, lease)) => {
-                if let Some(in_flight) = &mut in_flight {
-                    in_flight.answered();
-                }
+                in_flight.answered(&response, exchange.grpc());
                 let status = response.status();
                 exchange.attempt_answered(endpoint.address, endpoint.workload.as_deref(), lease.wire(), &response);
                 exchange::report(&mut permit, &response, exchange.grpc(), worker.clock.now());
                 to_downstream(&mut response, plan);
                 let attempt = Attempt {
                     permit: Some(permit),
-                    in_flight,
+                    in_flight: Some(in_flight),
                     lease,
                 };
                 held = Some(Ok(Carried::Upstream {
@@ -239,9 +235,7 @@ async fn forward(
                     return Err(worker.refused(label, refusal));
                 }
                 permit.finish(Outcome::Failure, worker.clock.now());
-                if let Some(in_flight) = &mut in_flight {
-                    in_flight.failed();
-                }
+                in_flight.failed(failed.outcome());
                 if deadline.has_passed(worker.clock.now()) {
                     return Err(ProxyError::RequestTimeout {
                         limit: exchange.elapsed(),

@@ -12,9 +12,10 @@ use weir_policy::retry::MethodNamed;
 use weir_policy::route::{self, RequestFacts};
 use weir_policy::time::Time;
 
+use crate::endpoints::Endpoint;
 use crate::error::ProxyError;
 use crate::http::head::Head;
-use crate::snapshot::{Backend, Cluster, Endpoint, Service, ServiceRoute};
+use crate::snapshot::{Backend, Cluster, Service, ServiceRoute};
 
 /// What is to become of a request.
 #[derive(Debug)]
@@ -213,31 +214,43 @@ fn location(redirect: &Redirect, matched: &PathMatch, head: &Head) -> String {
     location
 }
 
-/// Chooses an endpoint for an attempt, another than the one tried `last` if there is one.
-pub(crate) fn choose(cluster: &Cluster, last: Option<SocketAddr>, now: Time, random: u64) -> Option<&Endpoint> {
-    let endpoints = &cluster.endpoints;
+/// Chooses an endpoint for an attempt, another than the one tried `last` if there is one. `random` is drawn from for
+/// each choice within.
+pub(crate) fn choose(
+    cluster: &Cluster,
+    last: Option<SocketAddr>,
+    now: Time,
+    random: impl Fn() -> u64,
+) -> Option<&Endpoint> {
+    let in_use = cluster.in_use(now);
+    let level = in_use.draw(random());
+    let at = |place: usize| cluster.endpoints.get(*level.get(place)?);
     match cluster.config.balancing {
         Balancing::RoundRobin => {
-            let first = endpoints.get(cluster.state.round_robin.next(endpoints.len())?)?;
+            let next = || at(cluster.state.round_robin.next(level.len())?);
+            let first = next()?;
             if Some(first.address) != last {
                 return Some(first);
             }
-            endpoints.get(cluster.state.round_robin.next(endpoints.len())?)
+            next()
         }
         Balancing::PeakEwma { decay } => {
-            let (one, two) = weir_policy::balance::power_of_two(endpoints.len(), random)?;
+            let cost = |endpoint: &Endpoint| endpoint.state.load.cost(now, decay);
+            let (one, two) = weir_policy::balance::power_of_two(level.len(), random())?;
             if let Some(last) = last {
                 // Again: by now it pays to look at all of them. Those that failed lately cost most, so that a request
                 // gets through while more endpoints are dead than it may try. Among equals chance decides.
-                let (before, from) = endpoints.split_at_checked(one)?;
-                let others = from.iter().chain(before).filter(|other| other.address != last);
-                let cost = |endpoint: &Endpoint| endpoint.load.cost(now, decay);
+                let (before, from) = level.split_at_checked(one)?;
+                let others = from
+                    .iter()
+                    .chain(before)
+                    .filter_map(|place| cluster.endpoints.get(*place));
+                let others = others.filter(|other| other.address != last);
                 let best = others.min_by(|a, b| cost(a).total_cmp(&cost(b)));
-                return best.or_else(|| endpoints.get(one));
+                return best.or_else(|| at(one));
             }
-            let (one, two) = (endpoints.get(one)?, endpoints.get(two)?);
-            let cheaper = one.load.cost(now, decay) <= two.load.cost(now, decay);
-            Some(if cheaper { one } else { two })
+            let (one, two) = (at(one)?, at(two)?);
+            Some(if cost(one) <= cost(two) { one } else { two })
         }
     }
 }

@@ -12,6 +12,7 @@ use serde_json::json;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
+use weir_policy::outlier::Cause;
 
 use crate::admin::readiness::{Condition, Readiness};
 use crate::admin::{self, AdminParts};
@@ -20,6 +21,7 @@ use crate::clock::Clock;
 use crate::config::{OutboundAddr, ProxyConfig};
 use crate::contexts::Contexts;
 use crate::drain::{self, Drain, DrainControl};
+use crate::endpoints::Endpoint;
 use crate::explain::Explainer;
 use crate::inbound::InboundApp;
 use crate::last_good::LastGood;
@@ -508,10 +510,21 @@ fn observed(mesh: &Mesh, clock: Clock, control_plane: ControlPlaneGiven) -> Obse
         Backend::Cluster(cluster) => {
             let breaker = &cluster.state.breaker;
             let counts = breaker.counts();
+            let in_use = cluster.in_use(now);
+            let ejections = cluster.state.detector.iter().flat_map(|detector| {
+                let total = |cause| (cause, detector.ejections_total(cause));
+                Cause::ALL.map(total)
+            });
+            let ejected = |endpoint: &&Endpoint| endpoint.state.host.as_ref().is_some_and(|host| host.is_ejected(now));
+            let count = |endpoints: usize| u32::try_from(endpoints).unwrap_or(u32::MAX);
             Some(ObservedCluster {
                 name: cluster.label.to_string(),
                 breaker: breaker.state(now),
                 opened: breaker.opened_total(),
+                ejections: ejections.collect(),
+                ejected: count(cluster.endpoints.iter().filter(ejected).count()),
+                in_use: count(in_use.all().count()),
+                panic: in_use.is_panic(),
                 connections: counts.connections,
                 pending: counts.pending,
                 requests: counts.requests,

@@ -9,15 +9,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use arc_swap::Guard;
 use dashmap::DashMap;
-use weir_policy::balance::{EndpointLoad, RoundRobin};
+use weir_policy::balance::RoundRobin;
 use weir_policy::breaker::Breaker;
-use weir_policy::model::{self, Action, EndpointHealth, Peer, VirtualHost};
-use weir_policy::names::{ClusterName, ListenerName, RouteName, WorkloadName};
+use weir_policy::model::{self, Action, EndpointHealth, VirtualHost};
+use weir_policy::names::{ClusterName, ListenerName, RouteName};
+use weir_policy::outlier::{Detector, Seen};
 use weir_policy::retry::Budget;
 use weir_policy::route::{CompileError, RouteId, RouteTable};
 use weir_policy::split::Split;
 use weir_policy::time::Time;
+
+use crate::endpoints::{Changes, Endpoint, EndpointState, InUse, Levels};
 
 /// Everything in force at one moment. Immutable.
 #[derive(Debug, Default)]
@@ -126,23 +130,44 @@ pub(crate) struct Cluster {
     pub(crate) config: Arc<model::Cluster>,
     /// What outlives changes of configuration.
     pub(crate) state: Arc<ClusterState>,
-    /// Those that may take new requests: the healthy ones; if there is none, the unhealthy ones; never a draining one.
+    /// Those that don't drain.
     pub(crate) endpoints: Vec<Endpoint>,
+    /// Which of these take requests now.
+    in_use: InUse,
     /// All of them, as told: for the configuration dump.
     pub(crate) all: Arc<model::ClusterEndpoints>,
 }
 
-/// An endpoint that may take new requests.
-#[derive(Clone, Debug)]
-pub(crate) struct Endpoint {
-    /// Where.
-    pub(crate) address: SocketAddr,
-    /// What answers there.
-    pub(crate) peer: Peer,
-    /// Which workload it is.
-    pub(crate) workload: Option<Arc<WorkloadName>>,
-    /// Its measured latency and its requests in flight; shared by all workers, outlives changes of configuration.
-    pub(crate) load: Arc<EndpointLoad>,
+impl Cluster {
+    /// The endpoints that take requests at `now`.
+    pub(crate) fn in_use(&self, now: Time) -> Guard<Arc<Levels>> {
+        self.in_use.at(now, &self.endpoints, self.config.panic_percent)
+    }
+
+    /// Counts what became of an attempt at an endpoint, which is left alone for a while if that was too much.
+    pub(crate) fn saw(&self, address: SocketAddr, endpoint: &Arc<EndpointState>, seen: Seen, now: Time) {
+        let (Some(detector), Some(host)) = (&self.state.detector, &endpoint.host) else {
+            return;
+        };
+        // Among those that could be used: one that the control plane says is unhealthy makes no room for an ejection.
+        let counts = |other: &&Endpoint| other.health == EndpointHealth::Healthy || Arc::ptr_eq(&other.state, endpoint);
+        let hosts = self
+            .endpoints
+            .iter()
+            .filter(counts)
+            .filter_map(|other| other.state.host.as_ref());
+        if let Some(ejection) = detector.report(host, seen, now, hosts) {
+            self.state.changes.add();
+            tracing::warn!(
+                cluster = %self.label,
+                endpoint = %address,
+                cause = ejection.cause.as_str(),
+                ejected_for = ?ejection.ejected_for,
+                times = ejection.times,
+                "an endpoint is left alone"
+            );
+        }
+    }
 }
 
 /// What of a cluster outlives changes of configuration; shared by all workers. A part is made anew only where its own
@@ -156,6 +181,9 @@ pub(crate) struct ClusterState {
     pub(crate) budget: Arc<Budget>,
     /// Whose turn it is.
     pub(crate) round_robin: Arc<RoundRobin>,
+    /// Which endpoints are left alone; `None`: none ever is.
+    pub(crate) detector: Option<Arc<Detector>>,
+    changes: Changes,
     retry_budget: model::RetryBudget,
 }
 
@@ -166,6 +194,8 @@ impl ClusterState {
             breaker: Arc::new(Breaker::new(config.limits, config.breaker)),
             budget: Arc::new(Budget::new(config.retry_budget)),
             round_robin: Arc::new(RoundRobin::default()),
+            detector: config.outlier_detection.map(|config| Arc::new(Detector::new(config))),
+            changes: Changes::default(),
             retry_budget: config.retry_budget,
         }
     }
@@ -178,7 +208,9 @@ impl ClusterState {
         } else {
             Arc::new(Breaker::new(config.limits, config.breaker))
         };
-        if self.breaker.failure() == config.breaker && self.retry_budget == config.retry_budget {
+        let same_detector =
+            self.detector.as_ref().map(|detector| detector.config()) == config.outlier_detection.as_ref();
+        if self.breaker.failure() == config.breaker && same_detector && self.retry_budget == config.retry_budget {
             return Arc::clone(self);
         }
         let budget = if self.retry_budget == config.retry_budget {
@@ -186,11 +218,17 @@ impl ClusterState {
         } else {
             Arc::new(Budget::new(config.retry_budget))
         };
+        let detector = match same_detector {
+            true => self.detector.clone(),
+            false => config.outlier_detection.map(|config| Arc::new(Detector::new(config))),
+        };
         Arc::new(ClusterState {
             label: Arc::clone(&self.label),
             breaker,
             budget,
             round_robin: Arc::clone(&self.round_robin),
+            detector,
+            changes: self.changes.clone(),
             retry_budget: config.retry_budget,
         })
     }
@@ -206,37 +244,49 @@ pub(crate) struct ClusterStates {
 #[derive(Debug, Default)]
 struct StateEntry {
     state: Weak<ClusterState>,
-    loads: HashMap<SocketAddr, Weak<EndpointLoad>>,
+    endpoints: HashMap<SocketAddr, Weak<EndpointState>>,
 }
 
 impl ClusterStates {
     fn cluster(&self, config: Arc<model::Cluster>, all: Arc<model::ClusterEndpoints>) -> Cluster {
         let mut entry = self.by_cluster.entry(config.name.clone()).or_default();
-        let state = match entry.state.upgrade() {
+        let before = entry.state.upgrade();
+        let state = match &before {
             Some(state) => state.under(&config),
             None => Arc::new(ClusterState::new(&config)),
         };
         entry.state = Arc::downgrade(&state);
-        let takes = |health| all.endpoints.iter().any(|endpoint| endpoint.health == health);
-        let wanted = match takes(EndpointHealth::Healthy) {
-            true => EndpointHealth::Healthy,
-            false => EndpointHealth::Unhealthy,
-        };
+        let detector = state.detector.as_deref();
+        let same_detector = before.is_some_and(|before| match (&before.detector, &state.detector) {
+            (Some(before), Some(now)) => Arc::ptr_eq(before, now),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        });
         let mut endpoints = Vec::new();
-        for endpoint in all.endpoints.iter().filter(|endpoint| endpoint.health == wanted) {
-            let slot = entry.loads.entry(endpoint.address).or_default();
-            let load = slot.upgrade().unwrap_or_else(|| Arc::new(EndpointLoad::new()));
-            *slot = Arc::downgrade(&load);
+        for endpoint in all
+            .endpoints
+            .iter()
+            .filter(|endpoint| endpoint.health != EndpointHealth::Draining)
+        {
+            let slot = entry.endpoints.entry(endpoint.address).or_default();
+            let known = match slot.upgrade() {
+                Some(known) if same_detector => known,
+                Some(known) => Arc::new(EndpointState::new(Arc::clone(&known.load), detector)),
+                None => Arc::new(EndpointState::new(Arc::default(), detector)),
+            };
+            *slot = Arc::downgrade(&known);
             endpoints.push(Endpoint {
                 address: endpoint.address,
+                health: endpoint.health,
                 peer: endpoint.peer,
                 workload: endpoint.workload.clone().map(Arc::new),
-                load,
+                state: known,
             });
         }
         drop(entry);
         Cluster {
             label: Arc::clone(&state.label),
+            in_use: InUse::new(state.changes.clone()),
             config,
             state,
             endpoints,
@@ -247,7 +297,7 @@ impl ClusterStates {
     /// Forgets what nobody holds.
     fn sweep(&self) {
         self.by_cluster.retain(|_, entry| {
-            entry.loads.retain(|_, load| load.strong_count() > 0);
+            entry.endpoints.retain(|_, endpoint| endpoint.strong_count() > 0);
             entry.state.strong_count() > 0
         });
     }
@@ -511,12 +561,11 @@ mod tests {
         }
     }
 
+    /// Of those in use.
     fn addresses(cluster: &Cluster) -> Vec<String> {
-        cluster
-            .endpoints
-            .iter()
-            .map(|endpoint| endpoint.address.to_string())
-            .collect()
+        let in_use = cluster.in_use(Time::ZERO);
+        let address = |place: usize| cluster.endpoints[place].address.to_string();
+        in_use.all().map(address).collect()
     }
 
     #[test]
@@ -585,7 +634,7 @@ mod tests {
         let permit = before.state.breaker.admit(Time::ZERO).expect("closed");
         permit.finish(Outcome::Failure, Time::ZERO);
         assert_eq!(before.state.breaker.opened_total(), 1);
-        before.endpoints[1].load.begin();
+        before.endpoints[1].state.load.begin();
 
         // Limits and endpoints change: the open breaker stays open, the measured endpoint stays measured.
         config.limits.max_requests = 7;
@@ -596,8 +645,8 @@ mod tests {
         assert!(Arc::ptr_eq(&before.state, &after.state));
         assert_eq!(after.state.breaker.opened_total(), 1);
         assert_eq!(after.state.breaker.counts().limits.max_requests, 7);
-        assert!(Arc::ptr_eq(&before.endpoints[1].load, &after.endpoints[0].load));
-        assert_eq!(after.endpoints[0].load.active(), 1);
+        assert!(Arc::ptr_eq(&before.endpoints[1].state, &after.endpoints[0].state));
+        assert_eq!(after.endpoints[0].state.load.active(), 1);
 
         // The retry budget changes: the breaker stays.
         config.retry_budget.percent = 1;
@@ -616,6 +665,86 @@ mod tests {
         assert!(!Arc::ptr_eq(&budget.state.breaker, &anew.state.breaker));
         assert!(Arc::ptr_eq(&budget.state.budget, &anew.state.budget));
         assert_eq!(anew.state.breaker.opened_total(), 0);
+        assert!(Arc::ptr_eq(&after.endpoints[0].state, &anew.endpoints[0].state));
+    }
+
+    #[test]
+    fn an_ejected_endpoint_is_out_until_its_time_and_known_to_the_next_snapshot() {
+        let fixture = Fixture::new();
+        let mut config = cluster_model(NAME);
+        let detection = model::OutlierDetection {
+            consecutive_5xx_errors: Some(1),
+            consecutive_gateway_errors: None,
+            consecutive_local_origin_failures: None,
+            failure_percentage: None,
+            interval: Duration::from_secs(10),
+            base_ejection_time: Duration::from_secs(30),
+            max_ejection_time: Duration::from_secs(300),
+            max_ejection_percent: 50,
+        };
+        config.outlier_detection = Some(detection);
+        let endpoints = Arc::new(endpoints_model(NAME, &["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"]));
+        let first = fixture.next(&Snapshot::default(), &Arc::new(config.clone()), &endpoints);
+        let (_, cluster) = only(&first);
+        assert_eq!(addresses(&cluster).len(), 3);
+        let fail = |cluster: &Cluster, place: usize| {
+            let endpoint = &cluster.endpoints[place];
+            cluster.saw(endpoint.address, &endpoint.state, Seen::ServerError, Time::ZERO);
+        };
+        fail(&cluster, 1);
+        assert_eq!(addresses(&cluster), ["10.0.0.1:80", "10.0.0.3:80"]);
+        fail(&cluster, 0);
+        assert_eq!(addresses(&cluster).len(), 2, "no more than half may be out");
+        let back = Time::ZERO + detection.base_ejection_time;
+        assert_eq!(cluster.in_use(back).all().count(), 3);
+
+        // Another limit: what was seen is still known.
+        config.limits.max_requests = 7;
+        let second = fixture.next(&first, &Arc::new(config.clone()), &endpoints);
+        let (_, later) = only(&second);
+        assert_eq!(addresses(&later), ["10.0.0.1:80", "10.0.0.3:80"]);
+        // A request that began before the change ejects for those that begin after it.
+        fail(&cluster, 0);
+        let after = Time::ZERO + Duration::from_secs(31);
+        cluster.saw(
+            cluster.endpoints[0].address,
+            &cluster.endpoints[0].state,
+            Seen::ServerError,
+            after,
+        );
+        assert_eq!(later.in_use(after).all().collect::<Vec<_>>(), [1, 2]);
+
+        // Other rules: it begins anew, but for the load.
+        config.outlier_detection = Some(model::OutlierDetection {
+            consecutive_5xx_errors: Some(9),
+            ..detection
+        });
+        let third = fixture.next(&second, &Arc::new(config), &endpoints);
+        let (_, anew) = only(&third);
+        assert_eq!(addresses(&anew).len(), 3);
+        assert!(Arc::ptr_eq(
+            &anew.endpoints[0].state.load,
+            &later.endpoints[0].state.load
+        ));
+    }
+
+    #[test]
+    fn too_few_healthy_ones_are_not_believed() {
+        let fixture = Fixture::new();
+        let mut endpoints = endpoints_model(NAME, &["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80", "10.0.0.4:80"]);
+        endpoints.endpoints[1].health = EndpointHealth::Unhealthy;
+        endpoints.endpoints[2].health = EndpointHealth::Unhealthy;
+        endpoints.endpoints[3].health = EndpointHealth::Draining;
+        let endpoints = Arc::new(endpoints);
+        for (panic_percent, expect) in [(33, vec![0]), (34, vec![0, 1, 2])] {
+            let mut config = cluster_model(NAME);
+            config.panic_percent = panic_percent;
+            let snapshot = fixture.next(&Snapshot::default(), &Arc::new(config), &endpoints);
+            let (_, cluster) = only(&snapshot);
+            let in_use = cluster.in_use(Time::ZERO);
+            assert_eq!(in_use.all().collect::<Vec<_>>(), expect, "{panic_percent} %");
+            assert_eq!(in_use.is_panic(), panic_percent == 34);
+        }
     }
 
     #[test]

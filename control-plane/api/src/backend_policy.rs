@@ -15,7 +15,7 @@ use crate::schema::texts::{Label, Millis};
 /// How the endpoints of some services are used: how one is chosen, how much is asked of them, when they are left alone,
 /// how much retries may add. Of two policies for one port the older holds; one for a named port goes before one for
 /// the whole service.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BackendPolicySpec {
     /// Which services it is for, all of its own namespace.
@@ -29,6 +29,14 @@ pub struct BackendPolicySpec {
     /// What is refused for the endpoints' sake. Default: as if given, with its own defaults.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub circuit_breaker: Option<CircuitBreaker>,
+    /// When a single endpoint is left alone because it fails. Default: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outlier_detection: Option<OutlierDetection>,
+    /// If less than this share of the endpoints could be used, in percent, then all of them are, whatever is said of
+    /// them. Default: 1, so that those that can be used are used down to the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub panic_percent: Option<u8>,
     /// How much retries may add. Default: as if given, with its own defaults.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_budget: Option<RetryBudget>,
@@ -47,6 +55,9 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How fast peak EWMA forgets: Finagle's and Linkerd's published default.
 pub const PEAK_EWMA_DECAY: Duration = Duration::from_secs(10);
+
+/// Healthy endpoints alone are used down to the last one (of a hundred): a service of three has none to give away.
+pub const PANIC_PERCENT: u8 = 1;
 
 /// What a policy is for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
@@ -168,6 +179,89 @@ impl Default for Failures {
     }
 }
 
+/// When single endpoints are left alone for a while, by proxy and service port. With no rule given there are two:
+/// consecutive5xxErrors and consecutiveLocalOriginFailures, each 5; with one given, there are only those given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OutlierDetection {
+    /// How many answers with a 5xx one after the other are too many; gRPC statuses that speak of the server are read as
+    /// the 5xx that they stand for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub consecutive_5xx_errors: Option<u32>,
+    /// How many answers of 502, 503 or 504 one after the other are too many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub consecutive_gateway_errors: Option<u32>,
+    /// How many attempts without an answer one after the other are too many: not reached, broken off, out of time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub consecutive_local_origin_failures: Option<u32>,
+    /// Which share of failures is too much.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure_percentage: Option<FailurePercentage>,
+    /// Over which time shares are counted, and how long an endpoint must be in use to be forgiven one ejection.
+    #[serde(serialize_with = "duration::serialize")]
+    #[schemars(with = "Millis<100, 600_000>", default = "outlier_interval")]
+    pub interval: Duration,
+    /// How long the first ejection takes; each that follows takes this much longer.
+    #[serde(serialize_with = "duration::serialize")]
+    #[schemars(with = "Millis<100, 3_600_000>", default = "base_ejection_time")]
+    pub base_ejection_time: Duration,
+    /// The longest ejection. Default: 5m, or baseEjectionTime if that is longer.
+    ///
+    /// Rule: it is not shorter than baseEjectionTime.
+    #[serde(serialize_with = "duration::serialize")]
+    #[schemars(with = "Option<Millis<100, 3_600_000>>")]
+    pub max_ejection_time: Duration,
+    /// Which share of the endpoints may be left alone at once, in percent. The last one never is.
+    #[schemars(range(min = 1, max = 100), default = "max_ejection_percent")]
+    pub max_ejection_percent: u8,
+}
+
+impl Default for OutlierDetection {
+    /// Envoy's published defaults, but for the share: its 10 % would eject none of a service's first nine endpoints.
+    fn default() -> Self {
+        OutlierDetection {
+            consecutive_5xx_errors: Some(5),
+            consecutive_gateway_errors: None,
+            consecutive_local_origin_failures: Some(5),
+            failure_percentage: None,
+            interval: Duration::from_secs(10),
+            base_ejection_time: Duration::from_secs(30),
+            max_ejection_time: Duration::from_secs(300),
+            max_ejection_percent: 50,
+        }
+    }
+}
+
+/// Which share of failures is too much: of answers those with a 5xx, of attempts those without an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(default)]
+pub struct FailurePercentage {
+    /// The share, in percent, from which on an endpoint is left alone.
+    #[schemars(range(min = 1, max = 100))]
+    pub threshold: u8,
+    /// With fewer requests than this to the endpoint in the interval its share says nothing.
+    #[schemars(range(min = 1, max = COUNT_MAX))]
+    pub min_requests: u32,
+    /// With fewer endpoints than this that had so many requests there is nothing to compare with.
+    #[schemars(range(min = 1, max = 1000))]
+    pub min_hosts: u32,
+}
+
+impl Default for FailurePercentage {
+    /// Envoy's published defaults.
+    fn default() -> Self {
+        FailurePercentage {
+            threshold: 85,
+            min_requests: 50,
+            min_hosts: 5,
+        }
+    }
+}
+
 /// How much retries may add to a service's load, by proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -201,11 +295,27 @@ fn peak_ewma_decay() -> String {
     duration::format(PEAK_EWMA_DECAY)
 }
 
+/// As it stands in a policy.
+fn outlier_interval() -> String {
+    duration::format(OutlierDetection::default().interval)
+}
+
+/// As it stands in a policy.
+fn base_ejection_time() -> String {
+    duration::format(OutlierDetection::default().base_ejection_time)
+}
+
+fn max_ejection_percent() -> u8 {
+    OutlierDetection::default().max_ejection_percent
+}
+
 pub(crate) fn read(node: &Node<'_>, errors: &mut Errors) -> Option<BackendPolicySpec> {
     let mut fields = node.fields(errors)?;
     let target_refs = fields.required("targetRefs", errors, read_targets);
     let balancing = fields.optional("balancing", errors, read_balancing);
     let circuit_breaker = fields.optional("circuitBreaker", errors, read_circuit_breaker);
+    let outlier_detection = fields.optional("outlierDetection", errors, read_outlier_detection);
+    let panic_percent = fields.optional("panicPercent", errors, percent);
     let retry_budget = fields.optional("retryBudget", errors, read_retry_budget);
     let connect_timeout = fields.optional("connectTimeout", errors, |node, errors| {
         node.duration(errors, Duration::from_millis(1)..=Duration::from_secs(60))
@@ -215,6 +325,8 @@ pub(crate) fn read(node: &Node<'_>, errors: &mut Errors) -> Option<BackendPolicy
         target_refs: target_refs?,
         balancing,
         circuit_breaker,
+        outlier_detection,
+        panic_percent,
         retry_budget,
         connect_timeout,
     })
@@ -293,7 +405,7 @@ fn read_circuit_breaker(node: &Node<'_>, errors: &mut Errors) -> Option<CircuitB
 fn read_failures(node: &Node<'_>, errors: &mut Errors) -> Option<Failures> {
     let mut fields = node.fields(errors)?;
     let default = Failures::default();
-    let percent = fields.optional("percent", errors, |node, errors| node.integer(errors, 1..=100));
+    let percent = fields.optional("percent", errors, percent);
     let min_requests = fields.optional("minRequests", errors, |node, errors| {
         node.integer(errors, 1..=COUNT_MAX)
     });
@@ -311,6 +423,72 @@ fn read_failures(node: &Node<'_>, errors: &mut Errors) -> Option<Failures> {
         open_for: open_for.unwrap_or(default.open_for),
         half_open_requests: half_open.unwrap_or(default.half_open_requests),
     })
+}
+
+fn read_outlier_detection(node: &Node<'_>, errors: &mut Errors) -> Option<OutlierDetection> {
+    let mut fields = node.fields(errors)?;
+    let default = OutlierDetection::default();
+    let mut consecutive = |name| fields.optional(name, errors, |node, errors| node.integer(errors, 1..=1000));
+    let consecutive_5xx_errors = consecutive("consecutive5xxErrors");
+    let consecutive_gateway_errors = consecutive("consecutiveGatewayErrors");
+    let consecutive_local_origin_failures = consecutive("consecutiveLocalOriginFailures");
+    let failure_percentage = fields.optional("failurePercentage", errors, read_failure_percentage);
+    let interval = fields.optional("interval", errors, |node, errors| {
+        node.duration(errors, SHORTEST..=LONGEST)
+    });
+    let base = fields.optional("baseEjectionTime", errors, |node, errors| {
+        node.duration(errors, SHORTEST..=LONGEST_EJECTION)
+    });
+    let base_ejection_time = base.unwrap_or(default.base_ejection_time);
+    let longest = fields.optional("maxEjectionTime", errors, |node, errors| {
+        node.duration(errors, base_ejection_time..=LONGEST_EJECTION)
+    });
+    let max_ejection_percent = fields.optional("maxEjectionPercent", errors, percent);
+    fields.finish(errors);
+    let consecutive = [
+        consecutive_5xx_errors,
+        consecutive_gateway_errors,
+        consecutive_local_origin_failures,
+    ];
+    let given = failure_percentage.is_some() || consecutive.iter().any(Option::is_some);
+    let detection = OutlierDetection {
+        interval: interval.unwrap_or(default.interval),
+        base_ejection_time,
+        max_ejection_time: longest.unwrap_or(default.max_ejection_time.max(base_ejection_time)),
+        max_ejection_percent: max_ejection_percent.unwrap_or(default.max_ejection_percent),
+        ..default
+    };
+    if !given {
+        return Some(detection);
+    }
+    Some(OutlierDetection {
+        consecutive_5xx_errors,
+        consecutive_gateway_errors,
+        consecutive_local_origin_failures,
+        failure_percentage,
+        ..detection
+    })
+}
+
+fn read_failure_percentage(node: &Node<'_>, errors: &mut Errors) -> Option<FailurePercentage> {
+    let mut fields = node.fields(errors)?;
+    let default = FailurePercentage::default();
+    let threshold = fields.optional("threshold", errors, percent);
+    let min_requests = fields.optional("minRequests", errors, |node, errors| {
+        node.integer(errors, 1..=COUNT_MAX)
+    });
+    let min_hosts = fields.optional("minHosts", errors, |node, errors| node.integer(errors, 1..=1000));
+    fields.finish(errors);
+    Some(FailurePercentage {
+        threshold: threshold.unwrap_or(default.threshold),
+        min_requests: min_requests.unwrap_or(default.min_requests),
+        min_hosts: min_hosts.unwrap_or(default.min_hosts),
+    })
+}
+
+/// A share of which there is some.
+fn percent(node: &Node<'_>, errors: &mut Errors) -> Option<u8> {
+    node.integer(errors, 1..=100)
 }
 
 fn read_retry_budget(node: &Node<'_>, errors: &mut Errors) -> Option<RetryBudget> {
@@ -340,3 +518,6 @@ const COUNT_MAX: u64 = 1_000_000;
 /// The range of times over which something is measured or waited for.
 const SHORTEST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(600);
+
+/// The longest that an endpoint is left alone without being tried.
+const LONGEST_EJECTION: Duration = Duration::from_secs(3600);

@@ -688,13 +688,74 @@ fn backend_policies() {
             "retryBudget.window: \"1ms\" is out of range",
         ),
         ("connectTimeout: 0s", "connectTimeout: \"0s\" is out of range"),
+        ("slowStart: {}", "slowStart: {} stands in an unknown field"),
         (
-            "outlierDetection: {}",
-            "outlierDetection: {} stands in an unknown field",
+            "outlierDetection: {consecutive5xxErrors: 0}",
+            "outlierDetection.consecutive5xxErrors: 0 is out of range; a whole number from 1 to 1000 is right",
+        ),
+        (
+            "outlierDetection: {consecutive5xx: 5}",
+            "outlierDetection.consecutive5xx: 5 stands in an unknown field",
+        ),
+        (
+            "outlierDetection: {failurePercentage: {threshold: 101}}",
+            "outlierDetection.failurePercentage.threshold: 101 is out of range",
+        ),
+        (
+            "outlierDetection: {failurePercentage: {minHosts: 0}}",
+            "outlierDetection.failurePercentage.minHosts: 0 is out of range",
+        ),
+        (
+            "outlierDetection: {maxEjectionPercent: 0}",
+            "outlierDetection.maxEjectionPercent: 0 is out of range",
+        ),
+        (
+            "outlierDetection: {baseEjectionTime: 1m, maxEjectionTime: 30s}",
+            "outlierDetection.maxEjectionTime: \"30s\" is out of range; a duration from 1m to 1h is right",
+        ),
+        (
+            "outlierDetection: {interval: 1ms}",
+            "outlierDetection.interval: \"1ms\" is out of range",
+        ),
+        (
+            "panicPercent: 0",
+            "panicPercent: 0 is out of range; a whole number from 1 to 100",
         ),
     ] {
         bad(&spec(fields), &[&format!("f:4: spec.{held}")]);
     }
+}
+
+#[test]
+fn outlier_rules_are_those_given_or_two_by_default() {
+    let head = "apiVersion: weir.dev/v1\nkind: BackendPolicy\nmetadata: {name: p, namespace: n}\n";
+    let target = "targetRefs: [{group: '', kind: Service, name: a}]";
+    let read = |fields: &str| {
+        let object = good(&format!("{head}spec: {{{target}, outlierDetection: {{{fields}}}}}"));
+        let value = object.to_value()["spec"]["outlierDetection"].clone();
+        match object.spec {
+            Spec::BackendPolicy(policy) => (policy.outlier_detection.expect("given"), value),
+            other => panic!("{other:?}"),
+        }
+    };
+    let (detection, value) = read("");
+    assert_eq!(detection, crate::backend_policy::OutlierDetection::default());
+    let whole = serde_json::json!({
+        "consecutive5xxErrors": 5, "consecutiveLocalOriginFailures": 5, "interval": "10s",
+        "baseEjectionTime": "30s", "maxEjectionTime": "5m", "maxEjectionPercent": 50,
+    });
+    assert_eq!(value, whole);
+    let (detection, _) = read("interval: 1s");
+    assert_eq!(detection.consecutive_5xx_errors, Some(5));
+    let (detection, _) = read("consecutiveGatewayErrors: 3, baseEjectionTime: 10m");
+    assert_eq!(detection.consecutive_5xx_errors, None);
+    assert_eq!(detection.consecutive_local_origin_failures, None);
+    assert_eq!(detection.consecutive_gateway_errors, Some(3));
+    assert_eq!(detection.max_ejection_time, std::time::Duration::from_secs(600));
+    let (detection, _) = read("failurePercentage: {}");
+    let rule = detection.failure_percentage.expect("given");
+    assert_eq!((rule.threshold, rule.min_requests, rule.min_hosts), (85, 50, 5));
+    assert_eq!(detection.consecutive_5xx_errors, None);
 }
 
 #[test]

@@ -94,10 +94,7 @@ fn policy(name: &str, targets: &[(&str, Option<&str>)]) -> Object {
     });
     let spec = BackendPolicySpec {
         target_refs: targets.collect(),
-        balancing: None,
-        circuit_breaker: None,
-        retry_budget: None,
-        connect_timeout: None,
+        ..BackendPolicySpec::default()
     };
     Object::new("citizen", name, Spec::BackendPolicy(spec))
 }

@@ -930,13 +930,11 @@ mod tests {
             };
             let spec = BackendPolicySpec {
                 target_refs: vec![target],
-                balancing: None,
                 circuit_breaker: Some(CircuitBreaker {
                     max_requests,
                     ..CircuitBreaker::default()
                 }),
-                retry_budget: None,
-                connect_timeout: None,
+                ..BackendPolicySpec::default()
             };
             Object::new(ns, own, Spec::BackendPolicy(spec))
         });

@@ -24,6 +24,7 @@ mod headers;
 mod hosts;
 mod listener;
 mod matches;
+mod outlier;
 mod redirect;
 mod rewrite;
 mod route;

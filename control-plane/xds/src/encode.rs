@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
-    ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy,
+    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbPolicy,
 };
 use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster};
 use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
@@ -32,6 +32,7 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_optio
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
     ExplicitHttpConfig, UpstreamProtocolOptions,
 };
+use envoy_types::pb::envoy::r#type::v3::Percent;
 use envoy_types::pb::google::protobuf;
 use envoy_types::pb::google::protobuf::{Any, UInt32Value};
 use prost::{Message, Name};
@@ -41,6 +42,7 @@ use weir_policy::model::{AppProtocol, Balancing, EndpointHealth, Peer, RouteSour
 use crate::meaning::{DURATION_MAX, HTTP_OPTIONS, METADATA_KEY, ROUTER_FILTER, canonical_order};
 use crate::v1;
 
+mod outlier;
 mod route;
 
 /// A listener, as `envoy.config.listener.v3.Listener` with an API listener (gRFC A27, "LDS Proto").
@@ -113,6 +115,13 @@ pub fn cluster(cluster: &model::Cluster) -> Any {
                 ..Thresholds::default()
             }],
             per_host_thresholds: Vec::new(),
+        }),
+        outlier_detection: cluster.outlier_detection.as_ref().map(outlier::outlier_detection),
+        common_lb_config: Some(CommonLbConfig {
+            healthy_panic_threshold: Some(Percent {
+                value: cluster.panic_percent.into(),
+            }),
+            ..CommonLbConfig::default()
         }),
         typed_extension_protocol_options: HashMap::from([(HTTP_OPTIONS.to_owned(), pack(&http))]),
         metadata: Some(metadata(&cluster_policy(cluster))),

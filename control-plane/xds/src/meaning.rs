@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::time::Duration;
 
-use weir_policy::model::{Endpoint, HostMatch, Locality, PathMatch, PathRewrite};
+use weir_policy::model::{Endpoint, FailurePercentage, HostMatch, Locality, PathMatch, PathRewrite};
 
 /// The key of Weir's typed metadata.
 pub(crate) const METADATA_KEY: &str = "weir.dev";
@@ -32,6 +32,31 @@ pub(crate) const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Envoy's published default of the wait before the first retry.
 pub(crate) const DEFAULT_BACKOFF: Duration = Duration::from_millis(25);
+
+/// Envoy's published default of each number of failures one after the other that ejects an endpoint.
+pub(crate) const DEFAULT_CONSECUTIVE: u32 = 5;
+
+/// Envoy's published default of a share of failures that ejects an endpoint, where such a rule is in force.
+pub(crate) const DEFAULT_FAILURE_PERCENTAGE: FailurePercentage = FailurePercentage {
+    threshold: 85,
+    min_requests: 50,
+    min_hosts: 5,
+};
+
+/// Envoy's published default of the interval of outlier detection.
+pub(crate) const DEFAULT_OUTLIER_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Envoy's published default of the first ejection.
+pub(crate) const DEFAULT_BASE_EJECTION_TIME: Duration = Duration::from_secs(30);
+
+/// Envoy's published default of the longest ejection, unless the first is longer.
+pub(crate) const DEFAULT_MAX_EJECTION_TIME: Duration = Duration::from_secs(300);
+
+/// Envoy's published default, in percent, of the share of endpoints that may be ejected.
+pub(crate) const DEFAULT_MAX_EJECTION_PERCENT: u32 = 10;
+
+/// Envoy's published default, in percent, of the share of healthy endpoints below which all are used.
+pub(crate) const DEFAULT_PANIC_PERCENT: u8 = 50;
 
 /// The longest duration on the wire, 285 years: just below what Envoy takes, which counts nanoseconds in 64 bits.
 pub(crate) const DURATION_MAX: Duration = Duration::from_secs(9_000_000_000);

@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, CommonLbConfig};
+use envoy_types::pb::envoy::config::cluster::v3::{Cluster, OutlierDetection};
 use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
 use envoy_types::pb::envoy::config::core::v3::{Address, HealthStatus, Locality, Metadata, address};
@@ -26,6 +26,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+use envoy_types::pb::envoy::r#type::v3::Percent;
 use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration as WireDuration, UInt32Value};
 use prost::{Message, Name};
 use weir_policy::model::{self, *};
@@ -1044,6 +1045,17 @@ fn sound_cluster() -> Any {
             open_for: Duration::from_secs(5),
             half_open_requests: 3,
         }),
+        outlier_detection: Some(model::OutlierDetection {
+            consecutive_5xx_errors: Some(5),
+            consecutive_gateway_errors: None,
+            consecutive_local_origin_failures: None,
+            failure_percentage: None,
+            interval: Duration::from_secs(10),
+            base_ejection_time: Duration::from_secs(30),
+            max_ejection_time: Duration::from_secs(300),
+            max_ejection_percent: 50,
+        }),
+        panic_percent: 1,
         retry_budget: RetryBudget::default(),
     })
 }
@@ -1095,9 +1107,23 @@ fn clusters() {
     cluster(|c| c.lb_policy = 0, refused!("lb_policy", Problem::Mismatch { .. }));
     cluster(|c| c.lb_policy = 4, refused!("lb_policy", Problem::UnknownValue));
     cluster(
-        |c| c.common_lb_config = Some(CommonLbConfig::default()),
-        refused!("common_lb_config", Problem::WithoutEffect),
+        |c| {
+            c.common_lb_config = Some(CommonLbConfig {
+                ignore_new_hosts_until_first_hc: true,
+                ..CommonLbConfig::default()
+            });
+        },
+        refused!(
+            "common_lb_config.ignore_new_hosts_until_first_hc",
+            Problem::WithoutEffect
+        ),
     );
+    for value in [0.0, 0.5, 1.5, 101.0, f64::NAN, f64::INFINITY] {
+        cluster(
+            |c| c.common_lb_config.as_mut().expect("one").healthy_panic_threshold = Some(Percent { value }),
+            refused!("common_lb_config.healthy_panic_threshold", Problem::OutOfRange { .. }),
+        );
+    }
     cluster(
         |c| {
             let thresholds = &mut c.circuit_breakers.as_mut().expect("one").thresholds;
@@ -1126,6 +1152,97 @@ fn clusters() {
             "typed_extension_protocol_options[\"envoy.extensions.upstreams.http.v3.HttpProtocolOptions\"].explicit_http_config",
             Problem::Missing
         ),
+    );
+}
+
+#[track_caller]
+fn outliers(change: impl FnOnce(&mut OutlierDetection), refused: Refused) {
+    cluster(|c| change(c.outlier_detection.as_mut().expect("one")), refused);
+}
+
+#[test]
+fn outlier_detection() {
+    let number = |value| Some(UInt32Value { value });
+    outliers(
+        |o| o.split_external_local_origin_errors = false,
+        refused!(
+            "outlier_detection.split_external_local_origin_errors",
+            Problem::Unsupported { .. }
+        ),
+    );
+    for uneject in [None, Some(BoolValue { value: true })] {
+        outliers(
+            |o| o.successful_active_health_check_uneject_host = uneject,
+            refused!(
+                "outlier_detection.successful_active_health_check_uneject_host",
+                Problem::Unsupported { .. }
+            ),
+        );
+    }
+    // By default they are enforced.
+    for enforcing in [None, number(100)] {
+        outliers(
+            |o| o.enforcing_success_rate = enforcing,
+            refused!("outlier_detection.enforcing_success_rate", Problem::Unsupported { .. }),
+        );
+        outliers(
+            |o| o.enforcing_local_origin_success_rate = enforcing,
+            refused!(
+                "outlier_detection.enforcing_local_origin_success_rate",
+                Problem::Unsupported { .. }
+            ),
+        );
+    }
+    outliers(
+        |o| o.enforcing_consecutive_5xx = number(50),
+        refused!(
+            "outlier_detection.enforcing_consecutive_5xx",
+            Problem::Unsupported { .. }
+        ),
+    );
+    outliers(
+        |o| o.consecutive_5xx = number(0),
+        refused!("outlier_detection.consecutive_5xx", Problem::OutOfRange { .. }),
+    );
+    outliers(
+        |o| o.enforcing_consecutive_5xx = number(0),
+        refused!("outlier_detection.consecutive_5xx", Problem::WithoutEffect),
+    );
+    outliers(
+        |o| o.consecutive_gateway_failure = number(5),
+        refused!("outlier_detection.consecutive_gateway_failure", Problem::WithoutEffect),
+    );
+    outliers(
+        |o| o.enforcing_failure_percentage = number(100),
+        refused!(
+            "outlier_detection.enforcing_failure_percentage_local_origin",
+            Problem::Unsupported { .. }
+        ),
+    );
+    outliers(
+        |o| o.failure_percentage_minimum_hosts = number(5),
+        refused!(
+            "outlier_detection.failure_percentage_minimum_hosts",
+            Problem::WithoutEffect
+        ),
+    );
+    outliers(
+        |o| o.max_ejection_time = wire(Duration::from_secs(29)),
+        refused!("outlier_detection.max_ejection_time", Problem::OutOfRange { .. }),
+    );
+    outliers(
+        |o| o.interval = wire(Duration::ZERO),
+        refused!("outlier_detection.interval", Problem::OutOfRange { .. }),
+    );
+    for percent in [0, 101, 256 + 50] {
+        outliers(
+            |o| o.max_ejection_percent = number(percent),
+            refused!("outlier_detection.max_ejection_percent", Problem::OutOfRange { .. }),
+        );
+    }
+    outliers(
+        |o| o.always_eject_one_host = Some(BoolValue { value: true }),
+        refused!("outlier_detection.always_eject_one_host", Problem::WithoutEffect),
     );
 }
 
@@ -1363,10 +1480,30 @@ fn what_is_unset_means_what_is_published() {
     let any = changed(&sound_cluster(), |c: &mut Cluster| {
         c.connect_timeout = None;
         c.circuit_breakers = None;
+        c.common_lb_config = None;
+        c.outlier_detection = Some(OutlierDetection {
+            split_external_local_origin_errors: true,
+            enforcing_success_rate: Some(UInt32Value { value: 0 }),
+            enforcing_local_origin_success_rate: Some(UInt32Value { value: 0 }),
+            successful_active_health_check_uneject_host: Some(BoolValue { value: false }),
+            ..OutlierDetection::default()
+        });
     });
     let cluster = decode::cluster(&any).expect("defaults are published");
     assert_eq!(cluster.connect_timeout, Duration::from_secs(5));
     assert_eq!(cluster.limits, Limits::default());
+    assert_eq!(cluster.panic_percent, 50);
+    let outliers = model::OutlierDetection {
+        consecutive_5xx_errors: Some(5),
+        consecutive_gateway_errors: None,
+        consecutive_local_origin_failures: Some(5),
+        failure_percentage: None,
+        interval: Duration::from_secs(10),
+        base_ejection_time: Duration::from_secs(30),
+        max_ejection_time: Duration::from_secs(300),
+        max_ejection_percent: 10,
+    };
+    assert_eq!(cluster.outlier_detection, Some(outliers));
 
     let any = changed(&sound_routes(), |c: &mut RouteConfiguration| {
         match &mut c.virtual_hosts[0].routes[0].action {

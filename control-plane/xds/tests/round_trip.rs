@@ -347,6 +347,30 @@ fn duration() -> impl Strategy<Value = Duration> {
     some.prop_map(|duration| duration.max(Duration::from_nanos(1)))
 }
 
+fn outlier_detection() -> impl Strategy<Value = OutlierDetection> {
+    let consecutive = || option::of(1..=u32::MAX);
+    let share = (1..=100_u8, any::<u32>(), any::<u32>());
+    let share = share.prop_map(|(threshold, min_requests, min_hosts)| FailurePercentage {
+        threshold,
+        min_requests,
+        min_hosts,
+    });
+    let consecutive = (consecutive(), consecutive(), consecutive());
+    let times = (duration(), duration(), duration());
+    (consecutive, option::of(share), times, 1..=100_u8).prop_map(
+        |(consecutive, failure_percentage, (interval, one, other), max_ejection_percent)| OutlierDetection {
+            consecutive_5xx_errors: consecutive.0,
+            consecutive_gateway_errors: consecutive.1,
+            consecutive_local_origin_failures: consecutive.2,
+            failure_percentage,
+            interval,
+            base_ejection_time: one.min(other),
+            max_ejection_time: one.max(other),
+            max_ejection_percent,
+        },
+    )
+}
+
 fn cluster() -> impl Strategy<Value = Cluster> {
     let protocol = select(vec![AppProtocol::Http1, AppProtocol::Http2, AppProtocol::Grpc]);
     let balancing = prop_oneof![
@@ -381,16 +405,19 @@ fn cluster() -> impl Strategy<Value = Cluster> {
         balancing,
         limits,
         option::of(breaker),
+        (option::of(outlier_detection()), 1..=100_u8),
         budget,
     );
     parts.prop_map(
-        |(name, protocol, connect_timeout, balancing, limits, breaker, retry_budget)| Cluster {
+        |(name, protocol, connect_timeout, balancing, limits, breaker, outliers, retry_budget)| Cluster {
             name,
             protocol,
             connect_timeout,
             balancing,
             limits,
             breaker,
+            outlier_detection: outliers.0,
+            panic_percent: outliers.1,
             retry_budget,
         },
     )

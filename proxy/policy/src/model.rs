@@ -267,6 +267,11 @@ pub struct Cluster {
     pub limits: Limits,
     /// When the whole cluster is left alone; `None`: never.
     pub breaker: Option<FailureBreaker>,
+    /// When a single endpoint is left alone; `None`: never.
+    pub outlier_detection: Option<OutlierDetection>,
+    /// If less than this share of the endpoints could be used, in percent (1 to 100), then all of them are: what is
+    /// said to be wrong with so many may be wrong itself. Endpoints that drain are none in this count.
+    pub panic_percent: u8,
     /// How much retries may add.
     pub retry_budget: RetryBudget,
 }
@@ -340,6 +345,38 @@ pub struct FailureBreaker {
     pub open_for: Duration,
     /// How many requests it admits half-open; it closes when all of them succeed and opens again when one fails.
     pub half_open_requests: u32,
+}
+
+/// When single endpoints are left alone for a while. Results of attempts are counted by endpoint and proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutlierDetection {
+    /// So many answers with a 5xx one after the other, from 1; `None`: not looked at.
+    pub consecutive_5xx_errors: Option<u32>,
+    /// So many answers of 502, 503 or 504 one after the other, from 1; `None`: not looked at.
+    pub consecutive_gateway_errors: Option<u32>,
+    /// So many attempts without an answer one after the other, from 1; `None`: not looked at.
+    pub consecutive_local_origin_failures: Option<u32>,
+    /// Too large a share of failures; `None`: not looked at.
+    pub failure_percentage: Option<FailurePercentage>,
+    /// Over which time shares are counted; and how long an endpoint must be in use to be forgiven one ejection.
+    pub interval: Duration,
+    /// How long the first ejection takes. Each one that follows takes this much longer.
+    pub base_ejection_time: Duration,
+    /// The longest ejection; not shorter than the base.
+    pub max_ejection_time: Duration,
+    /// The share of endpoints that may be ejected at once, in percent (1 to 100). The last one never is.
+    pub max_ejection_percent: u8,
+}
+
+/// Which share of failures is too much: of answers those with a 5xx, of attempts those without an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FailurePercentage {
+    /// The share, in percent (1 to 100), from which on an endpoint is ejected.
+    pub threshold: u8,
+    /// Requests to the endpoint in the interval below which its share says nothing.
+    pub min_requests: u32,
+    /// Endpoints with that many requests, itself among them, below which there is nothing to compare with.
+    pub min_hosts: u32,
 }
 
 /// How much retries may add to a cluster's load.

@@ -12,6 +12,7 @@ use weir_policy::names::{ClusterName, ListenerName};
 use weir_policy::time::Time;
 
 use super::LinkStatus;
+use crate::endpoints::Levels;
 use crate::snapshot::{Backend, Cluster, Lookup, Service, Snapshot};
 
 /// Everything in force and how it came there. Sorted throughout.
@@ -75,6 +76,8 @@ struct KnownCluster {
     breaker: &'static str,
     breaker_opened_total: u64,
     retry_budget: RetryBudgetStatus,
+    /// So few endpoints can be used that all are.
+    panic: bool,
     connections: Count,
     pending: Count,
     requests: Count,
@@ -108,6 +111,9 @@ struct EndpointStatus {
     used: bool,
     /// Why they may or may not.
     why: &'static str,
+    /// For how long it is left alone yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ejected_for_ms: Option<u128>,
     peer: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     workload: Option<String>,
@@ -206,11 +212,12 @@ pub(crate) fn cluster(name: &ClusterName, backend: &Backend, now: Time) -> Clust
 
 fn known(cluster: &Cluster, now: Time) -> KnownCluster {
     let counts = cluster.state.breaker.counts();
+    let in_use = cluster.in_use(now);
     let mut endpoints: Vec<EndpointStatus> = cluster
         .all
         .endpoints
         .iter()
-        .map(|told| endpoint(cluster, told, now))
+        .map(|told| endpoint(cluster, &in_use, told, now))
         .collect();
     endpoints.sort_by(|a, b| a.address.cmp(&b.address));
     KnownCluster {
@@ -235,6 +242,7 @@ fn known(cluster: &Cluster, now: Time) -> KnownCluster {
             min_per_second: cluster.config.retry_budget.min_per_second,
             window_ms: cluster.config.retry_budget.window.as_millis(),
         },
+        panic: in_use.is_panic(),
         connections: Count {
             open: counts.connections,
             limit: counts.limits.max_connections,
@@ -256,11 +264,15 @@ fn is_zero(count: &usize) -> bool {
     *count == 0
 }
 
-fn endpoint(cluster: &Cluster, told: &model::Endpoint, now: Time) -> EndpointStatus {
-    let used = cluster
+fn endpoint(cluster: &Cluster, in_use: &Levels, told: &model::Endpoint, now: Time) -> EndpointStatus {
+    let place = cluster
         .endpoints
         .iter()
-        .find(|endpoint| endpoint.address == told.address);
+        .position(|endpoint| endpoint.address == told.address);
+    let known = place.and_then(|place| cluster.endpoints.get(place));
+    let host = known.and_then(|endpoint| endpoint.state.host.as_ref());
+    let ejected_until = host.and_then(|host| host.ejected_until(now));
+    let used = place.is_some_and(|place| in_use.all().any(|used| used == place));
     let locality = &told.locality;
     EndpointStatus {
         address: told.address.to_string(),
@@ -269,23 +281,25 @@ fn endpoint(cluster: &Cluster, told: &model::Endpoint, now: Time) -> EndpointSta
             EndpointHealth::Unhealthy => "unhealthy",
             EndpointHealth::Draining => "draining",
         },
-        used: used.is_some(),
-        why: match (told.health, used) {
-            (EndpointHealth::Healthy, Some(_)) => "it is healthy",
-            (EndpointHealth::Unhealthy, Some(_)) => "none is healthy, so those that are not are used",
-            (EndpointHealth::Unhealthy, None) => "it is unhealthy, and others are healthy",
-            (EndpointHealth::Draining, None) => "it drains: it ends what it has under way",
-            (EndpointHealth::Draining, Some(_)) | (EndpointHealth::Healthy, None) => "it changes just now",
+        used,
+        why: match (told.health, known) {
+            (EndpointHealth::Draining, _) => "it drains: it ends what it has under way",
+            (_, None) => "it changes just now",
+            (_, Some(_)) if used && in_use.is_panic() => "too few can be used to be believed, so all are",
+            (EndpointHealth::Unhealthy, Some(_)) => "it is unhealthy, and others are healthy",
+            (EndpointHealth::Healthy, Some(_)) if used => "it is healthy",
+            (EndpointHealth::Healthy, Some(_)) => "it failed here too often, and is left alone for a while",
         },
+        ejected_for_ms: ejected_until.map(|until| until.saturating_since(now).as_millis()),
         peer: match told.peer {
             Peer::WeirProxy => "weir_proxy",
             Peer::Plain => "plain",
         },
         workload: told.workload.as_ref().map(ToString::to_string),
         locality: format!("{}/{}/{}", locality.region, locality.zone, locality.site),
-        requests: used.map_or(0, |endpoint| endpoint.load.active()),
+        requests: known.map_or(0, |endpoint| endpoint.state.load.active()),
         cost_ms: match cluster.config.balancing {
-            Balancing::PeakEwma { decay } => used.and_then(|endpoint| endpoint.load.measured_cost(now, decay)),
+            Balancing::PeakEwma { decay } => known.and_then(|endpoint| endpoint.state.load.measured_cost(now, decay)),
             Balancing::RoundRobin => None,
         }
         .map(|cost| cost.as_secs_f64() * 1e3),

@@ -100,6 +100,8 @@ pub(crate) fn cluster_model(name: &str) -> Cluster {
         balancing: Balancing::RoundRobin,
         limits: Limits::default(),
         breaker: None,
+        outlier_detection: None,
+        panic_percent: 1,
         retry_budget: RetryBudget::default(),
     }
 }

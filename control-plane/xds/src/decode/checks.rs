@@ -117,6 +117,12 @@ pub(super) fn number_or(wire: Option<UInt32Value>, default: u32) -> u32 {
     }
 }
 
+/// A share in percent that is not 0.
+pub(super) fn percent(at: &At<'_>, value: u32) -> Result<u8, Fault> {
+    let narrow = u8::try_from(value).ok().filter(|percent| (1..=100).contains(percent));
+    narrow.ok_or_else(|| at.fault(value, Problem::OutOfRange { allowed: "1 to 100" }))
+}
+
 /// A text that is not empty and of bounded length.
 pub(super) fn text(at: &At<'_>, text: String) -> Result<String, Fault> {
     if text.is_empty() {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
-    ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy,
+    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbPolicy,
 };
 use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster};
 use envoy_types::pb::envoy::config::core::v3::{Http1ProtocolOptions, Http2ProtocolOptions};
@@ -13,27 +13,29 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_optio
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
     ExplicitHttpConfig, UpstreamProtocolOptions,
 };
+use envoy_types::pb::envoy::r#type::v3::Percent;
 use envoy_types::pb::google::protobuf::Any;
 use weir_policy::model;
 use weir_policy::model::{AppProtocol, Balancing, FailureBreaker, Limits, RetryBudget};
 
 use super::at::{At, Fault, take};
-use super::checks::{equal, from_ads, name, number_or, own_metadata, positive, unpack};
-use crate::meaning::{DEFAULT_CONNECT_TIMEOUT, HTTP_OPTIONS, METADATA_KEY};
+use super::checks::{equal, from_ads, name, number_or, own_metadata, percent, positive, unpack};
+use super::outlier;
+use crate::meaning::{DEFAULT_CONNECT_TIMEOUT, DEFAULT_PANIC_PERCENT, HTTP_OPTIONS, METADATA_KEY};
 use crate::rejection::Problem;
 use crate::v1;
 
 pub(super) fn cluster(at: &At<'_>, wire: Cluster) -> Result<model::Cluster, Fault> {
     take!(at, wire, Cluster {
         name, cluster_discovery_type, eds_cluster_config, connect_timeout, lb_policy, circuit_breakers,
-        typed_extension_protocol_options, metadata;
+        outlier_detection, common_lb_config, typed_extension_protocol_options, metadata;
         transport_socket_matches, transport_socket_matcher, alt_stat_name, stats_matcher,
         per_connection_buffer_limit_bytes, per_connection_buffer_high_watermark_timeout, load_assignment,
         health_checks, max_requests_per_connection, upstream_http_protocol_options, common_http_protocol_options,
         http_protocol_options, http2_protocol_options, dns_refresh_rate, dns_jitter, dns_failure_refresh_rate,
         respect_dns_ttl, dns_lookup_family, dns_resolvers, use_tcp_for_dns_lookups, dns_resolution_config,
-        typed_dns_resolver_config, wait_for_warm_on_init, outlier_detection, cleanup_interval, upstream_bind_config,
-        lb_subset_config, common_lb_config, transport_socket, protocol_selection, upstream_connection_options,
+        typed_dns_resolver_config, wait_for_warm_on_init, cleanup_interval, upstream_bind_config,
+        lb_subset_config, transport_socket, protocol_selection, upstream_connection_options,
         close_connections_on_host_health_failure, ignore_health_on_host_removal, filters, load_balancing_policy,
         lrs_server, lrs_report_endpoint_metrics, track_timeout_budgets, upstream_config, track_cluster_stats,
         preconnect_policy, connection_pool_per_downstream_connection, queuing_policies, lb_config,
@@ -75,6 +77,11 @@ pub(super) fn cluster(at: &At<'_>, wire: Cluster) -> Result<model::Cluster, Faul
             Some(wire) => Some(self::breaker(&at_policy.field("breaker"), wire)?),
             None => None,
         },
+        outlier_detection: match outlier_detection {
+            Some(wire) => Some(outlier::outlier_detection(&at.field("outlier_detection"), wire)?),
+            None => None,
+        },
+        panic_percent: panic_percent(&at.field("common_lb_config"), common_lb_config)?,
         retry_budget: self::retry_budget(&at_policy.field("retry_budget"), retry_budget)?,
     })
 }
@@ -130,6 +137,27 @@ fn limits(at: &At<'_>, wire: Option<CircuitBreakers>) -> Result<Limits, Fault> {
         });
     }
     Ok(limits.unwrap_or_default())
+}
+
+/// Envoy cuts a share to whole percents; one that is cut would not be what was said.
+fn panic_percent(at: &At<'_>, wire: Option<CommonLbConfig>) -> Result<u8, Fault> {
+    let Some(wire) = wire else {
+        return Ok(DEFAULT_PANIC_PERCENT);
+    };
+    take!(at, wire, CommonLbConfig {
+        healthy_panic_threshold;
+        update_merge_window, ignore_new_hosts_until_first_hc, close_connections_on_host_set_change,
+        consistent_hashing_lb_config, override_host_status, locality_config_specifier,
+    });
+    let Some(Percent { value }) = healthy_panic_threshold else {
+        return Ok(DEFAULT_PANIC_PERCENT);
+    };
+    let whole = (1..=100_u8).find(|percent| f64::from(*percent) == value);
+    whole.ok_or_else(|| {
+        let allowed = "1 to 100, whole";
+        let at = at.field("healthy_panic_threshold");
+        at.fault(value, Problem::OutOfRange { allowed })
+    })
 }
 
 fn protocol(at: &At<'_>, options: HashMap<String, Any>) -> Result<AppProtocol, Fault> {
@@ -227,15 +255,8 @@ fn breaker(at: &At<'_>, wire: v1::FailureBreaker) -> Result<FailureBreaker, Faul
         let allowed = "1 and more: with none it would never close again";
         return Err(at.field("half_open_requests").fault(0, Problem::OutOfRange { allowed }));
     }
-    let percent = u8::try_from(failure_percent)
-        .ok()
-        .filter(|percent| (1..=100).contains(percent));
     Ok(FailureBreaker {
-        failure_percent: percent.ok_or_else(|| {
-            let allowed = "1 to 100";
-            at.field("failure_percent")
-                .fault(failure_percent, Problem::OutOfRange { allowed })
-        })?,
+        failure_percent: percent(&at.field("failure_percent"), failure_percent)?,
         min_requests,
         window: positive(&at_window, at_window.need(window)?)?,
         open_for: positive(&at_open, at_open.need(open_for)?)?,
