@@ -58,7 +58,12 @@ pub(crate) fn start(
 impl Mesh {
     /// The views, for the API's router.
     pub(crate) fn views(&self) -> Router {
-        views::router(self.store.clone(), self.xds.clone(), self.traces.clone())
+        views::router(
+            self.store.clone(),
+            self.xds.clone(),
+            self.traces.clone(),
+            self.workloads.clone(),
+        )
     }
 
     /// Writes statuses until drained. Apart from the tasks of [`start`], which it must not hold up.

@@ -1,4 +1,6 @@
-//! The API's views: what is in force where, and the latest traces. Read-only; nothing of it is stored.
+//! The API's views: what is in force where, what a proxy itself says, and the latest traces. Nothing of it is stored.
+
+mod ask;
 
 use axum::Router;
 use axum::extract::{Path, RawQuery, State};
@@ -11,6 +13,7 @@ use weir_api::{Key, Kind, Scope};
 
 use crate::store::Store;
 use crate::traces::Traces;
+use crate::workloads::Workloads;
 use crate::xds::{Closed, Xds};
 
 /// What the views look at.
@@ -19,11 +22,12 @@ struct Views {
     store: Store,
     xds: Xds,
     traces: Traces,
+    workloads: Workloads,
 }
 
-/// `GET /apis/weir.dev/v1/proxies`, `GET {path of an object}/proxies` for every kind, `GET /traces?limit=N` and
-/// `GET /traces/{id}`.
-pub(crate) fn router(store: Store, xds: Xds, traces: Traces) -> Router {
+/// `GET /apis/weir.dev/v1/proxies`, `GET {path of an object}/proxies` for every kind, `GET {path of a workload}/config`
+/// and `/endpoints`, `GET` or `POST {path of a workload}/explain`, `GET /traces?limit=N` and `GET /traces/{id}`.
+pub(crate) fn router(store: Store, xds: Xds, traces: Traces, workloads: Workloads) -> Router {
     let mut router = Router::new()
         .route("/apis/weir.dev/v1/proxies", only_get(get(proxies)))
         .route("/traces", only_get(get(list_traces)))
@@ -51,7 +55,16 @@ pub(crate) fn router(store: Store, xds: Xds, traces: Traces) -> Router {
         };
         router = router.route(&path, only_get(handler));
     }
-    router.with_state(Views { store, xds, traces })
+    for (view, handler) in ask::routes() {
+        let path = format!("/apis/weir.dev/v1/namespaces/{{namespace}}/workloads/{{name}}/{view}");
+        router = router.route(&path, handler);
+    }
+    router.with_state(Views {
+        store,
+        xds,
+        traces,
+        workloads,
+    })
 }
 
 fn only_get(get: MethodRouter<Views>) -> MethodRouter<Views> {

@@ -2,6 +2,7 @@
 //! owns the registry and writes it to the store as Workload objects.
 
 mod hello;
+mod questions;
 pub(crate) mod registry;
 pub(crate) mod status;
 
@@ -13,12 +14,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::stream::{self as streams, Stream};
+use prost::Message as _;
+use serde_json::value::RawValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 use weir_api::{Key, Kind, Object, Spec};
 use weir_policy::names::WorkloadName;
 use weir_xds::v1;
+use weir_xds::v1::question::Question;
 use weir_xds::v1::workload_message::Message;
 use weir_xds::v1::workload_reply::Reply;
 use weir_xds::v1::workloads_server::WorkloadsServer;
@@ -28,6 +32,8 @@ use crate::drain::Drain;
 use crate::store::{Op, Precondition, Store, WriteError};
 use crate::xds::Ended;
 use crate::xds::outbox::{Bounds, Outbox, Outgoing, Weighed, outbox};
+pub(crate) use questions::AskError;
+use questions::{Abilities, Questions};
 use registry::{Record, Registration, Registry, StreamId};
 use status::WorkloadStatus;
 
@@ -38,6 +44,7 @@ enum Event {
         id: StreamId,
         name: WorkloadName,
         registration: Box<Registration>,
+        abilities: Abilities,
         replies: Outbox<v1::WorkloadReply>,
     },
     Health {
@@ -60,6 +67,7 @@ struct Shared {
     ended: Ended,
     next_id: AtomicU64,
     streams: Arc<Semaphore>,
+    questions: Questions,
 }
 
 /// The service over a store: its front, and the task that its owner runs until it drains. Workloads that the store
@@ -75,6 +83,7 @@ pub(crate) fn server(
         ended: Ended::default(),
         next_id: AtomicU64::new(1),
         streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+        questions: Questions::default(),
     });
     let task = Task {
         store,
@@ -90,6 +99,17 @@ impl Workloads {
     /// The gRPC service.
     pub(crate) fn service(&self) -> WorkloadsServer<Workloads> {
         WorkloadsServer::new(self.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// Asks a proxy on its stream, and waits for what it answers.
+    ///
+    /// # Errors
+    /// See [`AskError`].
+    ///
+    /// # Cancel safety
+    /// Dropped, the proxy is told that nobody waits any more.
+    pub(crate) async fn ask(&self, workload: &WorkloadName, question: Question) -> Result<Box<RawValue>, AskError> {
+        self.shared.questions.ask(workload, question).await
     }
 }
 
@@ -148,6 +168,7 @@ struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        self.shared.questions.lost(self.id);
         self.shared.ended.push(self.id);
     }
 }
@@ -190,6 +211,10 @@ impl Conversation {
         let id = self.place.id;
         let event = match (message, self.outgoing.is_some()) {
             (Message::Hello(hello), false) => {
+                let abilities = Abilities {
+                    takes: hello.questions.iter().copied().collect(),
+                    version: hello.version.clone(),
+                };
                 let (name, registration) = hello::read(hello).map_err(|error| {
                     tracing::warn!(%error, "workload refused");
                     Status::invalid_argument(error.to_string())
@@ -200,6 +225,7 @@ impl Conversation {
                     id,
                     name,
                     registration: Box::new(registration),
+                    abilities,
                     replies,
                 }
             }
@@ -213,6 +239,10 @@ impl Conversation {
             },
             (Message::Draining(v1::Draining {}), true) => Event::Draining(id),
             (Message::Deregister(v1::Deregister {}), true) => Event::Deregister(id),
+            (Message::Answer(answer), true) => {
+                self.place.shared.questions.answered(id, answer);
+                return Ok(());
+            }
             // For people only: what a proxy subscribes to is seen on its ADS stream.
             (Message::Demand(v1::Demand { listeners }), true) => {
                 tracing::debug!(stream = id.0, listeners = listeners.len(), "demand");
@@ -226,7 +256,7 @@ impl Conversation {
 
 impl Weighed for v1::WorkloadReply {
     fn bytes(&self) -> usize {
-        size_of::<v1::WorkloadReply>()
+        size_of::<v1::WorkloadReply>() + self.encoded_len()
     }
 }
 
@@ -234,7 +264,8 @@ impl Weighed for v1::WorkloadReply {
 struct Task {
     store: Store,
     registry: Registry,
-    replies: BTreeMap<StreamId, Outbox<v1::WorkloadReply>>,
+    /// Each held here alone, but for the moment in which something is asked on it: its end ends the stream.
+    replies: BTreeMap<StreamId, Arc<Outbox<v1::WorkloadReply>>>,
     /// Streams whose registration or end is not on disk yet.
     unanswered: Vec<(StreamId, Answer)>,
     shared: Arc<Shared>,
@@ -326,6 +357,7 @@ impl Task {
                 id,
                 name,
                 registration,
+                abilities,
                 replies,
             } => match self.registry.register(id, name.clone(), *registration) {
                 Ok(replaced) => {
@@ -333,6 +365,8 @@ impl Task {
                     if let Some(replaced) = replaced.and_then(|replaced| self.replies.remove(&replaced)) {
                         replaced.end(Status::aborted("the workload registered anew on another stream"));
                     }
+                    let replies = Arc::new(replies);
+                    self.shared.questions.connected(name, id, abilities, &replies);
                     self.replies.insert(id, replies);
                     self.unanswered.push((id, Answer::Welcome));
                 }
@@ -390,7 +424,7 @@ impl Task {
                     let welcome = v1::WorkloadReply {
                         reply: Some(Reply::Welcome(v1::Welcome { version })),
                     };
-                    // There is room for the only reply there is.
+                    // A stream without room for it is ended by the attempt.
                     let _ = self.replies.get(&id).map(|replies| replies.push([welcome]));
                 }
                 Answer::Goodbye => {
@@ -455,12 +489,12 @@ const EVENTS_QUEUED_MAX: usize = 1_024;
 /// Messages of one write at most.
 const TOGETHER_MAX: usize = 256;
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// The largest message there can be is a Hello with all its labels, or a Demand of a few thousand names.
-const MESSAGE_BYTES_MAX: usize = 256 << 10;
-/// One Welcome is all that is ever said on a stream.
+/// The largest message there can be is an Answer, with its frame.
+const MESSAGE_BYTES_MAX: usize = questions::ANSWER_BYTES_MAX as usize + (4 << 10);
+/// One Welcome, and a few questions with their ends: a proxy that reads them keeps this nearly empty.
 const REPLIES: Bounds = Bounds {
-    items_max: 4,
-    bytes_max: 4 << 10,
+    items_max: 32,
+    bytes_max: 256 << 10,
 };
 
 #[cfg(test)]
@@ -482,6 +516,13 @@ mod tests {
         (name, Box::new(registration))
     }
 
+    fn no_questions() -> Abilities {
+        Abilities {
+            takes: BTreeSet::new(),
+            version: String::new(),
+        }
+    }
+
     #[tokio::test]
     async fn a_stream_that_was_lost_before_its_hello_was_looked_at_is_unconfirmed() {
         // Which of the two the task sees first is left to chance: several rounds see both.
@@ -495,6 +536,7 @@ mod tests {
                     id: StreamId(number),
                     name,
                     registration,
+                    abilities: no_questions(),
                     replies: outbox(REPLIES).0,
                 };
                 workloads.shared.events.send(event).await.expect("there is room");
@@ -540,6 +582,7 @@ mod tests {
                 id: StreamId(number),
                 name,
                 registration,
+                abilities: no_questions(),
                 replies,
             };
             shared.events.send(event).await.expect("the task runs");

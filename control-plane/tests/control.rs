@@ -14,6 +14,8 @@ mod kill;
 mod program;
 #[path = "control/proxy.rs"]
 mod proxy;
+#[path = "control/questions.rs"]
+mod questions;
 #[path = "control/start.rs"]
 mod start;
 #[path = "control/workloads.rs"]

@@ -31,7 +31,7 @@ use crate::process_log::LogControl;
 use crate::snapshot::Backend;
 use crate::telemetry::Telemetry;
 use crate::worker::{self, Accepted, AcceptedStream, ListenerKind, WorkerParts, WorkerThreads, Workers};
-use crate::workloads::{self, AnnouncedPort, Announcement, Registration, Standing};
+use crate::workloads::{self, AnnouncedPort, Announcement, Answers, Registration, Standing};
 use crate::xds::{ControlPlane, ControlPlaneError, Link, Settings};
 
 /// How long a listener waits after the system refused to accept (no file descriptors, no memory): the cause passes when
@@ -157,10 +157,16 @@ impl Proxy {
             (app.app_port, condition)
         });
         tasks.spawn(watch_app(health.ready(), apps.collect()));
+        let config_dump = config_dump(config.clone(), addresses.clone(), mesh.clone());
+        let explainer = Explainer::new(mesh.clone(), Arc::clone(&workload));
         let registration = control_plane.map(|control_plane| {
             let announcement = announcement(&config, &addresses);
-            let mesh = mesh.clone();
-            let (registration, registrar) = workloads::register(announcement, control_plane, mesh, health.ready());
+            let answers = Answers {
+                config: Arc::clone(&config_dump),
+                explainer: explainer.clone(),
+                mesh: mesh.clone(),
+            };
+            let (registration, registrar) = workloads::register(announcement, control_plane, answers, health.ready());
             tasks.spawn(registrar.run());
             let condition = readiness.condition("the control plane to register this workload");
             if had_state {
@@ -173,8 +179,8 @@ impl Proxy {
         let asked = Arc::clone(&drain_asked);
         let admin_parts = AdminParts {
             readiness: readiness.clone(),
-            config: config_dump(config.clone(), addresses.clone(), mesh.clone()),
-            explainer: Explainer::new(mesh.clone(), Arc::clone(&workload)),
+            config: config_dump,
+            explainer,
             drain: Arc::new(move || asked.notify_one()),
             log: LogControl::installed(),
         };

@@ -1,7 +1,10 @@
 //! How a proxy makes its workload known: a stream beside ADS that is held for as long as the proxy runs.
 //!
 //! The stream says who is there, which of the app's ports take connections, when no new requests should come, and
-//! which services the app uses. A stream that is lost is opened again and begins anew.
+//! which services the app uses; the control plane may ask questions on it. A stream that is lost is opened again and
+//! begins anew.
+
+mod answering;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -18,7 +21,11 @@ use weir_policy::model::{AppProtocol, Locality};
 use weir_policy::names::WorkloadName;
 use weir_xds::v1;
 use weir_xds::v1::workload_message::Message;
+use weir_xds::v1::workload_reply::Reply;
 use weir_xds::v1::workloads_client::WorkloadsClient;
+
+use answering::Answering;
+pub(crate) use answering::Answers;
 
 use crate::config::Edge;
 use crate::mesh::Mesh;
@@ -138,13 +145,14 @@ pub(crate) struct Registrar {
     ready: watch::Receiver<BTreeSet<NonZeroU16>>,
     phase: watch::Receiver<Phase>,
     standing: watch::Sender<Standing>,
+    answering: Answering,
 }
 
 /// Makes a workload known: a handle, and the task to run. `ready` are the app's ports that take connections.
 pub(crate) fn register(
     announcement: Announcement,
     control_plane: ControlPlane,
-    mesh: Mesh,
+    answers: Answers,
     ready: watch::Receiver<BTreeSet<NonZeroU16>>,
 ) -> (Registration, Registrar) {
     let (phase, phases) = watch::channel(Phase::Serving);
@@ -152,10 +160,11 @@ pub(crate) fn register(
     let registrar = Registrar {
         announcement,
         control_plane,
-        mesh,
+        mesh: answers.mesh.clone(),
         ready,
         phase: phases,
         standing: standings,
+        answering: Answering::new(answers),
     };
     (Registration { phase, standing }, registrar)
 }
@@ -188,6 +197,10 @@ impl Registrar {
                     continue;
                 }
                 () = looks => None,
+                answer = self.answering.next() => {
+                    connection.send([message(Message::Answer(answer))]);
+                    continue;
+                }
             };
             match event {
                 None => {}
@@ -205,13 +218,12 @@ impl Registrar {
                     look = Some(Instant::now());
                 }
                 Some(Event::Message(v1::WorkloadReply { reply: Some(reply) })) => {
-                    let v1::workload_reply::Reply::Welcome(v1::Welcome { version }) = reply;
-                    tracing::info!(workload = %self.announcement.workload, version, "registered");
-                    self.standing.send_replace(Standing::Registered);
+                    self.on_reply(reply, &mut connection);
                 }
                 // A reply newer than this proxy, which it need not understand.
                 Some(Event::Message(v1::WorkloadReply { reply: None })) => {}
                 Some(Event::Closed(closed)) => {
+                    self.answering.cancel_all();
                     let left = told.take().is_some_and(|told| told.phase == Phase::Leaving);
                     if left && closed == Closed::Ended {
                         self.standing.send_replace(Standing::Deregistered);
@@ -233,6 +245,20 @@ impl Registrar {
             // After Deregister this side stays open until the control plane ends the stream: it does so once that is
             // durable. To close first could look like a lost stream.
             connection.send(told.tell(ready, phase, listeners));
+        }
+    }
+
+    fn on_reply(&mut self, reply: Reply, connection: &mut Connection<v1::WorkloadMessage, v1::WorkloadReply>) {
+        match reply {
+            Reply::Welcome(v1::Welcome { version }) => {
+                tracing::info!(workload = %self.announcement.workload, version, "registered");
+                self.standing.send_replace(Standing::Registered);
+            }
+            Reply::Question(question) => {
+                let refused = self.answering.begin(question);
+                connection.send(refused.map(|answer| message(Message::Answer(answer))));
+            }
+            Reply::Cancel(v1::CancelQuestion { id }) => self.answering.cancel(id),
         }
     }
 
@@ -261,6 +287,7 @@ impl Registrar {
                 site: announcement.locality.site.clone(),
             }),
             version: announcement.version.clone(),
+            questions: Answering::kinds(),
         })
     }
 }
@@ -384,6 +411,7 @@ async fn local_address(authority: &str) -> io::Result<IpAddr> {
 mod tests {
     use std::net::TcpListener;
     use std::pin::Pin;
+    use std::sync::Arc;
 
     use tokio::sync::mpsc;
     use tokio_stream::Stream;
@@ -393,6 +421,7 @@ mod tests {
 
     use super::*;
     use crate::clock::Clock;
+    use crate::explain::Explainer;
     use crate::mesh::Feed;
     use crate::snapshot::{self, CompiledRoutes, LastUsed, Parts, ServicePart};
     use crate::xds::scenario::{Killable, within};
@@ -414,6 +443,7 @@ mod tests {
             Message::Draining(v1::Draining {}) => "draining".to_owned(),
             Message::Deregister(v1::Deregister {}) => "deregister".to_owned(),
             Message::Demand(demand) => format!("uses {:?}", demand.listeners),
+            Message::Answer(answer) => format!("answers {}: {:?}", answer.id, answer.result),
         }
     }
 
@@ -453,7 +483,8 @@ mod tests {
         BTreeSet::new()
     }
 
-    /// Welcomes everybody, notes what is said, and ends a stream when its client deregisters.
+    /// Welcomes everybody, notes what is said, asks who drains for its configuration, and ends a stream when its client
+    /// deregisters.
     struct Server {
         heard: mpsc::Sender<String>,
     }
@@ -472,10 +503,19 @@ mod tests {
                 while let Ok(Some(message)) = messages.message().await {
                     if matches!(message.message, Some(Message::Hello(_))) {
                         let version = "1".to_owned();
-                        let welcome = v1::workload_reply::Reply::Welcome(v1::Welcome { version });
+                        let welcome = Reply::Welcome(v1::Welcome { version });
                         let _ = replies.send(Ok(v1::WorkloadReply { reply: Some(welcome) })).await;
                     }
                     let _ = heard.send(word(&message)).await;
+                    if let Some(Message::Draining(_)) = message.message {
+                        let question = Reply::Question(v1::Question {
+                            id: 1,
+                            answer_bytes_max: 100,
+                            wait_millis: 60_000,
+                            question: Some(v1::question::Question::Config(v1::AskConfig {})),
+                        });
+                        let _ = replies.send(Ok(v1::WorkloadReply { reply: Some(question) })).await;
+                    }
                     if matches!(message.message, Some(Message::Deregister(_))) {
                         return;
                     }
@@ -537,7 +577,13 @@ mod tests {
             locality: Locality::default(),
             version: "0".to_owned(),
         };
-        let (registration, registrar) = register(announcement, control_plane, mesh, ready_seen);
+        let workload = Arc::new(announcement.workload.clone());
+        let answers = Answers {
+            config: Arc::new(|| serde_json::Value::from(7)),
+            explainer: Explainer::new(mesh.clone(), workload),
+            mesh,
+        };
+        let (registration, registrar) = register(announcement, control_plane, answers, ready_seen);
         let task = tokio::spawn(registrar.run());
         let mut standing = registration.standing();
         within(standing.wait_for(|standing| *standing == Standing::Registered))
@@ -549,7 +595,7 @@ mod tests {
         use_service(&feed, "a:80");
         hear(&mut heard, &["uses [\"a.n.svc.cluster.local:80\"]"]).await;
         registration.draining();
-        hear(&mut heard, &["draining"]).await;
+        hear(&mut heard, &["draining", "answers 1: Some(Json(\"7\"))"]).await;
 
         // The stream is lost and begins anew.
         serving.kill();

@@ -57,6 +57,8 @@ pub(super) fn read(hello: v1::Hello) -> Result<(WorkloadName, Registration), Hel
         mut labels,
         locality,
         version,
+        // Read by the caller: they are no part of the Workload.
+        questions: _,
     } = hello;
     let name = WorkloadName {
         namespace: namespace.parse().map_err(HelloError::Namespace)?,
@@ -215,6 +217,7 @@ mod tests {
                 site: String::new(),
             }),
             version: "0.1.0".to_owned(),
+            questions: Vec::new(),
         }
     }
 

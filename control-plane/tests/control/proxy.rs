@@ -167,6 +167,7 @@ pub(crate) fn hello(name: &str, instance: u64) -> v1::Hello {
         labels: [("app".to_owned(), "portal".to_owned())].into(),
         locality: None,
         version: "0.1.0".to_owned(),
+        questions: Vec::new(),
     }
 }
 

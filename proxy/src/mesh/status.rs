@@ -127,6 +127,11 @@ struct EndpointStatus {
 }
 
 impl ClusterStatus {
+    /// Its name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Leaves out endpoints beyond `endpoints_max`, those that take no requests first, and says how many.
     pub(crate) fn shortened(mut self, endpoints_max: usize) -> ClusterStatus {
         if let Some(known) = &mut self.known
