@@ -41,6 +41,10 @@ pub(crate) enum Command {
     Get(GetArgs),
     /// Deletes resources
     Delete(DeleteArgs),
+    /// Shows which way a request would go, and why, without sending it
+    Explain(ExplainArgs),
+    /// Shows proxies, and what one of them has in force
+    Proxy(ProxyArgs),
     /// Shows each proxy: connected or not, what is in force, what is pending, what it rejected and why
     Status(StatusArgs),
     /// Shows the latest traces, or one as a tree
@@ -148,6 +152,99 @@ pub(crate) enum ViewFormat {
     Table,
     /// As the API has it
     Json,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The proxy follows the request through what it has in force, by the same rules: which name it becomes, which listener, routes \
+and route take it, why earlier routes do not, the policies, the backends with their shares, each endpoint and why it is used. A \
+name that its app has not used lately it asks the control plane for, as the request would. Nothing is sent to the service.
+
+  weirctl explain http://health-code/query --from citizen/portal-1
+  weirctl explain health-code:8080/query --method POST --header 'X-Group: beta' --proxy http://127.0.0.1:15000")]
+pub(crate) struct ExplainArgs {
+    /// What the app would call: http://NAME[:PORT][/PATH][?QUERY]; http:// may be left out
+    pub(crate) url: String,
+    #[command(flatten)]
+    pub(crate) of: FromProxy,
+    /// The request's method
+    #[arg(short = 'X', long, default_value = "GET", value_name = "METHOD")]
+    pub(crate) method: String,
+    /// A field of its header, as NAME: VALUE; repeatable
+    #[arg(short = 'H', long = "header", value_name = "FIELD")]
+    pub(crate) headers: Vec<String>,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = ViewFormat::Table)]
+    pub(crate) output: ViewFormat,
+}
+
+/// Which proxy sends it.
+#[derive(Debug, Args)]
+pub(crate) struct FromProxy {
+    /// The workload that would call; otherwise the only one that is connected
+    #[arg(long, value_parser = ProxyName::parse, value_name = "[NAMESPACE/]WORKLOAD", conflicts_with = "proxy")]
+    pub(crate) from: Option<ProxyName>,
+    /// Ask this proxy by itself, on its own host
+    #[arg(long, value_name = "URL")]
+    pub(crate) proxy: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProxyArgs {
+    #[command(subcommand)]
+    pub(crate) command: ProxyCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProxyCommand {
+    /// Shows each proxy, as `weirctl status` does
+    List(StatusArgs),
+    /// Shows what a proxy runs with and all that it has in force, as JSON
+    Config(OfProxy),
+    /// Shows a proxy's clusters and endpoints, and why each endpoint is used or not
+    Endpoints(EndpointsArgs),
+}
+
+/// Which proxy is asked.
+#[derive(Debug, Args)]
+pub(crate) struct OfProxy {
+    /// The proxy's workload; otherwise the only one that is connected
+    #[arg(value_parser = ProxyName::parse, value_name = "[NAMESPACE/]WORKLOAD", conflicts_with = "proxy")]
+    pub(crate) workload: Option<ProxyName>,
+    /// Ask this proxy by itself, on its own host
+    #[arg(long, value_name = "URL")]
+    pub(crate) proxy: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EndpointsArgs {
+    #[command(flatten)]
+    pub(crate) of: OfProxy,
+    /// Those of one cluster: SERVICE.NAMESPACE:PORT
+    #[arg(long, value_name = "CLUSTER")]
+    pub(crate) cluster: Option<String>,
+    /// How to print them
+    #[arg(short, long, value_enum, default_value_t = ViewFormat::Table)]
+    pub(crate) output: ViewFormat,
+}
+
+/// A proxy by its workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ProxyName {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+}
+
+impl ProxyName {
+    /// `namespace/name`, or a name in namespace `default`.
+    pub(crate) fn parse(text: &str) -> Result<ProxyName, String> {
+        let (namespace, name) = text.split_once('/').unwrap_or(("default", text));
+        if names::is_label(namespace) && names::is_label(name) {
+            let (namespace, name) = (namespace.to_owned(), name.to_owned());
+            return Ok(ProxyName { namespace, name });
+        }
+        Err("is no workload: NAMESPACE/NAME is right, as `weirctl status` lists them".to_owned())
+    }
 }
 
 #[derive(Debug, Args)]

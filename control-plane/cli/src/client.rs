@@ -1,4 +1,4 @@
-//! Speaking to the control plane's API.
+//! Speaking to the control plane's API, or to a proxy's admin port.
 
 use std::io::{BufRead, BufReader, Read};
 use std::time::Duration;
@@ -10,22 +10,35 @@ use weir_api::views::{Outcome, Status, WatchEvent};
 
 use crate::error::CliError;
 
-/// The control plane's API at one address.
+/// The control plane's API or a proxy's admin port, at one address.
 pub(crate) struct Client {
+    peer: Peer,
     server: String,
     agent: ureq::Agent,
 }
 
+/// Who is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peer {
+    /// weir-control: what it refuses is a Kubernetes `Status`.
+    ControlPlane,
+    /// weir-proxy: what it refuses is a line of text.
+    Proxy,
+}
+
 impl Client {
-    /// A client of the API at `server`; nothing is sent yet.
+    /// A client of what is at `server`; nothing is sent yet.
     ///
     /// # Errors
     /// When `server` is no URL that can be spoken to.
-    pub(crate) fn new(server: &str) -> Result<Client, CliError> {
+    pub(crate) fn new(server: &str, peer: Peer) -> Result<Client, CliError> {
         let wrong = |problem: &str| {
-            CliError::Usage(format!(
-                "--server {server:?} {problem}; http://127.0.0.1:7440 is the default"
-            ))
+            CliError::Usage(match peer {
+                Peer::ControlPlane => {
+                    format!("--server {server:?} {problem}; http://127.0.0.1:7440 is the default")
+                }
+                Peer::Proxy => format!("--proxy {server:?} {problem}; http://127.0.0.1:15000 is usual"),
+            })
         };
         let uri: Uri = server.parse().map_err(|_| wrong("is not a URL"))?;
         match uri.scheme_str() {
@@ -47,6 +60,7 @@ impl Client {
             .timeout_recv_response(Some(ANSWER_TIMEOUT))
             .build();
         Ok(Client {
+            peer,
             server: server.trim_end_matches('/').to_owned(),
             agent: ureq::Agent::new_with_config(config),
         })
@@ -146,12 +160,23 @@ impl Client {
 
     fn unreachable(&self, error: &ureq::Error) -> CliError {
         CliError::Unreachable {
+            peer: self.peer,
             server: self.server.clone(),
             reason: error.to_string(),
         }
     }
 
     fn refusal(&self, what: &str, code: u16, body: &[u8]) -> CliError {
+        if self.peer == Peer::Proxy {
+            let text = String::from_utf8_lossy(body.get(..TEXT_BYTES_MAX).unwrap_or(body)).into_owned();
+            let (what, server) = (what.to_owned(), self.server.clone());
+            return CliError::ProxyRefused {
+                what,
+                server,
+                code,
+                text,
+            };
+        }
         match serde_json::from_slice::<Status>(body) {
             Ok(status) if status.status == Outcome::Failure => CliError::Refused {
                 what: what.to_owned(),
@@ -161,7 +186,8 @@ impl Client {
         }
     }
 
-    fn strange(&self, what: &str, problem: &str) -> CliError {
+    /// An answer that is none.
+    pub(crate) fn strange(&self, what: &str, problem: &str) -> CliError {
         CliError::Strange {
             what: what.to_owned(),
             server: self.server.clone(),
@@ -170,11 +196,19 @@ impl Client {
     }
 }
 
+/// A text as a value in a query.
+pub(crate) fn encode(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
+
 /// The API is near: what takes longer does not come.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the control plane may think.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How much of a proxy's refusal is shown.
+const TEXT_BYTES_MAX: usize = 2_000;
 
 /// How much of an answer is read.
 const BODY_BYTES_MAX: u64 = 256 << 20;

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use weir_api::views::{Reason, Status};
 use weir_api::yaml::SourceError;
 
+use crate::client::Peer;
 use crate::output::clean;
 
 /// Why a command failed, with what to do about it.
@@ -21,12 +22,23 @@ pub(crate) enum CliError {
     /// Resources in files are wrong.
     #[error("{}", Lines(.0))]
     Sources(Vec<SourceError>),
-    /// The control plane does not answer.
-    #[error("the control plane at {server} does not answer: {reason}")]
-    Unreachable { server: String, reason: String },
+    /// The control plane, or the proxy that was named, does not answer.
+    #[error("{} at {server} does not answer: {reason}", named(*.peer))]
+    Unreachable { peer: Peer, server: String, reason: String },
     /// The control plane refused.
     #[error("{what}: {}", Refusal(.status))]
     Refused { what: String, status: Box<Status> },
+    /// A proxy refused on its admin port.
+    #[error("{what} at {server} refused with {code}: {}", clean(.text.trim_end()))]
+    ProxyRefused {
+        what: String,
+        server: String,
+        code: u16,
+        text: String,
+    },
+    /// What was asked for is not there.
+    #[error("{0}")]
+    Absent(String),
     /// Something answers that is no control plane, or a much other version of it.
     #[error("{what}: the answer from {server} can't be understood: {problem}")]
     Strange {
@@ -52,9 +64,14 @@ impl CliError {
     /// What to do about it, where the message does not say.
     pub(crate) fn hint(&self) -> Option<&'static str> {
         match self {
-            CliError::Unreachable { .. } => {
-                Some("is weir-control running? Its address is given by --server or WEIR_SERVER")
+            CliError::Unreachable {
+                peer: Peer::ControlPlane,
+                ..
+            } => Some("is weir-control running? Its address is given by --server or WEIR_SERVER"),
+            CliError::Unreachable { peer: Peer::Proxy, .. } => {
+                Some("is weir-proxy running on that host? Its admin port is given by its --admin")
             }
+            CliError::ProxyRefused { code: 404, .. } => Some("the proxy is older than this weirctl, or it is none"),
             CliError::Strange { .. } => Some("does --server name weir-control's API, and are the versions alike?"),
             CliError::Rejected(_) => {
                 Some("what was in force before stays in force on these proxies; see `weirctl status`")
@@ -65,7 +82,12 @@ impl CliError {
                 Some(Reason::TooManyRequests | Reason::ServiceUnavailable) => Some("try again in a moment"),
                 _ => None,
             },
-            CliError::Usage(_) | CliError::File { .. } | CliError::Some { .. } | CliError::Output(_) => None,
+            CliError::Usage(_)
+            | CliError::File { .. }
+            | CliError::Some { .. }
+            | CliError::ProxyRefused { .. }
+            | CliError::Absent(_)
+            | CliError::Output(_) => None,
         }
     }
 
@@ -78,6 +100,8 @@ impl CliError {
             | CliError::Unreachable { .. }
             | CliError::Refused { .. }
             | CliError::Strange { .. }
+            | CliError::ProxyRefused { .. }
+            | CliError::Absent(_)
             | CliError::Some { .. }
             | CliError::Rejected(_)
             | CliError::NotInForce { .. }
@@ -91,6 +115,13 @@ impl CliError {
             CliError::Refused { status, .. } => status.reason == Some(reason),
             _ => false,
         }
+    }
+}
+
+fn named(peer: Peer) -> &'static str {
+    match peer {
+        Peer::ControlPlane => "the control plane",
+        Peer::Proxy => "the proxy",
     }
 }
 

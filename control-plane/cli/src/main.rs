@@ -3,10 +3,13 @@
 mod apply;
 mod cli;
 mod client;
+mod clusters;
 mod delete;
 mod error;
+mod explain;
 mod get;
 mod output;
+mod proxy;
 mod sources;
 mod status;
 mod trace;
@@ -16,7 +19,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::cli::{Cli, Command};
-use crate::client::Client;
+use crate::client::{Client, Peer};
 use crate::error::CliError;
 use crate::output::{Out, say};
 
@@ -37,12 +40,14 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<(), CliError> {
-    let client = Client::new(&cli.server)?;
+    let client = Client::new(&cli.server, Peer::ControlPlane)?;
     let mut out = Out::stdout();
     match &cli.command {
         Command::Apply(args) => apply::run(&client, args, &mut out),
         Command::Get(args) => get::run(&client, args, &mut out),
         Command::Delete(args) => delete::run(&client, args, &mut out),
+        Command::Explain(args) => explain::run(&client, args, &mut out),
+        Command::Proxy(args) => proxy::run(&client, args, &mut out),
         Command::Status(args) => status::run(&client, args, &mut out),
         Command::Trace(args) => trace::run(&client, args, &mut out),
     }

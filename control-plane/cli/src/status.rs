@@ -8,7 +8,12 @@ use crate::error::CliError;
 use crate::output::{Cell, Out, Tone, clean, say};
 
 pub(crate) fn run(client: &Client, args: &StatusArgs, out: &mut Out) -> Result<(), CliError> {
-    match args.output {
+    list(client, args.output, out)
+}
+
+/// Prints each proxy.
+pub(crate) fn list(client: &Client, format: ViewFormat, out: &mut Out) -> Result<(), CliError> {
+    match format {
         ViewFormat::Json => {
             let list = client.get("proxies", PROXIES)?;
             out.line(&format!("{list:#}"))?;
@@ -75,4 +80,5 @@ fn details(proxy: &Proxy, out: &mut Out) -> Result<(), CliError> {
     Ok(())
 }
 
-const PROXIES: &str = "/apis/weir.dev/v1/proxies";
+/// Where the list of proxies is.
+pub(crate) const PROXIES: &str = "/apis/weir.dev/v1/proxies";

@@ -1,0 +1,124 @@
+//! Clusters and their endpoints, as a proxy shows them. Read leniently: either side may be the newer.
+
+use serde::Deserialize;
+
+use crate::error::CliError;
+use crate::output::{Cell, Out, Tone, clean};
+
+/// A cluster as a proxy has it in force.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Cluster {
+    pub(crate) name: String,
+    /// `known`, `missing` or `unanswered`.
+    state: String,
+    protocol: String,
+    balancing: String,
+    breaker: String,
+    connections: Count,
+    pending: Count,
+    requests: Count,
+    retry_budget: Option<RetryBudget>,
+    endpoints: Vec<Endpoint>,
+    endpoints_left_out: u64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Count {
+    open: u64,
+    limit: u64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RetryBudget {
+    percent: u64,
+    min_per_second: u64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Endpoint {
+    address: String,
+    health: String,
+    used: bool,
+    why: String,
+    peer: String,
+    workload: Option<String>,
+    locality: String,
+    requests: u64,
+    cost_ms: Option<f64>,
+}
+
+impl Cluster {
+    /// What it is like, without its name and its endpoints.
+    pub(crate) fn summary(&self) -> String {
+        match self.state.as_str() {
+            "known" => {}
+            "missing" => return "does not exist".to_owned(),
+            "unanswered" => return "the control plane has not told of it".to_owned(),
+            other => return clean(other),
+        }
+        let count = |what: &str, count: &Count| format!("{what} {} of {}", count.open, count.limit);
+        let mut parts = vec![self.protocol.clone(), self.balancing.clone()];
+        parts.push(format!("breaker {}", self.breaker));
+        parts.push(count("requests", &self.requests));
+        parts.push(count("waiting", &self.pending));
+        parts.push(count("connections", &self.connections));
+        if let Some(budget) = &self.retry_budget {
+            parts.push(format!(
+                "retry budget {} % and {} a second",
+                budget.percent, budget.min_per_second
+            ));
+        }
+        clean(&parts.join(", "))
+    }
+
+    /// Prints its endpoints, one in a line.
+    pub(crate) fn print_endpoints(&self, out: &mut Out) -> Result<(), CliError> {
+        if self.endpoints.is_empty() {
+            return Ok(());
+        }
+        let rows: Vec<Vec<Cell>> = self.endpoints.iter().map(row).collect();
+        let headings = [
+            "  ENDPOINT",
+            "HEALTH",
+            "USED",
+            "BECAUSE",
+            "REQUESTS",
+            "COST",
+            "WORKLOAD",
+            "LOCALITY",
+        ];
+        out.table(&headings, &rows)?;
+        if self.endpoints_left_out > 0 {
+            out.line(&format!("  and {} more", self.endpoints_left_out))?;
+        }
+        Ok(())
+    }
+}
+
+fn row(endpoint: &Endpoint) -> Vec<Cell> {
+    let used = match endpoint.used {
+        true => Cell::new(Tone::Good, "yes"),
+        false => Cell::new(Tone::Bad, "no"),
+    };
+    let cost = endpoint.cost_ms.map(|cost| format!("{cost:.1} ms"));
+    let who = match &endpoint.workload {
+        Some(workload) => workload.clone(),
+        None if endpoint.peer == "plain" => "(no sidecar)".to_owned(),
+        None => "-".to_owned(),
+    };
+    let locality = endpoint.locality.trim_matches('/');
+    vec![
+        Cell::plain(format!("  {}", endpoint.address)),
+        Cell::plain(&endpoint.health),
+        used,
+        Cell::plain(&endpoint.why),
+        Cell::plain(endpoint.requests.to_string()),
+        Cell::plain(cost.unwrap_or_else(|| "-".to_owned())),
+        Cell::plain(who),
+        Cell::plain(if locality.is_empty() { "-" } else { locality }),
+    ]
+}

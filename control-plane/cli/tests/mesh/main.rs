@@ -1,0 +1,4 @@
+//! The program itself against a control plane and sidecars that run.
+
+mod explain;
+mod support;
