@@ -18,6 +18,8 @@ mod proxy;
 mod questions;
 #[path = "control/start.rs"]
 mod start;
+#[path = "control/status.rs"]
+mod status;
 #[path = "control/workloads.rs"]
 mod workloads;
 #[path = "control/xds.rs"]
