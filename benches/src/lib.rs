@@ -3,7 +3,10 @@
 //! Three programs: `origin` answers, `relay` passes on, `cost` runs the comparison. Both sides of a comparison take
 //! turns within one run, many times, so that what else the machine does falls on both alike; each turn gives one
 //! ratio, and the ratios give the interval.
+//!
+//! And what a proxy costs the control plane: `scale`, with thousands of simulated ones.
 
+pub mod fleet;
 pub mod load;
 pub mod process;
 pub mod stats;
