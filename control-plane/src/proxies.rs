@@ -128,33 +128,39 @@ pub(crate) struct Summaries {
 /// Where objects are in force at each of their attachments. Concerned are the same proxies as in [`of_object`].
 pub(crate) fn summaries(model: &Model, of: &[(Key, Vec<Attachment>)]) -> Summaries {
     let newest: BTreeSet<StreamId> = model.newest_streams().values().map(|(id, _)| *id).collect();
+    // Many routes of one service concern the same resources, whose subscribers are looked at once.
+    let mut known: BTreeMap<Vec<&Wanted>, Summary> = BTreeMap::new();
+    let mut summary = |key: &Key, attachment: &Attachment| {
+        let resources = model.resources_of(&attachment.service);
+        let concerned = resources.filter(|(wanted, resource)| attachment.covers(wanted) && resource.concerns(key));
+        let concerned = concerned.map(|(wanted, _)| wanted).collect();
+        let summary = known.entry(concerned);
+        summary
+            .or_insert_with_key(|concerned| summarize(model, &newest, concerned))
+            .clone()
+    };
     let of = of.iter().map(|(key, attachments)| {
         let attachments = attachments.iter();
-        attachments
-            .map(|attachment| summary(model, &newest, key, attachment))
-            .collect()
+        attachments.map(|attachment| summary(key, attachment)).collect()
     });
     Summaries {
-        seen: model.seen(),
         of: of.collect(),
+        seen: model.seen(),
     }
 }
 
-fn summary(model: &Model, newest: &BTreeSet<StreamId>, key: &Key, attachment: &Attachment) -> Summary {
+/// How the newest streams stand with some resources.
+fn summarize(model: &Model, newest: &BTreeSet<StreamId>, concerned: &[&Wanted]) -> Summary {
     let mut standings: BTreeMap<&WorkloadName, Standing> = BTreeMap::new();
-    for (wanted, resource) in model.resources_of(&attachment.service) {
-        if !attachment.covers(wanted) || !resource.concerns(key) {
-            continue;
-        }
+    for wanted in concerned {
         let (of, name) = wanted.subscription();
-        for id in resource.subscribers().filter(|id| newest.contains(id)) {
+        for id in model.subscribers(wanted).filter(|id| newest.contains(id)) {
             let Some(stream) = model.stream(id) else {
                 continue;
             };
             if let Some(subscription) = stream.subscriptions.subscription(of, &name) {
-                let standing = subscription.standing();
                 let worst = standings.entry(&stream.client.workload).or_insert(Standing::InForce);
-                worst.worsen(standing);
+                worst.worsen(subscription.standing());
             }
         }
     }

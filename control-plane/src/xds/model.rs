@@ -67,11 +67,6 @@ impl Resource {
         self.sources().chain(&self.causes)
     }
 
-    /// The streams that subscribe to it.
-    pub(crate) fn subscribers(&self) -> impl Iterator<Item = StreamId> {
-        self.subscribers.iter().copied()
-    }
-
     /// What it was made from.
     pub(crate) fn sources(&self) -> impl Iterator<Item = &Key> {
         self.now
@@ -263,6 +258,14 @@ impl Model {
     /// A stream.
     pub(crate) fn stream(&self, id: StreamId) -> Option<&Stream> {
         self.streams.get(&id)
+    }
+
+    /// The streams that subscribe to a resource.
+    pub(crate) fn subscribers(&self, wanted: &Wanted) -> impl Iterator<Item = StreamId> {
+        let resource = self.resources.get(wanted);
+        resource
+            .into_iter()
+            .flat_map(|resource| resource.subscribers.iter().copied())
     }
 
     /// What somebody subscribes to of a service.
