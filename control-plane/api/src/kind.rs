@@ -44,6 +44,37 @@ pub enum Access {
     ReadOnly,
 }
 
+/// Whether resources of a kind carry a status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatusPart {
+    /// They do; only the control plane writes it.
+    Kept,
+    /// They don't.
+    None,
+}
+
+/// A format of patches (the media type of a PATCH).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PatchFormat {
+    /// JSON merge patch (RFC 7396).
+    Merge,
+    /// JSON patch (RFC 6902).
+    Json,
+    /// Kubernetes' strategic merge patch: lists are merged by a key.
+    Strategic,
+}
+
+impl PatchFormat {
+    /// Its media type.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            PatchFormat::Merge => "application/merge-patch+json",
+            PatchFormat::Json => "application/json-patch+json",
+            PatchFormat::Strategic => "application/strategic-merge-patch+json",
+        }
+    }
+}
+
 impl Kind {
     /// Every kind, in the order in which they are applied.
     pub const ALL: &[Kind] = &[
@@ -134,14 +165,89 @@ impl Kind {
         }
     }
 
+    /// Whether its resources carry a status.
+    pub fn status_part(self) -> StatusPart {
+        match self {
+            Kind::MeshConfig | Kind::Service | Kind::EndpointSlice | Kind::ReferenceGrant => StatusPart::None,
+            Kind::Namespace | Kind::Workload | Kind::BackendPolicy | Kind::HttpRoute => StatusPart::Kept,
+        }
+    }
+
+    /// Groups of kinds that the command line takes in the place of a kind: `kubectl get weir`.
+    pub fn categories(self) -> &'static [&'static str] {
+        match (self, self.group()) {
+            (Kind::Service, _) => &["all"],
+            (_, "weir.dev") => &["weir"],
+            (_, "gateway.networking.k8s.io") => &["gateway-api"],
+            (_, _) => &[],
+        }
+    }
+
+    /// What the API does with its resources, by Kubernetes' names, sorted. Namespaces go one at a time: with each goes
+    /// all that it holds.
+    pub fn verbs(self) -> &'static [&'static str] {
+        match (self.access(), self) {
+            (Access::ReadOnly, _) => &["get", "list", "watch"],
+            (Access::Writable, Kind::Namespace) => &["create", "delete", "get", "list", "patch", "update", "watch"],
+            (Access::Writable, _) => &[
+                "create",
+                "delete",
+                "deletecollection",
+                "get",
+                "list",
+                "patch",
+                "update",
+                "watch",
+            ],
+        }
+    }
+
+    /// The formats in which its resources are patched. As in Kubernetes, strategic merge patches are for the kinds that
+    /// are built in there: `kubectl` knows their merge keys.
+    pub fn patch_formats(self) -> &'static [PatchFormat] {
+        match self.group() {
+            "" | "discovery.k8s.io" => &[PatchFormat::Json, PatchFormat::Merge, PatchFormat::Strategic],
+            _ => &[PatchFormat::Json, PatchFormat::Merge],
+        }
+    }
+
+    /// Every group, core (empty) first, in the order of [`Kind::ALL`].
+    pub fn groups() -> impl Iterator<Item = &'static str> {
+        let is_first = |(at, kind): &(usize, &Kind)| Kind::ALL.iter().take(*at).all(|k| k.group() != kind.group());
+        let firsts = Kind::ALL.iter().enumerate().filter(is_first);
+        firsts.map(|(_, kind)| kind.group())
+    }
+
+    /// Every group with each of its versions, the one that resources are written in first.
+    pub fn group_versions() -> Vec<(&'static str, &'static str)> {
+        let mut all = Vec::new();
+        for group in Kind::groups() {
+            let kinds = Kind::ALL.iter().filter(|kind| kind.group() == group);
+            for version in kinds.flat_map(|kind| kind.versions()) {
+                if !all.contains(&(group, *version)) {
+                    all.push((group, *version));
+                }
+            }
+        }
+        all
+    }
+
     /// Where its resources are in the API: `/api/v1/namespaces`, `/apis/weir.dev/v1/namespaces/citizen/workloads`.
     /// `namespace`: one to look into; `None`: all, and for kinds of the whole cluster.
     pub fn path(self, namespace: Option<&str>) -> String {
-        let root = if self.group().is_empty() { "/api" } else { "/apis" };
-        let (version, plural) = (self.api_version(), self.plural());
+        self.path_in(self.version(), namespace)
+    }
+
+    /// The same in one of [`Kind::versions`].
+    pub fn path_in(self, version: &str, namespace: Option<&str>) -> String {
+        let root = match self.group() {
+            "" => format!("/api/{version}"),
+            group => format!("/apis/{group}/{version}"),
+        };
+        let plural = self.plural();
         match namespace {
-            Some(namespace) => format!("{root}/{version}/namespaces/{namespace}/{plural}"),
-            None => format!("{root}/{version}/{plural}"),
+            Some(namespace) => format!("{root}/namespaces/{namespace}/{plural}"),
+            None => format!("{root}/{plural}"),
         }
     }
 
@@ -307,6 +413,24 @@ mod tests {
             name: "mesh".to_owned(),
         };
         assert_eq!(key.path(), "/apis/weir.dev/v1/meshconfigs/mesh");
+    }
+
+    #[test]
+    fn groups_are_told_once() {
+        let groups: Vec<&str> = Kind::groups().collect();
+        assert_eq!(
+            groups,
+            ["", "weir.dev", "discovery.k8s.io", "gateway.networking.k8s.io"]
+        );
+    }
+
+    #[test]
+    fn verbs_are_sorted_and_those_that_access_allows() {
+        for &kind in Kind::ALL {
+            let verbs = kind.verbs();
+            assert!(verbs.is_sorted(), "{kind}");
+            assert_eq!(verbs.contains(&"patch"), kind.access() == Access::Writable, "{kind}");
+        }
     }
 
     #[test]

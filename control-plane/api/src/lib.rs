@@ -20,12 +20,13 @@ pub mod reference_grant;
 pub mod schema;
 pub mod service;
 pub mod status;
+pub mod table;
 pub mod views;
 pub mod workload;
 pub mod yaml;
 
 pub use error::FieldError;
-pub use kind::{Access, Kind, Scope};
+pub use kind::{Access, Kind, PatchFormat, Scope, StatusPart};
 pub use object::{Key, Metadata, Object, Spec};
 pub use reference::RefKind;
 
