@@ -1,6 +1,81 @@
-//! JSON merge patch (RFC 7396).
+//! Patches: JSON merge patch (RFC 7396), JSON patch (RFC 6902), and Kubernetes' strategic merge patch.
+
+mod json;
+mod strategic;
 
 use serde_json::Value;
+
+use crate::kind::{Kind, PatchFormat};
+
+/// A change to a resource, in one of the formats.
+#[derive(Clone, Debug)]
+pub enum Patch {
+    /// RFC 7396.
+    Merge(Value),
+    /// RFC 6902.
+    Json(json_patch::Patch),
+    /// Kubernetes' own.
+    Strategic(Value),
+}
+
+/// Why a patch can't be read, or can't be applied to what there is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PatchError {
+    /// The patch as a whole is of the wrong shape.
+    #[error("{0}")]
+    Shape(String),
+    /// A JSON patch is too long.
+    #[error("the patch has {0} operations; at most {max} are right", max = json::OPERATIONS_MAX)]
+    Operations(usize),
+    /// An operation of a JSON patch can't be done.
+    #[error("operation {index} of the patch: {problem}")]
+    Operation {
+        /// Its place, from 0.
+        index: usize,
+        /// Why not.
+        problem: String,
+    },
+    /// A directive or a list of a strategic merge patch makes no sense.
+    #[error("{path}: {problem}")]
+    Directive {
+        /// Where it stands in the patch.
+        path: String,
+        /// What is wrong, and what would be right.
+        problem: String,
+    },
+}
+
+impl Patch {
+    /// Reads a patch.
+    ///
+    /// # Errors
+    /// When it is of another shape than its format has.
+    pub fn read(format: PatchFormat, value: Value) -> Result<Patch, PatchError> {
+        match format {
+            PatchFormat::Merge if value.is_object() => Ok(Patch::Merge(value)),
+            PatchFormat::Strategic if value.is_object() => Ok(Patch::Strategic(value)),
+            PatchFormat::Merge | PatchFormat::Strategic => Err(PatchError::Shape(
+                "a merge patch is an object, of the fields that change".to_owned(),
+            )),
+            PatchFormat::Json => json::read(value).map(Patch::Json),
+        }
+    }
+
+    /// Changes `target`, a resource of this kind as JSON. What comes of it is not checked yet.
+    ///
+    /// # Errors
+    /// When it can't be done; `target` may then be changed in part.
+    pub fn apply(&self, kind: Kind, target: &mut Value) -> Result<(), PatchError> {
+        match self {
+            Patch::Merge(patch) => {
+                merge(target, patch);
+                Ok(())
+            }
+            Patch::Json(patch) => json::apply(target, patch),
+            Patch::Strategic(patch) => strategic::apply(kind, target, patch),
+        }
+    }
+}
 
 /// Changes `target` as `patch` says: members of an object are merged, `null` takes a member out, all else replaces
 /// (RFC 7396 section 2).
