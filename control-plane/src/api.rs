@@ -1,8 +1,14 @@
 //! The API: resources over HTTP as Kubernetes has them, health, and the views.
 
+mod accept;
+mod body;
+mod delete;
+mod discovery;
 mod host;
 mod json;
 mod list;
+mod openapi;
+mod page;
 mod path;
 mod query;
 mod resources;
@@ -103,7 +109,7 @@ impl Api {
             objects,
             hosts: Hosts::new(bound, hosts),
             health,
-            bodies: Arc::new(Semaphore::new(limits.bodies_bytes_max / resources::KIBIBYTE)),
+            bodies: Arc::new(Semaphore::new(limits.bodies_bytes_max / body::KIBIBYTE)),
             watches: Arc::new(Semaphore::new(limits.watches_max)),
             limits,
             drain,

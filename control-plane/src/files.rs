@@ -233,13 +233,15 @@ async fn settled(changes: &mut mpsc::Receiver<()>) {
 /// Says where the refused object stands, if the refusal is about one.
 fn located(refusal: Refusal, wanted: &[Object]) -> FileError {
     let key = match &refusal {
-        Refusal::UnknownNamespace { key } | Refusal::Invalid { key, .. } => Some(key),
+        Refusal::UnknownNamespace { key } | Refusal::Terminating { key } | Refusal::Invalid { key, .. } => Some(key),
         Refusal::Malformed { .. }
         | Refusal::ReadOnly { .. }
         | Refusal::FileOwned { .. }
         | Refusal::Protected { .. }
         | Refusal::Contended { .. }
+        | Refusal::ContendedCollection { .. }
         | Refusal::OtherUid { .. }
+        | Refusal::Patch { .. }
         | Refusal::Write(_) => None,
     };
     let object = key.and_then(|key| wanted.iter().find(|object| object.key() == *key));

@@ -6,6 +6,7 @@ mod drain;
 mod files;
 mod health;
 mod mesh;
+mod namespaces;
 pub mod objects;
 mod proxies;
 mod slices;
@@ -147,6 +148,7 @@ impl Control {
                 }
             }
         }
+        running.own("namespaces", namespaces::keep(store.clone(), drain.clone()));
         let mesh_config = MeshConfig {
             unconfirmed_timeout: config.unconfirmed_timeout,
         };

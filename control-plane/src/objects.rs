@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde_json::Value;
-use weir_api::{Access, FieldError, Key, Kind, Object, Scope};
+use weir_api::patch::{Patch, PatchError};
+use weir_api::{Access, FieldError, Key, Kind, Metadata, Object, Scope};
 
 use crate::store::{Op, Precondition, Revision, Store, Stored, WriteError, Written};
 
@@ -33,6 +34,15 @@ pub struct DeleteConditions {
     pub uid: Option<String>,
     /// Its latest change.
     pub revision: Option<Revision>,
+}
+
+/// What became of an object that was to be deleted.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Deleted {
+    /// It is gone; this is what it was.
+    Gone(Arc<Stored>),
+    /// It is marked, and goes once all that it holds is gone; this is what it is meanwhile.
+    Terminating(Arc<Stored>),
 }
 
 /// Why a write is refused. Nothing of it is kept.
@@ -72,6 +82,20 @@ pub enum Refusal {
         /// Which object.
         key: Key,
     },
+    /// The object's namespace is being deleted.
+    #[error("{key}: the namespace {} is being deleted and takes nothing new; create it again once it is gone", .key.namespace)]
+    Terminating {
+        /// Which object.
+        key: Key,
+    },
+    /// A patch can't be applied.
+    #[error("{key}: the patch can't be applied: {error}")]
+    Patch {
+        /// To which object.
+        key: Key,
+        /// Why not.
+        error: PatchError,
+    },
     /// The object can't be deleted.
     #[error("{key} always exists and can't be deleted")]
     Protected {
@@ -83,6 +107,12 @@ pub enum Refusal {
     Contended {
         /// Which object.
         key: Key,
+    },
+    /// Others change objects of a collection all the time.
+    #[error("{} are being changed by others all the time; try again", .kind.plural())]
+    ContendedCollection {
+        /// Of which kind.
+        kind: Kind,
     },
     /// The name is held by another object than the writer knew.
     #[error("{key} has uid {held}, not {given}: it is another object of the same name")]
@@ -174,60 +204,120 @@ impl Objects {
         Err(Refusal::Contended { key: key.clone() })
     }
 
-    /// Merges `patch` into the object held under `key` (RFC 7396). A `metadata.resourceVersion` in the patch must be
-    /// the held one's.
+    /// Changes the object held under `key` as `patch` says. If what comes of it has another `metadata.resourceVersion`
+    /// than the held one's, that is a condition which does not hold.
     ///
     /// # Errors
     /// See [`Refusal`].
-    pub async fn merge_patch(&self, key: &Key, patch: &Value, mode: Mode) -> Result<Arc<Stored>, Refusal> {
-        let conditional = patch
-            .pointer("/metadata/resourceVersion")
-            .is_some_and(|given| !given.is_null());
+    pub async fn patch(&self, key: &Key, patch: &Patch, mode: Mode) -> Result<Arc<Stored>, Refusal> {
         for _ in 0..ATTEMPTS_MAX {
             let held = self.held(key)?;
             let mut value = held.object.to_value();
-            weir_api::patch::merge(&mut value, patch);
+            patch.apply(key.kind, &mut value).map_err(|error| {
+                let key = key.clone();
+                Refusal::Patch { key, error }
+            })?;
             let object = self.read(key.kind, namespace_text(key), value)?;
             same_name(key, &object)?;
-            let precondition = given_revision(&object)?.unwrap_or(held.revision);
-            match self.put(key, &held, object, precondition, mode).await {
-                Err(Refusal::Write(WriteError::Conflict { .. })) if !conditional => {}
+            let given = given_revision(&object)?.unwrap_or(held.revision);
+            match self.put(key, &held, object, given, mode).await {
+                Err(Refusal::Write(WriteError::Conflict { .. })) if given == held.revision => {}
                 result => return result,
             }
         }
         Err(Refusal::Contended { key: key.clone() })
     }
 
-    /// Removes the object held under `key` and returns what it was. A namespace must hold nothing.
+    /// Removes the object held under `key`. A Namespace is only marked as being deleted: it goes once all that it holds
+    /// is gone.
     ///
     /// # Errors
     /// See [`Refusal`].
-    pub async fn delete(&self, key: &Key, conditions: &DeleteConditions, mode: Mode) -> Result<Arc<Stored>, Refusal> {
+    pub async fn delete(&self, key: &Key, conditions: &DeleteConditions, mode: Mode) -> Result<Deleted, Refusal> {
         if is_default_namespace(key) {
             return Err(Refusal::Protected { key: key.clone() });
         }
         for _ in 0..ATTEMPTS_MAX {
             let held = self.held(key)?;
-            writable(key)?;
-            not_from_file(key, &held)?;
+            self.deletable(key, &held)?;
             if let Some(given) = &conditions.uid {
                 same_uid(key, &held, given)?;
             }
-            let mut ops = Vec::new();
-            if key.kind == Kind::Namespace {
-                ops.push(Op::RequireEmpty(key.name.clone()));
-            }
-            ops.push(Op::Delete {
-                key: key.clone(),
-                precondition: Precondition::Revision(conditions.revision.unwrap_or(held.revision)),
-            });
-            match self.write(ops, mode).await {
+            let precondition = Precondition::Revision(conditions.revision.unwrap_or(held.revision));
+            let key = key.clone();
+            let op = match key.kind {
+                Kind::Namespace => Op::Terminate { key, precondition },
+                _ => Op::Delete { key, precondition },
+            };
+            let terminates = matches!(op, Op::Terminate { .. });
+            match self.write(vec![op], mode).await {
                 Err(WriteError::Conflict { .. }) if conditions.revision.is_none() => {}
-                Err(error) => return Err(from_write(error, key)),
-                Ok(written) => return only(written, key.clone()),
+                Err(error) => return Err(error.into()),
+                Ok(written) => {
+                    let stored = only(written, held.object.key())?;
+                    return Ok(if terminates {
+                        Deleted::Terminating(stored)
+                    } else {
+                        Deleted::Gone(stored)
+                    });
+                }
             }
         }
         Err(Refusal::Contended { key: key.clone() })
+    }
+
+    /// Removes all objects of a kind that are selected, in one namespace or everywhere, or none of them. Returns what
+    /// they were, and the revision after it.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub async fn delete_collection(
+        &self,
+        kind: Kind,
+        namespace: Option<&str>,
+        selected: impl Fn(&Metadata) -> bool,
+        mode: Mode,
+    ) -> Result<(Vec<Arc<Stored>>, Revision), Refusal> {
+        for _ in 0..ATTEMPTS_MAX {
+            let (mut listed, revision) = self.store.list(kind, namespace);
+            listed.retain(|stored| selected(&stored.object.metadata));
+            let mut ops = Vec::new();
+            for held in &listed {
+                let key = held.object.key();
+                self.deletable(&key, held)?;
+                let precondition = Precondition::Revision(held.revision);
+                ops.push(Op::Delete { key, precondition });
+            }
+            if ops.is_empty() {
+                return Ok((listed, revision));
+            }
+            match self.write(ops, mode).await {
+                // One of them changed or went meanwhile.
+                Err(WriteError::Conflict { .. } | WriteError::NotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
+                Ok(written) => return Ok((written.objects, written.revision)),
+            }
+        }
+        Err(Refusal::ContendedCollection { kind })
+    }
+
+    fn deletable(&self, key: &Key, held: &Stored) -> Result<(), Refusal> {
+        writable(key)?;
+        not_from_file(key, held)?;
+        if key.kind != Kind::Namespace {
+            return Ok(());
+        }
+        // What a file says would be there again at once.
+        for kind in Kind::ALL
+            .iter()
+            .copied()
+            .filter(|kind| kind.scope() == Scope::Namespaced)
+        {
+            for stored in self.store.list(kind, Some(&key.name)).0 {
+                not_from_file(&stored.object.key(), &stored)?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether an object from a file may be stored, by all rules that don't need its neighbours.
@@ -268,6 +358,13 @@ impl Objects {
                 if let (Some(orphan), false) = (orphan, declared) {
                     return Err(Refusal::UnknownNamespace { key: orphan.key() });
                 }
+            }
+            if let WriteError::Terminating { key } = &error
+                && let Some(inside) = wanted
+                    .iter()
+                    .find(|object| namespace_of(&object.key()).as_ref() == Some(key))
+            {
+                return Err(Refusal::Terminating { key: inside.key() });
             }
             match error {
                 // An object came, changed or went over the API since we looked.
@@ -483,6 +580,7 @@ fn is_default_namespace(key: &Key) -> bool {
 fn from_write(error: WriteError, key: &Key) -> Refusal {
     match error {
         WriteError::NotFound { key: missing } if missing != *key => Refusal::UnknownNamespace { key: key.clone() },
+        WriteError::Terminating { .. } => Refusal::Terminating { key: key.clone() },
         error => Refusal::Write(error),
     }
 }

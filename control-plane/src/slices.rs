@@ -297,7 +297,7 @@ async fn write_all(store: &Store, dirty: &mut BTreeSet<String>) -> Failed {
                 failed = Failed::Yes;
             }
             Err(WriteError::Closed) => {}
-            Err(error @ (WriteError::Storage(_) | WriteError::NotEmpty { .. })) => {
+            Err(error @ (WriteError::Storage(_) | WriteError::NotEmpty { .. } | WriteError::Terminating { .. })) => {
                 tracing::error!(namespace, %error, "endpoint slices are not written; trying again");
                 dirty.insert(namespace);
                 failed = Failed::Yes;

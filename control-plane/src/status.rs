@@ -277,7 +277,12 @@ impl Keeper {
                 Ok(_) => self.book.rest(key, Instant::now().into_std()),
                 // It is another one by now, or gone: the watch says so, and it is looked at then.
                 Err(WriteError::Conflict { .. } | WriteError::NotFound { .. } | WriteError::Closed) => {}
-                Err(error @ (WriteError::Storage(_) | WriteError::Exists { .. } | WriteError::NotEmpty { .. })) => {
+                Err(
+                    error @ (WriteError::Storage(_)
+                    | WriteError::Exists { .. }
+                    | WriteError::NotEmpty { .. }
+                    | WriteError::Terminating { .. }),
+                ) => {
                     tracing::error!(%key, %error, "a status is not written; trying again");
                     self.again(key);
                 }

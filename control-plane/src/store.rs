@@ -114,9 +114,10 @@ pub enum Precondition {
 /// One step of a write. The steps of one write happen all or not at all, in order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
-    /// Adds an object. The store sets uid, creation time, generation and resource version; the rest is kept as given.
+    /// Adds an object. The store sets uid, creation time, generation and resource version, and a Namespace's phase; the
+    /// rest is kept as given.
     Create(Object),
-    /// Puts an object in the place of the held one, whose uid, creation time and status stay. The generation grows if
+    /// Puts an object in the place of the held one, whose uid, times and status stay. The generation grows if
     /// the spec differs. Without any difference nothing happens and no revision is used.
     Replace {
         /// The new object.
@@ -131,6 +132,14 @@ pub enum Op {
         /// What the held one must be.
         precondition: Precondition,
     },
+    /// Marks an object as being deleted: it gets a deletion time, and a Namespace the phase Terminating. One that is
+    /// marked already stays as it is.
+    Terminate {
+        /// Which.
+        key: Key,
+        /// What the held one must be.
+        precondition: Precondition,
+    },
     /// Sets an object's status and nothing else; the generation stays.
     Status {
         /// Whose.
@@ -140,7 +149,7 @@ pub enum Op {
         /// What the held one must be.
         precondition: Precondition,
     },
-    /// Holds the write back unless this object exists at this step.
+    /// Holds the write back unless this object exists at this step and is not being deleted.
     Require(Key),
     /// Holds the write back if a namespaced object of this namespace exists at this step.
     RequireEmpty(String),
@@ -167,6 +176,12 @@ pub enum WriteError {
     /// An object to be changed or required doesn't exist.
     #[error("{key} does not exist")]
     NotFound {
+        /// Which.
+        key: Key,
+    },
+    /// An object that is required is being deleted.
+    #[error("{key} is being deleted")]
+    Terminating {
         /// Which.
         key: Key,
     },
@@ -243,6 +258,19 @@ impl Store {
     /// All objects of a kind, in one namespace or everywhere, sorted by key, with the revision at which that was so.
     pub fn list(&self, kind: Kind, namespace: Option<&str>) -> (Vec<Arc<Stored>>, Revision) {
         self.shared.list(kind, namespace)
+    }
+
+    /// All objects of a kind, in one namespace or everywhere, sorted by key, as they were at `revision`.
+    ///
+    /// # Errors
+    /// When that state can't be told any more, as changes since are forgotten, or `revision` is none of this store.
+    pub fn list_at(
+        &self,
+        kind: Kind,
+        namespace: Option<&str>,
+        revision: Revision,
+    ) -> Result<Vec<Arc<Stored>>, Compacted> {
+        self.shared.list_at(kind, namespace, revision)
     }
 
     /// All objects, sorted by key, with the revision at which that was so.

@@ -2,6 +2,7 @@
 //! owns the registry and writes it to the store as Workload objects.
 
 mod hello;
+mod namespaces;
 mod questions;
 pub(crate) mod registry;
 pub(crate) mod status;
@@ -32,6 +33,7 @@ use crate::drain::Drain;
 use crate::store::{Op, Precondition, Store, WriteError};
 use crate::xds::Ended;
 use crate::xds::outbox::{Bounds, Outbox, Outgoing, Weighed, outbox};
+use namespaces::Namespaces;
 pub(crate) use questions::AskError;
 use questions::{Abilities, Questions};
 use registry::{Record, Registration, Registry, StreamId};
@@ -86,6 +88,7 @@ pub(crate) fn server(
         questions: Questions::default(),
     });
     let task = Task {
+        namespaces: Namespaces::new(store.clone()),
         store,
         registry: Registry::new(unconfirmed_timeout),
         replies: BTreeMap::new(),
@@ -263,6 +266,7 @@ impl Weighed for v1::WorkloadReply {
 /// The owner of the registry.
 struct Task {
     store: Store,
+    namespaces: Namespaces,
     registry: Registry,
     /// Each held here alone, but for the moment in which something is asked on it: its end ends the stream.
     replies: BTreeMap<StreamId, Arc<Outbox<v1::WorkloadReply>>>,
@@ -299,9 +303,10 @@ impl Task {
                 Wrote::TryAgain => Some(Instant::now() + RETRY_AFTER),
                 Wrote::StoreClosed => break,
             };
-            // Each arm is cancel safe: receiving, taking ended streams and sleeping lose nothing.
+            // Each arm is cancel safe: receiving, following namespaces, taking ended streams and sleeping lose nothing.
             tokio::select! {
                 () = drain.begun() => break,
+                closed = self.namespaces.closed() => self.leave(&closed),
                 event = events.recv() => match event {
                     Some(event) => self.on(event),
                     None => break,
@@ -352,6 +357,13 @@ impl Task {
     }
 
     fn on(&mut self, event: Event) {
+        if let Event::Hello { name, replies, .. } = &event
+            && let Err(why) = self.namespaces.check(&name.namespace.to_string())
+        {
+            tracing::warn!(workload = %name, why = why.message(), "workload refused");
+            replies.end(why);
+            return;
+        }
         match event {
             Event::Hello {
                 id,
@@ -392,6 +404,19 @@ impl Task {
         }
     }
 
+    /// The workloads of these namespaces are gone; their proxies are told why.
+    fn leave(&mut self, namespaces: &BTreeSet<String>) {
+        for namespace in namespaces {
+            let why = self.namespaces.check(namespace).err();
+            let why = why.unwrap_or_else(|| Status::aborted("the namespace was deleted and created again"));
+            for stream in self.registry.leave(namespace) {
+                if let Some(replies) = self.replies.remove(&stream) {
+                    replies.end(why.clone());
+                }
+            }
+        }
+    }
+
     /// Writes what changed, and then answers those whose change it was.
     async fn write(&mut self) -> Wrote {
         let changes = self.registry.take_changes();
@@ -410,6 +435,7 @@ impl Task {
                     | WriteError::NotFound { .. }
                     | WriteError::Conflict { .. }
                     | WriteError::NotEmpty { .. }
+                    | WriteError::Terminating { .. }
                     | WriteError::Storage(_) => {
                         tracing::error!(%error, "workloads are not written; trying again");
                         Wrote::TryAgain
@@ -528,6 +554,8 @@ mod tests {
         // Which of the two the task sees first is left to chance: several rounds see both.
         for _ in 0..20 {
             let (store, store_task) = Store::open(Location::Memory).expect("a store in memory");
+            let citizen = Op::Create(crate::store::samples::namespace("citizen"));
+            store.write(vec![citizen]).await.expect("written");
             let (drainer, drain) = drain::channel();
             let (workloads, task) = server(store.clone(), Duration::from_secs(60), drain);
             for number in 1..=16 {
@@ -569,6 +597,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_lost_workload_leaves_after_the_time_out_while_most_of_its_zone_is_here() {
         let (store, store_task) = Store::open(Location::Memory).expect("a store in memory");
+        let citizen = Op::Create(crate::store::samples::namespace("citizen"));
+        store.write(vec![citizen]).await.expect("written");
         let (drainer, drain) = drain::channel();
         let timeout = Duration::from_secs(60);
         let (workloads, task) = server(store.clone(), timeout, drain);

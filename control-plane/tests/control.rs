@@ -10,6 +10,14 @@ mod files;
 mod hostile;
 #[path = "control/kill.rs"]
 mod kill;
+#[path = "control/kubernetes.rs"]
+mod kubernetes;
+#[path = "control/namespaces.rs"]
+mod namespaces;
+#[path = "control/pages.rs"]
+mod pages;
+#[path = "control/patches.rs"]
+mod patches;
 #[path = "control/program.rs"]
 mod program;
 #[path = "control/proxy.rs"]

@@ -103,6 +103,9 @@ pub struct Metadata {
     /// When it was created (RFC 3339). Given by the store.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub creation_timestamp: Option<String>,
+    /// Since when it is being deleted (RFC 3339); given by the store. Only a Namespace stays for a while then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deletion_timestamp: Option<String>,
 }
 
 /// A resource. Serializes as Kubernetes has it.
@@ -324,6 +327,7 @@ fn read_metadata(node: &Node<'_>, kind: Kind, sent_to: Option<&str>, errors: &mu
         node.integer::<i64>(errors, 0..=i64::MAX.unsigned_abs())
     });
     let creation_timestamp = fields.optional("creationTimestamp", errors, text);
+    let deletion_timestamp = fields.optional("deletionTimestamp", errors, text);
     // Written by tools unasked, and of no use without the field's managers: dropped.
     fields.optional("managedFields", errors, |node, errors| {
         node.list(errors, usize::MAX, |node, errors| node.fields(errors).map(|_| ()))
@@ -337,7 +341,6 @@ fn read_metadata(node: &Node<'_>, kind: Kind, sent_to: Option<&str>, errors: &mu
     );
     fields.refused("finalizers", errors, "would be without effect", "leave it out");
     fields.refused("ownerReferences", errors, "would be without effect", "leave it out");
-    fields.refused("deletionTimestamp", errors, "is not set by users", "leave it out");
     fields.refused(
         "deletionGracePeriodSeconds",
         errors,
@@ -354,6 +357,7 @@ fn read_metadata(node: &Node<'_>, kind: Kind, sent_to: Option<&str>, errors: &mu
         resource_version: resource_version.unwrap_or_default(),
         generation: generation.unwrap_or_default(),
         creation_timestamp,
+        deletion_timestamp,
     })
 }
 

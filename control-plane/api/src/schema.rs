@@ -274,9 +274,11 @@ fn delete_options() -> Value {
         "description": "What must hold of the resource; otherwise it stays, and the answer is 409.",
         "properties": {
             "uid": {"type": "string", "description": "Its uid."},
-            "resourceVersion": {"type": "string", "description": "Its resourceVersion."},
+            "resourceVersion": {"type": "string", "description": "Its resourceVersion.", "pattern": "^[0-9]{1,19}$"},
         },
+        "additionalProperties": false,
     });
+    let policies = ["Orphan", "Background", "Foreground"];
     json!({
         "type": "object",
         "description": "How a resource is deleted.",
@@ -284,8 +286,20 @@ fn delete_options() -> Value {
             "apiVersion": {"type": "string", "description": API_VERSION},
             "kind": {"type": "string", "description": KIND},
             "preconditions": preconditions,
+            "dryRun": {
+                "type": "array", "maxItems": 1, "items": {"type": "string", "enum": ["All"]},
+                "description": "[All]: only what it would do is wanted.",
+            },
+            "gracePeriodSeconds": {
+                "type": "integer", "format": "int64", "minimum": 0, "maximum": u32::MAX,
+                "description": "Taken for the clients that send it. Nothing here takes time to end.",
+            },
+            "propagationPolicy": {
+                "type": "string", "enum": policies,
+                "description": "Taken for the clients that send it. Nothing here has dependents.",
+            },
         },
-        "x-kubernetes-preserve-unknown-fields": true,
+        "additionalProperties": false,
     })
 }
 

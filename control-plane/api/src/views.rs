@@ -239,6 +239,12 @@ pub struct ObjectList {
 pub struct ListMetadata {
     /// The store's revision; a watch begins after it.
     pub resource_version: String,
+    /// Where the next page begins; empty: this is the last.
+    #[serde(rename = "continue", skip_serializing_if = "String::is_empty")]
+    pub next: String,
+    /// How many resources come after this page; absent: not known, or none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remaining_item_count: Option<u64>,
 }
 
 /// One line of a watch.
@@ -278,7 +284,7 @@ pub struct Status {
     pub api_version: String,
     /// Always `Status`.
     pub kind: String,
-    /// Always empty.
+    /// Where to go on.
     #[serde(default)]
     pub metadata: StatusMetadata,
     /// Whether it did.
@@ -303,7 +309,7 @@ impl Status {
         Status {
             api_version: "v1".to_owned(),
             kind: "Status".to_owned(),
-            metadata: StatusMetadata {},
+            metadata: StatusMetadata::default(),
             status: Outcome::Failure,
             message: message.into(),
             reason: Some(reason),
@@ -343,9 +349,14 @@ impl Status {
     }
 }
 
-/// Always empty, and there because Kubernetes' clients expect it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct StatusMetadata {}
+/// What is said of a status as a whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct StatusMetadata {
+    /// Where a list whose state is forgotten goes on in the latest state; empty: nowhere.
+    #[serde(rename = "continue", skip_serializing_if = "String::is_empty")]
+    pub next: String,
+}
 
 /// Whether a request did what it was for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -431,6 +442,9 @@ pub struct Details {
     /// Its kind, in the plural (as Kubernetes has it).
     #[serde(skip_serializing_if = "String::is_empty")]
     pub kind: String,
+    /// Its uid.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub uid: String,
     /// What is wrong, field by field.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub causes: Vec<Cause>,

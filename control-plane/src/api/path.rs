@@ -1,7 +1,10 @@
 //! Where resources are in the API, as Kubernetes has it:
-//! `/api/v1/…` for the core group, `/apis/GROUP/v1/…` for others, then `[namespaces/NS/]PLURAL[/NAME]`.
+//! `/api/v1/…` for the core group, `/apis/GROUP/v1/…` for others, then `[namespaces/NS/]PLURAL[/NAME[/status]]`. What
+//! stands above tells which kinds there are; `/openapi/v3/…` says how they look.
 
-use weir_api::{Key, Kind, Scope};
+use weir_api::{Key, Kind, Scope, StatusPart};
+
+use super::{discovery, openapi};
 
 /// What a path names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,11 +13,19 @@ pub(crate) enum Target {
     Collection {
         /// Which kind.
         kind: Kind,
+        /// In which of its versions.
+        version: &'static str,
         /// Which namespace; `None`: all of them, or the kind knows none.
         namespace: Option<String>,
     },
-    /// One object.
-    Object(Key),
+    /// One object, in a version of its kind.
+    Object(Key, &'static str),
+    /// The status of one object, in a version of its kind.
+    Status(Key, &'static str),
+    /// Which kinds there are.
+    Discovery(discovery::Document),
+    /// How they look.
+    OpenApi(openapi::Document),
 }
 
 /// Why a path names nothing.
@@ -28,6 +39,8 @@ pub(crate) enum PathError {
     NotNamespaced { kind: Kind, namespace: String },
     #[error("{} are in namespaces: /namespaces/NAMESPACE/{0}/{name}", .kind.plural())]
     LacksNamespace { kind: Kind, name: String },
+    #[error("{} have no status", .kind.plural())]
+    NoStatus { kind: Kind },
 }
 
 /// Reads the path of a request.
@@ -37,6 +50,9 @@ pub(crate) enum PathError {
 pub(crate) fn parse(path: &str) -> Result<Target, PathError> {
     let unknown = || PathError::Unknown(path.to_owned());
     let segments: Vec<&str> = path.strip_prefix('/').ok_or_else(unknown)?.split('/').collect();
+    if let Some(document) = document(&segments) {
+        return Ok(document);
+    }
     if segments.iter().any(|segment| segment.is_empty()) {
         return Err(unknown());
     }
@@ -44,6 +60,10 @@ pub(crate) fn parse(path: &str) -> Result<Target, PathError> {
         ["api", version, rest @ ..] => ("", *version, rest),
         ["apis", group, version, rest @ ..] => (*group, *version, rest),
         _ => return Err(unknown()),
+    };
+    let (rest, part) = match rest {
+        [rest @ .., "status"] if rest.len() > 1 => (rest, Part::Status),
+        rest => (rest, Part::Whole),
     };
     let (namespace, plural, name) = match rest {
         ["namespaces", namespace, plural] => (Some(*namespace), *plural, None),
@@ -60,6 +80,11 @@ pub(crate) fn parse(path: &str) -> Result<Target, PathError> {
         },
         plural: plural.to_owned(),
     })?;
+    let version = kind
+        .versions()
+        .iter()
+        .find(|known| **known == version)
+        .ok_or_else(unknown)?;
     match (kind.scope(), namespace, name) {
         (Scope::Cluster, Some(namespace), _) => Err(PathError::NotNamespaced {
             kind,
@@ -69,15 +94,62 @@ pub(crate) fn parse(path: &str) -> Result<Target, PathError> {
             kind,
             name: name.to_owned(),
         }),
-        (Scope::Cluster, None, None) | (Scope::Namespaced, _, None) => Ok(Target::Collection {
-            kind,
-            namespace: namespace.map(str::to_owned),
-        }),
-        (Scope::Cluster, None, Some(name)) | (Scope::Namespaced, Some(_), Some(name)) => Ok(Target::Object(Key {
-            kind,
-            namespace: namespace.unwrap_or_default().to_owned(),
-            name: name.to_owned(),
-        })),
+        (Scope::Cluster, None, None) | (Scope::Namespaced, _, None) => match part {
+            Part::Whole => Ok(Target::Collection {
+                kind,
+                version,
+                namespace: namespace.map(str::to_owned),
+            }),
+            Part::Status => Err(unknown()),
+        },
+        (Scope::Cluster, None, Some(name)) | (Scope::Namespaced, Some(_), Some(name)) => {
+            let key = Key {
+                kind,
+                namespace: namespace.unwrap_or_default().to_owned(),
+                name: name.to_owned(),
+            };
+            match (part, kind.status_part()) {
+                (Part::Whole, _) => Ok(Target::Object(key, version)),
+                (Part::Status, StatusPart::Kept) => Ok(Target::Status(key, version)),
+                (Part::Status, StatusPart::None) => Err(PathError::NoStatus { kind }),
+            }
+        }
+    }
+}
+
+/// Which part of an object a path names.
+#[derive(Clone, Copy)]
+enum Part {
+    Whole,
+    Status,
+}
+
+/// Discovery and OpenAPI. One slash may follow: clients in Python ask for `/apis/`.
+fn document(segments: &[&str]) -> Option<Target> {
+    let segments = match segments {
+        [segments @ .., ""] => segments,
+        segments => segments,
+    };
+    let known = |group: &str, version: &str| {
+        let all = Kind::group_versions().into_iter();
+        all.into_iter().find(|known| *known == (group, version))
+    };
+    let kinds = |(group, version)| Target::Discovery(discovery::Document::Kinds(group, version));
+    let open_api = |(group, version)| Target::OpenApi(openapi::Document::Group(group, version));
+    match segments {
+        ["api"] => Some(Target::Discovery(discovery::Document::Core)),
+        ["apis"] => Some(Target::Discovery(discovery::Document::Groups)),
+        ["openapi", "v3"] => Some(Target::OpenApi(openapi::Document::Index)),
+        ["api", version] => known("", version).map(kinds),
+        ["openapi", "v3", "api", version] => known("", version).map(open_api),
+        [_, "", ..] | [_, _, _, "", ..] => None,
+        ["apis", group] => {
+            let group = Kind::groups().find(|known| known == group)?;
+            Some(Target::Discovery(discovery::Document::Group(group)))
+        }
+        ["apis", group, version] => known(group, version).map(kinds),
+        ["openapi", "v3", "apis", group, version] => known(group, version).map(open_api),
+        _ => None,
     }
 }
 
@@ -97,14 +169,18 @@ mod tests {
 
     #[track_caller]
     fn collection(path: &str, kind: Kind, namespace: Option<&str>) {
-        let namespace = namespace.map(str::to_owned);
-        assert_eq!(parse(path), Ok(Target::Collection { kind, namespace }), "{path}");
+        let expect = Target::Collection {
+            kind,
+            version: "v1",
+            namespace: namespace.map(str::to_owned),
+        };
+        assert_eq!(parse(path), Ok(expect), "{path}");
     }
 
     #[track_caller]
     fn object(path: &str, expect: &str) {
         match parse(path) {
-            Ok(Target::Object(key)) => assert_eq!(key.to_string(), expect, "{path}"),
+            Ok(Target::Object(key, _)) => assert_eq!(key.to_string(), expect, "{path}"),
             other => panic!("{path}: {other:?}"),
         }
     }
@@ -129,14 +205,60 @@ mod tests {
     }
 
     #[test]
+    fn paths_name_parts_and_documents() {
+        let status = |path: &str| match parse(path) {
+            Ok(Target::Status(key, _)) => key.to_string(),
+            other => panic!("{path}: {other:?}"),
+        };
+        assert_eq!(status("/api/v1/namespaces/citizen/status"), "Namespace/citizen");
+        let route = "/apis/gateway.networking.k8s.io/v1/namespaces/a/httproutes/b/status";
+        assert_eq!(status(route), "HTTPRoute/a/b");
+        // An object of that name is no part of another.
+        object("/api/v1/namespaces/status/services/b", "Service/status/b");
+        for (path, expect) in [
+            ("/api", discovery::Document::Core),
+            ("/api/", discovery::Document::Core),
+            ("/api/v1", discovery::Document::Kinds("", "v1")),
+            ("/apis", discovery::Document::Groups),
+            ("/apis/weir.dev", discovery::Document::Group("weir.dev")),
+            (
+                "/apis/gateway.networking.k8s.io/v1beta1",
+                discovery::Document::Kinds("gateway.networking.k8s.io", "v1beta1"),
+            ),
+            ("/apis/weir.dev/v1/", discovery::Document::Kinds("weir.dev", "v1")),
+        ] {
+            assert_eq!(parse(path), Ok(Target::Discovery(expect)), "{path}");
+        }
+        for (path, expect) in [
+            ("/openapi/v3", openapi::Document::Index),
+            ("/openapi/v3/api/v1", openapi::Document::Group("", "v1")),
+            (
+                "/openapi/v3/apis/weir.dev/v1",
+                openapi::Document::Group("weir.dev", "v1"),
+            ),
+        ] {
+            assert_eq!(parse(path), Ok(Target::OpenApi(expect)), "{path}");
+        }
+    }
+
+    #[test]
     fn other_paths_name_nothing() {
         for path in [
             "",
             "/",
-            "/api",
-            "/api/v1",
-            "/api/v1/",
             "//api/v1/services",
+            "/api/v1//",
+            "/api/v2",
+            "/apis/apps",
+            "/apis//v1",
+            "/apis/apps/v1",
+            "/openapi/v2",
+            "/openapi/v3/apis/apps/v1",
+            "/api/v1/services/",
+            "/api/v1/status",
+            "/api/v1/namespaces/a/services/status",
+            "/api/v1/namespaces/a/services/b/scale",
+            "/apis/discovery.k8s.io/v1/namespaces/a/endpointslices/b/status",
             "/api/v1/namespaces/a/services/b/c",
             "/api/v2/services",
             "/api/v1/pods",
@@ -151,7 +273,7 @@ mod tests {
         /// Whatever comes as a path is read or refused; what is read names what the path says.
         #[test]
         fn any_path_is_read_or_refused(path in "/(api|apis|[a-z.]{0,3})(/(v1|namespaces|services|weir.dev|[ -~é]{0,4})){0,7}") {
-            if let Ok(Target::Object(key)) = parse(&path) {
+            if let Ok(Target::Object(key, _)) = parse(&path) {
                 let end = format!("{}/{}", key.kind.plural(), key.name);
                 prop_assert!(path.ends_with(&end), "{path}: {key}");
             }

@@ -1,25 +1,22 @@
-//! The verbs on resources: list, watch, create, get, replace, merge-patch, delete.
+//! The verbs on resources: list, watch, create, get, replace, patch; which place knows which.
 
 use std::sync::Arc;
 
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, Method, StatusCode, Uri};
-use serde::Deserialize;
-use serde_json::Value;
-use tokio::sync::OwnedSemaphorePermit;
-use weir_api::views::Status;
-use weir_api::{Key, Kind, Scope};
+use weir_api::{Access, Key, Kind, Scope};
 
+use super::accept;
+use super::list::{self, Counted, Headings, Shape};
+use super::page::{self, PageToken};
 use super::path::{self, Target};
 use super::query::{self, DryRun, Follow, Read};
 use super::status::{Failure, Reason};
-use super::{Api, json, list, watch};
-use crate::objects::{DeleteConditions, Mode, Refusal};
-use crate::store::{Revision, Stored, WriteError};
+use super::{Api, body, delete, discovery, openapi, watch};
+use crate::objects::{Mode, Refusal};
+use crate::store::{Compacted, Revision, WriteError};
 
 /// Answers a request for any path that is no other route's.
 pub(super) async fn serve(State(api): State<Arc<Api>>, request: Request) -> Response {
@@ -36,277 +33,234 @@ pub(super) async fn serve(State(api): State<Arc<Api>>, request: Request) -> Resp
 
 async fn answer(api: &Arc<Api>, request: Request) -> Result<Response, Failure> {
     let (head, body) = request.into_parts();
-    let target = path::parse(head.uri.path()).map_err(|error| Failure::new(Reason::NotFound, error.to_string()))?;
-    match target {
-        Target::Collection { kind, namespace } => match head.method {
-            Method::GET => read(api, kind, namespace, &head.uri),
-            Method::POST => {
-                let mode = mode(query::write(&head.uri)?);
-                if kind.scope() == Scope::Namespaced && namespace.is_none() {
-                    let right = format!("create {0} in …/namespaces/NAMESPACE/{0}", kind.plural());
-                    return Err(Failure::method("GET", right));
-                }
-                let said = object_body(api, &head.headers, body).await?;
-                let stored = api.objects.create(kind, namespace.as_deref(), said.value, mode).await?;
-                Ok(object(StatusCode::CREATED, &stored))
+    let (uri, headers) = (&head.uri, &head.headers);
+    let target = path::parse(uri.path()).map_err(|error| Failure::new(Reason::NotFound, error.to_string()))?;
+    match (target, head.method) {
+        (Target::Discovery(document), Method::GET) => {
+            let pretty = query::discovery(uri)?;
+            discovery::answer(document, headers, pretty)
+        }
+        (Target::OpenApi(document), Method::GET) => openapi::answer(document, uri, headers),
+        (Target::Discovery(_) | Target::OpenApi(_), method) => {
+            Err(Failure::method("GET", format!("{method} is not done here")))
+        }
+        (
+            Target::Collection {
+                kind,
+                version,
+                namespace,
+            },
+            method,
+        ) => match method {
+            Method::GET => read(api, (kind, version), namespace, uri, headers),
+            Method::POST if is_writable(kind) => {
+                create(api, (kind, version), namespace.as_deref(), uri, headers, body).await
             }
-            method => Err(Failure::method("GET, POST", format!("{method} is not done here"))),
+            Method::DELETE if kind.verbs().contains(&"deletecollection") => {
+                delete::many(api, (kind, version), namespace.as_deref(), uri, headers, body).await
+            }
+            method => Err(not_done(kind, collection_methods(kind), &method)),
         },
-        Target::Object(key) => match head.method {
-            Method::GET => {
-                query::none(&head.uri)?;
-                let missing = || Failure::from(Refusal::Write(WriteError::NotFound { key: key.clone() }));
-                let stored = api.objects.store().get(&key).ok_or_else(missing)?;
-                Ok(object(StatusCode::OK, &stored))
-            }
-            Method::PUT => {
-                let mode = mode(query::write(&head.uri)?);
-                let said = object_body(api, &head.headers, body).await?;
-                let stored = api.objects.replace(&key, said.value, mode).await?;
-                Ok(object(StatusCode::OK, &stored))
-            }
-            Method::PATCH => {
-                let mode = mode(query::write(&head.uri)?);
-                let patch = patch_body(api, &head.headers, body).await?;
-                let stored = api.objects.merge_patch(&key, &patch.value, mode).await?;
-                Ok(object(StatusCode::OK, &stored))
-            }
-            Method::DELETE => delete(api, &key, &head.uri, &head.headers, body).await,
-            method => Err(Failure::method(
-                "GET, PUT, PATCH, DELETE",
-                format!("{method} is not done here"),
-            )),
+        (Target::Object(key, version), method) => match method {
+            Method::GET => get(api, (&key, version), uri, headers),
+            Method::PUT if is_writable(key.kind) => replace(api, (&key, version), uri, headers, body).await,
+            Method::PATCH if is_writable(key.kind) => patch(api, (&key, version), uri, headers, body).await,
+            Method::DELETE if is_writable(key.kind) => delete::one(api, (&key, version), uri, headers, body).await,
+            method => Err(not_done(key.kind, object_methods(key.kind), &method).about(&key)),
         },
+        (Target::Status(key, version), Method::GET) => get(api, (&key, version), uri, headers),
+        (Target::Status(key, _), method) => {
+            let message = format!("{method} is not done here: a status is written by the control plane alone");
+            Err(Failure::method("GET", message).about(&key))
+        }
     }
 }
 
-fn read(api: &Arc<Api>, kind: Kind, namespace: Option<String>, uri: &Uri) -> Result<Response, Failure> {
-    let Read { selector, from, follow } = query::read(uri)?;
-    match follow {
-        Follow::Watch { bookmarks, timeout } => {
+async fn create(
+    api: &Api,
+    (kind, version): (Kind, &str),
+    namespace: Option<&str>,
+    uri: &Uri,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Response, Failure> {
+    accept::json(headers)?;
+    let query::Write { dry_run, pretty } = query::write(uri)?;
+    if kind.scope() == Scope::Namespaced && namespace.is_none() {
+        let right = format!("create {0} in …/namespaces/NAMESPACE/{0}", kind.plural());
+        return Err(Failure::method(collection_methods(kind), right));
+    }
+    let said = body::object(api, headers, body).await?;
+    let stored = api.objects.create(kind, namespace, said.value, dry_run.into()).await?;
+    let created = list::in_version(&stored.object, version);
+    Ok(accept::respond(StatusCode::CREATED, pretty, &created))
+}
+
+async fn replace(
+    api: &Api,
+    (key, version): (&Key, &str),
+    uri: &Uri,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Response, Failure> {
+    accept::json(headers)?;
+    let query::Write { dry_run, pretty } = query::write(uri)?;
+    let said = body::object(api, headers, body).await?;
+    let stored = api.objects.replace(key, said.value, dry_run.into()).await?;
+    let replaced = list::in_version(&stored.object, version);
+    Ok(accept::respond(StatusCode::OK, pretty, &replaced))
+}
+
+async fn patch(
+    api: &Api,
+    (key, version): (&Key, &str),
+    uri: &Uri,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Response, Failure> {
+    accept::json(headers)?;
+    // Before the parameters: who applies on the server's side is told that first.
+    let format = body::patch_format(key.kind, headers)?;
+    let query::Write { dry_run, pretty } = query::write(uri)?;
+    let said = body::patch(api, format, headers, body).await?;
+    let stored = api.objects.patch(key, &said.value, dry_run.into()).await?;
+    let patched = list::in_version(&stored.object, version);
+    Ok(accept::respond(StatusCode::OK, pretty, &patched))
+}
+
+fn get(api: &Api, (key, version): (&Key, &'static str), uri: &Uri, headers: &HeaderMap) -> Result<Response, Failure> {
+    let form = accept::form(headers)?;
+    let query::Get { pretty, rows } = query::get(uri)?;
+    let missing = || Failure::from(Refusal::Write(WriteError::NotFound { key: key.clone() }));
+    let stored = api.objects.store().get(key).ok_or_else(missing)?;
+    let shape = Shape {
+        kind: key.kind,
+        version,
+        form,
+        rows,
+    };
+    let shown = shape.one(&stored.object, Headings::Written);
+    Ok(accept::respond(StatusCode::OK, pretty, &shown))
+}
+
+fn read(
+    api: &Arc<Api>,
+    (kind, version): (Kind, &'static str),
+    namespace: Option<String>,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Result<Response, Failure> {
+    let form = accept::form(headers)?;
+    let Read {
+        selector,
+        follow,
+        pretty,
+        rows,
+    } = query::read(uri)?;
+    let shape = Shape {
+        kind,
+        version,
+        form,
+        rows,
+    };
+    let (state, limit) = match follow {
+        Follow::Watch {
+            start,
+            bookmarks,
+            timeout,
+        } => {
             let wanted = watch::Wanted {
-                kind,
+                shape,
                 namespace,
                 selector,
             };
-            let body = watch::follow(api, wanted, from, bookmarks, timeout)?;
-            Ok(([(CONTENT_TYPE, "application/json")], body).into_response())
+            return watch::follow(api, wanted, start, bookmarks, timeout).map(accept::stream);
         }
-        Follow::List => {
-            let (listed, revision) = api.objects.store().list(kind, namespace.as_deref());
-            if let Some(from) = from.filter(|from| *from > revision) {
-                return Err(future(from, revision));
+        Follow::List { state, limit } => (state, limit),
+    };
+    let store = api.objects.store();
+    let namespace = namespace.as_deref();
+    let (listed, revision, after) = match state {
+        query::State::NotOlderThan(not_older) => {
+            let (listed, revision) = store.list(kind, namespace);
+            if not_older > revision {
+                return Err(future(not_older, revision));
             }
-            let selected = listed
-                .into_iter()
-                .filter(|stored| selector.matches(&stored.object.metadata.labels));
-            let body = list::body(kind, revision, selected.collect());
-            Ok(([(CONTENT_TYPE, "application/json")], body).into_response())
+            (listed, revision, None)
         }
-    }
-}
-
-async fn delete(api: &Api, key: &Key, uri: &Uri, headers: &HeaderMap, body: Body) -> Result<Response, Failure> {
-    let asked = query::write(uri)?;
-    let Taken { bytes: body, .. } = whole(api, headers, body).await?;
-    let options = if body.is_empty() {
-        DeleteOptions::default()
-    } else {
-        match media_type(headers)? {
-            Media::Json => {}
-            Media::Yaml | Media::MergePatch => return Err(unsupported("application/json")),
+        query::State::Exact(revision) => {
+            let listed = store.list_at(kind, namespace, revision);
+            (listed.map_err(|compacted| expired(&compacted, None))?, revision, None)
         }
-        let wrong = |error: serde_json::Error| Failure::new(Reason::BadRequest, format!("the body: {error}"));
-        let value = json::read(&body).map_err(wrong)?;
-        serde_json::from_value(value).map_err(wrong)?
+        query::State::Page(token) => match token.revision {
+            Some(revision) => {
+                let listed = store.list_at(kind, namespace, revision);
+                let listed = listed.map_err(|compacted| expired(&compacted, Some(&token)))?;
+                (listed, revision, Some(token))
+            }
+            None => {
+                let (listed, revision) = store.list(kind, namespace);
+                (listed, revision, Some(token))
+            }
+        },
     };
-    let dry_run = match options.dry_run.as_deref() {
-        None | Some([]) => asked,
-        Some([all]) if all == "All" => DryRun::All,
-        Some(_) => return Err(Failure::new(Reason::BadRequest, "the body: dryRun: [\"All\"] is right")),
+    let counted = if selector.is_empty() { Counted::Yes } else { Counted::No };
+    let selected = listed
+        .into_iter()
+        .filter(|stored| selector.matches(&stored.object.metadata));
+    let page = page::cut(selected.collect(), after.as_ref(), limit, revision);
+    Ok(accept::stream(list::body(shape, pretty, revision, page, counted)))
+}
+
+fn is_writable(kind: Kind) -> bool {
+    kind.access() == Access::Writable
+}
+
+fn collection_methods(kind: Kind) -> &'static str {
+    match (kind.access(), kind.verbs().contains(&"deletecollection")) {
+        (Access::ReadOnly, _) => "GET",
+        (Access::Writable, true) => "GET, POST, DELETE",
+        (Access::Writable, false) => "GET, POST",
+    }
+}
+
+fn object_methods(kind: Kind) -> &'static str {
+    match kind.access() {
+        Access::ReadOnly => "GET",
+        Access::Writable => "GET, PUT, PATCH, DELETE",
+    }
+}
+
+fn not_done(kind: Kind, allow: &'static str, method: &Method) -> Failure {
+    let message = match (kind.access(), method) {
+        (Access::ReadOnly, &(Method::POST | Method::PUT | Method::PATCH | Method::DELETE)) => format!(
+            "{} are written by the control plane from what proxies register; they can't be changed here",
+            kind.plural()
+        ),
+        (Access::ReadOnly | Access::Writable, method) => format!("{method} is not done here; {allow} are right"),
     };
-    let Preconditions { uid, resource_version } = options.preconditions.unwrap_or_default();
-    let revision = resource_version
-        .map(|given| given.parse::<Revision>())
-        .transpose()
-        .map_err(|_| {
-            let right = "the body: preconditions.resourceVersion: the resourceVersion that was read is right";
-            Failure::new(Reason::BadRequest, right)
-        })?;
-    let conditions = DeleteConditions { uid, revision };
-    let deleted = api.objects.delete(key, &conditions, mode(dry_run)).await?;
-    let metadata = &deleted.object.metadata;
-    let done = Status::success(format!("{key} with uid {} is deleted", metadata.uid)).about(key);
-    Ok(axum::Json(done).into_response())
+    Failure::method(allow, message)
 }
-
-/// The body of a DELETE, `meta/v1` DeleteOptions. Nothing here has dependents or a time to end gracefully, so each
-/// policy and period means the same.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct DeleteOptions {
-    #[serde(rename = "kind")]
-    _kind: Option<String>,
-    #[serde(rename = "apiVersion")]
-    _api_version: Option<String>,
-    #[serde(rename = "propagationPolicy")]
-    _propagation_policy: Option<String>,
-    #[serde(rename = "gracePeriodSeconds")]
-    _grace_period_seconds: Option<u32>,
-    preconditions: Option<Preconditions>,
-    dry_run: Option<Vec<String>>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Preconditions {
-    uid: Option<String>,
-    resource_version: Option<String>,
-}
-
-async fn object_body(api: &Api, headers: &HeaderMap, body: Body) -> Result<Said, Failure> {
-    let media = media_type(headers)?;
-    match media {
-        Media::Json | Media::Yaml => {}
-        Media::MergePatch => return Err(unsupported("application/json, application/yaml")),
-    }
-    let Taken { bytes, memory } = whole(api, headers, body).await?;
-    let value = match media {
-        Media::Json | Media::MergePatch => json_body(&bytes)?,
-        Media::Yaml => yaml_body(&bytes)?,
-    };
-    Ok(Said { value, _memory: memory })
-}
-
-async fn patch_body(api: &Api, headers: &HeaderMap, body: Body) -> Result<Said, Failure> {
-    match media_type(headers)? {
-        Media::MergePatch => {}
-        Media::Json | Media::Yaml => return Err(unsupported("application/merge-patch+json")),
-    }
-    let Taken { bytes, memory } = whole(api, headers, body).await?;
-    let value = json_body(&bytes)?;
-    if value.is_object() {
-        Ok(Said { value, _memory: memory })
-    } else {
-        Err(Failure::new(Reason::BadRequest, "the body: a merge patch is an object"))
-    }
-}
-
-fn json_body(body: &[u8]) -> Result<Value, Failure> {
-    json::read(body).map_err(|error| Failure::new(Reason::BadRequest, format!("the body is no JSON: {error}")))
-}
-
-fn yaml_body(body: &[u8]) -> Result<Value, Failure> {
-    let wrong = |problem: String| Failure::new(Reason::BadRequest, problem);
-    let text = std::str::from_utf8(body).map_err(|error| wrong(format!("the body is not UTF-8: {error}")))?;
-    let mut documents = weir_api::yaml::read(text, "body").map_err(|errors| {
-        let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        wrong(errors.join("; "))
-    })?;
-    match (documents.pop(), documents.is_empty()) {
-        (Some(document), true) => Ok(document.value),
-        (Some(_), false) => Err(wrong(
-            "the body holds several documents; send them one by one".to_owned(),
-        )),
-        (None, _) => Err(wrong("the body is empty".to_owned())),
-    }
-}
-
-/// Media types that bodies are read in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Media {
-    Json,
-    Yaml,
-    MergePatch,
-}
-
-fn media_type(headers: &HeaderMap) -> Result<Media, Failure> {
-    let all = "application/json, application/yaml; for PATCH application/merge-patch+json";
-    if headers.contains_key(CONTENT_ENCODING) {
-        return Err(Failure::new(
-            Reason::UnsupportedMediaType,
-            "bodies are not taken with a Content-Encoding",
-        ));
-    }
-    let given = headers
-        .get(CONTENT_TYPE)
-        .and_then(|given| given.to_str().ok())
-        .unwrap_or_default();
-    // Parameters (RFC 9110 section 8.3.1) change nothing: all three are UTF-8.
-    let essence = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    match essence.as_str() {
-        "application/json" => Ok(Media::Json),
-        "application/yaml" => Ok(Media::Yaml),
-        "application/merge-patch+json" => Ok(Media::MergePatch),
-        _ => Err(unsupported(all)),
-    }
-}
-
-fn unsupported(right: &str) -> Failure {
-    Failure::new(
-        Reason::UnsupportedMediaType,
-        format!("the body's Content-Type is not taken here; taken: {right}"),
-    )
-}
-
-/// A body, and its share of the memory that bodies may take together.
-struct Taken {
-    bytes: Bytes,
-    memory: OwnedSemaphorePermit,
-}
-
-/// What a body says. Its share of the memory is kept until it is dropped: what is read takes more room than its text.
-struct Said {
-    value: Value,
-    _memory: OwnedSemaphorePermit,
-}
-
-async fn whole(api: &Api, headers: &HeaderMap, body: Body) -> Result<Taken, Failure> {
-    let max = api.limits.body_bytes_max;
-    let too_large = || {
-        let message = format!("the body is larger than {max} bytes");
-        Failure::new(Reason::RequestEntityTooLarge, message)
-    };
-    let announced = headers
-        .get(CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    // One that is not announced may become as large as any.
-    let length = announced.map_or(max, |length| usize::try_from(length).unwrap_or(usize::MAX));
-    if length > max {
-        return Err(too_large());
-    }
-    let kibibytes = u32::try_from(length.div_ceil(KIBIBYTE)).map_err(|_| too_large())?;
-    let memory = Arc::clone(&api.bodies).try_acquire_many_owned(kibibytes).map_err(|_| {
-        let message = "too many large requests at once; try again";
-        Failure::retry_later(Reason::ServiceUnavailable, message)
-    })?;
-    let bytes = to_bytes(body, max).await.map_err(|error| {
-        let length_limit = std::error::Error::source(&error).is_some_and(|cause| cause.is::<LengthLimitError>());
-        if length_limit {
-            too_large()
-        } else {
-            Failure::new(Reason::BadRequest, format!("the body did not come in whole: {error}"))
-        }
-    })?;
-    Ok(Taken { bytes, memory })
-}
-
-type LengthLimitError = http_body_util::LengthLimitError;
 
 pub(super) fn future(from: Revision, latest: Revision) -> Failure {
     let message = format!("resourceVersion {from} is not known here (latest: {latest}); list without one");
     Failure::new(Reason::Expired, message)
 }
 
-fn mode(dry_run: DryRun) -> Mode {
-    match dry_run {
-        DryRun::No => Mode::Commit,
-        DryRun::All => Mode::DryRun,
+/// A page of a state that is forgotten: the token it carries goes on in the latest one.
+fn expired(compacted: &Compacted, token: Option<&PageToken>) -> Failure {
+    let failure = Failure::new(Reason::Expired, compacted.to_string());
+    match token {
+        Some(token) => failure.with_next(&token.clone().in_latest()),
+        None => failure,
     }
 }
 
-fn object(status: StatusCode, stored: &Stored) -> Response {
-    (status, axum::Json(&*stored.object)).into_response()
+impl From<DryRun> for Mode {
+    fn from(dry_run: DryRun) -> Mode {
+        match dry_run {
+            DryRun::No => Mode::Commit,
+            DryRun::All => Mode::DryRun,
+        }
+    }
 }
-
-pub(super) const KIBIBYTE: usize = 1024;

@@ -5,11 +5,12 @@ use std::time::Duration;
 use axum::response::{IntoResponse, Response};
 use http::header::{ALLOW, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
-use weir_api::views::Status;
+use weir_api::views::{Cause, Status};
 use weir_api::{FieldError, Key};
 
 pub(crate) use weir_api::views::Reason;
 
+use super::page::PageToken;
 use crate::objects::Refusal;
 use crate::store::WriteError;
 
@@ -54,6 +55,12 @@ impl Failure {
         failure
     }
 
+    /// Says where a list goes on that is broken off.
+    pub(crate) fn with_next(mut self, token: &PageToken) -> Failure {
+        self.0.status.metadata.next = token.to_string();
+        self
+    }
+
     /// Says which object it is about.
     pub(crate) fn about(mut self, key: &Key) -> Failure {
         self.0.status = self.0.status.about(key);
@@ -81,16 +88,28 @@ impl From<Refusal> for Failure {
             Refusal::Invalid { key, errors } => Failure::invalid(&key.to_string(), &errors).about(&key),
             Refusal::ReadOnly { key } => Failure::method("GET", message).about(&key),
             Refusal::FileOwned { key, .. } => Failure::new(Reason::Forbidden, message).about(&key),
+            Refusal::Patch { key, .. } => Failure::new(Reason::Invalid, message).about(&key),
+            Refusal::Terminating { key } => {
+                let mut failure = Failure::new(Reason::Forbidden, message).about(&key);
+                let cause = Cause {
+                    reason: "NamespaceTerminating".to_owned(),
+                    field: "metadata.namespace".to_owned(),
+                    message: format!("the namespace {} is being deleted", key.namespace),
+                };
+                failure.0.status.details.get_or_insert_default().causes.push(cause);
+                failure
+            }
             Refusal::UnknownNamespace { key } => Failure::new(Reason::NotFound, message).about(&key),
             Refusal::Protected { key } => Failure::new(Reason::Forbidden, message).about(&key),
             Refusal::Contended { key } => Failure::retry_later(Reason::Conflict, message).about(&key),
+            Refusal::ContendedCollection { .. } => Failure::retry_later(Reason::Conflict, message),
             Refusal::OtherUid { key, .. } => Failure::new(Reason::Conflict, message).about(&key),
             Refusal::Write(error) => {
                 let (reason, key) = match error {
                     WriteError::Exists { key } => (Reason::AlreadyExists, Some(key)),
                     WriteError::NotFound { key } => (Reason::NotFound, Some(key)),
                     WriteError::Conflict { key, .. } => (Reason::Conflict, Some(key)),
-                    WriteError::NotEmpty { .. } => (Reason::Conflict, None),
+                    WriteError::NotEmpty { .. } | WriteError::Terminating { .. } => (Reason::Conflict, None),
                     WriteError::Closed => return Failure::retry_later(Reason::ServiceUnavailable, message),
                     WriteError::Storage(_) => (Reason::InternalError, None),
                 };
@@ -122,3 +141,65 @@ impl IntoResponse for Failure {
 }
 
 const RETRY_AFTER_OVERLOAD: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+    use weir_api::Kind;
+
+    use super::*;
+    use crate::objects::{Mode, Objects};
+    use crate::store::samples::{key, namespace, service};
+    use crate::store::{Location, Op, Precondition, Store};
+
+    /// Nobody empties the namespace here, so that it stays.
+    #[tokio::test]
+    async fn a_namespace_that_is_being_deleted_takes_nothing_new() {
+        let (store, task) = Store::open(Location::Memory).expect("a store");
+        let a = key(Kind::Namespace, "", "a");
+        let (key, precondition) = (a.clone(), Precondition::Any);
+        let ops = vec![
+            Op::Create(namespace("a")),
+            Op::Create(service("a", "old", 80)),
+            Op::Terminate { key, precondition },
+        ];
+        store.write(ops).await.expect("written");
+        let objects = Objects::new(store.clone(), Arc::new(|_| Ok(())));
+        let create = objects.create(
+            Kind::Service,
+            Some("a"),
+            service("a", "new", 80).to_value(),
+            Mode::Commit,
+        );
+        let status = Failure::from(create.await.expect_err("refused")).into_status();
+        assert_eq!((status.code, status.reason), (403, Some(Reason::Forbidden)));
+        assert_eq!(
+            status.message,
+            "Service/a/new: the namespace a is being deleted and takes nothing new; create it again once it is gone"
+        );
+        let causes = status.details.expect("details").causes;
+        assert_eq!(
+            causes.iter().map(|cause| cause.reason.as_str()).collect::<Vec<_>>(),
+            ["NamespaceTerminating"]
+        );
+        // What is there may still be changed, and the mark can't be taken back.
+        let old = weir_api::Key {
+            namespace: "a".to_owned(),
+            name: "old".to_owned(),
+            kind: Kind::Service,
+        };
+        let changed = objects
+            .replace(&old, service("a", "old", 81).to_value(), Mode::Commit)
+            .await;
+        assert_eq!(changed.expect("replaced").object.metadata.generation, 2);
+        let replaced = objects
+            .replace(&a, namespace("a").to_value(), Mode::Commit)
+            .await
+            .expect("replaced");
+        assert!(replaced.object.metadata.deletion_timestamp.is_some());
+        assert_eq!(replaced.object.status, Some(json!({"phase": "Terminating"})));
+        task.stop().await.expect("no panic");
+    }
+}

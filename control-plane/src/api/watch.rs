@@ -11,10 +11,11 @@ use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use weir_api::views::{WatchEvent, WatchEventType};
-use weir_api::{Key, Kind, Object};
+use weir_api::{Key, Object};
 
 use super::Api;
-use super::query::Bookmarks;
+use super::list::{Headings, Shape};
+use super::query::{Bookmarks, Start};
 use super::select::Selector;
 use super::status::{Failure, Reason};
 use crate::drain::Drain;
@@ -23,20 +24,20 @@ use crate::store::{Change, Event, Revision, Stored, Watch, WatchEnded};
 /// What a watch is about.
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
-    pub(super) kind: Kind,
+    pub(super) shape: Shape,
     /// `None`: everywhere.
     pub(super) namespace: Option<String>,
     pub(super) selector: Selector,
 }
 
-/// Starts a watch; without `from` it begins with what is there, as if just added.
+/// Starts a watch.
 ///
 /// # Errors
-/// When `from` is too far back (410), or there are too many watches (429).
+/// When its start is too far back or in the future (410), or there are too many watches (429).
 pub(super) fn follow(
     api: &Arc<Api>,
     wanted: Wanted,
-    from: Option<Revision>,
+    start: Start,
     bookmarks: Bookmarks,
     timeout: Option<Duration>,
 ) -> Result<Body, Failure> {
@@ -44,15 +45,27 @@ pub(super) fn follow(
         .try_acquire_owned()
         .map_err(|_| Failure::retry_later(Reason::TooManyRequests, "there are too many watches; try again later"))?;
     let store = api.objects.store();
-    let (there, from) = match from {
-        Some(from) => (Vec::new(), from),
-        None => store.list(wanted.kind, wanted.namespace.as_deref()),
+    let there = || store.list(wanted.shape.kind, wanted.namespace.as_deref());
+    let (there, from) = match start {
+        Start::There => there(),
+        Start::Initial(not_older) => {
+            let (there, from) = there();
+            if not_older > from {
+                return Err(super::resources::future(not_older, from));
+            }
+            (there, from)
+        }
+        Start::After(from) => (Vec::new(), from),
+        Start::Now => (Vec::new(), store.revision()),
     };
     let watch = store
         .watch(from)
         .map_err(|compacted| Failure::new(Reason::Expired, compacted.to_string()))?;
     let there = there.into_iter().filter(|stored| wanted.selects(stored));
-    let pending = there.map(Pending::There).collect();
+    let mut pending: VecDeque<Pending> = there.map(Pending::There).collect();
+    if let (Start::Initial(_), Bookmarks::Send) = (start, bookmarks) {
+        pending.push_back(Pending::InitialEnd(from));
+    }
     let timeout = timeout
         .unwrap_or(api.limits.watch_timeout_max)
         .min(api.limits.watch_timeout_max);
@@ -71,6 +84,7 @@ pub(super) fn follow(
             }),
             Bookmarks::Omit => None,
         },
+        headings: Headings::Written,
         state: State::Going,
         _permit: permit,
     };
@@ -102,12 +116,16 @@ struct Following {
     drain: Drain,
     ends: Instant,
     bookmark: Option<Bookmark>,
+    /// Of the next table: only the first has them.
+    headings: Headings,
     state: State,
     _permit: OwnedSemaphorePermit,
 }
 
 enum Pending {
     There(Arc<Stored>),
+    /// All that was there at this revision was sent.
+    InitialEnd(Revision),
     Changed(Arc<Event>),
     Line(Bytes),
 }
@@ -123,13 +141,20 @@ impl Following {
     async fn next(&mut self) -> Option<Bytes> {
         loop {
             while let Some(pending) = self.pending.pop_front() {
-                let line = match pending {
-                    Pending::There(stored) => Some(line(WatchEventType::Added, stored.object.to_value())),
-                    Pending::Changed(event) => self.wanted.line(&event),
-                    Pending::Line(line) => Some(line),
-                };
-                if line.is_some() {
-                    return line;
+                match pending {
+                    Pending::There(stored) => return Some(self.object(WatchEventType::Added, &stored.object)),
+                    Pending::InitialEnd(revision) => {
+                        let metadata = json!({
+                            "resourceVersion": revision.to_string(), "annotations": {INITIAL_END: "true"},
+                        });
+                        return Some(line(WatchEventType::Bookmark, self.wanted.shape.none(&metadata)));
+                    }
+                    Pending::Changed(event) => {
+                        if let Some((event_type, object)) = self.wanted.seen(&event) {
+                            return Some(self.object(event_type, &object));
+                        }
+                    }
+                    Pending::Line(line) => return Some(line),
                 }
             }
             if self.state == State::Ended {
@@ -180,19 +205,20 @@ impl Following {
             return;
         }
         bookmark.told = seen;
-        let object = json!({
-            "kind": self.wanted.kind.kind(),
-            "apiVersion": self.wanted.kind.api_version(),
-            "metadata": {"resourceVersion": seen.to_string()},
-        });
+        let object = self.wanted.shape.none(&json!({"resourceVersion": seen.to_string()}));
         self.pending
             .push_back(Pending::Line(line(WatchEventType::Bookmark, object)));
+    }
+
+    fn object(&mut self, event_type: WatchEventType, object: &Object) -> Bytes {
+        let headings = std::mem::replace(&mut self.headings, Headings::LeftOut);
+        line(event_type, self.wanted.shape.one(object, headings))
     }
 }
 
 impl Wanted {
     fn concerns(&self, key: &Key) -> bool {
-        key.kind == self.kind
+        key.kind == self.shape.kind
             && self
                 .namespace
                 .as_ref()
@@ -200,12 +226,12 @@ impl Wanted {
     }
 
     fn selects(&self, stored: &Stored) -> bool {
-        self.selector.matches(&stored.object.metadata.labels)
+        self.selector.matches(&stored.object.metadata)
     }
 
     /// A change as this watch sees it: an object whose labels come to match is added, one whose labels no longer do is
     /// deleted.
-    fn line(&self, event: &Event) -> Option<Bytes> {
+    fn seen(&self, event: &Event) -> Option<(WatchEventType, Arc<Object>)> {
         if !self.concerns(&event.key) {
             return None;
         }
@@ -218,18 +244,18 @@ impl Wanted {
         let after = after.filter(|stored| self.selects(stored));
         match (before, after) {
             (None, None) => None,
-            (None, Some(after)) => Some(line(WatchEventType::Added, after.object.to_value())),
-            (Some(_), Some(after)) => Some(line(WatchEventType::Modified, after.object.to_value())),
-            (Some(before), None) => Some(line(WatchEventType::Deleted, at(&before.object, event.revision))),
+            (None, Some(after)) => Some((WatchEventType::Added, Arc::clone(&after.object))),
+            (Some(_), Some(after)) => Some((WatchEventType::Modified, Arc::clone(&after.object))),
+            (Some(before), None) => Some((WatchEventType::Deleted, at(&before.object, event.revision))),
         }
     }
 }
 
 /// An object that is gone, with the revision at which it went: a watch goes on from there.
-fn at(object: &Object, revision: Revision) -> Value {
+fn at(object: &Object, revision: Revision) -> Arc<Object> {
     let mut object = object.clone();
     object.metadata.resource_version = revision.to_string();
-    object.to_value()
+    Arc::new(object)
 }
 
 fn line(event_type: WatchEventType, object: Value) -> Bytes {
@@ -239,3 +265,6 @@ fn line(event_type: WatchEventType, object: Value) -> Bytes {
     line.push(b'\n');
     line.into()
 }
+
+/// Says in a bookmark that all that was there has been sent (Kubernetes, WatchList).
+const INITIAL_END: &str = "k8s.io/initial-events-end";

@@ -215,12 +215,14 @@ fn asks_the_same(before: &Object, after: &Object) -> bool {
         resource_version: _,
         generation,
         creation_timestamp,
+        deletion_timestamp,
     } = &before.metadata;
     let metadata = &after.metadata;
     before.spec == after.spec
         && (name, namespace, uid) == (&metadata.name, &metadata.namespace, &metadata.uid)
         && (labels, annotations) == (&metadata.labels, &metadata.annotations)
         && (generation, creation_timestamp) == (&metadata.generation, &metadata.creation_timestamp)
+        && *deletion_timestamp == metadata.deletion_timestamp
 }
 
 /// The services that an object itself is about. Names that can be no service's are about none.

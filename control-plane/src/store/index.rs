@@ -1,6 +1,6 @@
 //! What the store holds, in memory: the objects by key, and the latest changes for watches.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque, vec_deque};
 use std::io;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
@@ -64,6 +64,42 @@ struct Remembered {
     bytes: usize,
 }
 
+impl State {
+    /// The objects of a kind, in one namespace or everywhere.
+    fn range<'a>(
+        &'a self,
+        kind: Kind,
+        namespace: Option<&'a str>,
+    ) -> impl Iterator<Item = (&'a Key, &'a Arc<Stored>)> + use<'a> {
+        let first = Key {
+            kind,
+            namespace: namespace.unwrap_or_default().to_owned(),
+            name: String::new(),
+        };
+        let range = self.objects.range(first..);
+        range.take_while(move |(key, _)| concerns(key, kind, namespace))
+    }
+
+    /// Every change after `from`, oldest first.
+    fn after(&self, from: Revision) -> Result<vec_deque::Iter<'_, Remembered>, Compacted> {
+        if from < self.remembered_from || from > self.revision {
+            return Err(Compacted {
+                from,
+                oldest: self.remembered_from,
+                latest: self.revision,
+            });
+        }
+        let first = self
+            .ring
+            .partition_point(|remembered| remembered.event.revision <= from);
+        Ok(self.ring.range(first..))
+    }
+}
+
+fn concerns(key: &Key, kind: Kind, namespace: Option<&str>) -> bool {
+    key.kind == kind && namespace.is_none_or(|namespace| key.namespace == namespace)
+}
+
 #[derive(Clone, Copy, Debug)]
 struct News {
     revision: Revision,
@@ -101,16 +137,38 @@ impl Shared {
     }
 
     pub(super) fn list(&self, kind: Kind, namespace: Option<&str>) -> (Vec<Arc<Stored>>, Revision) {
-        let first = Key {
-            kind,
-            namespace: namespace.unwrap_or_default().to_owned(),
-            name: String::new(),
-        };
         let state = self.read();
-        let range = state.objects.range(first..);
-        let matching = range.take_while(|(key, _)| key.kind == kind && namespace.is_none_or(|n| key.namespace == n));
-        let listed = matching.map(|(_, stored)| Arc::clone(stored)).collect();
+        let listed = state
+            .range(kind, namespace)
+            .map(|(_, stored)| Arc::clone(stored))
+            .collect();
         (listed, state.revision)
+    }
+
+    pub(super) fn list_at(
+        &self,
+        kind: Kind,
+        namespace: Option<&str>,
+        revision: Revision,
+    ) -> Result<Vec<Arc<Stored>>, Compacted> {
+        let state = self.read();
+        let mut later = state.after(revision)?.rev().peekable();
+        if later.peek().is_none() {
+            return Ok(state
+                .range(kind, namespace)
+                .map(|(_, stored)| Arc::clone(stored))
+                .collect());
+        }
+        let now = state.range(kind, namespace);
+        let mut then: BTreeMap<&Key, &Arc<Stored>> = now.collect();
+        // Back from the latest change to the first one after `revision`: what was before that one is what was then.
+        for Remembered { event, .. } in later.filter(|remembered| concerns(&remembered.event.key, kind, namespace)) {
+            match &event.change {
+                Change::Added { .. } => then.remove(&event.key),
+                Change::Modified { before, .. } | Change::Deleted { before } => then.insert(&event.key, before),
+            };
+        }
+        Ok(then.into_values().map(Arc::clone).collect())
     }
 
     pub(super) fn all(&self) -> (Vec<Arc<Stored>>, Revision) {
@@ -266,17 +324,7 @@ impl Watch {
 
     fn unseen(&self) -> Result<Vec<Arc<Event>>, Compacted> {
         let state = self.shared.read();
-        if self.seen < state.remembered_from || self.seen > state.revision {
-            return Err(Compacted {
-                from: self.seen,
-                oldest: state.remembered_from,
-                latest: state.revision,
-            });
-        }
-        let first = state
-            .ring
-            .partition_point(|remembered| remembered.event.revision <= self.seen);
-        let unseen = state.ring.range(first..).take(EVENTS_AT_ONCE_MAX);
+        let unseen = state.after(self.seen)?.take(EVENTS_AT_ONCE_MAX);
         Ok(unseen.map(|remembered| Arc::clone(&remembered.event)).collect())
     }
 }
@@ -306,6 +354,8 @@ const EVENTS_AT_ONCE_MAX: usize = 256;
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::store::samples::service;
 
@@ -339,6 +389,40 @@ mod tests {
                 assert!(Watch::new(Arc::clone(&shared), Revision(expect - 1)).is_err());
             }
             other => panic!("{other:?}"),
+        }
+    }
+
+    proptest! {
+        /// Whatever happened since: a list at a revision is what the list was then.
+        #[test]
+        fn a_list_at_a_revision_is_what_it_was(
+            writes in prop::collection::vec((0..2usize, 0..3usize, any::<bool>()), 0..30),
+        ) {
+            let shared = Shared::new(Loaded::default(), Memory { events_max: 20, bytes_max: MANY });
+            let mut history = vec![(Revision(0), shared.list(Kind::Service, None).0, shared.list(Kind::Service, Some("a")).0)];
+            for (number, (namespace, name, keep)) in (1..).zip(writes) {
+                let revision = Revision(number);
+                let object = Arc::new(service(["a", "b"][namespace], ["x", "y", "z"][name], 80));
+                let key = object.key();
+                let after = Arc::new(Stored { object, revision });
+                let change = match (shared.get(&key), keep) {
+                    (None, _) => Change::Added { after },
+                    (Some(before), true) => Change::Modified { before, after },
+                    (Some(before), false) => Change::Deleted { before },
+                };
+                shared.publish(vec![Arc::new(Event { key, change, revision })]);
+                history.push((revision, shared.list(Kind::Service, None).0, shared.list(Kind::Service, Some("a")).0));
+            }
+            let oldest = history.len().saturating_sub(21);
+            for (at, (revision, all, in_a)) in history.into_iter().enumerate() {
+                let listed = shared.list_at(Kind::Service, None, revision);
+                prop_assert_eq!(listed.is_ok(), at >= oldest, "{}", revision);
+                if let Ok(listed) = listed {
+                    prop_assert_eq!(listed, all);
+                    prop_assert_eq!(shared.list_at(Kind::Service, Some("a"), revision), Ok(in_a));
+                }
+            }
+            prop_assert!(shared.list_at(Kind::Service, None, Revision(99)).is_err());
         }
     }
 

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use weir_api::{Key, Object};
+use serde_json::json;
+use weir_api::{Key, Object, Spec};
 
 use super::{Change, Event, Op, Precondition, Revision, Stored, WriteError, Written};
 
@@ -125,7 +126,23 @@ impl Write<'_, '_> {
                 self.change(key, &held, object);
                 Ok(())
             }
-            Op::Require(key) => self.held(&key, Precondition::Any).map(|_| ()),
+            Op::Terminate { key, precondition } => {
+                let held = self.held(&key, precondition)?;
+                let mut object = (*held.object).clone();
+                if object.metadata.deletion_timestamp.is_none() {
+                    object.metadata.deletion_timestamp = Some(self.batch.now.clone());
+                    set_phase(&mut object, "Terminating");
+                }
+                self.put(key, &held, object);
+                Ok(())
+            }
+            Op::Require(key) => {
+                let held = self.held(&key, Precondition::Any)?;
+                match held.object.metadata.deletion_timestamp {
+                    None => Ok(()),
+                    Some(_) => Err(WriteError::Terminating { key }),
+                }
+            }
             Op::RequireEmpty(namespace) => self.require_empty(namespace),
         }
     }
@@ -138,7 +155,9 @@ impl Write<'_, '_> {
         let revision = self.next_revision();
         object.metadata.uid = (self.batch.next_uid)();
         object.metadata.creation_timestamp = Some(self.batch.now.clone());
+        object.metadata.deletion_timestamp = None;
         object.metadata.generation = 1;
+        set_phase(&mut object, "Active");
         let after = stored(object, revision);
         self.record(
             key,
@@ -167,7 +186,7 @@ impl Write<'_, '_> {
         Ok(())
     }
 
-    /// Puts `object` in the place of `before`, if it differs.
+    /// Puts `object` in the place of `before`, whose times stay.
     fn change(&mut self, key: Key, before: &Arc<Stored>, mut object: Object) {
         let held = &before.object;
         object.metadata.uid.clone_from(&held.metadata.uid);
@@ -177,9 +196,19 @@ impl Write<'_, '_> {
             .clone_from(&held.metadata.creation_timestamp);
         object
             .metadata
+            .deletion_timestamp
+            .clone_from(&held.metadata.deletion_timestamp);
+        object
+            .metadata
             .resource_version
             .clone_from(&held.metadata.resource_version);
         object.metadata.generation = held.metadata.generation;
+        self.put(key, before, object);
+    }
+
+    /// Puts `object` in the place of `before`, if it differs.
+    fn put(&mut self, key: Key, before: &Arc<Stored>, mut object: Object) {
+        let held = &before.object;
         if object == **held {
             self.written.push(Arc::clone(before));
             return;
@@ -255,6 +284,16 @@ impl Write<'_, '_> {
     }
 }
 
+/// Of a Namespace, which says from its first moment whether it takes anything (Kubernetes, NamespaceStatus).
+fn set_phase(object: &mut Object, phase: &str) {
+    if let Spec::Namespace(_) = object.spec {
+        let status = object.status.get_or_insert_with(|| json!({}));
+        if let Some(status) = status.as_object_mut() {
+            status.insert("phase".to_owned(), phase.into());
+        }
+    }
+}
+
 fn stored(mut object: Object, revision: Revision) -> Arc<Stored> {
     object.metadata.resource_version = revision.to_string();
     Arc::new(Stored {
@@ -266,8 +305,7 @@ fn stored(mut object: Object, revision: Revision) -> Arc<Stored> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::json;
-    use weir_api::{Kind, Spec};
+    use weir_api::Kind;
 
     use super::*;
     use crate::store::samples::{key, namespace, service};
@@ -398,6 +436,38 @@ mod tests {
             vec![delete("s", Precondition::Any), new(), empty],
             "namespace a still holds Service/a/new",
         );
+    }
+
+    #[test]
+    fn a_namespace_that_is_being_deleted_stays_and_takes_nothing_new() {
+        let held = objects(&[namespace("a"), service("a", "s", 80)]);
+        let a = key(Kind::Namespace, "", "a");
+        let terminate = || Op::Terminate {
+            key: a.clone(),
+            precondition: Precondition::Any,
+        };
+        let mut labelled = namespace("a");
+        labelled.metadata.labels.insert("k".to_owned(), "v".to_owned());
+        let writes = vec![
+            vec![terminate()],
+            vec![Op::Require(a.clone()), Op::Create(service("a", "new", 80))],
+            vec![terminate()],
+            vec![replace(labelled)],
+        ];
+        let (results, staged) = staged(&held, writes);
+        let phase = |at: usize| {
+            let object = &results[at].as_ref().expect("written").objects[0].object;
+            (object.status.clone(), object.metadata.deletion_timestamp.is_some())
+        };
+        let terminating = (Some(json!({"phase": "Terminating"})), true);
+        assert_eq!(phase(0), terminating);
+        let error = results[1].as_ref().expect_err("refused").to_string();
+        assert_eq!(error, "Namespace/a is being deleted");
+        // Once more is no change; others' changes leave it as it is.
+        assert_eq!((phase(2), phase(3)), (terminating.clone(), terminating));
+        assert_eq!(staged.revision, Revision(12));
+        let held = held.get(&a).expect("there");
+        assert_eq!(held.object.status, Some(json!({"phase": "Active"})));
     }
 
     #[test]

@@ -194,6 +194,25 @@ impl Registry {
         }
     }
 
+    /// All workloads of a namespace are gone. Returns the streams of those that were here.
+    pub(crate) fn leave(&mut self, namespace: &str) -> Vec<StreamId> {
+        let names = self
+            .entries
+            .keys()
+            .filter(|name| name.namespace.to_string() == namespace);
+        let names: Vec<WorkloadName> = names.cloned().collect();
+        let mut streams = Vec::new();
+        for name in names {
+            let left = self.entries.remove(&name);
+            if let Some(Presence::Here(stream)) = left.map(|workload| workload.presence) {
+                self.streams.remove(&stream);
+                streams.push(stream);
+            }
+            self.changed.insert(name);
+        }
+        streams
+    }
+
     /// The stream ended without a word: the workload is unconfirmed from now. A stream that no longer holds its name
     /// changes nothing.
     pub(crate) fn lost(&mut self, stream: StreamId, now: Instant) {

@@ -17,6 +17,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) const JSON: &str = "application/json";
 pub(crate) const MERGE_PATCH: &str = "application/merge-patch+json";
+pub(crate) const JSON_PATCH: &str = "application/json-patch+json";
+pub(crate) const STRATEGIC: &str = "application/strategic-merge-patch+json";
+pub(crate) const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
 pub(crate) const YAML: &str = "application/yaml";
 
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +67,19 @@ impl Client {
         self.send(Method::GET, path, None, "").await
     }
 
+    /// With what the client accepts.
+    pub(crate) async fn get_as(&self, path: &str, accept: &str) -> Reply {
+        self.get_with(path, "accept", accept).await
+    }
+
+    pub(crate) async fn get_with(&self, path: &str, name: &str, value: &str) -> Reply {
+        let request = Request::get(path)
+            .header("host", self.address.to_string())
+            .header(name, value);
+        let request = request.body(Full::default()).expect("a request");
+        self.request(request).await.expect("an answer")
+    }
+
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Reply {
         self.send(Method::POST, path, Some(JSON), body.to_string()).await
     }
@@ -106,7 +122,13 @@ impl Client {
     }
 
     pub(crate) async fn watch(&self, path: &str) -> Watching {
-        let request = Request::get(path).header("host", self.address.to_string());
+        self.watch_as(path, JSON).await
+    }
+
+    pub(crate) async fn watch_as(&self, path: &str, accept: &str) -> Watching {
+        let request = Request::get(path)
+            .header("host", self.address.to_string())
+            .header("accept", accept);
         let request = request.body(Full::default()).expect("a request");
         let (response, connection) = self.begin(request).await.expect("an answer");
         assert_eq!(response.status(), 200);

@@ -211,7 +211,9 @@ async fn after_a_restart_workloads_are_unconfirmed_until_they_register_again() {
         location: weir_control::store::Location::Directory(folder.path().to_owned()),
         ..weir_control::ControlConfig::in_memory()
     };
-    let (control, _) = super::run(config()).await;
+    let (control, client) = super::run(config()).await;
+    let citizen = super::namespace("citizen");
+    client.post("/api/v1/namespaces", &citizen).await.expect(201);
     let _registered = Registered::open(&control, hello("portal-1", 5)).await;
     control.shutdown().await;
     let (control, client) = super::run(config()).await;
