@@ -10,13 +10,12 @@ use weir_api::endpoint_slice::{
     AddressType, Conditions, EndpointSliceBody, SliceEndpoint, SlicePort, TargetRef as EndpointTarget,
 };
 use weir_api::service::{AppProtocol, SERVICE_NAME_LABEL, ServicePort, ServiceSpec, TargetPort, TransportProtocol};
-use weir_api::workload::{WorkloadPort, WorkloadSpec};
+use weir_api::workload::{WorkloadPort, WorkloadSpec, WorkloadStatus};
 use weir_api::{Key, Kind, Object, Spec};
 
 use crate::compile::Version;
 use crate::drain::Drain;
 use crate::store::{Event, Op, Precondition, Store, Stored, Watch, WatchEnded, WriteError};
-use crate::workloads::status::WorkloadStatus;
 
 /// The label that says who writes a slice (Kubernetes, EndpointSlice "Management").
 pub(crate) const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
@@ -314,11 +313,11 @@ const RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use weir_api::workload::State;
 
     use super::*;
     use crate::compile::fixture;
     use crate::store::Revision;
-    use crate::workloads::registry::State;
 
     fn stored(object: Object) -> Arc<Stored> {
         Arc::new(Stored {

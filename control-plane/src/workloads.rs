@@ -5,7 +5,6 @@ mod hello;
 mod namespaces;
 mod questions;
 pub(crate) mod registry;
-pub(crate) mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
@@ -20,6 +19,7 @@ use serde_json::value::RawValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
+use weir_api::workload::WorkloadStatus;
 use weir_api::{Key, Kind, Object, Spec};
 use weir_policy::names::WorkloadName;
 use weir_xds::v1;
@@ -37,7 +37,6 @@ use namespaces::Namespaces;
 pub(crate) use questions::AskError;
 use questions::{Abilities, Questions};
 use registry::{Record, Registration, Registry, StreamId};
-use status::WorkloadStatus;
 
 /// What an open stream says.
 #[derive(Debug)]
@@ -525,7 +524,8 @@ const REPLIES: Bounds = Bounds {
 
 #[cfg(test)]
 mod tests {
-    use super::registry::State;
+    use weir_api::workload::State;
+
     use super::*;
     use crate::drain;
     use crate::store::{Location, Revision};

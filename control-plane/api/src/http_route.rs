@@ -58,7 +58,7 @@ impl HttpRouteSpec {
 /// A service whose callers a route is for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[schemars(rename = "ParentReference")]
+#[schemars(rename = "RouteParentReference")]
 pub struct ParentRef {
     /// Always a Service.
     #[serde(flatten)]

@@ -9,8 +9,8 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use schemars::JsonSchema;
 use schemars::generate::{SchemaGenerator, SchemaSettings};
+use schemars::{JsonSchema, Schema, json_schema};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -23,8 +23,9 @@ use crate::namespace::NamespaceSpec;
 use crate::object::Metadata;
 use crate::reference_grant::ReferenceGrantSpec;
 use crate::service::ServiceSpec;
+use crate::status::{PolicyStatus, RouteStatus};
 use crate::views;
-use crate::workload::WorkloadSpec;
+use crate::workload::{WorkloadSpec, WorkloadStatus};
 
 mod plain;
 pub(crate) mod texts;
@@ -189,12 +190,11 @@ fn top<T: JsonSchema>(generator: &mut SchemaGenerator) -> Body {
 fn resource(kind: Kind, generator: &mut SchemaGenerator) -> Value {
     let mut body = body(kind, generator);
     let metadata = json!({"$ref": reference(&meta_name("ObjectMeta")), "description": METADATA});
-    let status = json!({"type": "object", "description": STATUS, "x-kubernetes-preserve-unknown-fields": true});
     body.properties.extend([
         ("apiVersion".to_owned(), api_version(kind)),
         ("kind".to_owned(), word(kind.kind(), KIND)),
         ("metadata".to_owned(), metadata),
-        ("status".to_owned(), status),
+        ("status".to_owned(), status(kind, generator).to_value()),
     ]);
     let mut required = vec!["apiVersion".into(), "kind".into(), "metadata".into()];
     required.append(&mut body.required);
@@ -205,6 +205,20 @@ fn resource(kind: Kind, generator: &mut SchemaGenerator) -> Value {
         "required": required,
         GVK: named(kind, kind.kind()),
     })
+}
+
+/// What became of a resource of a kind. Whoever adds a kind says here what is written there.
+fn status(kind: Kind, generator: &mut SchemaGenerator) -> Schema {
+    let mut status = match kind {
+        Kind::Workload => generator.subschema_for::<WorkloadStatus>(),
+        Kind::BackendPolicy => generator.subschema_for::<PolicyStatus>(),
+        Kind::HttpRoute => generator.subschema_for::<RouteStatus>(),
+        Kind::Namespace | Kind::MeshConfig | Kind::Service | Kind::EndpointSlice | Kind::ReferenceGrant => {
+            json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
+        }
+    };
+    status.insert("description".to_owned(), STATUS.into());
+    status
 }
 
 /// The list of a kind's resources.

@@ -1,6 +1,7 @@
 //! What the control plane says of a resource in its `status`: conditions as Kubernetes has them (meta/v1 Condition), in
 //! the places that the Gateway API gives them. Read leniently, so that either side may be the newer.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::backend_policy::TargetRef;
@@ -23,10 +24,11 @@ pub mod condition {
 }
 
 /// Something that is so, is not, or is unknown.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "io.k8s.apimachinery.pkg.apis.meta.v1.Condition")]
 pub struct Condition {
-    /// What: one of [`condition`]; each occurs once in a list.
+    /// What is so.
     #[serde(rename = "type")]
     pub condition_type: String,
     /// Whether it is so.
@@ -35,14 +37,14 @@ pub struct Condition {
     pub observed_generation: i64,
     /// Since when `status` is what it is (RFC 3339, whole seconds).
     pub last_transition_time: String,
-    /// Why, in one word for programs.
+    /// Why, in one word, for programs.
     pub reason: String,
     /// Why, for people.
     pub message: String,
 }
 
 /// Whether a condition holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ConditionStatus {
     /// It does.
     True,
@@ -52,9 +54,9 @@ pub enum ConditionStatus {
     Unknown,
 }
 
-/// A reference as it stands in a resource's spec, with the same fields given and left out (Gateway API,
+/// A reference as it stands in the resource's spec, with the same fields given and left out (Gateway API,
 /// ParentReference).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ParentReference {
     /// The API group; empty for Kubernetes' core group.
@@ -62,15 +64,15 @@ pub struct ParentReference {
     pub group: String,
     /// The kind.
     pub kind: String,
-    /// The namespace; `None`: the resource's own.
+    /// The namespace. Default: the resource's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
     /// The name.
     pub name: String,
-    /// The part of it, by name; `None`: all of it.
+    /// The part of it, by name. Default: all of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub section_name: Option<String>,
-    /// The port of it; `None`: all of them.
+    /// The port of it. Default: all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
 }
@@ -120,39 +122,57 @@ fn of_kind(kind: RefKind, name: &str) -> ParentReference {
 }
 
 /// The status of a route (Gateway API, RouteStatus).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RouteStatus {
     /// One entry for each parent, in the order of the spec.
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub parents: Vec<RouteParentStatus>,
 }
 
 /// A route as one of its parents has it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteParentStatus {
     /// Which parent.
     pub parent_ref: ParentReference,
-    /// Who says so: [`CONTROLLER_NAME`].
+    /// Who says so: `weir.dev/weir-control`.
     pub controller_name: String,
-    /// What is so, by type.
+    /// What is so, by type:
+    ///
+    /// - `Accepted`: the parent is there and takes the route. Otherwise the reason is NoMatchingParent or
+    ///   UnsupportedValue.
+    /// - `ResolvedRefs`: every backend is there and may be used. Otherwise the reason is BackendNotFound or
+    ///   RefNotPermitted.
+    /// - `weir.dev/InForce`: it is in force on every connected proxy that it concerns. Otherwise the reason is Rejected,
+    ///   Pending, NoSubscribers or NotAccepted.
+    /// - `weir.dev/Ineffective`: some of it never takes a request, and only there if it is so; the reason is
+    ///   RulesUnreachable or WeightsZero.
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
 }
 
 /// The status of a policy (Gateway API, PolicyStatus; GEP-713).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PolicyStatus {
     /// One entry for each target, in the order of the spec.
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub ancestors: Vec<PolicyAncestorStatus>,
 }
 
 /// A policy as one of its targets has it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PolicyAncestorStatus {
     /// Which target.
     pub ancestor_ref: ParentReference,
-    /// Who says so: [`CONTROLLER_NAME`].
+    /// Who says so: `weir.dev/weir-control`.
     pub controller_name: String,
-    /// What is so, by type.
+    /// What is so, by type:
+    ///
+    /// - `Accepted`: the target is there and takes the policy. Otherwise the reason is TargetNotFound, or Conflicted:
+    ///   an older policy holds.
+    /// - `weir.dev/InForce`: it is in force on every connected proxy that it concerns. Otherwise the reason is Rejected,
+    ///   Pending, NoSubscribers, NotAccepted or Overridden.
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
 }

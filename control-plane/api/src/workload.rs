@@ -1,13 +1,16 @@
 //! Workload: what one proxy told of itself. Written by the control plane alone.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::decode::{Errors, Node, boolean, port};
 use crate::names;
+use crate::object::Object;
 use crate::schema::texts::{LabelValue, Printable};
 use crate::service::{AppProtocol, read_app_protocol};
 
@@ -71,6 +74,54 @@ pub struct WorkloadLocality {
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(with = "LabelValue")]
     pub site: String,
+}
+
+/// What became of a workload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkloadStatus {
+    /// How sure the control plane is of it.
+    pub state: State,
+    /// App ports that take connections.
+    pub ready_app_ports: BTreeSet<NonZeroU16>,
+}
+
+/// How sure the control plane is of a workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "WorkloadState")]
+pub enum State {
+    /// Its stream is open.
+    Confirmed,
+    /// Its stream was lost, or it has not registered since this control plane started.
+    Unconfirmed,
+    /// It asked for no new requests.
+    Draining,
+}
+
+impl WorkloadStatus {
+    /// The status of a stored workload. One that can't be read is as of a workload that takes nothing: it says so
+    /// anew when it registers.
+    pub fn of(workload: &Object) -> WorkloadStatus {
+        let status = workload.status.as_ref();
+        let read = status.and_then(|status| WorkloadStatus::deserialize(status).ok());
+        read.unwrap_or_else(|| WorkloadStatus {
+            state: State::Unconfirmed,
+            ready_app_ports: BTreeSet::new(),
+        })
+    }
+
+    /// As it is stored.
+    pub fn to_value(&self) -> Value {
+        serde_json::to_value(self).expect("ports and words have no fallible parts")
+    }
+
+    /// Whether it asked for no new requests.
+    pub fn is_draining(&self) -> bool {
+        match self.state {
+            State::Draining => true,
+            State::Confirmed | State::Unconfirmed => false,
+        }
+    }
 }
 
 impl WorkloadLocality {
@@ -162,3 +213,38 @@ fn read_locality(node: &Node<'_>, errors: &mut Errors) -> Option<WorkloadLocalit
 
 /// More ports than the apps of one workload have.
 const PORTS_MAX: usize = 100;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::object::Spec;
+
+    #[test]
+    fn a_status_reads_back_and_garbage_is_not_ready() {
+        let spec = WorkloadSpec {
+            address: IpAddr::from([10, 0, 0, 1]),
+            ports: Vec::new(),
+            locality: WorkloadLocality::default(),
+            instance: 1,
+            version: String::new(),
+        };
+        let mut workload = Object::new("a", "b", Spec::Workload(spec));
+        let status = WorkloadStatus {
+            state: State::Draining,
+            ready_app_ports: BTreeSet::from([NonZeroU16::MIN]),
+        };
+        workload.status = Some(status.to_value());
+        assert_eq!(WorkloadStatus::of(&workload), status);
+        assert_eq!(status.to_value(), json!({"state": "Draining", "readyAppPorts": [1]}));
+        for garbage in [
+            None,
+            Some(Value::Null),
+            Some(json!({"state": "Fine", "readyAppPorts": [0]})),
+        ] {
+            workload.status = garbage;
+            assert!(WorkloadStatus::of(&workload).ready_app_ports.is_empty());
+        }
+    }
+}

@@ -190,6 +190,9 @@ fn defaults_are_what_the_reader_fills_in() {
     for &kind in Kind::ALL {
         for document in documents("samples", kind) {
             for place in walk::places(kind, &document) {
+                if place.is_status() {
+                    continue;
+                }
                 let schema = place.schema;
                 for (name, property) in schema["properties"].as_object().into_iter().flatten() {
                     let mut without = document.clone();

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
 
-use weir_api::workload::WorkloadSpec;
+use weir_api::workload::{State, WorkloadSpec};
 use weir_policy::names::WorkloadName;
 
 /// One stream of one proxy; never used twice by one control plane.
@@ -25,17 +25,6 @@ impl Registration {
     fn app_ports(&self) -> impl Iterator<Item = NonZeroU16> {
         self.spec.ports.iter().map(|port| port.app_port)
     }
-}
-
-/// How sure we are of a workload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(crate) enum State {
-    /// Its stream is open.
-    Confirmed,
-    /// Its stream was lost, or it has not registered since this control plane started.
-    Unconfirmed,
-    /// It asked for no new requests.
-    Draining,
 }
 
 /// A workload as it stands now.

@@ -44,6 +44,10 @@ impl<'a> Plain<'a> {
         if let Some(closed) = schema.remove("unevaluatedProperties") {
             schema.entry("additionalProperties").or_insert(closed);
         }
+        // Kubernetes has its own word for it.
+        if schema.remove("uniqueItems") == Some(true.into()) {
+            schema.insert("x-kubernetes-list-type".to_owned(), "set".into());
+        }
         if let Some(word) = schema.remove("const") {
             schema.insert("enum".to_owned(), json!([word]));
         }

@@ -21,7 +21,7 @@ pub(crate) fn page(example: impl Fn(Kind) -> String) -> String {
     page.push_str(CONVENTIONS);
     page.push_str("\n## Every resource\n\nWhat stands in `metadata`, whatever the kind.\n\n");
     let components = schema::components("");
-    let mut table = Table::new(components);
+    let mut table = Table::new(components, REQUIRED);
     table.object("metadata", &components[&schema::meta_name("ObjectMeta")]);
     page.push_str(&table.text());
     for &kind in Kind::ALL {
@@ -54,14 +54,21 @@ fn section(kind: Kind, example: &str) -> String {
     if kind.access() == Access::ReadOnly {
         facts.push("written by the control plane alone".to_owned());
     }
-    let mut table = Table::new(schema::components(kind.group()));
+    let mut table = Table::new(schema::components(kind.group()), REQUIRED);
     table.resource(component);
-    format!(
+    let mut section = format!(
         "\n## {kind}\n\n{}\n\n{}.\n\n```yaml\n{example}```\n\n{}",
         prose(description(component)),
         facts.join("; "),
         table.text(),
-    )
+    );
+    let status = resolved(table.components, &component["properties"]["status"]);
+    if !is_open(status) {
+        let mut table = Table::new(table.components, ALWAYS);
+        table.object("status", status);
+        write!(section, "\nWhat became of it:\n\n{}", table.text()).expect("to memory");
+    }
+    section
 }
 
 /// Whether a field has to be there.
@@ -83,6 +90,8 @@ impl Need {
 /// The fields of a kind, one in a row, and the rules that hold for them.
 struct Table {
     components: &'static Components,
+    /// What stands in the place of a default where a field has to be there.
+    needed: &'static str,
     rows: String,
     rules: String,
     /// Where each type stands for the first time: later ones point there.
@@ -90,9 +99,10 @@ struct Table {
 }
 
 impl Table {
-    fn new(components: &'static Components) -> Table {
+    fn new(components: &'static Components, needed: &'static str) -> Table {
         Table {
             components,
+            needed,
             rows: String::new(),
             rules: String::new(),
             seen: BTreeMap::new(),
@@ -133,7 +143,7 @@ impl Table {
         let text = if own.is_empty() { description(target) } else { own };
         let (text, told) = split_default(text);
         let default = match (need, raw.get("default").or_else(|| target.get("default"))) {
-            (Need::Required, _) => "**required**".to_owned(),
+            (Need::Required, _) => self.needed.to_owned(),
             // Words say more than the JSON of what is large.
             (Need::Optional, Some(Value::Object(_) | Value::Array(_))) if !told.is_empty() => told,
             (Need::Optional, Some(default)) => default_text(default),
@@ -339,6 +349,12 @@ fn forms() -> BTreeSet<(String, String)> {
     }
     found
 }
+
+/// Who writes the resource has to give it.
+const REQUIRED: &str = "**required**";
+
+/// Who reads the status finds it.
+const ALWAYS: &str = "always there";
 
 const HEAD: &str = "\
 # Reference

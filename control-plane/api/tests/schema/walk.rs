@@ -118,6 +118,13 @@ pub(crate) struct Place<'a> {
     pub(crate) schema: &'a Value,
 }
 
+impl Place<'_> {
+    /// Whether it is in what became of a resource: the control plane writes it, and the reader takes it as it is.
+    pub(crate) fn is_status(&self) -> bool {
+        self.steps.first() == Some(&Step::Field("status".to_owned()))
+    }
+}
+
 /// Every place in a document that its schema describes.
 pub(crate) fn places(kind: Kind, document: &Value) -> Vec<Place<'static>> {
     fn go(
