@@ -185,19 +185,20 @@ impl Default for Failures {
 #[serde(rename_all = "camelCase")]
 pub struct OutlierDetection {
     /// How many answers with a 5xx one after the other are too many; gRPC statuses that speak of the server are read as
-    /// the 5xx that they stand for.
+    /// the 5xx that they stand for. Default: 5 if no rule is given, otherwise no such rule.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub consecutive_5xx_errors: Option<u32>,
-    /// How many answers of 502, 503 or 504 one after the other are too many.
+    /// How many answers of 502, 503 or 504 one after the other are too many. Default: no such rule.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub consecutive_gateway_errors: Option<u32>,
     /// How many attempts without an answer one after the other are too many: not reached, broken off, out of time.
+    /// Default: 5 if no rule is given, otherwise no such rule.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub consecutive_local_origin_failures: Option<u32>,
-    /// Which share of failures is too much.
+    /// Which share of failures is too much. Default: no such rule.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure_percentage: Option<FailurePercentage>,
     /// Over which time shares are counted, and how long an endpoint must be in use to be forgiven one ejection.
@@ -295,14 +296,12 @@ fn peak_ewma_decay() -> String {
     duration::format(PEAK_EWMA_DECAY)
 }
 
-/// As it stands in a policy.
-fn outlier_interval() -> String {
-    duration::format(OutlierDetection::default().interval)
+fn outlier_interval() -> Duration {
+    OutlierDetection::default().interval
 }
 
-/// As it stands in a policy.
-fn base_ejection_time() -> String {
-    duration::format(OutlierDetection::default().base_ejection_time)
+fn base_ejection_time() -> Duration {
+    OutlierDetection::default().base_ejection_time
 }
 
 fn max_ejection_percent() -> u8 {

@@ -143,8 +143,8 @@ pub struct RouteParentStatus {
     ///   UnsupportedValue.
     /// - `ResolvedRefs`: every backend is there and may be used. Otherwise the reason is BackendNotFound or
     ///   RefNotPermitted.
-    /// - `weir.dev/InForce`: it is in force on every connected proxy that it concerns. Otherwise the reason is Rejected,
-    ///   Pending, NoSubscribers or NotAccepted.
+    /// - `weir.dev/InForce`: it is in force on every connected proxy that it concerns. Otherwise the reason is
+    ///   Rejected, Pending, NoSubscribers or NotAccepted.
     /// - `weir.dev/Ineffective`: some of it never takes a request, and only there if it is so; the reason is
     ///   RulesUnreachable or WeightsZero.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
@@ -171,8 +171,8 @@ pub struct PolicyAncestorStatus {
     ///
     /// - `Accepted`: the target is there and takes the policy. Otherwise the reason is TargetNotFound, or Conflicted:
     ///   an older policy holds.
-    /// - `weir.dev/InForce`: it is in force on every connected proxy that it concerns. Otherwise the reason is Rejected,
-    ///   Pending, NoSubscribers, NotAccepted or Overridden.
+    /// - `weir.dev/InForce`: it is in force on every connected proxy that it concerns. Otherwise the reason is
+    ///   Rejected, Pending, NoSubscribers, NotAccepted or Overridden.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
 }

@@ -1,6 +1,6 @@
 //! The schemas of all kinds: that they are whole, and that they and the strict reader say the same.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -172,8 +172,9 @@ fn schema_and_reader_say_the_same_of_every_small_change() {
     let mut wrong = Vec::new();
     for &kind in Kind::ALL {
         let mut changes = 0;
+        let mut seen = HashSet::new();
         for document in documents("samples", kind) {
-            for change in agree::changes(kind, &document) {
+            for change in agree::changes(kind, &document, &mut seen) {
                 changes += 1;
                 wrong.extend(agree::disagreement(kind, &change).map(|problem| format!("{kind}: {problem}")));
             }
@@ -210,6 +211,14 @@ fn defaults_are_what_the_reader_fills_in() {
                     let default = property
                         .get("default")
                         .or_else(|| default_of_variant(schema, &object, name));
+                    // Where it depends on other fields, it is told in words.
+                    if default.is_none()
+                        && property["description"]
+                            .as_str()
+                            .is_some_and(|text| text.contains("Default: "))
+                    {
+                        continue;
+                    }
                     assert_eq!(filled.as_ref(), default, "{place}");
                     seen += usize::from(filled.is_some());
                 }

@@ -1,5 +1,7 @@
 //! Documents that differ from a good one in a single place, and what schema and reader say of each.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 use weir_api::{FieldError, Kind, Object, duration};
 
@@ -56,8 +58,9 @@ pub(crate) fn disagreement(kind: Kind, change: &Change) -> Option<String> {
     }
 }
 
-/// Every change of a document that the schema of its kind gives reason to.
-pub(crate) fn changes(kind: Kind, document: &Value) -> Vec<Change> {
+/// Every change of a document that the schema of its kind gives reason to. `seen` holds the places whose texts were
+/// changed, of all documents: like ones teach nothing new.
+pub(crate) fn changes(kind: Kind, document: &Value, seen: &mut HashSet<(*const Value, Value)>) -> Vec<Change> {
     let mut changes = Vec::new();
     for place in places(kind, document) {
         if place.is_status() {
@@ -70,11 +73,14 @@ pub(crate) fn changes(kind: Kind, document: &Value) -> Vec<Change> {
         };
         out.fields();
         out.types();
+        let is_new = seen.insert((std::ptr::from_ref(place.schema), out.variant()));
         let parts = place.schema["anyOf"].as_array().into_iter().flatten();
         for schema in std::iter::once(place.schema).chain(parts) {
             out.bounds(schema);
             out.items(schema);
-            out.texts(schema);
+            if is_new {
+                out.texts(schema);
+            }
         }
     }
     changes
@@ -121,6 +127,20 @@ impl Changes<'_> {
     fn held(&self) -> Value {
         let mut document = self.document.clone();
         at(&mut document, &self.place.steps).expect("it is there").clone()
+    }
+
+    /// Of which variant the object is that the place is in.
+    fn variant(&self) -> Value {
+        let mut document = self.document.clone();
+        let parent = self
+            .place
+            .steps
+            .split_last()
+            .and_then(|(_, parent)| at(&mut document, parent));
+        parent
+            .and_then(|parent| parent.get("type"))
+            .cloned()
+            .unwrap_or_default()
     }
 
     /// Leaves each field out, and misspells it.
