@@ -6,6 +6,7 @@
 //! Nothing is checked: a value that the model's own rules exclude is refused by [`crate::decode`].
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
@@ -42,26 +43,46 @@ use weir_policy::model::{AppProtocol, Balancing, EndpointHealth, Peer, RouteSour
 use crate::meaning::{DURATION_MAX, HTTP_OPTIONS, METADATA_KEY, ROUTER_FILTER, canonical_order};
 use crate::v1;
 
+pub mod envoy;
+mod envoy_route;
+pub mod grpc;
+mod grpc_route;
+mod not_sent;
 mod outlier;
+mod re2;
 mod route;
+
+pub use not_sent::{NotSent, Place, PolicyField, Sent};
 
 /// A listener, as `envoy.config.listener.v3.Listener` with an API listener (gRFC A27, "LDS Proto").
 pub fn listener(listener: &model::Listener) -> Any {
     let name = listener.name.to_string();
     let routes = match &listener.routes {
-        RouteSource::Named(route) => RouteSpecifier::Rds(Rds {
-            config_source: Some(over_ads()),
-            route_config_name: route.to_string(),
-        }),
+        RouteSource::Named(route) => rds(route.to_string()),
         RouteSource::Inline(hosts) => RouteSpecifier::RouteConfig(route::configuration(name.clone(), hosts)),
     };
+    api_listener(name, routes)
+}
+
+fn router_filter() -> HttpFilter {
+    HttpFilter {
+        name: ROUTER_FILTER.to_owned(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(pack(&Router::default()))),
+        ..HttpFilter::default()
+    }
+}
+
+fn rds(route_config_name: String) -> RouteSpecifier {
+    RouteSpecifier::Rds(Rds {
+        config_source: Some(over_ads()),
+        route_config_name,
+    })
+}
+
+fn api_listener(name: String, routes: RouteSpecifier) -> Any {
     let manager = HttpConnectionManager {
         stat_prefix: name.clone(),
-        http_filters: vec![HttpFilter {
-            name: ROUTER_FILTER.to_owned(),
-            config_type: Some(http_filter::ConfigType::TypedConfig(pack(&Router::default()))),
-            ..HttpFilter::default()
-        }],
+        http_filters: vec![router_filter()],
         route_specifier: Some(routes),
         ..HttpConnectionManager::default()
     };
@@ -88,16 +109,7 @@ pub fn cluster(cluster: &model::Cluster) -> Any {
         Balancing::PeakEwma { .. } => LbPolicy::LeastRequest,
         Balancing::RoundRobin => LbPolicy::RoundRobin,
     };
-    let protocol = match cluster.protocol {
-        AppProtocol::Http1 => ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default()),
-        AppProtocol::Http2 | AppProtocol::Grpc => ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default()),
-    };
-    let http = HttpProtocolOptions {
-        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
-            protocol_config: Some(protocol),
-        })),
-        ..HttpProtocolOptions::default()
-    };
+    let http = http_options(cluster.protocol);
     pack(&Cluster {
         name: cluster.name.to_string(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
@@ -149,6 +161,19 @@ pub fn endpoints(endpoints: &model::ClusterEndpoints) -> Any {
     })
 }
 
+fn http_options(protocol: AppProtocol) -> HttpProtocolOptions {
+    let protocol = match protocol {
+        AppProtocol::Http1 => ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default()),
+        AppProtocol::Http2 | AppProtocol::Grpc => ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default()),
+    };
+    HttpProtocolOptions {
+        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+            protocol_config: Some(protocol),
+        })),
+        ..HttpProtocolOptions::default()
+    }
+}
+
 fn cluster_policy(cluster: &model::Cluster) -> v1::ClusterPolicy {
     let balancing = match cluster.balancing {
         Balancing::PeakEwma { decay } => v1::balancing::Kind::PeakEwma(v1::PeakEwma {
@@ -174,32 +199,61 @@ fn cluster_policy(cluster: &model::Cluster) -> v1::ClusterPolicy {
     }
 }
 
+/// Endpoints by locality, without anything of Weir's own.
+fn by_locality(
+    mut endpoints: Vec<&model::Endpoint>,
+    health: fn(EndpointHealth) -> HealthStatus,
+) -> Vec<(Locality, Vec<LbEndpoint>)> {
+    endpoints.sort_by(|a, b| canonical_order(a, b));
+    let groups = endpoints.chunk_by(|a, b| a.locality == b.locality).map(|group| {
+        let place = group.first().map(|endpoint| locality(&endpoint.locality));
+        let endpoints = group.iter().map(|endpoint| LbEndpoint {
+            health_status: health(endpoint.health).into(),
+            host_identifier: Some(host(endpoint.address)),
+            ..LbEndpoint::default()
+        });
+        (place.unwrap_or_default(), endpoints.collect())
+    });
+    groups.collect()
+}
+
 fn lb_endpoint(endpoint: &model::Endpoint) -> LbEndpoint {
-    let health = match endpoint.health {
-        EndpointHealth::Healthy => HealthStatus::Healthy,
-        EndpointHealth::Unhealthy => HealthStatus::Unhealthy,
-        EndpointHealth::Draining => HealthStatus::Draining,
-    };
     let identity = v1::EndpointIdentity {
         workload: endpoint.workload.as_ref().map(ToString::to_string).unwrap_or_default(),
         weir_proxy: endpoint.peer == Peer::WeirProxy,
     };
     let known = identity != v1::EndpointIdentity::default();
     LbEndpoint {
-        health_status: health.into(),
+        health_status: health_status(endpoint.health).into(),
         metadata: known.then(|| metadata(&identity)),
-        host_identifier: Some(HostIdentifier::Endpoint(Endpoint {
-            address: Some(Address {
-                address: Some(address::Address::SocketAddress(SocketAddress {
-                    protocol: Protocol::Tcp.into(),
-                    address: endpoint.address.ip().to_string(),
-                    port_specifier: Some(PortSpecifier::PortValue(endpoint.address.port().into())),
-                    ..SocketAddress::default()
-                })),
-            }),
-            ..Endpoint::default()
-        })),
+        host_identifier: Some(host(endpoint.address)),
         ..LbEndpoint::default()
+    }
+}
+
+fn health_status(health: EndpointHealth) -> HealthStatus {
+    match health {
+        EndpointHealth::Healthy => HealthStatus::Healthy,
+        EndpointHealth::Unhealthy => HealthStatus::Unhealthy,
+        EndpointHealth::Draining => HealthStatus::Draining,
+    }
+}
+
+fn host(at: SocketAddr) -> HostIdentifier {
+    HostIdentifier::Endpoint(Endpoint {
+        address: Some(socket(at)),
+        ..Endpoint::default()
+    })
+}
+
+fn socket(at: SocketAddr) -> Address {
+    Address {
+        address: Some(address::Address::SocketAddress(SocketAddress {
+            protocol: Protocol::Tcp.into(),
+            address: at.ip().to_string(),
+            port_specifier: Some(PortSpecifier::PortValue(at.port().into())),
+            ..SocketAddress::default()
+        })),
     }
 }
 

@@ -9,11 +9,13 @@
 
 pub mod decode;
 pub mod encode;
+mod envoy_node;
 mod meaning;
 pub mod node;
 mod rejection;
 mod type_url;
 
+pub use envoy_node::{EnvoyNode, EnvoyNodeError, InboundPort, InboundProtocol};
 pub use rejection::{Problem, Rejection};
 pub use type_url::ResourceType;
 

@@ -1,10 +1,12 @@
-//! How a proxy says who it is, in the first request of its stream.
+//! How a client says who it is, in the first request of its stream.
 
 use envoy_types::pb::envoy::config::core::v3::node::UserAgentVersionType;
+use envoy_types::pb::envoy::r#type::v3::SemanticVersion;
 use weir_policy::model::Locality;
-use weir_policy::names::{NameError, WorkloadName};
+use weir_policy::names::{Label, NameError, WorkloadName};
 
 use crate::envoy;
+use crate::envoy_node::{EnvoyNode, EnvoyNodeError};
 
 /// The `user_agent_name` of a weir proxy.
 pub const USER_AGENT: &str = "weir-proxy";
@@ -22,8 +24,39 @@ pub struct ClientIdentity {
     pub locality: Locality,
     /// Its version, for people; empty: unknown.
     pub version: String,
-    /// What it can do, as it names it: [`FEATURE_V1`] and successors.
-    pub features: Vec<String>,
+    /// What is said to it, and how.
+    pub dialect: Dialect,
+}
+
+/// What a client understands; chosen by what its node says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// Everything that [`crate::encode`] writes. By `client_features`.
+    Weir,
+    /// What gRPC's own xDS clients understand (gRFC A27 and successors). By `user_agent_name`.
+    Grpc,
+    /// What Envoy understands. By `user_agent_name`.
+    Envoy(EnvoyNode),
+}
+
+/// Why a node is none that anything could be said to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NodeError {
+    /// Its id is not the name of a workload.
+    #[error("node.id {0}; namespace/name is right")]
+    Id(#[from] NameError),
+    /// A weir proxy that speaks another version.
+    #[error("node.client_features lacks {FEATURE_V1:?}: this client would not understand what is sent here")]
+    Features,
+    /// None of the clients that are known.
+    #[error("node.user_agent_name {held:?} is none of \"{USER_AGENT}\", \"envoy\", \"gRPC …\"")]
+    UserAgent {
+        /// The name.
+        held: String,
+    },
+    /// An Envoy that asks for something that can't be.
+    #[error(transparent)]
+    Envoy(#[from] EnvoyNodeError),
 }
 
 /// The node of a weir proxy.
@@ -42,11 +75,11 @@ pub fn node(workload: &WorkloadName, locality: &Locality, version: &str) -> envo
     }
 }
 
-/// Reads who a client is. Other fields of the node are for other clients and are not looked at.
+/// Reads who a client is. Fields of the node that its kind of client has no use for are not looked at.
 ///
 /// # Errors
-/// When its id is not the name of a workload.
-pub fn read_node(node: &envoy::Node) -> Result<ClientIdentity, NameError> {
+/// When its id is not the name of a workload, or nothing can be said to it.
+pub fn read_node(node: &envoy::Node) -> Result<ClientIdentity, NodeError> {
     let locality = node.locality.as_ref().map(|locality| Locality {
         region: locality.region.clone(),
         zone: locality.zone.clone(),
@@ -54,14 +87,43 @@ pub fn read_node(node: &envoy::Node) -> Result<ClientIdentity, NameError> {
     });
     let version = match &node.user_agent_version_type {
         Some(UserAgentVersionType::UserAgentVersion(version)) => version.clone(),
-        Some(UserAgentVersionType::UserAgentBuildVersion(_)) | None => String::new(),
+        Some(UserAgentVersionType::UserAgentBuildVersion(build)) => build
+            .version
+            .as_ref()
+            .map(|version| {
+                let SemanticVersion {
+                    major_number,
+                    minor_number,
+                    patch,
+                } = version;
+                format!("{major_number}.{minor_number}.{patch}")
+            })
+            .unwrap_or_default(),
+        None => String::new(),
     };
+    let workload: WorkloadName = node.id.parse()?;
     Ok(ClientIdentity {
-        workload: node.id.parse()?,
         locality: locality.unwrap_or_default(),
         version,
-        features: node.client_features.clone(),
+        dialect: dialect(node, &workload.namespace)?,
+        workload,
     })
+}
+
+/// A client that speaks as a weir proxy does needs no name; the others are known by theirs: Envoy sets `envoy`, gRPC's
+/// clients `gRPC` and their language (gRFC A27, "Node proto").
+fn dialect(node: &envoy::Node, own: &Label) -> Result<Dialect, NodeError> {
+    if node.client_features.iter().any(|feature| feature == FEATURE_V1) {
+        return Ok(Dialect::Weir);
+    }
+    match node.user_agent_name.as_str() {
+        USER_AGENT => Err(NodeError::Features),
+        "envoy" => Ok(Dialect::Envoy(EnvoyNode::read(node.metadata.as_ref(), own)?)),
+        name if name.to_ascii_lowercase().starts_with("grpc") => Ok(Dialect::Grpc),
+        name => Err(NodeError::UserAgent {
+            held: name.chars().take(64).collect(),
+        }),
+    }
 }
 
 #[cfg(test)]
@@ -81,9 +143,33 @@ mod tests {
             workload,
             locality,
             version: "0.1.0".to_owned(),
-            features: vec!["weir.dev/v1".to_owned()],
+            dialect: Dialect::Weir,
         };
         assert_eq!(read, Ok(expect));
+    }
+
+    #[test]
+    fn a_client_is_spoken_to_as_what_it_says_it_is() {
+        let read = |user_agent: &str, feature: Option<&str>| {
+            let node = envoy::Node {
+                id: "citizen/a".to_owned(),
+                user_agent_name: user_agent.to_owned(),
+                client_features: feature.map(str::to_owned).into_iter().collect(),
+                ..envoy::Node::default()
+            };
+            read_node(&node).map(|client| client.dialect)
+        };
+        let overprovisioning = Some("envoy.lb.does_not_support_overprovisioning");
+        assert_eq!(read("weir-proxy", Some(FEATURE_V1)), Ok(Dialect::Weir));
+        assert_eq!(read("gRPC C-core linux", overprovisioning), Ok(Dialect::Grpc));
+        assert_eq!(read("gRPC Go", None), Ok(Dialect::Grpc));
+        assert_eq!(read("grpc-java", None), Ok(Dialect::Grpc));
+        assert_eq!(read("envoy", None), Ok(Dialect::Envoy(EnvoyNode::default())));
+        assert_eq!(read("weir-proxy", None), Err(NodeError::Features));
+        for name in ["", "Envoy Gateway", "curl"] {
+            let refused = NodeError::UserAgent { held: name.to_owned() };
+            assert_eq!(read(name, None), Err(refused));
+        }
     }
 
     #[test]
@@ -91,9 +177,10 @@ mod tests {
         for id in ["", "citizen", "citizen/Health", "a/b/c"] {
             let node = envoy::Node {
                 id: id.to_owned(),
+                client_features: vec![FEATURE_V1.to_owned()],
                 ..envoy::Node::default()
             };
-            assert!(read_node(&node).is_err(), "{id}");
+            assert!(matches!(read_node(&node), Err(NodeError::Id(_))), "{id}");
         }
     }
 }

@@ -64,14 +64,7 @@ fn route(route: &model::Route) -> Route {
         }
         model::Action::Forward(forward) => Action::Route(forward_action(&route.matches.path, forward)),
         model::Action::Redirect(redirect) => Action::Redirect(redirect_action(&route.matches.path, redirect)),
-        model::Action::Respond(response) => Action::DirectResponse(DirectResponseAction {
-            status: response.status.as_u16().into(),
-            body: (!response.body.is_empty()).then(|| DataSource {
-                specifier: Some(Specifier::InlineString(response.body.clone())),
-                ..DataSource::default()
-            }),
-            ..DirectResponseAction::default()
-        }),
+        model::Action::Respond(response) => Action::DirectResponse(direct_response(response)),
     };
     Route {
         name: route.name.clone(),
@@ -86,22 +79,29 @@ fn route(route: &model::Route) -> Route {
     }
 }
 
-fn route_match(matches: &model::RouteMatch) -> RouteMatch {
+pub(super) fn direct_response(response: &model::DirectResponse) -> DirectResponseAction {
+    DirectResponseAction {
+        status: response.status.as_u16().into(),
+        body: (!response.body.is_empty()).then(|| DataSource {
+            specifier: Some(Specifier::InlineString(response.body.clone())),
+            ..DataSource::default()
+        }),
+        ..DirectResponseAction::default()
+    }
+}
+
+pub(super) fn route_match(matches: &model::RouteMatch) -> RouteMatch {
     let path = match &matches.path {
         PathMatch::Exact(path) => PathSpecifier::Path(path.clone()),
         PathMatch::Prefix(prefix) if prefix == "/" => PathSpecifier::Prefix(prefix.clone()),
         PathMatch::Prefix(prefix) => PathSpecifier::PathSeparatedPrefix(canonical_prefix(prefix).to_owned()),
         PathMatch::Regex(regex) => PathSpecifier::SafeRegex(regex_matcher(regex)),
     };
-    let header = |name: &str, value| HeaderMatcher {
-        name: name.to_owned(),
-        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(value)),
-        ..HeaderMatcher::default()
-    };
     let method = matches.method.iter();
-    let method = method.map(|method| header(METHOD, string_matcher(MatchPattern::Exact(method.as_str().to_owned()))));
+    let method =
+        method.map(|method| header_matcher(METHOD, string_matcher(MatchPattern::Exact(method.as_str().to_owned()))));
     let headers = matches.headers.iter();
-    let headers = headers.map(|matches| header(matches.name.as_str(), value_matcher(&matches.value)));
+    let headers = headers.map(|matches| header_matcher(matches.name.as_str(), value_matcher(&matches.value)));
     let query = matches.query.iter().map(|matches| QueryParameterMatcher {
         name: matches.name.clone(),
         query_parameter_match_specifier: Some(QueryParameterMatchSpecifier::StringMatch(value_matcher(&matches.value))),
@@ -114,16 +114,17 @@ fn route_match(matches: &model::RouteMatch) -> RouteMatch {
     }
 }
 
-fn forward_action(path: &PathMatch, forward: &model::Forward) -> RouteAction {
-    let clusters = match forward.backends.as_slice() {
-        [one] if one.weight == 1 => ClusterSpecifier::Cluster(one.cluster.to_string()),
-        several => ClusterSpecifier::WeightedClusters(WeightedCluster {
-            clusters: several.iter().map(cluster_weight).collect(),
-            ..WeightedCluster::default()
-        }),
-    };
+pub(super) fn header_matcher(name: &str, value: StringMatcher) -> HeaderMatcher {
+    HeaderMatcher {
+        name: name.to_owned(),
+        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(value)),
+        ..HeaderMatcher::default()
+    }
+}
+
+pub(super) fn forward_action(path: &PathMatch, forward: &model::Forward) -> RouteAction {
     let mut action = RouteAction {
-        cluster_specifier: Some(clusters),
+        cluster_specifier: Some(cluster_specifier(&forward.backends)),
         cluster_not_found_response_code: ClusterNotFoundResponseCode::InternalServerError.into(),
         // 0 is "none"; unset would be 15 seconds.
         timeout: Some(duration(forward.timeouts.request.unwrap_or_default())),
@@ -143,6 +144,16 @@ fn forward_action(path: &PathMatch, forward: &model::Forward) -> RouteAction {
         None => {}
     }
     action
+}
+
+pub(super) fn cluster_specifier(backends: &[model::WeightedBackend]) -> ClusterSpecifier {
+    match backends {
+        [one] if one.weight == 1 => ClusterSpecifier::Cluster(one.cluster.to_string()),
+        several => ClusterSpecifier::WeightedClusters(WeightedCluster {
+            clusters: several.iter().map(cluster_weight).collect(),
+            ..WeightedCluster::default()
+        }),
+    }
 }
 
 fn cluster_weight(backend: &model::WeightedBackend) -> ClusterWeight {
@@ -175,7 +186,7 @@ fn retry_policy(forward: &model::Forward) -> Option<RetryPolicy> {
     }
 }
 
-fn redirect_action(path: &PathMatch, redirect: &model::Redirect) -> RedirectAction {
+pub(super) fn redirect_action(path: &PathMatch, redirect: &model::Redirect) -> RedirectAction {
     let code = match redirect.status {
         StatusCode::MOVED_PERMANENTLY => RedirectResponseCode::MovedPermanently.into(),
         StatusCode::FOUND => RedirectResponseCode::Found.into(),
@@ -208,7 +219,7 @@ fn redirect_action(path: &PathMatch, redirect: &model::Redirect) -> RedirectActi
     }
 }
 
-fn header_options(changes: &HeaderChanges) -> Vec<HeaderValueOption> {
+pub(super) fn header_options(changes: &HeaderChanges) -> Vec<HeaderValueOption> {
     let set = changes.set.iter();
     let set = set.map(|(name, value)| header_option(name, value, HeaderAppendAction::OverwriteIfExistsOrAdd));
     let add = changes.add.iter();
@@ -240,25 +251,25 @@ fn header_option(name: &http::HeaderName, value: &http::HeaderValue, action: Hea
     }
 }
 
-fn removed(changes: &HeaderChanges) -> Vec<String> {
+pub(super) fn removed(changes: &HeaderChanges) -> Vec<String> {
     changes.remove.iter().map(|name| name.as_str().to_owned()).collect()
 }
 
-fn value_matcher(value: &ValueMatch) -> StringMatcher {
+pub(super) fn value_matcher(value: &ValueMatch) -> StringMatcher {
     string_matcher(match value {
         ValueMatch::Exact(value) => MatchPattern::Exact(value.clone()),
         ValueMatch::Regex(regex) => MatchPattern::SafeRegex(regex_matcher(regex)),
     })
 }
 
-fn string_matcher(pattern: MatchPattern) -> StringMatcher {
+pub(super) fn string_matcher(pattern: MatchPattern) -> StringMatcher {
     StringMatcher {
         match_pattern: Some(pattern),
         ..StringMatcher::default()
     }
 }
 
-fn regex_matcher(regex: &str) -> RegexMatcher {
+pub(super) fn regex_matcher(regex: &str) -> RegexMatcher {
     RegexMatcher {
         regex: regex.to_owned(),
         engine_type: None,

@@ -1,0 +1,283 @@
+//! The model in Envoy's terms: socket listeners, one route configuration over all services, clusters, endpoints.
+//!
+//! What exists only between weir proxies does not go along: no metadata of Weir's, and `weir-context` and
+//! `weir-verdict` are taken out of what passes.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
+use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::thresholds::RetryBudget;
+use envoy_types::pb::envoy::config::cluster::v3::cluster::{
+    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbPolicy,
+};
+use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster};
+use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
+use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, LbEndpoint, LocalityLbEndpoints};
+use envoy_types::pb::envoy::config::listener::v3::filter::ConfigType;
+use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener};
+use envoy_types::pb::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
+    RouteSpecifier, ServerHeaderTransformation,
+};
+use envoy_types::pb::envoy::r#type::v3::Percent;
+use envoy_types::pb::google::protobuf::{Any, UInt32Value};
+use weir_policy::context;
+use weir_policy::model;
+use weir_policy::model::{Balancing, EndpointHealth};
+
+use super::not_sent::{NotSent, Notes, PolicyField, Sent};
+use super::{
+    by_locality, duration, envoy_route, health_status, host, http_options, number, outlier, over_ads, pack, rds,
+    router_filter, socket,
+};
+use crate::envoy_node::{InboundPort, InboundProtocol};
+use crate::meaning::HTTP_OPTIONS;
+
+/// The name of the listener where an Envoy's app sends its calls, and of its routes.
+pub const OUTBOUND: &str = "weir-outbound";
+
+/// What the names of listeners and clusters for others' calls begin with.
+pub const INBOUND: &str = "weir-inbound/";
+
+/// Virtual hosts as an Envoy has them: those of one service, or of several put together.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Hosts {
+    hosts: Vec<VirtualHost>,
+    /// What of the model they do not say.
+    pub not_sent: Vec<NotSent>,
+}
+
+impl Hosts {
+    /// Puts those of others behind.
+    pub fn extend(&mut self, others: Hosts) {
+        self.hosts.extend(others.hosts);
+        self.not_sent.extend(others.not_sent);
+    }
+}
+
+/// The listener where the app of an Envoy sends its calls. Its routes are [`outbound_routes`].
+pub fn outbound_listener(listen: SocketAddr) -> Any {
+    let routes = rds(OUTBOUND.to_owned());
+    listener(OUTBOUND.to_owned(), listen, TrafficDirection::Outbound, routes)
+}
+
+/// The name of the listener for others' calls at this address.
+pub fn inbound_name(listen: SocketAddr) -> String {
+    format!("{INBOUND}{listen}")
+}
+
+/// The listener for others' calls to an app port. It takes HTTP/1.1 and HTTP/2 by the first bytes.
+pub fn inbound_listener(listen: SocketAddr, port: InboundPort) -> Any {
+    let name = inbound_name(listen);
+    let configuration = RouteConfiguration {
+        name: name.clone(),
+        virtual_hosts: vec![envoy_route::to_app(inbound_cluster_name(port))],
+        ..without_our_own()
+    };
+    let routes = RouteSpecifier::RouteConfig(configuration);
+    listener(name, listen, TrafficDirection::Inbound, routes)
+}
+
+/// The name of an app port's cluster.
+pub fn inbound_cluster_name(port: InboundPort) -> String {
+    let InboundPort { app, protocol } = port;
+    let protocol = match protocol {
+        InboundProtocol::Http1 => "http",
+        InboundProtocol::Http2 => "http2",
+        InboundProtocol::Grpc => "grpc",
+    };
+    format!("{INBOUND}{app}={protocol}")
+}
+
+/// An app port on loopback.
+pub fn inbound_cluster(port: InboundPort) -> Any {
+    let name = inbound_cluster_name(port);
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port.app.get()));
+    let endpoint = LbEndpoint {
+        host_identifier: Some(host(address)),
+        ..LbEndpoint::default()
+    };
+    pack(&Cluster {
+        name: name.clone(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into())),
+        connect_timeout: Some(duration(APP_CONNECT_TIMEOUT)),
+        load_assignment: Some(ClusterLoadAssignment {
+            cluster_name: name,
+            endpoints: vec![LocalityLbEndpoints {
+                lb_endpoints: vec![endpoint],
+                ..LocalityLbEndpoints::default()
+            }],
+            ..ClusterLoadAssignment::default()
+        }),
+        typed_extension_protocol_options: protocol_options(port.protocol.app_protocol()),
+        ..Cluster::default()
+    })
+}
+
+/// The virtual hosts for a service's names, all in lower case: of those that a request for such a name would use, each
+/// with its names.
+pub fn hosts(names: &[String], hosts: &[model::VirtualHost]) -> Hosts {
+    let mut notes = Notes::default();
+    Hosts {
+        hosts: envoy_route::hosts(names, hosts, &mut notes),
+        not_sent: notes.into_list(),
+    }
+}
+
+/// The routes of all services together, under [`OUTBOUND`]. A name that is no service of the mesh is answered with 502,
+/// as a weir proxy does.
+pub fn outbound_routes<'a>(services: impl Iterator<Item = &'a Hosts>) -> Any {
+    let hosts = services.flat_map(|service| &service.hosts).cloned();
+    let virtual_hosts: Vec<VirtualHost> = hosts.chain([envoy_route::unknown_service()]).collect();
+    // Envoy refuses all routes for one whose text is longer than this.
+    let longest = virtual_hosts.iter().map(envoy_route::longest_text).max();
+    let longest = longest.and_then(|bytes| u32::try_from(bytes).ok());
+    pack(&RouteConfiguration {
+        name: OUTBOUND.to_owned(),
+        virtual_hosts,
+        max_direct_response_body_size_bytes: longest.filter(|bytes| *bytes > TEXT_BYTES_MAX).map(number),
+        ..without_our_own()
+    })
+}
+
+/// A cluster. Peak EWMA goes as least request: two drawn at random, the one with fewer requests taken.
+pub fn cluster(cluster: &model::Cluster) -> Sent {
+    let model::Cluster {
+        name,
+        protocol,
+        connect_timeout,
+        balancing,
+        limits,
+        breaker,
+        outlier_detection,
+        panic_percent,
+        retry_budget,
+    } = cluster;
+    let mut notes = Notes::default();
+    if breaker.is_some() {
+        notes.policy(
+            PolicyField::Failures,
+            "is not known to Envoy: it has no breaker on a whole cluster",
+        );
+    }
+    let model::Limits {
+        max_connections,
+        max_pending,
+        max_requests,
+    } = limits;
+    let model::RetryBudget {
+        percent,
+        min_per_second,
+        window,
+    } = retry_budget;
+    let thresholds = Thresholds {
+        max_connections: Some(number(*max_connections)),
+        max_pending_requests: Some(number(*max_pending)),
+        max_requests: Some(number(*max_requests)),
+        retry_budget: Some(RetryBudget {
+            budget_percent: Some(Percent {
+                value: f64::from(*percent),
+            }),
+            budget_interval: Some(duration(*window)),
+            // Of retries under way, where Weir counts those of a second: the same for a retry that takes one.
+            min_retry_concurrency: Some(UInt32Value { value: *min_per_second }),
+        }),
+        ..Thresholds::default()
+    };
+    let lb_policy = match balancing {
+        Balancing::PeakEwma { decay: _ } => LbPolicy::LeastRequest,
+        Balancing::RoundRobin => LbPolicy::RoundRobin,
+    };
+    notes.with(pack(&Cluster {
+        name: name.to_string(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
+        eds_cluster_config: Some(EdsClusterConfig {
+            eds_config: Some(over_ads()),
+            service_name: String::new(),
+        }),
+        connect_timeout: Some(duration(*connect_timeout)),
+        lb_policy: lb_policy.into(),
+        circuit_breakers: Some(CircuitBreakers {
+            thresholds: vec![thresholds],
+            per_host_thresholds: Vec::new(),
+        }),
+        outlier_detection: outlier_detection.as_ref().map(outlier::outlier_detection),
+        common_lb_config: Some(CommonLbConfig {
+            healthy_panic_threshold: Some(Percent {
+                value: f64::from(*panic_percent),
+            }),
+            ..CommonLbConfig::default()
+        }),
+        ignore_health_on_host_removal: true,
+        typed_extension_protocol_options: protocol_options(*protocol),
+        ..Cluster::default()
+    }))
+}
+
+/// A cluster's endpoints but those that drain: in a panic Envoy would use these as well.
+pub fn endpoints(endpoints: &model::ClusterEndpoints) -> Any {
+    let model::ClusterEndpoints { cluster, endpoints } = endpoints;
+    let stay = endpoints
+        .iter()
+        .filter(|endpoint| endpoint.health != EndpointHealth::Draining);
+    let localities = by_locality(stay.collect(), health_status).into_iter();
+    let localities = localities.map(|(locality, endpoints)| LocalityLbEndpoints {
+        locality: Some(locality),
+        lb_endpoints: endpoints,
+        ..LocalityLbEndpoints::default()
+    });
+    pack(&ClusterLoadAssignment {
+        cluster_name: cluster.to_string(),
+        endpoints: localities.collect(),
+        ..ClusterLoadAssignment::default()
+    })
+}
+
+fn listener(name: String, at: SocketAddr, direction: TrafficDirection, routes: RouteSpecifier) -> Any {
+    let manager = HttpConnectionManager {
+        stat_prefix: name.clone(),
+        http_filters: vec![router_filter()],
+        route_specifier: Some(routes),
+        // The app's own, not Envoy's.
+        server_header_transformation: ServerHeaderTransformation::PassThrough.into(),
+        strip_trailing_host_dot: true,
+        // As long as both sides wait, so does Weir.
+        stream_idle_timeout: Some(duration(Duration::ZERO)),
+        ..HttpConnectionManager::default()
+    };
+    pack(&Listener {
+        name,
+        address: Some(socket(at)),
+        traffic_direction: direction.into(),
+        filter_chains: vec![FilterChain {
+            filters: vec![Filter {
+                name: HTTP_FILTER.to_owned(),
+                config_type: Some(ConfigType::TypedConfig(pack(&manager))),
+            }],
+            ..FilterChain::default()
+        }],
+        ..Listener::default()
+    })
+}
+
+/// Routes by which nothing of Weir's own passes.
+fn without_our_own() -> RouteConfiguration {
+    RouteConfiguration {
+        request_headers_to_remove: vec![context::CONTEXT_HEADER.to_string()],
+        response_headers_to_remove: vec![context::VERDICT_HEADER.to_string()],
+        ..RouteConfiguration::default()
+    }
+}
+
+fn protocol_options(protocol: model::AppProtocol) -> HashMap<String, Any> {
+    HashMap::from([(HTTP_OPTIONS.to_owned(), pack(&http_options(protocol)))])
+}
+
+const HTTP_FILTER: &str = "envoy.filters.network.http_connection_manager";
+/// Envoy's published default of the longest text that a route answers with.
+const TEXT_BYTES_MAX: u32 = 4_096;
+/// On loopback: what takes longer does not come.
+const APP_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);

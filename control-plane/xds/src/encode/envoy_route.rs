@@ -1,0 +1,295 @@
+//! Virtual hosts and routes in Envoy's terms.
+
+use std::collections::BTreeMap;
+
+use envoy_types::pb::envoy::config::core::v3::DataSource;
+use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
+use envoy_types::pb::envoy::config::route::v3::retry_policy::{RetryBackOff, RetryHostPredicate, retry_host_predicate};
+use envoy_types::pb::envoy::config::route::v3::route::Action;
+use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
+use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
+use envoy_types::pb::envoy::config::route::v3::{
+    DirectResponseAction, HeaderMatcher, RetryPolicy, Route, RouteAction, RouteMatch, VirtualHost,
+};
+use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
+use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+use http::StatusCode;
+use weir_policy::model;
+use weir_policy::model::{HeaderChanges, HostMatch, PathMatch, Scheme, ValueMatch};
+use weir_policy::retry::UNPROCESSED_RESENDS_MAX;
+
+use super::not_sent::Notes;
+use super::route::{
+    direct_response, forward_action, header_matcher, header_options, redirect_action, regex_matcher, removed,
+    route_match, string_matcher,
+};
+use super::{duration, number, pack, re2};
+use crate::meaning::{METHOD, RETRY_ON, longest_backoff};
+
+/// The virtual hosts that requests for these names use. A name that none of `hosts` takes has one without routes, which
+/// answers 404.
+pub(super) fn hosts(names: &[String], hosts: &[model::VirtualHost], notes: &mut Notes) -> Vec<VirtualHost> {
+    let mut by_host: BTreeMap<Option<usize>, Vec<String>> = BTreeMap::new();
+    for name in names {
+        by_host.entry(host_of(name, hosts)).or_default().push(name.clone());
+    }
+    let hosts = by_host.into_iter().map(|(at, domains)| {
+        let routes = at.and_then(|at| hosts.get(at)).map(|host| {
+            let model::VirtualHost {
+                name: _,
+                hosts: _,
+                routes,
+            } = host;
+            routes.iter().flat_map(|one| route(one, notes)).collect()
+        });
+        VirtualHost {
+            // Names of virtual hosts have to differ, and domains do.
+            name: domains.first().cloned().unwrap_or_default(),
+            domains,
+            routes: routes.unwrap_or_default(),
+            ..VirtualHost::default()
+        }
+    });
+    hosts.collect()
+}
+
+/// The virtual host of an app behind an Envoy: it takes everything.
+pub(super) fn to_app(cluster: String) -> VirtualHost {
+    virtual_host(
+        "app",
+        Action::Route(RouteAction {
+            cluster_specifier: Some(ClusterSpecifier::Cluster(cluster)),
+            // 0 is "none"; unset would be 15 seconds.
+            timeout: Some(duration(std::time::Duration::ZERO)),
+            retry_policy: Some(unprocessed_again()),
+            ..RouteAction::default()
+        }),
+    )
+}
+
+/// The virtual host of every name that is no service.
+pub(super) fn unknown_service() -> VirtualHost {
+    let text = "this name is no service of the mesh that this Envoy was given\n";
+    virtual_host("unknown", Action::DirectResponse(answer(StatusCode::BAD_GATEWAY, text)))
+}
+
+/// The longest text that a route answers with, in bytes.
+pub(super) fn longest_text(host: &VirtualHost) -> usize {
+    let texts = host.routes.iter().filter_map(|route| match &route.action {
+        Some(Action::DirectResponse(response)) => response.body.as_ref(),
+        _ => None,
+    });
+    let texts = texts.filter_map(|body| match &body.specifier {
+        Some(Specifier::InlineString(text)) => Some(text.len()),
+        _ => None,
+    });
+    texts.max().unwrap_or(0)
+}
+
+fn virtual_host(name: &str, action: Action) -> VirtualHost {
+    let every_path = RouteMatch {
+        path_specifier: Some(PathSpecifier::Prefix("/".to_owned())),
+        ..RouteMatch::default()
+    };
+    VirtualHost {
+        name: name.to_owned(),
+        domains: vec!["*".to_owned()],
+        routes: vec![Route {
+            name: name.to_owned(),
+            r#match: Some(every_path),
+            action: Some(action),
+            ..Route::default()
+        }],
+        ..VirtualHost::default()
+    }
+}
+
+/// The most specific host that takes a name (model::VirtualHost), compared without port.
+fn host_of(name: &str, hosts: &[model::VirtualHost]) -> Option<usize> {
+    let name = name.split_once(':').map_or(name, |(host, _)| host);
+    let rank = |host: &HostMatch| match host {
+        HostMatch::Exact(exact) => (exact == name).then_some((2, exact.len())),
+        HostMatch::Suffix(suffix) => {
+            let labels = name.strip_suffix(suffix.as_str())?.strip_suffix('.')?;
+            (!labels.is_empty()).then_some((1, suffix.len()))
+        }
+        HostMatch::Any => Some((0, 0)),
+    };
+    let ranked = hosts.iter().enumerate().filter_map(|(at, host)| {
+        let best = host.hosts.iter().filter_map(rank).max()?;
+        Some((best, at))
+    });
+    ranked.max().map(|(_, at)| at)
+}
+
+/// A route; two of them where methods differ in what is sent again.
+fn route(route: &model::Route, notes: &mut Notes) -> Vec<Route> {
+    let model::Route {
+        name,
+        matches,
+        request_headers,
+        response_headers,
+        action,
+    } = route;
+    if let Some(problem) = unreadable(matches) {
+        notes.route(name, format!("{problem}; the route is left out"));
+        return Vec::new();
+    }
+    let written = Route {
+        name: name.clone(),
+        r#match: Some(route_match(matches)),
+        request_headers_to_add: header_options(request_headers),
+        request_headers_to_remove: removed(request_headers),
+        response_headers_to_add: header_options(response_headers),
+        response_headers_to_remove: removed(response_headers),
+        ..Route::default()
+    };
+    let with = |action| Route {
+        action: Some(action),
+        ..written.clone()
+    };
+    if !is_text(request_headers) || !is_text(response_headers) {
+        notes.route(
+            name,
+            "writes a header that is no text, which Envoy can't; it answers 500",
+        );
+        let text = "this route can't be carried out by Envoy\n";
+        let failed = Action::DirectResponse(answer(StatusCode::INTERNAL_SERVER_ERROR, text));
+        return vec![Route {
+            name: name.clone(),
+            r#match: Some(route_match(matches)),
+            action: Some(failed),
+            ..Route::default()
+        }];
+    }
+    match action {
+        model::Action::Redirect(redirect) => {
+            let mut action = redirect_action(&matches.path, redirect);
+            // Envoy would keep the port that was asked for beside the new scheme.
+            if let (Some(scheme), None) = (redirect.scheme, redirect.port) {
+                action.port_redirect = match scheme {
+                    Scheme::Http => 80,
+                    Scheme::Https => 443,
+                };
+            }
+            vec![with(Action::Redirect(action))]
+        }
+        model::Action::Respond(response) => vec![with(Action::DirectResponse(direct_response(response)))],
+        model::Action::Forward(forward) if forward.backends.iter().all(|backend| backend.weight == 0) => {
+            vec![with(Action::DirectResponse(answer(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "",
+            )))]
+        }
+        model::Action::Forward(forward) => {
+            let sent = |retry: RetryPolicy| {
+                let mut action = forward_action(&matches.path, forward);
+                action.retry_policy = Some(RetryPolicy {
+                    per_try_timeout: forward.timeouts.backend_request.map(duration),
+                    ..retry
+                });
+                with(Action::Route(action))
+            };
+            match (&forward.retry, &matches.method) {
+                (None, _) => vec![sent(unprocessed_again())],
+                (Some(retry), Some(_)) => vec![sent(again(retry))],
+                // Of methods that are not named only idempotent ones are sent again (model::RetryPolicy).
+                (Some(retry), None) => {
+                    let mut idempotent = sent(again(retry));
+                    if let Some(matches) = &mut idempotent.r#match {
+                        matches.headers.insert(0, is_idempotent());
+                    }
+                    vec![idempotent, sent(unprocessed_again())]
+                }
+            }
+        }
+    }
+}
+
+/// Why Envoy would not read these conditions as Weir does.
+fn unreadable(matches: &model::RouteMatch) -> Option<&'static str> {
+    let model::RouteMatch {
+        path,
+        method: _,
+        headers,
+        query,
+    } = matches;
+    let path = match path {
+        PathMatch::Regex(regex) => Some(regex),
+        PathMatch::Exact(_) | PathMatch::Prefix(_) => None,
+    };
+    let values = headers.iter().map(|header| &header.value);
+    let values = values.chain(query.iter().map(|parameter| &parameter.value));
+    let regexes = values.filter_map(|value| match value {
+        ValueMatch::Regex(regex) => Some(regex),
+        ValueMatch::Exact(_) => None,
+    });
+    regexes.chain(path).find_map(|regex| re2::refuses(regex))
+}
+
+fn is_text(changes: &HeaderChanges) -> bool {
+    let mut values = changes.set.iter().chain(&changes.add);
+    values.all(|(_, value)| std::str::from_utf8(value.as_bytes()).is_ok())
+}
+
+fn answer(status: StatusCode, text: &str) -> DirectResponseAction {
+    DirectResponseAction {
+        status: status.as_u16().into(),
+        body: (!text.is_empty()).then(|| DataSource {
+            specifier: Some(Specifier::InlineString(text.to_owned())),
+            ..DataSource::default()
+        }),
+        ..DirectResponseAction::default()
+    }
+}
+
+fn is_idempotent() -> HeaderMatcher {
+    let methods = MatchPattern::SafeRegex(regex_matcher("DELETE|GET|HEAD|OPTIONS|PUT|TRACE"));
+    header_matcher(METHOD, string_matcher(methods))
+}
+
+/// What is provably unprocessed is sent again, whatever the route says.
+fn unprocessed_again() -> RetryPolicy {
+    RetryPolicy {
+        retry_on: UNPROCESSED.join(","),
+        num_retries: Some(number(UNPROCESSED_RESENDS_MAX)),
+        ..elsewhere()
+    }
+}
+
+fn again(retry: &model::RetryPolicy) -> RetryPolicy {
+    let model::RetryPolicy {
+        attempts,
+        codes,
+        backoff,
+    } = retry;
+    RetryPolicy {
+        retry_on: RETRY_ON.join(","),
+        num_retries: Some(number(*attempts)),
+        retriable_status_codes: codes.iter().map(|code| code.as_u16().into()).collect(),
+        retry_back_off: (!backoff.is_zero()).then(|| RetryBackOff {
+            base_interval: Some(duration(*backoff)),
+            max_interval: Some(duration(longest_backoff(*backoff))),
+        }),
+        ..elsewhere()
+    }
+}
+
+/// To another endpoint, if there is one.
+fn elsewhere() -> RetryPolicy {
+    RetryPolicy {
+        retry_host_predicate: vec![RetryHostPredicate {
+            name: "envoy.retry_host_predicates.previous_hosts".to_owned(),
+            config_type: Some(retry_host_predicate::ConfigType::TypedConfig(pack(
+                &PreviousHostsPredicate::default(),
+            ))),
+        }],
+        host_selection_retry_max_attempts: HOSTS_TRIED_MAX,
+        ..RetryPolicy::default()
+    }
+}
+
+/// Envoy's words for it.
+const UNPROCESSED: [&str; 3] = ["connect-failure", "refused-stream", "reset-before-request"];
+/// So often another endpoint is looked for: Envoy's documentation advises three to five.
+const HOSTS_TRIED_MAX: i64 = 5;

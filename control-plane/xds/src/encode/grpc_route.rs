@@ -1,0 +1,239 @@
+//! Route configurations as gRPC's clients understand them (gRFC A28: matching and weights; A31: timeouts; A36: what is
+//! not forwarded; A44: retries).
+
+use std::num::NonZeroU16;
+
+use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
+use envoy_types::pb::envoy::config::route::v3::retry_policy::RetryBackOff;
+use envoy_types::pb::envoy::config::route::v3::route::Action;
+use envoy_types::pb::envoy::config::route::v3::route_action::MaxStreamDuration;
+use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
+use envoy_types::pb::envoy::config::route::v3::{
+    HeaderMatcher, NonForwardingAction, RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
+};
+use http::{Method, StatusCode};
+use weir_policy::model;
+use weir_policy::model::{HostMatch, PathMatch, ValueMatch};
+
+use super::not_sent::Notes;
+use super::route::{cluster_specifier, regex_matcher, value_matcher};
+use super::{duration, number, re2};
+use crate::meaning::{canonical_prefix, domain, longest_backoff, prefix_pattern};
+
+/// A route configuration for the services' port, `None`: for any.
+pub(super) fn configuration(
+    name: String,
+    hosts: &[model::VirtualHost],
+    port: Option<NonZeroU16>,
+    notes: &mut Notes,
+) -> RouteConfiguration {
+    let hosts = hosts.iter().map(|host| {
+        let model::VirtualHost { name, hosts, routes } = host;
+        VirtualHost {
+            name: name.clone(),
+            domains: hosts.iter().flat_map(|host| domains(host, port)).collect(),
+            routes: routes.iter().filter_map(|one| route(one, notes)).collect(),
+            ..VirtualHost::default()
+        }
+    });
+    RouteConfiguration {
+        name,
+        virtual_hosts: hosts.collect(),
+        ..RouteConfiguration::default()
+    }
+}
+
+/// gRPC compares the whole authority, with the port if it has one (gRFC A27, "RDS"); the model compares the host alone.
+fn domains(host: &HostMatch, port: Option<NonZeroU16>) -> Vec<String> {
+    let plain = domain(host);
+    match host {
+        HostMatch::Any => vec![plain],
+        HostMatch::Exact(_) => vec![format!("{plain}:*"), plain],
+        HostMatch::Suffix(_) => {
+            let with_port = port.map(|port| format!("{plain}:{port}"));
+            with_port.into_iter().chain([plain]).collect()
+        }
+    }
+}
+
+fn route(route: &model::Route, notes: &mut Notes) -> Option<Route> {
+    let model::Route {
+        name,
+        matches,
+        request_headers,
+        response_headers,
+        action,
+    } = route;
+    let matches = match route_match(matches) {
+        Ok(matches) => matches?,
+        Err(problem) => {
+            notes.route(name, format!("{problem}; the route is left out"));
+            return None;
+        }
+    };
+    let unforwarded = |notes: &mut Notes, problem: &str| {
+        notes.route(name, format!("{problem}; its calls fail with UNAVAILABLE"));
+        Action::NonForwardingAction(NonForwardingAction {})
+    };
+    let action = match action {
+        model::Action::Redirect(_) => unforwarded(notes, "redirects, which a gRPC client does not follow"),
+        model::Action::Respond(_) => unforwarded(notes, "answers by itself, which a gRPC client can't"),
+        // Answered with an error by every client.
+        model::Action::Forward(forward) if forward.backends.iter().all(|backend| backend.weight == 0) => {
+            Action::NonForwardingAction(NonForwardingAction {})
+        }
+        model::Action::Forward(_) if !request_headers.is_empty() || !response_headers.is_empty() => {
+            unforwarded(notes, "changes headers, which a gRPC client can't")
+        }
+        model::Action::Forward(forward) if forward.rewrite != model::Rewrite::default() => {
+            unforwarded(notes, "rewrites, which a gRPC client can't")
+        }
+        model::Action::Forward(forward) => Action::Route(forward_action(route, forward, notes)),
+    };
+    Some(Route {
+        name: name.clone(),
+        r#match: Some(matches),
+        action: Some(action),
+        ..Route::default()
+    })
+}
+
+/// A route's conditions on calls, which are POST with a path of `/service/method` and no query; `None`: no call can
+/// fulfil them.
+///
+/// # Errors
+/// Why a client could not tell.
+fn route_match(matches: &model::RouteMatch) -> Result<Option<RouteMatch>, &'static str> {
+    let model::RouteMatch {
+        path,
+        method,
+        headers,
+        query,
+    } = matches;
+    if method.as_ref().is_some_and(|method| method != Method::POST) || !query.is_empty() {
+        return Ok(None);
+    }
+    let path = match path {
+        PathMatch::Exact(path) => PathSpecifier::Path(path.clone()),
+        PathMatch::Regex(regex) => match re2::refuses(regex) {
+            Some(problem) => return Err(problem),
+            None => PathSpecifier::SafeRegex(regex_matcher(regex)),
+        },
+        PathMatch::Prefix(prefix) => path_prefix(canonical_prefix(prefix)),
+    };
+    let mut written = Vec::new();
+    for header in headers {
+        let model::HeaderMatch { name, value } = header;
+        if is_hidden(name.as_str()) {
+            return Err("has a condition on a field that a gRPC client does not show to its routes");
+        }
+        if let ValueMatch::Regex(regex) = value
+            && let Some(problem) = re2::refuses(regex)
+        {
+            return Err(problem);
+        }
+        written.push(HeaderMatcher {
+            name: name.as_str().to_owned(),
+            // gRFC A63.
+            header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(value_matcher(value))),
+            ..HeaderMatcher::default()
+        });
+    }
+    Ok(Some(RouteMatch {
+        path_specifier: Some(path),
+        headers: written,
+        ..RouteMatch::default()
+    }))
+}
+
+/// gRPC has no prefix of whole segments. `/package.Service` is a whole one if a `/` is put behind it, since each call
+/// has a method; what is longer goes as an expression.
+fn path_prefix(prefix: &str) -> PathSpecifier {
+    match prefix.matches('/').count() {
+        _ if prefix == "/" => PathSpecifier::Prefix("/".to_owned()),
+        1 => PathSpecifier::Prefix(format!("{prefix}/")),
+        _ => {
+            let pattern = prefix_pattern(prefix);
+            let whole = pattern.strip_suffix("/*").unwrap_or(&pattern);
+            PathSpecifier::SafeRegex(regex_matcher(&format!("{whole}(/.*)?")))
+        }
+    }
+}
+
+/// Fields that gRPC does not match on (gRFC A28, "Header matching"): binary ones, and those it makes itself later.
+fn is_hidden(name: &str) -> bool {
+    matches!(name, "host" | "user-agent" | "te") || name.starts_with("grpc-") || name.ends_with("-bin")
+}
+
+fn forward_action(route: &model::Route, forward: &model::Forward, notes: &mut Notes) -> RouteAction {
+    let model::Forward {
+        backends,
+        rewrite: _,
+        timeouts,
+        retry,
+    } = forward;
+    // A call is POST: it is sent again only by a route that says POST by name (model::RetryPolicy).
+    let retry = retry.as_ref().filter(|_| route.matches.method.is_some());
+    let longest = match (timeouts.request, timeouts.backend_request, retry) {
+        (request, None, _) => request,
+        // Without retries there is one attempt.
+        (request, Some(attempt), None) => Some(request.map_or(attempt, |request| request.min(attempt))),
+        (request, Some(_), Some(_)) => {
+            notes.route(
+                &route.name,
+                "has timeouts.backendRequest, which a gRPC client does not know",
+            );
+            request
+        }
+    };
+    RouteAction {
+        cluster_specifier: Some(cluster_specifier(backends)),
+        max_stream_duration: longest.map(|longest| MaxStreamDuration {
+            max_stream_duration: Some(duration(longest)),
+            ..MaxStreamDuration::default()
+        }),
+        retry_policy: retry.and_then(|retry| retry_policy(&route.name, retry, notes)),
+        ..RouteAction::default()
+    }
+}
+
+fn retry_policy(name: &str, retry: &model::RetryPolicy, notes: &mut Notes) -> Option<RetryPolicy> {
+    let model::RetryPolicy {
+        attempts,
+        codes,
+        backoff,
+    } = retry;
+    // gRPC refuses a policy of none.
+    if *attempts == 0 {
+        return None;
+    }
+    if *attempts > ATTEMPTS_MAX {
+        notes.route(
+            name,
+            "sends again more than 4 times, which is the most of a gRPC client",
+        );
+    }
+    if !codes.iter().all(is_unavailable) {
+        notes.route(
+            name,
+            "sends again on statuses that a gRPC client does not take for UNAVAILABLE",
+        );
+    }
+    Some(RetryPolicy {
+        retry_on: "unavailable".to_owned(),
+        num_retries: Some(number(*attempts)),
+        retry_back_off: (!backoff.is_zero()).then(|| RetryBackOff {
+            base_interval: Some(duration(*backoff)),
+            max_interval: Some(duration(longest_backoff(*backoff))),
+        }),
+        ..RetryPolicy::default()
+    })
+}
+
+/// gRPC, "HTTP to gRPC Status Code Mapping".
+fn is_unavailable(status: &StatusCode) -> bool {
+    matches!(status.as_u16(), 429 | 502 | 503 | 504)
+}
+
+/// gRFC A6, "maxAttempts": five, with the first.
+const ATTEMPTS_MAX: u32 = 4;

@@ -1,0 +1,450 @@
+//! What each kind of client is told of each field of the model. A field that is added to the model does not compile
+//! here until somebody decided.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+use weir_policy::model::{self, *};
+use weir_xds::encode;
+use weir_xds::encode::{NotSent, Sent};
+use weir_xds::envoy::Any;
+
+use Says::{NotSent as No, Nothing, Said};
+
+/// What a message does with a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Says {
+    /// It says it.
+    Said,
+    /// It does not say it, and the list of what was not sent does.
+    NotSent,
+    /// It makes no difference to such a client.
+    Nothing,
+}
+
+/// A field; what the value is before (on top of what every one is) and after a change of it; and what a weir proxy, a
+/// gRPC client and an Envoy are told of the change.
+struct Row<T>(&'static str, fn(&mut T), fn(&mut T), [Says; 3]);
+
+/// A message, and what was not sent in it.
+type Told = (Any, Vec<NotSent>);
+
+macro_rules! fields {
+    ($name:ident: $($of:ident { $($field:ident),* $(,)? })*) => {
+        /// Every field of these.
+        fn $name() -> BTreeSet<&'static str> {
+            $(let _ = |value: model::$of| { let model::$of { $($field: _),* } = value; };)*
+            BTreeSet::from([$($(concat!(stringify!($of), ".", stringify!($field))),*),*])
+        }
+    };
+}
+
+#[track_caller]
+fn check<T: Clone>(base: &T, rows: &[Row<T>], fields: BTreeSet<&'static str>, encode: fn(&T) -> [Told; 3]) {
+    for Row(field, before, after, expect) in rows {
+        let mut old = base.clone();
+        before(&mut old);
+        let mut new = old.clone();
+        after(&mut new);
+        let (old, new) = (encode(&old), encode(&new));
+        for (at, client) in ["weir", "grpc", "envoy"].into_iter().enumerate() {
+            let fresh = new[at].1.iter().any(|one| !old[at].1.contains(one));
+            let says = match (fresh, old[at].0 == new[at].0) {
+                (true, _) => No,
+                (false, false) => Said,
+                (false, true) => Nothing,
+            };
+            assert_eq!(says, expect[at], "{field} to {client}: {:?}", new[at].1);
+        }
+    }
+    let covered: BTreeSet<&str> = rows.iter().map(|Row(field, ..)| *field).collect();
+    assert_eq!(covered, fields, "a row for each field");
+}
+
+fn nothing<T>(_: &mut T) {}
+
+fields! { route_fields:
+    RouteConfig { name, virtual_hosts }
+    VirtualHost { name, hosts, routes }
+    Route { name, matches, request_headers, response_headers, action }
+    RouteMatch { path, method, headers, query }
+    HeaderMatch { name, value }
+    QueryMatch { name, value }
+    HeaderChanges { remove, set, add }
+    Forward { backends, rewrite, timeouts, retry }
+    WeightedBackend { cluster, weight }
+    Rewrite { host, path }
+    Timeouts { request, backend_request }
+    RetryPolicy { attempts, codes, backoff }
+    Redirect { scheme, host, port, path, status }
+    DirectResponse { status, body }
+}
+
+fn routes() -> RouteConfig {
+    RouteConfig {
+        name: "portal.citizen:80/*".parse().expect("a name"),
+        virtual_hosts: vec![VirtualHost {
+            name: "portal".to_owned(),
+            hosts: vec![HostMatch::Any],
+            routes: vec![Route {
+                name: "HTTPRoute/citizen/r#rules[0]".to_owned(),
+                matches: RouteMatch {
+                    path: PathMatch::Prefix("/a".to_owned()),
+                    method: None,
+                    headers: Vec::new(),
+                    query: Vec::new(),
+                },
+                request_headers: HeaderChanges::default(),
+                response_headers: HeaderChanges::default(),
+                action: Action::Forward(Forward {
+                    backends: vec![backend("portal.citizen:80", 1)],
+                    rewrite: Rewrite::default(),
+                    timeouts: Timeouts::default(),
+                    retry: None,
+                }),
+            }],
+        }],
+    }
+}
+
+fn backend(cluster: &str, weight: u32) -> WeightedBackend {
+    WeightedBackend {
+        cluster: cluster.parse().expect("a name"),
+        weight,
+    }
+}
+
+fn route(config: &mut RouteConfig) -> &mut Route {
+    &mut config.virtual_hosts[0].routes[0]
+}
+
+fn forward(config: &mut RouteConfig) -> &mut Forward {
+    match &mut route(config).action {
+        Action::Forward(forward) => forward,
+        other => panic!("a forward: {other:?}"),
+    }
+}
+
+fn redirect(config: &mut RouteConfig) {
+    route(config).action = Action::Redirect(Redirect {
+        scheme: None,
+        host: None,
+        port: None,
+        path: None,
+        status: StatusCode::FOUND,
+    });
+}
+
+fn redirected(config: &mut RouteConfig) -> &mut Redirect {
+    match &mut route(config).action {
+        Action::Redirect(redirect) => redirect,
+        other => panic!("a redirect: {other:?}"),
+    }
+}
+
+fn respond(config: &mut RouteConfig) {
+    route(config).action = Action::Respond(DirectResponse {
+        status: StatusCode::NOT_FOUND,
+        body: String::new(),
+    });
+}
+
+fn responded(config: &mut RouteConfig) -> &mut DirectResponse {
+    match &mut route(config).action {
+        Action::Respond(response) => response,
+        other => panic!("an answer: {other:?}"),
+    }
+}
+
+/// What gRPC sends again by: it names POST.
+fn retried(config: &mut RouteConfig) {
+    route(config).matches.method = Some(Method::POST);
+    forward(config).retry = Some(RetryPolicy {
+        attempts: 1,
+        codes: vec![StatusCode::SERVICE_UNAVAILABLE],
+        backoff: Duration::from_millis(25),
+    });
+}
+
+fn retry(config: &mut RouteConfig) -> &mut RetryPolicy {
+    forward(config).retry.as_mut().expect("a policy")
+}
+
+fn header_field(config: &mut RouteConfig) {
+    route(config).matches.headers = vec![HeaderMatch {
+        name: HeaderName::from_static("x-a"),
+        value: ValueMatch::Exact("1".to_owned()),
+    }];
+}
+
+fn parameter(config: &mut RouteConfig) {
+    route(config).matches.query = vec![QueryMatch {
+        name: "a".to_owned(),
+        value: ValueMatch::Exact("1".to_owned()),
+    }];
+}
+
+fn field() -> (HeaderName, HeaderValue) {
+    (HeaderName::from_static("x-a"), HeaderValue::from_static("1"))
+}
+
+/// RE2 reads it otherwise.
+const ODD: &str = "[a-z&&[^b]]";
+
+#[rustfmt::skip]
+const ROUTES: &[Row<RouteConfig>] = &[
+    // An Envoy has one route configuration for all services.
+    Row("RouteConfig.name", nothing, |c| c.name = "portal.citizen:80/police".parse().expect("a name"), [Said, Said, Nothing]),
+    Row("RouteConfig.virtual_hosts", nothing, |c| c.virtual_hosts.clear(), [Said, Said, Said]),
+    // An Envoy's are named by their first domain.
+    Row("VirtualHost.name", nothing, |c| c.virtual_hosts[0].name = "x".to_owned(), [Said, Said, Nothing]),
+    Row("VirtualHost.hosts", nothing, |c| c.virtual_hosts[0].hosts = vec![HostMatch::Suffix("citizen".to_owned())], [Said, Said, Said]),
+    Row("VirtualHost.routes", nothing, |c| c.virtual_hosts[0].routes.clear(), [Said, Said, Said]),
+    Row("Route.name", nothing, |c| route(c).name = "x".to_owned(), [Said, Said, Said]),
+    Row("Route.matches", nothing, |c| route(c).matches.path = PathMatch::Exact("/a/b".to_owned()), [Said, Said, Said]),
+    Row("Route.request_headers", nothing, |c| route(c).request_headers.set = vec![field()], [Said, No, Said]),
+    Row("Route.response_headers", nothing, |c| route(c).response_headers.set = vec![field()], [Said, No, Said]),
+    Row("Route.action", nothing, redirect, [Said, No, Said]),
+    Row("Route.action", nothing, respond, [Said, No, Said]),
+    Row("RouteMatch.path", nothing, |c| route(c).matches.path = PathMatch::Regex("/a.*".to_owned()), [Said, Said, Said]),
+    Row("RouteMatch.path", nothing, |c| route(c).matches.path = PathMatch::Regex(ODD.to_owned()), [Said, No, No]),
+    // No call has another method than POST: the route is left out, which says it.
+    Row("RouteMatch.method", nothing, |c| route(c).matches.method = Some(Method::PUT), [Said, Said, Said]),
+    // Every call has it.
+    Row("RouteMatch.method", nothing, |c| route(c).matches.method = Some(Method::POST), [Said, Nothing, Said]),
+    Row("RouteMatch.headers", nothing, header_field, [Said, Said, Said]),
+    // No call has a query.
+    Row("RouteMatch.query", nothing, parameter, [Said, Said, Said]),
+    Row("HeaderMatch.name", header_field, |c| route(c).matches.headers[0].name = HeaderName::from_static("x-b"), [Said, Said, Said]),
+    Row("HeaderMatch.name", header_field, |c| route(c).matches.headers[0].name = http::header::HOST, [Said, No, Said]),
+    Row("HeaderMatch.value", header_field, |c| route(c).matches.headers[0].value = ValueMatch::Exact("2".to_owned()), [Said, Said, Said]),
+    Row("HeaderMatch.value", header_field, |c| route(c).matches.headers[0].value = ValueMatch::Regex(ODD.to_owned()), [Said, No, No]),
+    Row("QueryMatch.name", parameter, |c| route(c).matches.query[0].name = "b".to_owned(), [Said, Nothing, Said]),
+    Row("QueryMatch.value", parameter, |c| route(c).matches.query[0].value = ValueMatch::Exact("2".to_owned()), [Said, Nothing, Said]),
+    Row("HeaderChanges.remove", nothing, |c| route(c).request_headers.remove = vec![field().0], [Said, No, Said]),
+    Row("HeaderChanges.set", nothing, |c| route(c).request_headers.set = vec![field()], [Said, No, Said]),
+    Row("HeaderChanges.add", nothing, |c| route(c).request_headers.add = vec![field()], [Said, No, Said]),
+    Row("HeaderChanges.add", nothing, |c| {
+        let latin = HeaderValue::from_bytes(b"\xe4").expect("a value");
+        route(c).request_headers.add = vec![(field().0, latin)];
+    }, [Said, No, No]),
+    Row("Forward.backends", nothing, |c| forward(c).backends.clear(), [Said, Said, Said]),
+    Row("Forward.rewrite", nothing, |c| forward(c).rewrite.host = Some("x".to_owned()), [Said, No, Said]),
+    Row("Forward.timeouts", nothing, |c| forward(c).timeouts.request = Some(Duration::from_secs(1)), [Said, Said, Said]),
+    Row("Forward.retry", |c| route(c).matches.method = Some(Method::POST), retried, [Said, Said, Said]),
+    // Not idempotent, and not named: a call is not sent again.
+    Row("Forward.retry", nothing, |c| {
+        retried(c);
+        route(c).matches.method = None;
+    }, [Said, Nothing, Said]),
+    Row("WeightedBackend.cluster", nothing, |c| forward(c).backends[0] = backend("identity.citizen:80", 1), [Said, Said, Said]),
+    Row("WeightedBackend.weight", nothing, |c| forward(c).backends[0].weight = 2, [Said, Said, Said]),
+    Row("Rewrite.host", nothing, |c| forward(c).rewrite.host = Some("x".to_owned()), [Said, No, Said]),
+    Row("Rewrite.path", nothing, |c| forward(c).rewrite.path = Some(PathRewrite::Full("/x".to_owned())), [Said, No, Said]),
+    Row("Timeouts.request", nothing, |c| forward(c).timeouts.request = Some(Duration::from_secs(1)), [Said, Said, Said]),
+    Row("Timeouts.backend_request", nothing, |c| forward(c).timeouts.backend_request = Some(Duration::from_secs(1)), [Said, Said, Said]),
+    Row("Timeouts.backend_request", retried, |c| forward(c).timeouts.backend_request = Some(Duration::from_secs(1)), [Said, No, Said]),
+    Row("RetryPolicy.attempts", retried, |c| retry(c).attempts = 2, [Said, Said, Said]),
+    Row("RetryPolicy.attempts", retried, |c| retry(c).attempts = 5, [Said, No, Said]),
+    // All of these are UNAVAILABLE to a call.
+    Row("RetryPolicy.codes", retried, |c| retry(c).codes = vec![StatusCode::BAD_GATEWAY], [Said, Nothing, Said]),
+    Row("RetryPolicy.codes", retried, |c| retry(c).codes = vec![StatusCode::INTERNAL_SERVER_ERROR], [Said, No, Said]),
+    Row("RetryPolicy.backoff", retried, |c| retry(c).backoff = Duration::from_millis(50), [Said, Said, Said]),
+    // Whatever a redirect says, a call fails.
+    Row("Redirect.scheme", redirect, |c| redirected(c).scheme = Some(Scheme::Https), [Said, Nothing, Said]),
+    Row("Redirect.host", redirect, |c| redirected(c).host = Some("x".to_owned()), [Said, Nothing, Said]),
+    Row("Redirect.port", redirect, |c| redirected(c).port = NonZeroU16::new(81), [Said, Nothing, Said]),
+    Row("Redirect.path", redirect, |c| redirected(c).path = Some(PathRewrite::Full("/x".to_owned())), [Said, Nothing, Said]),
+    Row("Redirect.status", redirect, |c| redirected(c).status = StatusCode::SEE_OTHER, [Said, Nothing, Said]),
+    Row("DirectResponse.status", respond, |c| responded(c).status = StatusCode::GONE, [Said, Nothing, Said]),
+    Row("DirectResponse.body", respond, |c| responded(c).body = "x".to_owned(), [Said, Nothing, Said]),
+];
+
+#[test]
+fn of_routes_each_client_is_told_what_it_can_do() {
+    check(&routes(), ROUTES, route_fields(), |config| {
+        let Sent { message, not_sent } = encode::grpc::route_config(config);
+        let names = ["portal.citizen:80".to_owned(), "portal:80".to_owned()];
+        let hosts = encode::envoy::hosts(&names, &config.virtual_hosts);
+        let envoy = encode::envoy::outbound_routes(std::iter::once(&hosts));
+        [
+            (encode::route_config(config), Vec::new()),
+            (message, not_sent),
+            (envoy, hosts.not_sent),
+        ]
+    });
+}
+
+fields! { cluster_fields:
+    Cluster {
+        name, protocol, connect_timeout, balancing, limits, breaker, outlier_detection, panic_percent, retry_budget,
+    }
+    Limits { max_connections, max_pending, max_requests }
+    FailureBreaker { failure_percent, min_requests, window, open_for, half_open_requests }
+    OutlierDetection {
+        consecutive_5xx_errors, consecutive_gateway_errors, consecutive_local_origin_failures, failure_percentage,
+        interval, base_ejection_time, max_ejection_time, max_ejection_percent,
+    }
+    FailurePercentage { threshold, min_requests, min_hosts }
+    RetryBudget { percent, min_per_second, window }
+}
+
+fn cluster() -> Cluster {
+    Cluster {
+        name: "portal.citizen:80".parse().expect("a name"),
+        protocol: AppProtocol::Grpc,
+        connect_timeout: Duration::from_secs(1),
+        balancing: Balancing::RoundRobin,
+        limits: Limits::default(),
+        breaker: None,
+        outlier_detection: None,
+        panic_percent: 1,
+        retry_budget: RetryBudget::default(),
+    }
+}
+
+fn breaks(cluster: &mut Cluster) {
+    cluster.breaker = Some(FailureBreaker {
+        failure_percent: 50,
+        min_requests: 20,
+        window: Duration::from_secs(10),
+        open_for: Duration::from_secs(5),
+        half_open_requests: 3,
+    });
+}
+
+fn breaker(cluster: &mut Cluster) -> &mut FailureBreaker {
+    cluster.breaker.as_mut().expect("a breaker")
+}
+
+/// What gRPC knows as well.
+fn ejects(cluster: &mut Cluster) {
+    cluster.outlier_detection = Some(OutlierDetection {
+        consecutive_5xx_errors: None,
+        consecutive_gateway_errors: None,
+        consecutive_local_origin_failures: None,
+        failure_percentage: Some(FailurePercentage {
+            threshold: 85,
+            min_requests: 50,
+            min_hosts: 5,
+        }),
+        interval: Duration::from_secs(10),
+        base_ejection_time: Duration::from_secs(30),
+        max_ejection_time: Duration::from_secs(300),
+        max_ejection_percent: 10,
+    });
+}
+
+fn outlier(cluster: &mut Cluster) -> &mut OutlierDetection {
+    cluster.outlier_detection.as_mut().expect("a rule")
+}
+
+fn share(cluster: &mut Cluster) -> &mut FailurePercentage {
+    outlier(cluster).failure_percentage.as_mut().expect("a rule")
+}
+
+// That gRPC knows no connect timeout, retry budget and panic is in its list whatever they are, so that a change adds
+// nothing there: `Nothing`, and tested below.
+#[rustfmt::skip]
+const CLUSTERS: &[Row<Cluster>] = &[
+    Row("Cluster.name", nothing, |c| c.name = "portal.citizen:81".parse().expect("a name"), [Said, Said, Said]),
+    // gRPC is HTTP/2; to weir proxies it makes a difference what their own answers are.
+    Row("Cluster.protocol", nothing, |c| c.protocol = AppProtocol::Http2, [Said, Nothing, Nothing]),
+    Row("Cluster.protocol", nothing, |c| c.protocol = AppProtocol::Http1, [Said, No, Said]),
+    Row("Cluster.connect_timeout", nothing, |c| c.connect_timeout = Duration::from_secs(2), [Said, Nothing, Said]),
+    Row("Cluster.balancing", nothing, |c| c.balancing = Balancing::PeakEwma { decay: Duration::from_secs(10) }, [Said, No, Said]),
+    Row("Cluster.limits", nothing, |c| c.limits.max_requests = 1, [Said, Said, Said]),
+    Row("Cluster.breaker", nothing, breaks, [Said, No, No]),
+    Row("Cluster.outlier_detection", nothing, ejects, [Said, Said, Said]),
+    Row("Cluster.panic_percent", nothing, |c| c.panic_percent = 50, [Said, Nothing, Said]),
+    Row("OutlierDetection.consecutive_5xx_errors", ejects, |c| outlier(c).consecutive_5xx_errors = Some(5), [Said, No, Said]),
+    Row("OutlierDetection.consecutive_gateway_errors", ejects, |c| outlier(c).consecutive_gateway_errors = Some(5), [Said, No, Said]),
+    Row("OutlierDetection.consecutive_local_origin_failures", ejects, |c| outlier(c).consecutive_local_origin_failures = Some(5), [Said, No, Said]),
+    Row("OutlierDetection.failure_percentage", ejects, |c| outlier(c).failure_percentage = None, [Said, Said, Said]),
+    Row("OutlierDetection.interval", ejects, |c| outlier(c).interval = Duration::from_secs(1), [Said, Said, Said]),
+    Row("OutlierDetection.base_ejection_time", ejects, |c| outlier(c).base_ejection_time = Duration::from_secs(1), [Said, Said, Said]),
+    Row("OutlierDetection.max_ejection_time", ejects, |c| outlier(c).max_ejection_time = Duration::from_secs(99), [Said, Said, Said]),
+    Row("OutlierDetection.max_ejection_percent", ejects, |c| outlier(c).max_ejection_percent = 50, [Said, Said, Said]),
+    Row("FailurePercentage.threshold", ejects, |c| share(c).threshold = 50, [Said, Said, Said]),
+    Row("FailurePercentage.min_requests", ejects, |c| share(c).min_requests = 5, [Said, Said, Said]),
+    Row("FailurePercentage.min_hosts", ejects, |c| share(c).min_hosts = 2, [Said, Said, Said]),
+    Row("Cluster.retry_budget", nothing, |c| c.retry_budget.percent = 1, [Said, Nothing, Said]),
+    Row("Limits.max_connections", nothing, |c| c.limits.max_connections = 1, [Said, No, Said]),
+    Row("Limits.max_pending", nothing, |c| c.limits.max_pending = 1, [Said, No, Said]),
+    Row("Limits.max_requests", nothing, |c| c.limits.max_requests = 1, [Said, Said, Said]),
+    Row("FailureBreaker.failure_percent", breaks, |c| breaker(c).failure_percent = 1, [Said, Nothing, Nothing]),
+    Row("FailureBreaker.min_requests", breaks, |c| breaker(c).min_requests = 1, [Said, Nothing, Nothing]),
+    Row("FailureBreaker.window", breaks, |c| breaker(c).window = Duration::from_secs(1), [Said, Nothing, Nothing]),
+    Row("FailureBreaker.open_for", breaks, |c| breaker(c).open_for = Duration::from_secs(1), [Said, Nothing, Nothing]),
+    Row("FailureBreaker.half_open_requests", breaks, |c| breaker(c).half_open_requests = 1, [Said, Nothing, Nothing]),
+    Row("RetryBudget.percent", nothing, |c| c.retry_budget.percent = 1, [Said, Nothing, Said]),
+    Row("RetryBudget.min_per_second", nothing, |c| c.retry_budget.min_per_second = 1, [Said, Nothing, Said]),
+    Row("RetryBudget.window", nothing, |c| c.retry_budget.window = Duration::from_secs(1), [Said, Nothing, Said]),
+];
+
+#[test]
+fn of_clusters_each_client_is_told_what_it_can_do() {
+    let encode = |cluster: &Cluster| {
+        let grpc = encode::grpc::cluster(cluster).map(|sent| (sent.message, sent.not_sent));
+        let envoy = encode::envoy::cluster(cluster);
+        [
+            (encode::cluster(cluster), Vec::new()),
+            grpc.unwrap_or_else(|not_sent| (Any::default(), vec![not_sent])),
+            (envoy.message, envoy.not_sent),
+        ]
+    };
+    check(&cluster(), CLUSTERS, cluster_fields(), encode);
+    let said: Vec<String> = encode(&cluster())[1].1.iter().map(ToString::to_string).collect();
+    let expect = ["connectTimeout", "retryBudget", "panicPercent"];
+    let expect = expect.map(|field| format!("{field} is not known to a gRPC client"));
+    assert_eq!(said, expect);
+}
+
+fields! { endpoint_fields:
+    ClusterEndpoints { cluster, endpoints }
+    Endpoint { address, health, locality, workload, peer }
+    Locality { region, zone, site }
+}
+
+fn endpoints() -> ClusterEndpoints {
+    ClusterEndpoints {
+        cluster: "portal.citizen:80".parse().expect("a name"),
+        endpoints: vec![Endpoint {
+            address: "10.0.0.1:80".parse().expect("an address"),
+            health: EndpointHealth::Healthy,
+            locality: Locality::default(),
+            workload: None,
+            peer: Peer::Plain,
+        }],
+    }
+}
+
+#[rustfmt::skip]
+const ENDPOINTS: &[Row<ClusterEndpoints>] = &[
+    Row("ClusterEndpoints.cluster", nothing, |e| e.cluster = "portal.citizen:81".parse().expect("a name"), [Said, Said, Said]),
+    Row("ClusterEndpoints.endpoints", nothing, |e| e.endpoints.clear(), [Said, Said, Said]),
+    Row("Endpoint.address", nothing, |e| e.endpoints[0].address.set_port(81), [Said, Said, Said]),
+    Row("Endpoint.health", nothing, |e| e.endpoints[0].health = EndpointHealth::Draining, [Said, Said, Said]),
+    // gRPC uses the only one for want of a better one.
+    Row("Endpoint.health", nothing, |e| e.endpoints[0].health = EndpointHealth::Unhealthy, [Said, Nothing, Said]),
+    Row("Endpoint.locality", nothing, |e| e.endpoints[0].locality.zone = "z".to_owned(), [Said, Said, Said]),
+    // Between weir proxies only.
+    Row("Endpoint.workload", nothing, |e| e.endpoints[0].workload = "citizen/w".parse().ok(), [Said, Nothing, Nothing]),
+    Row("Endpoint.peer", nothing, |e| e.endpoints[0].peer = Peer::WeirProxy, [Said, Nothing, Nothing]),
+    Row("Locality.region", nothing, |e| e.endpoints[0].locality.region = "r".to_owned(), [Said, Said, Said]),
+    Row("Locality.zone", nothing, |e| e.endpoints[0].locality.zone = "z".to_owned(), [Said, Said, Said]),
+    Row("Locality.site", nothing, |e| e.endpoints[0].locality.site = "s".to_owned(), [Said, Said, Said]),
+];
+
+#[test]
+fn of_endpoints_each_client_is_told_what_it_can_do() {
+    check(&endpoints(), ENDPOINTS, endpoint_fields(), |endpoints| {
+        [
+            (encode::endpoints(endpoints), Vec::new()),
+            (encode::grpc::endpoints(endpoints), Vec::new()),
+            (encode::envoy::endpoints(endpoints), Vec::new()),
+        ]
+    });
+}
