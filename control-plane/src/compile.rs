@@ -4,8 +4,10 @@ pub(crate) mod endpoints;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub(crate) mod index;
+pub(crate) mod outbound;
 pub(crate) mod references;
 pub(crate) mod routes;
+pub(crate) mod wanted;
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,8 +17,6 @@ use weir_api::service::{self, ServicePort};
 use weir_api::{FieldError, Key, Object, Spec};
 use weir_policy::model;
 use weir_policy::names::{ClusterName, Consumers, Label, ListenerName, RouteName, ServiceName};
-use weir_xds::envoy::Any;
-use weir_xds::{ResourceType, encode};
 
 use index::{Index, Of};
 
@@ -27,96 +27,6 @@ pub(crate) struct Compiled<T> {
     pub(crate) resource: T,
     /// The objects that had a part in it, with their generations.
     pub(crate) sources: Vec<(Key, i64)>,
-}
-
-/// What is computed for a subscription: what was asked for, and by whom where that matters.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Wanted {
-    /// A cluster.
-    Cluster(ClusterName),
-    /// A cluster's endpoints.
-    Endpoints(ClusterName),
-    /// A listener for clients of a namespace.
-    Listener(ListenerName, Label),
-    /// A route configuration.
-    Route(RouteName),
-}
-
-impl Wanted {
-    /// What a subscription is for; `None`: nothing that could ever exist. Only the canonical spelling of a name is
-    /// one: otherwise two subscriptions of a client could mean the same.
-    pub(crate) fn read(of: ResourceType, name: &str, client_namespace: &Label) -> Option<Wanted> {
-        let wanted = match of {
-            ResourceType::Cluster => Wanted::Cluster(canonical(name)?),
-            ResourceType::Endpoints => Wanted::Endpoints(canonical(name)?),
-            ResourceType::Listener => Wanted::Listener(canonical(name)?, client_namespace.clone()),
-            ResourceType::Route => Wanted::Route(canonical(name)?),
-        };
-        Some(wanted)
-    }
-
-    /// The service it is about.
-    pub(crate) fn service(&self) -> &ServiceName {
-        match self {
-            Wanted::Cluster(name) | Wanted::Endpoints(name) => &name.service,
-            Wanted::Listener(name, _) => &name.service,
-            Wanted::Route(name) => &name.cluster.service,
-        }
-    }
-
-    /// What a client subscribes to for it.
-    pub(crate) fn subscription(&self) -> (ResourceType, String) {
-        match self {
-            Wanted::Cluster(name) => (ResourceType::Cluster, name.to_string()),
-            Wanted::Endpoints(name) => (ResourceType::Endpoints, name.to_string()),
-            Wanted::Listener(name, _) => (ResourceType::Listener, name.to_string()),
-            Wanted::Route(name) => (ResourceType::Route, name.to_string()),
-        }
-    }
-
-    /// Whether a change to this part of its service may change it.
-    pub(crate) fn depends_on(&self, part: index::Part) -> bool {
-        use index::Part;
-        match (part, self) {
-            (Part::Whole, _)
-            | (Part::Routes, Wanted::Listener(..) | Wanted::Route(_))
-            | (Part::Clusters, Wanted::Cluster(_))
-            | (Part::Endpoints, Wanted::Endpoints(_)) => true,
-            (Part::Routes | Part::Clusters | Part::Endpoints, _) => false,
-        }
-    }
-}
-
-/// A resource as it is sent.
-#[derive(Clone, Debug)]
-pub(crate) struct Encoded {
-    /// The message.
-    pub(crate) message: Any,
-    /// A hash of the message: the same before and after a restart of the control plane.
-    pub(crate) version: Version,
-    /// See [`Compiled::sources`].
-    pub(crate) sources: Vec<(Key, i64)>,
-}
-
-/// Computes and encodes one resource; `None`: it does not exist.
-pub(crate) fn encoded(wanted: &Wanted, index: &Index) -> Option<Encoded> {
-    let (message, sources) = match wanted {
-        Wanted::Cluster(name) => cluster(name, index).map(|c| (encode::cluster(&c.resource), c.sources))?,
-        Wanted::Endpoints(name) => {
-            endpoints::endpoints(name, index).map(|c| (encode::endpoints(&c.resource), c.sources))?
-        }
-        Wanted::Listener(name, client) => {
-            listener(name, client, index).map(|c| (encode::listener(&c.resource), c.sources))?
-        }
-        Wanted::Route(name) => {
-            routes::route_config(name, index).map(|c| (encode::route_config(&c.resource), c.sources))?
-        }
-    };
-    Some(Encoded {
-        version: Version::of(&message.value),
-        message,
-        sources,
-    })
 }
 
 /// The version of a resource: 128 bits of FNV-1a over its encoding (draft-eastlake-fnv, section 2 and 5). It tells
@@ -357,11 +267,6 @@ fn source(object: &Object) -> (Key, i64) {
     (object.key(), object.metadata.generation)
 }
 
-fn canonical<T: FromStr + fmt::Display>(text: &str) -> Option<T> {
-    let read: T = text.parse().ok()?;
-    (read.to_string() == text).then_some(read)
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -484,25 +389,6 @@ mod tests {
             (outliers.consecutive_5xx_errors, outliers.max_ejection_percent),
             (Some(5), 50)
         );
-    }
-
-    #[test]
-    fn only_the_canonical_spelling_of_a_name_is_one() {
-        let own = "citizen".parse().expect("a label");
-        let read = |of, name: &str| Wanted::read(of, name, &own).is_some();
-        assert!(read(ResourceType::Cluster, "portal.citizen:80"));
-        assert!(read(ResourceType::Route, "portal.citizen:80/*"));
-        assert!(read(ResourceType::Listener, "portal.citizen.svc.cluster.local"));
-        for name in [
-            "",
-            "*",
-            "portal.citizen:080",
-            "Portal.citizen:80",
-            "portal:80",
-            "portal.citizen:80 ",
-        ] {
-            assert!(!read(ResourceType::Cluster, name), "{name}");
-        }
     }
 
     #[test]

@@ -10,11 +10,11 @@ use weir_api::views::{ConfigType, Pending, Proxy, ProxyList, ProxyView, Rejected
 use weir_policy::names::{ServiceName, WorkloadName};
 use weir_xds::ResourceType;
 
-use crate::compile::Wanted;
+use crate::compile::wanted::{Services, Wanted};
 use crate::store::Revision;
 use crate::workloads::registry::StreamId;
-use crate::xds::model::{Model, Stream};
-use crate::xds::stream::Standing;
+use crate::xds::model::{Model, Resource, Stream};
+use crate::xds::stream::{Standing, Subscription};
 
 /// Every proxy: those with a stream, and those that have none and whose workload is known.
 pub(crate) fn list(model: &Model, now: Instant) -> ProxyList {
@@ -89,12 +89,20 @@ pub(crate) struct Attachment {
 impl Attachment {
     fn covers(&self, wanted: &Wanted) -> bool {
         let port = match wanted {
-            Wanted::Cluster(name) | Wanted::Endpoints(name) => Some(name.port),
-            Wanted::Route(name) => Some(name.cluster.port),
+            Wanted::Cluster(_, name) | Wanted::Endpoints(_, name) => Some(name.port),
+            Wanted::Route(_, name) => Some(name.cluster.port),
             // A name without a port is that of whichever port it came to mean.
-            Wanted::Listener(name, _) => name.port,
+            Wanted::Listener(name, _) | Wanted::ApiListener { name, .. } => name.port,
+            // All ports of its services in one.
+            Wanted::Outbound(_) | Wanted::Settled(_) => None,
         };
-        *wanted.service() == self.service && (self.port.is_none() || port.is_none() || port == self.port)
+        let of_this = match wanted.services() {
+            Services::One(service) => *service == self.service,
+            Services::Some(services) => services.contains(&self.service),
+            Services::All => true,
+            Services::None => false,
+        };
+        of_this && (self.port.is_none() || port.is_none() || port == self.port)
     }
 }
 
@@ -128,15 +136,19 @@ pub(crate) struct Summaries {
 /// Where objects are in force at each of their attachments. Concerned are the same proxies as in [`of_object`].
 pub(crate) fn summaries(model: &Model, of: &[(Key, Vec<Attachment>)]) -> Summaries {
     let newest: BTreeSet<StreamId> = model.newest_streams().values().map(|(id, _)| *id).collect();
-    // Many routes of one service concern the same resources, whose subscribers are looked at once.
-    let mut known: BTreeMap<Vec<&Wanted>, Summary> = BTreeMap::new();
-    let mut summary = |key: &Key, attachment: &Attachment| {
+    // Many routes of one service concern the same resources, whose subscribers are looked at once; but for those of
+    // which something can't be sent, each by itself.
+    let mut known: BTreeMap<(Vec<&Wanted>, Option<&Key>), Summary> = BTreeMap::new();
+    let mut summary = |key, attachment: &Attachment| {
         let resources = model.resources_of(&attachment.service);
         let concerned = resources.filter(|(wanted, resource)| attachment.covers(wanted) && resource.concerns(key));
-        let concerned = concerned.map(|(wanted, _)| wanted).collect();
-        let summary = known.entry(concerned);
+        let (concerned, resources): (Vec<&Wanted>, Vec<&Resource>) = concerned.unzip();
+        let not_sent = resources
+            .iter()
+            .any(|resource| resource.not_sent_of(key).next().is_some());
+        let summary = known.entry((concerned, not_sent.then_some(key)));
         summary
-            .or_insert_with_key(|concerned| summarize(model, &newest, concerned))
+            .or_insert_with_key(|(concerned, _)| summarize(model, &newest, concerned, key))
             .clone()
     };
     let of = of.iter().map(|(key, attachments)| {
@@ -149,8 +161,8 @@ pub(crate) fn summaries(model: &Model, of: &[(Key, Vec<Attachment>)]) -> Summari
     }
 }
 
-/// How the newest streams stand with some resources.
-fn summarize(model: &Model, newest: &BTreeSet<StreamId>, concerned: &[&Wanted]) -> Summary {
+/// How the newest streams stand with an object in some resources.
+fn summarize(model: &Model, newest: &BTreeSet<StreamId>, concerned: &[&Wanted], key: &Key) -> Summary {
     let mut standings: BTreeMap<&WorkloadName, Standing> = BTreeMap::new();
     for wanted in concerned {
         let (of, name) = wanted.subscription();
@@ -160,7 +172,7 @@ fn summarize(model: &Model, newest: &BTreeSet<StreamId>, concerned: &[&Wanted]) 
             };
             if let Some(subscription) = stream.subscriptions.subscription(of, &name) {
                 let worst = standings.entry(&stream.client.workload).or_insert(Standing::InForce);
-                worst.worsen(subscription.standing());
+                worst.worsen(stands(model.resource_of(wanted), subscription, key));
             }
         }
     }
@@ -186,14 +198,25 @@ fn summarize(model: &Model, newest: &BTreeSet<StreamId>, concerned: &[&Wanted]) 
     summary
 }
 
+/// How a client stands with an object in a resource. What it can't be told of the object counts as rejected: by us, in
+/// its place.
+fn stands(resource: Option<&Resource>, subscription: &Subscription, key: &Key) -> Standing {
+    let not_sent = resource.into_iter().flat_map(|resource| resource.not_sent_of(key));
+    let not_sent: Vec<&str> = not_sent.take(REASONS_MAX).collect();
+    if not_sent.is_empty() {
+        return subscription.standing();
+    }
+    Standing::Rejected(format!("not sent: {}", not_sent.join("; ")))
+}
+
 /// How a proxy stands with an object: the worst of the resources it concerns. `None`: it concerns none of them.
 fn standing(model: &Model, stream: &Stream, key: &Key) -> Option<Standing> {
     let mut worst: Option<Standing> = None;
     for (of, name, subscription) in stream.subscriptions.iter() {
         let resource = model.resource(stream, of, name);
-        if resource.is_some_and(|resource| resource.concerns(key)) {
+        if let Some(resource) = resource.filter(|resource| resource.concerns(key)) {
             let worst = worst.get_or_insert(Standing::InForce);
-            worst.worsen(subscription.standing());
+            worst.worsen(stands(Some(resource), subscription, key));
         }
     }
     worst
@@ -216,6 +239,15 @@ fn proxy(model: &Model, stream: &Stream, now: Instant) -> Proxy {
         if let Some(behind) = subscription.behind() {
             in_force_until = in_force_until.min(Revision(behind.revision.0.saturating_sub(1)));
         }
+        let resource = model.resource(stream, of, &name);
+        for (whose, what) in resource.map(Resource::not_sent).unwrap_or_default() {
+            view.rejected.push(Rejected {
+                config_type,
+                name: name.clone(),
+                reason: format!("not sent: {what}"),
+                sources: vec![whose.to_string()],
+            });
+        }
         match subscription.standing() {
             Standing::InForce => view.in_force += 1,
             Standing::Pending => view.pending.push(Pending {
@@ -226,9 +258,7 @@ fn proxy(model: &Model, stream: &Stream, now: Instant) -> Proxy {
                     .map_or(0.0, |behind| now.saturating_duration_since(behind.time).as_secs_f64()),
             }),
             Standing::Rejected(reason) => {
-                let sources = model
-                    .resource(stream, of, &name)
-                    .map(|resource| resource.sources().map(Key::to_string));
+                let sources = resource.map(|resource| resource.sources().map(Key::to_string));
                 let sources = sources.into_iter().flatten().collect();
                 view.rejected.push(Rejected {
                     config_type,
@@ -267,3 +297,6 @@ fn timestamp(time: SystemTime) -> String {
     let time = jiff::Timestamp::try_from(time);
     time.map_or_else(|_| String::new(), |time| format!("{time:.3}"))
 }
+
+/// Of one object, in one text.
+const REASONS_MAX: usize = 8;

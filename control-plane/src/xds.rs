@@ -1,10 +1,11 @@
-//! The xDS server: delta ADS, on demand. One task owns the [`Model`]; whatever wakes it is one [`Event`] or a change of
-//! the store.
+//! The xDS server: ADS in both variants, on demand. One task owns the [`Model`]; whatever wakes it is one [`Event`] or
+//! a change of the store.
 
 pub(crate) mod model;
 pub(crate) mod outbox;
 mod stirred;
 pub(crate) mod stream;
+pub(crate) mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -24,7 +25,7 @@ use weir_xds::envoy::{
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer, DeltaDiscoveryRequest, DeltaDiscoveryResponse,
     DiscoveryRequest, DiscoveryResponse,
 };
-use weir_xds::node::{self, ClientIdentity};
+use weir_xds::node::{self, ClientIdentity, Dialect};
 use weir_xds::{ResourceType, envoy};
 
 use crate::drain::Drain;
@@ -33,17 +34,19 @@ use crate::store::{self, Revision, Store, WatchEnded};
 use crate::workloads::registry::StreamId;
 use model::{Model, Pushes, Told};
 use outbox::{Bounds, Outbox, Outgoing, Weighed};
-use stream::Asked;
+use stream::{Asked, Names, Variant};
+use wire::{Delta, Wire, World};
 
 /// Whatever wakes the task that owns the model, beside the store and ended streams.
 #[derive(Debug)]
 enum Event {
-    /// A proxy said who it is.
+    /// A client said who it is.
     Opened {
         id: StreamId,
         client: ClientIdentity,
+        variant: Variant,
         address: Option<SocketAddr>,
-        outbox: Outbox<DeltaDiscoveryResponse>,
+        outbox: Outbox<Outbound>,
     },
     /// A request of an open stream.
     Asked {
@@ -61,10 +64,21 @@ impl Event {
     fn wants_latest(&self) -> bool {
         match self {
             Event::Opened { .. } => false,
-            Event::Asked { asked, .. } => !asked.subscribe.is_empty(),
+            Event::Asked { asked, .. } => match &asked.names {
+                Names::Delta { subscribe, .. } => !subscribe.is_empty(),
+                // Each ACK lists all names; which of them are new is known later.
+                Names::All(_) => asked.response_nonce.is_empty(),
+            },
             Event::Query(_) => true,
         }
     }
+}
+
+/// An answer that waits to be sent, with what the store held when it was made.
+#[derive(Debug)]
+struct Outbound {
+    told: Told,
+    revision: Revision,
 }
 
 /// What can be seen.
@@ -199,28 +213,37 @@ impl Xds {
 
 #[tonic::async_trait]
 impl AggregatedDiscoveryService for Xds {
-    type StreamAggregatedResourcesStream = streams::Empty<Result<DiscoveryResponse, Status>>;
-    type DeltaAggregatedResourcesStream = Pin<Box<dyn Stream<Item = Result<DeltaDiscoveryResponse, Status>> + Send>>;
+    type StreamAggregatedResourcesStream = Answers<DiscoveryResponse>;
+    type DeltaAggregatedResourcesStream = Answers<DeltaDiscoveryResponse>;
 
     async fn stream_aggregated_resources(
         &self,
-        _: Request<Streaming<DiscoveryRequest>>,
-    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        Err(Status::unimplemented(
-            "the state-of-the-world variant is not served; use DeltaAggregatedResources",
-        ))
+        request: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Answers<DiscoveryResponse>>, Status> {
+        self.converse::<World>(request)
     }
 
     async fn delta_aggregated_resources(
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+    ) -> Result<Response<Answers<DeltaDiscoveryResponse>>, Status> {
+        self.converse::<Delta>(request)
+    }
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Xds {
+    fn converse<W: Wire>(
+        &self,
+        request: Request<Streaming<W::Request>>,
+    ) -> Result<Response<Answers<W::Response>>, Status> {
         let permit = Arc::clone(&self.shared.streams).try_acquire_owned();
         let permit = permit.map_err(|_| {
             self.shared.counts.refused.fetch_add(1, Ordering::Relaxed);
             Status::resource_exhausted(format!("{STREAMS_MAX} streams are open here, which is the most"))
         })?;
-        let conversation = Conversation {
+        let conversation = Conversation::<W> {
             address: request.remote_addr(),
             incoming: request.into_inner(),
             place: Place {
@@ -240,9 +263,9 @@ impl AggregatedDiscoveryService for Xds {
 
 /// One stream from its client's side: as long as its answers are polled, its requests are read. A client that does not
 /// read its answers is not read either.
-struct Conversation {
-    incoming: Streaming<DeltaDiscoveryRequest>,
-    outgoing: Option<Outgoing<DeltaDiscoveryResponse>>,
+struct Conversation<W: Wire> {
+    incoming: Streaming<W::Request>,
+    outgoing: Option<Outgoing<Outbound>>,
     address: Option<SocketAddr>,
     place: Place,
     over: Over,
@@ -267,8 +290,8 @@ impl Drop for Place {
     }
 }
 
-impl Conversation {
-    async fn next(&mut self) -> Option<Result<DeltaDiscoveryResponse, Status>> {
+impl<W: Wire> Conversation<W> {
+    async fn next(&mut self) -> Option<Result<W::Response, Status>> {
         if self.over == Over::Yes {
             return None;
         }
@@ -280,13 +303,15 @@ impl Conversation {
     }
 
     /// Reads requests until there is something to answer.
-    async fn answer(&mut self) -> Result<Option<DeltaDiscoveryResponse>, Status> {
+    async fn answer(&mut self) -> Result<Option<W::Response>, Status> {
         loop {
             let request = match &mut self.outgoing {
                 // Both arms are cancel safe: tonic's `message` polls a decoder that keeps what it has, an outbox gives
                 // an item only when it returns it.
                 Some(outgoing) => tokio::select! {
-                    answer = outgoing.next() => return answer,
+                    answer = outgoing.next() => {
+                        return answer.map(|next| next.map(|next| W::response(next.told, next.revision)));
+                    }
                     request = self.incoming.message() => request,
                 },
                 None => self.incoming.message().await,
@@ -299,20 +324,21 @@ impl Conversation {
         }
     }
 
-    async fn take(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Status> {
+    async fn take(&mut self, request: W::Request) -> Result<(), Status> {
         if self.outgoing.is_none() {
-            let client = self.identify(request.node.as_ref())?;
+            let client = self.identify(W::node(&request))?;
             let (outbox, outgoing) = outbox::outbox(OUTBOX);
             self.outgoing = Some(outgoing);
             let opened = Event::Opened {
                 id: self.place.id,
                 client,
+                variant: W::VARIANT,
                 address: self.address,
                 outbox,
             };
             self.send(opened).await?;
         }
-        let (of, asked) = read(request)?;
+        let (of, asked) = W::read(request)?;
         let id = self.place.id;
         self.send(Event::Asked { id, of, asked }).await
     }
@@ -325,13 +351,9 @@ impl Conversation {
             Status::invalid_argument(problem)
         };
         let node = node.ok_or_else(|| refuse("the first request must carry a node".to_owned()))?;
-        let client = node::read_node(node).map_err(|error| refuse(format!("node.id: {error}")))?;
-        let speaks = client.features.iter().any(|feature| feature == node::FEATURE_V1);
-        if !speaks {
-            return Err(refuse(format!(
-                "node.client_features lacks {:?}: this client would not understand what is sent here",
-                node::FEATURE_V1
-            )));
+        let client = node::read_node(node).map_err(|error| refuse(error.to_string()))?;
+        if client.dialect == Dialect::Weir && W::VARIANT == Variant::StateOfTheWorld {
+            return Err(refuse("a weir proxy uses DeltaAggregatedResources".to_owned()));
         }
         Ok(client)
     }
@@ -343,57 +365,6 @@ impl Conversation {
             .await
             .map_err(|_| Status::unavailable(Closed.to_string()))
     }
-}
-
-/// Takes a request apart, whole: what would be ignored is refused.
-fn read(request: DeltaDiscoveryRequest) -> Result<(ResourceType, Asked), Status> {
-    let DeltaDiscoveryRequest {
-        node: _,
-        type_url,
-        resource_names_subscribe,
-        resource_names_unsubscribe,
-        resource_locators_subscribe,
-        resource_locators_unsubscribe,
-        initial_resource_versions,
-        response_nonce,
-        error_detail,
-    } = request;
-    let Some(of) = ResourceType::from_url(&type_url) else {
-        return Err(Status::invalid_argument(format!(
-            "type_url {type_url:?} is none that is served here"
-        )));
-    };
-    if !resource_locators_subscribe.is_empty() || !resource_locators_unsubscribe.is_empty() {
-        return Err(Status::invalid_argument(
-            "resource locators are not supported: subscribe by names",
-        ));
-    }
-    let too_long = |name: &&String| name.len() > NAME_BYTES_MAX;
-    if let Some(name) = resource_names_subscribe.iter().find(too_long) {
-        let start: String = name.chars().take(64).collect();
-        return Err(Status::invalid_argument(format!(
-            "the name {start:?}… is longer than {NAME_BYTES_MAX} bytes"
-        )));
-    }
-    let asked = Asked {
-        subscribe: resource_names_subscribe,
-        unsubscribe: resource_names_unsubscribe,
-        initial_versions: initial_resource_versions.into_iter().collect(),
-        response_nonce,
-        error: error_detail.map(|status| shortened(status.message)),
-    };
-    Ok((of, asked))
-}
-
-fn shortened(mut reason: String) -> String {
-    if reason.is_empty() {
-        return "no reason given".to_owned();
-    }
-    if reason.len() > REASON_BYTES_MAX {
-        reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
-        reason.push('…');
-    }
-    reason
 }
 
 /// Streams that ended, until the model's task takes note. Never more than there are streams, so pushing never waits:
@@ -426,10 +397,10 @@ impl Ended {
     }
 }
 
-impl Weighed for DeltaDiscoveryResponse {
+impl Weighed for Outbound {
     fn bytes(&self) -> usize {
-        let messages = self.resources.iter().filter_map(|resource| resource.resource.as_ref());
-        size_of::<DeltaDiscoveryResponse>() + messages.map(|message| message.value.len()).sum::<usize>()
+        let messages = self.told.items.iter().filter_map(|item| item.resource.as_ref());
+        size_of::<Outbound>() + messages.map(|(message, _)| message.value.len()).sum::<usize>()
     }
 }
 
@@ -437,7 +408,7 @@ impl Weighed for DeltaDiscoveryResponse {
 struct Task {
     store: Store,
     model: Model,
-    outboxes: BTreeMap<StreamId, Outbox<DeltaDiscoveryResponse>>,
+    outboxes: BTreeMap<StreamId, Outbox<Outbound>>,
     shared: Arc<Shared>,
 }
 
@@ -554,11 +525,17 @@ impl Task {
             Event::Opened {
                 id,
                 client,
+                variant,
                 address,
                 outbox,
             } => {
-                tracing::info!(workload = %client.workload, version = client.version, ?address, "proxy connected");
-                self.model.open(id, client, address, SystemTime::now());
+                let speaks = match client.dialect {
+                    Dialect::Weir => "weir",
+                    Dialect::Grpc => "grpc",
+                    Dialect::Envoy(_) => "envoy",
+                };
+                tracing::info!(workload = %client.workload, speaks, version = client.version, ?address, "proxy connected");
+                self.model.open(id, client, variant, address, SystemTime::now());
                 self.outboxes.insert(id, outbox);
             }
             Event::Asked { id, of, asked } => {
@@ -610,7 +587,7 @@ impl Task {
             return;
         };
         let revision = self.model.seen();
-        if let Err(full) = outbox.push(told.into_iter().map(|told| told.into_response(revision))) {
+        if let Err(full) = outbox.push(told.into_iter().map(|told| Outbound { told, revision })) {
             let total = 1 + self.shared.counts.slow.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(stream = id.0, total, "xds client is too slow");
             self.end(id, Status::resource_exhausted(full.to_string()));
@@ -646,10 +623,6 @@ const EVENTS_QUEUED_MAX: usize = 1_024;
 const QUIET: Duration = Duration::from_millis(5);
 /// A stream of changes without a pause does not hold back the first one for longer.
 const DELAY_MAX: Duration = Duration::from_millis(50);
-/// The longest name there can be has less: four labels, a suffix, a port.
-const NAME_BYTES_MAX: usize = 512;
-/// Of a rejection's text, as it is kept and shown.
-const REASON_BYTES_MAX: usize = 2_048;
 
 #[cfg(test)]
 mod tests {
@@ -669,15 +642,16 @@ mod tests {
             workload: "citizen/a".parse().expect("a workload"),
             locality: Locality::default(),
             version: String::new(),
-            features: Vec::new(),
+            dialect: Dialect::Weir,
         }
     }
 
-    fn opened(id: u64, bounds: Bounds) -> (Event, Outgoing<DeltaDiscoveryResponse>) {
+    fn opened(id: u64, bounds: Bounds) -> (Event, Outgoing<Outbound>) {
         let (outbox, outgoing) = outbox::outbox(bounds);
         let event = Event::Opened {
             id: StreamId(id),
             client: client(),
+            variant: Variant::Delta,
             address: None,
             outbox,
         };
@@ -689,7 +663,11 @@ mod tests {
             id: StreamId(id),
             of: ResourceType::Cluster,
             asked: Asked {
-                subscribe: names.iter().map(|name| (*name).to_owned()).collect(),
+                names: Names::Delta {
+                    subscribe: names.iter().map(|name| (*name).to_owned()).collect(),
+                    unsubscribe: Vec::new(),
+                    initial_versions: BTreeMap::new(),
+                },
                 ..Asked::default()
             },
         }
@@ -791,9 +769,10 @@ mod tests {
             store.write(vec![op]).await.expect("memory takes it");
         }
         let response = outgoing.next().await.expect("open").expect("a push");
-        assert_eq!(response.resources.len(), 1);
+        assert_eq!(response.told.items.len(), 1);
         assert_eq!(
-            response.nonce, "2",
+            response.told.nonce.to_string(),
+            "2",
             "the ports in between made no difference to anybody"
         );
         drainer.begin();

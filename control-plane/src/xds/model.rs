@@ -10,13 +10,18 @@ use weir_api::workload::WorkloadSpec;
 use weir_api::{Key, Object, Spec};
 use weir_policy::names::{ServiceName, WorkloadName};
 use weir_xds::ResourceType;
-use weir_xds::envoy::{Any, DeltaDiscoveryResponse, Resource as Enveloped};
-use weir_xds::node::ClientIdentity;
+use weir_xds::envoy::Any;
+use weir_xds::node::{ClientIdentity, Dialect};
 
 use super::stirred::Stirred;
-use super::stream::{Asked, Held, Moment, Nonce, Refusal, Standing, Subscriptions};
+use super::stream::{
+    Asked, Everything, Held, Moment, Nonce, Refusal, Standing, Subscription, Subscriptions, Variant, Wildcards,
+    says_all,
+};
 use crate::compile::index::{Index, Part};
-use crate::compile::{self, Encoded, Version, Wanted};
+use crate::compile::outbound::{Scope, Table};
+use crate::compile::wanted::{self, Computed, Services, Settled, Wanted};
+use crate::compile::{self, Version};
 use crate::store::{Change, Event, Revision, Stored};
 use crate::workloads::registry::StreamId;
 
@@ -28,7 +33,9 @@ pub(crate) struct Model {
     streams: BTreeMap<StreamId, Stream>,
     resources: HashMap<Wanted, Resource>,
     by_service: HashMap<ServiceName, BTreeSet<Wanted>>,
-    /// How often a resource was computed, for tests and people.
+    /// Those that depend on every service.
+    on_all: BTreeSet<Wanted>,
+    /// How often a resource, or the routes of a service in one, was computed, for tests and people.
     computed: u64,
     stirred: Stirred,
 }
@@ -49,11 +56,15 @@ pub(crate) struct Stream {
 /// A resource that some stream subscribes to.
 #[derive(Debug)]
 pub(crate) struct Resource {
-    now: Option<Encoded>,
+    now: Computed,
+    /// Of [`Wanted::Outbound`]: what it is made from, kept so that a change costs what it touches.
+    table: Option<Table>,
     /// The objects whose change led to this version: with a version that is not in force yet they are concerned too,
     /// also where they no longer have a part in it.
     causes: Vec<Key>,
     subscribers: BTreeSet<StreamId>,
+    /// Streams that ask for every cluster which these routes name.
+    followers: BTreeSet<StreamId>,
 }
 
 impl Resource {
@@ -69,65 +80,57 @@ impl Resource {
 
     /// What it was made from.
     pub(crate) fn sources(&self) -> impl Iterator<Item = &Key> {
-        self.now
-            .iter()
-            .flat_map(|encoded| encoded.sources.iter().map(|(key, _)| key))
+        self.now.sources.iter().map(|(key, _)| key)
+    }
+
+    /// What of its sources this kind of client can't be told: whose, and what.
+    pub(crate) fn not_sent(&self) -> &[(Key, String)] {
+        &self.now.not_sent
+    }
+
+    /// The same, of one object.
+    pub(crate) fn not_sent_of(&self, key: &Key) -> impl Iterator<Item = &str> {
+        let of_this = self.now.not_sent.iter().filter(move |(whose, _)| whose == key);
+        of_this.map(|(_, what)| what.as_str())
     }
 
     fn held(&self) -> Held {
-        held(self.now.as_ref())
+        held(&self.now)
     }
 }
 
-/// Something to be said on a stream.
+/// An answer to be sent on a stream.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Told {
-    of: ResourceType,
-    name: String,
-    nonce: Nonce,
-    resource: Option<(Any, Version)>,
+    /// Of which type.
+    pub(crate) of: ResourceType,
+    /// Its number.
+    pub(crate) nonce: Nonce,
+    /// What it says.
+    pub(crate) items: Vec<Item>,
 }
 
-impl Told {
-    /// Make before break: clusters, their endpoints, listeners, routes; what goes away goes last, and not before what
-    /// may refer to it: a service that is deleted does not exist from one moment to the next.
-    fn order(&self) -> (u8, &str) {
-        let place = match (&self.resource, self.of) {
-            (Some(_), ResourceType::Cluster) => 0,
-            (Some(_), ResourceType::Endpoints) => 1,
-            (Some(_), ResourceType::Listener) => 2,
-            (Some(_), ResourceType::Route) => 3,
-            (None, ResourceType::Listener) => 4,
-            (None, ResourceType::Route) => 5,
-            (None, ResourceType::Cluster) => 6,
-            (None, ResourceType::Endpoints) => 7,
-        };
-        (place, &self.name)
-    }
-
-    /// The message; `revision` is for people.
-    pub(crate) fn into_response(self, revision: Revision) -> DeltaDiscoveryResponse {
-        let mut response = DeltaDiscoveryResponse {
-            system_version_info: revision.to_string(),
-            type_url: self.of.url().to_owned(),
-            nonce: self.nonce.to_string(),
-            ..DeltaDiscoveryResponse::default()
-        };
-        match self.resource {
-            Some((message, version)) => response.resources.push(Enveloped {
-                name: self.name,
-                version: version.to_string(),
-                resource: Some(message),
-                ..Enveloped::default()
-            }),
-            None => response.removed_resources.push(self.name),
-        }
-        response
-    }
+/// One resource in an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Item {
+    /// Its name.
+    pub(crate) name: String,
+    /// `None`: it does not exist.
+    pub(crate) resource: Option<(Any, Version)>,
 }
 
 /// What is to be said, by stream, each in the order in which it must be sent.
 pub(crate) type Pushes = BTreeMap<StreamId, Vec<Told>>;
+
+/// What may have to be said on one stream.
+type Due = BTreeMap<ResourceType, BTreeSet<String>>;
+
+/// What a change touches of a resource.
+#[derive(Debug, Default)]
+struct Touch {
+    causes: Vec<Key>,
+    services: BTreeSet<ServiceName>,
+}
 
 impl Model {
     /// Up to where the store's changes are taken in.
@@ -135,20 +138,31 @@ impl Model {
         self.seen
     }
 
-    /// How often a resource was computed.
+    /// How often a resource, or the routes of a service in one, was computed.
     #[cfg(test)]
     pub(crate) fn computed(&self) -> u64 {
         self.computed
     }
 
-    /// A proxy opens a stream. Of several with one workload's name the newest tells how the workload stands; the
+    /// A client opens a stream. Of several with one workload's name the newest tells how the workload stands; the
     /// others are served on, so that two processes with one name can't throw each other out for ever.
-    pub(crate) fn open(&mut self, id: StreamId, client: ClientIdentity, address: Option<SocketAddr>, now: SystemTime) {
+    pub(crate) fn open(
+        &mut self,
+        id: StreamId,
+        client: ClientIdentity,
+        variant: Variant,
+        address: Option<SocketAddr>,
+        now: SystemTime,
+    ) {
+        let wildcards = match &client.dialect {
+            Dialect::Weir | Dialect::Grpc => Wildcards::No,
+            Dialect::Envoy(_) => Wildcards::Served,
+        };
         let stream = Stream {
             client,
             address,
             since: now,
-            subscriptions: Subscriptions::default(),
+            subscriptions: Subscriptions::new(variant, wildcards),
         };
         // Those that told how the workload stands no longer do.
         self.stir_workload(&stream.client.workload);
@@ -170,30 +184,26 @@ impl Model {
             return Ok(Vec::new());
         };
         let effect = stream.subscriptions.ask(of, asked)?;
-        let namespace = stream.client.workload.namespace.clone();
-        let judged = effect.verdict_on.as_deref();
-        if let Some(wanted) = judged.and_then(|name| Wanted::read(of, name, &namespace)) {
-            self.stir(&wanted);
+        for name in &effect.judged {
+            self.stir(id, of, name);
         }
         for name in &effect.let_go {
-            if let Some(wanted) = Wanted::read(of, name, &namespace) {
-                self.unsubscribe(id, &wanted);
+            let still_covered = self.subscription(id, of, name).is_some_and(Subscription::is_wanted);
+            if !still_covered {
+                self.unsubscribe(id, of, name);
             }
         }
-        let now = Moment {
-            time: now,
-            revision: self.seen,
-        };
-        let mut told = Vec::new();
-        for name in effect.wanted {
-            let wanted = Wanted::read(of, &name, &namespace);
-            let encoded = wanted.and_then(|wanted| self.subscribe(id, wanted));
-            if let Some(stream) = self.streams.get_mut(&id) {
-                told.extend(tell(stream, of, name, encoded.as_ref(), now));
-            }
+        let mut due = Due::from([(of, BTreeSet::new())]);
+        match effect.everything {
+            Everything::AsBefore => {}
+            Everything::Asked => self.cover(id, of, &mut due),
+            Everything::LetGo => self.uncover(id, of),
         }
-        told.sort_by(|a, b| a.order().cmp(&b.order()));
-        Ok(told)
+        for name in &effect.wanted {
+            self.subscribe(id, of, name);
+        }
+        due.entry(of).or_default().extend(effect.wanted);
+        Ok(self.say(id, due, now))
     }
 
     /// A stream is over.
@@ -201,11 +211,13 @@ impl Model {
         let Some(stream) = self.streams.remove(&id) else {
             return;
         };
-        let namespace = &stream.client.workload.namespace;
         for (of, name, _) in stream.subscriptions.iter() {
-            if let Some(wanted) = Wanted::read(of, name, namespace) {
-                self.unsubscribe(id, &wanted);
+            if let Some(wanted) = Wanted::read(of, name, &stream.client) {
+                self.release(id, &wanted);
             }
+        }
+        if let Some(scope) = scope(&stream.client) {
+            self.unfollow(id, scope);
         }
         // Another one may tell from now on.
         self.stir_workload(&stream.client.workload);
@@ -213,7 +225,7 @@ impl Model {
 
     /// Takes in changes of the store, in their order, and returns what that changes for whom.
     pub(crate) fn changed(&mut self, events: &[Arc<Event>], now: Instant) -> Pushes {
-        let mut touched: BTreeMap<Wanted, Vec<Key>> = BTreeMap::new();
+        let mut touched: BTreeMap<Wanted, Touch> = BTreeMap::new();
         for event in events {
             let object = match &event.change {
                 Change::Added { after } | Change::Modified { after, .. } => Some(Arc::clone(&after.object)),
@@ -268,9 +280,15 @@ impl Model {
             .flat_map(|resource| resource.subscribers.iter().copied())
     }
 
+    /// What this is now, if somebody subscribes to it.
+    pub(crate) fn resource_of(&self, wanted: &Wanted) -> Option<&Resource> {
+        self.resources.get(wanted)
+    }
+
     /// What somebody subscribes to of a service.
     pub(crate) fn resources_of(&self, service: &ServiceName) -> impl Iterator<Item = (&Wanted, &Resource)> {
         let subscribed = self.by_service.get(service).into_iter().flatten();
+        let subscribed = subscribed.chain(&self.on_all);
         subscribed.filter_map(|wanted| self.resources.get_key_value(wanted))
     }
 
@@ -296,76 +314,90 @@ impl Model {
 
     /// What a stream's subscription is for; `None`: for something that can't exist.
     pub(crate) fn resource(&self, stream: &Stream, of: ResourceType, name: &str) -> Option<&Resource> {
-        let wanted = Wanted::read(of, name, &stream.client.workload.namespace)?;
+        let wanted = Wanted::read(of, name, &stream.client)?;
         self.resources.get(&wanted)
     }
 
-    fn apply(&mut self, key: &Key, object: Option<Arc<Object>>, touched: &mut BTreeMap<Wanted, Vec<Key>>) {
+    fn subscription(&self, id: StreamId, of: ResourceType, name: &str) -> Option<&Subscription> {
+        self.streams.get(&id)?.subscriptions.subscription(of, name)
+    }
+
+    fn apply(&mut self, key: &Key, object: Option<Arc<Object>>, touched: &mut BTreeMap<Wanted, Touch>) {
         for (service, part) in self.index.apply(key, object) {
             for wanted in self.dependents(&service, part) {
-                let causes = touched.entry(wanted).or_default();
-                if !causes.contains(key) {
-                    causes.push(key.clone());
+                let touch = touched.entry(wanted).or_default();
+                touch.services.insert(service.clone());
+                if !touch.causes.contains(key) {
+                    touch.causes.push(key.clone());
                 }
             }
         }
     }
 
     fn dependents(&self, service: &ServiceName, part: Part) -> Vec<Wanted> {
-        let subscribed = self.by_service.get(service).into_iter().flatten();
-        subscribed.filter(|wanted| wanted.depends_on(part)).cloned().collect()
+        let of_this = self.by_service.get(service).into_iter().flatten();
+        let all = of_this.chain(&self.on_all);
+        all.filter(|wanted| wanted.depends_on(part)).cloned().collect()
     }
 
-    fn recompute(&mut self, touched: BTreeMap<Wanted, Vec<Key>>, now: Instant) -> Pushes {
-        let now = Moment {
-            time: now,
-            revision: self.seen,
-        };
-        let mut pushes = Pushes::new();
-        for (wanted, causes) in touched {
-            let encoded = compile::encoded(&wanted, &self.index);
-            self.computed += 1;
+    fn recompute(&mut self, touched: BTreeMap<Wanted, Touch>, now: Instant) -> Pushes {
+        let mut due: BTreeMap<StreamId, Due> = BTreeMap::new();
+        for (wanted, touch) in touched {
             let Some(resource) = self.resources.get_mut(&wanted) else {
                 continue;
             };
             // Also who has no part in it any more stands otherwise.
             self.stirred.objects(resource);
             let before = resource.held();
-            resource.now = encoded;
+            match &mut resource.table {
+                Some(table) => {
+                    let computed = table.computed_services();
+                    table.update(&touch.services, &self.index);
+                    self.computed += table.computed_services() - computed;
+                    resource.now = table.computed(&self.index);
+                }
+                None => {
+                    self.computed += 1;
+                    resource.now = wanted::computed(&wanted, &self.index);
+                }
+            }
             self.stirred.resource(&wanted, resource);
             if resource.held() == before {
                 continue;
             }
             let (of, name) = wanted.subscription();
             let behind = |id: &StreamId| {
-                let subscription = self
-                    .streams
-                    .get(id)
-                    .and_then(|stream| stream.subscriptions.subscription(of, &name));
+                let stream = self.streams.get(id);
+                let subscription = stream.and_then(|stream| stream.subscriptions.subscription(of, &name));
                 subscription.is_some_and(|subscription| subscription.standing() != Standing::InForce)
             };
             // A change that is not in force everywhere yet stays a cause beside the new one.
             if resource.causes.len() >= CAUSES_MAX || !resource.subscribers.iter().any(behind) {
                 resource.causes.clear();
             }
-            resource.causes.extend(causes);
+            resource.causes.extend(touch.causes);
             self.stirred.resource(&wanted, resource);
             for id in &resource.subscribers {
-                if let Some(stream) = self.streams.get_mut(id) {
-                    let told = tell(stream, of, name.clone(), resource.now.as_ref(), now);
-                    pushes.entry(*id).or_default().extend(told);
-                }
+                due.entry(*id).or_default().entry(of).or_default().insert(name.clone());
+            }
+            for follower in resource.followers.clone() {
+                self.cover_clusters(follower, due.entry(follower).or_default());
             }
         }
-        for told in pushes.values_mut() {
-            told.sort_by(|a, b| a.order().cmp(&b.order()));
+        let mut pushes = Pushes::new();
+        for (id, due) in due {
+            let told = self.say(id, due, now);
+            if !told.is_empty() {
+                pushes.insert(id, told);
+            }
         }
-        pushes.retain(|_, told| !told.is_empty());
         pushes
     }
 
-    fn stir(&mut self, wanted: &Wanted) {
-        if let Some(resource) = self.resources.get(wanted) {
+    fn stir(&mut self, id: StreamId, of: ResourceType, name: &str) {
+        let client = self.streams.get(&id).map(|stream| &stream.client);
+        let wanted = client.and_then(|client| Wanted::read(of, name, client));
+        if let Some((wanted, resource)) = wanted.and_then(|wanted| self.resources.get_key_value(&wanted)) {
             self.stirred.resource(wanted, resource);
         }
     }
@@ -376,8 +408,12 @@ impl Model {
             .streams
             .values()
             .filter(|stream| stream.client.workload == *workload);
-        for (of, name, _) in streams.flat_map(|stream| stream.subscriptions.iter()) {
-            let wanted = Wanted::read(of, name, &workload.namespace);
+        let subscribed = streams.flat_map(|stream| {
+            let all = stream.subscriptions.iter();
+            all.map(|(of, name, _)| (&stream.client, of, name))
+        });
+        for (client, of, name) in subscribed {
+            let wanted = Wanted::read(of, name, client);
             let held = wanted.and_then(|wanted| self.resources.get_key_value(&wanted));
             if let Some((wanted, resource)) = held {
                 self.stirred.resource(wanted, resource);
@@ -385,59 +421,325 @@ impl Model {
         }
     }
 
-    fn subscribe(&mut self, id: StreamId, wanted: Wanted) -> Option<Encoded> {
-        if !self.resources.contains_key(&wanted) {
-            self.by_service
-                .entry(wanted.service().clone())
-                .or_default()
-                .insert(wanted.clone());
-            self.computed += 1;
-        }
-        let resource = self
-            .resources
-            .entry(wanted.clone())
-            .or_insert_with_key(|wanted| Resource {
-                now: compile::encoded(wanted, &self.index),
-                causes: Vec::new(),
-                subscribers: BTreeSet::new(),
-            });
-        resource.subscribers.insert(id);
-        self.stirred.resource(&wanted, resource);
-        resource.now.clone()
-    }
-
-    fn unsubscribe(&mut self, id: StreamId, wanted: &Wanted) {
-        let Some(resource) = self.resources.get_mut(wanted) else {
-            return;
+    /// Answers what is due on a stream. Make before break ("Eventual consistency considerations"): clusters, their
+    /// endpoints, listeners, routes; what goes away goes last, and not before what may refer to it: a service that is
+    /// deleted does not exist from one moment to the next.
+    fn say(&mut self, id: StreamId, mut due: Due, now: Instant) -> Vec<Told> {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return Vec::new();
         };
-        resource.subscribers.remove(&id);
-        if !resource.subscribers.is_empty() {
-            self.stirred.resource(wanted, resource);
-            return;
-        }
-        self.stirred.objects(resource);
-        self.resources.remove(wanted);
-        if let Some(subscribed) = self.by_service.get_mut(wanted.service()) {
-            subscribed.remove(wanted);
-            if subscribed.is_empty() {
-                self.by_service.remove(wanted.service());
+        let at = Moment {
+            time: now,
+            revision: self.seen,
+        };
+        let mut saying = Saying {
+            stream,
+            resources: &self.resources,
+            at,
+            told: Vec::new(),
+        };
+        for of in ResourceType::ALL {
+            let Some(names) = due.get(&of).cloned() else {
+                continue;
+            };
+            let held = saying.held(of, &names);
+            let exist = held.iter().filter(|(_, held)| *held != Held::Absent);
+            let changed: Vec<(&str, Held)> = exist.copied().collect();
+            let again = saying.warm(of, &changed);
+            saying.say(of, &changed);
+            if !again.is_empty() {
+                due.entry(ResourceType::Endpoints).or_default().extend(again);
             }
         }
+        let mut left = Vec::new();
+        for of in [
+            ResourceType::Listener,
+            ResourceType::Route,
+            ResourceType::Cluster,
+            ResourceType::Endpoints,
+        ] {
+            let Some(names) = due.get(&of) else {
+                continue;
+            };
+            let held = saying.held(of, names);
+            let gone: Vec<(&str, Held)> = held.into_iter().filter(|(_, held)| *held == Held::Absent).collect();
+            saying.say(of, &gone);
+            left.extend(gone.iter().map(|(name, _)| (of, (*name).to_owned())));
+        }
+        let told = saying.told;
+        for (of, name) in left {
+            if !self.subscription(id, of, &name).is_some_and(Subscription::is_wanted) {
+                self.unsubscribe(id, of, &name);
+            }
+        }
+        told
+    }
+
+    /// An Envoy asks for everything of a type: what there is for it, and all of it is to be answered.
+    fn cover(&mut self, id: StreamId, of: ResourceType, due: &mut Due) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if of == ResourceType::Cluster {
+            if let Some(scope) = scope(&stream.client) {
+                self.follow(id, scope);
+            }
+            self.cover_clusters(id, due);
+        } else if let Dialect::Envoy(node) = &stream.client.dialect {
+            let names = Settled::of(node, of).iter().map(Settled::name).collect();
+            stream.subscriptions.cover(of, &names);
+            for name in &names {
+                self.subscribe(id, of, name);
+            }
+            due.entry(of).or_default().extend(names);
+        }
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        for name in due.get(&of).into_iter().flatten() {
+            stream.subscriptions.owe(of, name);
+        }
+    }
+
+    /// Every cluster that the routes of an Envoy name, and its app ports.
+    fn cover_clusters(&mut self, id: StreamId, due: &mut Due) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let Dialect::Envoy(node) = &stream.client.dialect else {
+            return;
+        };
+        let of = ResourceType::Cluster;
+        let own = Settled::of(node, of);
+        let mut names: BTreeSet<String> = own.iter().map(Settled::name).collect();
+        let routes = scope(&stream.client).and_then(|scope| self.resources.get(&Wanted::Outbound(scope)));
+        if let Some(table) = routes.and_then(|routes| routes.table.as_ref()) {
+            names.extend(table.clusters().into_iter().map(ToString::to_string));
+        }
+        let covered = stream.subscriptions.cover(of, &names);
+        for name in &covered.added {
+            self.subscribe(id, of, name);
+        }
+        let due = due.entry(of).or_default();
+        due.extend(covered.added);
+        due.extend(covered.left);
+    }
+
+    /// An Envoy asks for everything of a type no longer.
+    fn uncover(&mut self, id: StreamId, of: ResourceType) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let scope = scope(&stream.client).filter(|_| of == ResourceType::Cluster);
+        let left = stream.subscriptions.cover(of, &BTreeSet::new()).left;
+        for name in &left {
+            stream.subscriptions.forget(of, name);
+        }
+        for name in left {
+            self.unsubscribe(id, of, &name);
+        }
+        if let Some(scope) = scope {
+            self.unfollow(id, scope);
+        }
+    }
+
+    fn follow(&mut self, id: StreamId, scope: Scope) {
+        self.held(Wanted::Outbound(scope)).followers.insert(id);
+    }
+
+    fn unfollow(&mut self, id: StreamId, scope: Scope) {
+        let wanted = Wanted::Outbound(scope);
+        if let Some(resource) = self.resources.get_mut(&wanted) {
+            resource.followers.remove(&id);
+        }
+        self.drop_unused(&wanted);
+    }
+
+    fn subscribe(&mut self, id: StreamId, of: ResourceType, name: &str) {
+        let Some(stream) = self.streams.get(&id) else {
+            return;
+        };
+        if let Some(wanted) = Wanted::read(of, name, &stream.client) {
+            self.held(wanted).subscribers.insert(id);
+            self.stir(id, of, name);
+        }
+    }
+
+    fn unsubscribe(&mut self, id: StreamId, of: ResourceType, name: &str) {
+        let Some(stream) = self.streams.get(&id) else {
+            return;
+        };
+        if let Some(wanted) = Wanted::read(of, name, &stream.client) {
+            self.release(id, &wanted);
+        }
+    }
+
+    fn release(&mut self, id: StreamId, wanted: &Wanted) {
+        if let Some(resource) = self.resources.get_mut(wanted) {
+            resource.subscribers.remove(&id);
+            self.stirred.resource(wanted, resource);
+        }
+        self.drop_unused(wanted);
+    }
+
+    /// The resource, computed if nobody asked for it yet.
+    fn held(&mut self, wanted: Wanted) -> &mut Resource {
+        if !self.resources.contains_key(&wanted) {
+            for set in self.dependencies(&wanted) {
+                set.insert(wanted.clone());
+            }
+        }
+        self.resources.entry(wanted).or_insert_with_key(|wanted| {
+            let table = match wanted {
+                Wanted::Outbound(scope) => Some(Table::new(scope.clone(), &self.index)),
+                _ => None,
+            };
+            self.computed += table.as_ref().map_or(1, Table::computed_services);
+            let now = match &table {
+                Some(table) => table.computed(&self.index),
+                None => wanted::computed(wanted, &self.index),
+            };
+            Resource {
+                now,
+                table,
+                causes: Vec::new(),
+                subscribers: BTreeSet::new(),
+                followers: BTreeSet::new(),
+            }
+        })
+    }
+
+    fn drop_unused(&mut self, wanted: &Wanted) {
+        let unused = |resource: &Resource| resource.subscribers.is_empty() && resource.followers.is_empty();
+        let Some(resource) = self.resources.get(wanted).filter(|resource| unused(resource)) else {
+            return;
+        };
+        self.stirred.objects(resource);
+        self.resources.remove(wanted);
+        for set in self.dependencies(wanted) {
+            set.remove(wanted);
+        }
+        match wanted.services() {
+            Services::One(service) => self.drop_empty(service),
+            Services::Some(services) => services.iter().for_each(|service| self.drop_empty(service)),
+            Services::All | Services::None => {}
+        }
+    }
+
+    fn drop_empty(&mut self, service: &ServiceName) {
+        if self.by_service.get(service).is_some_and(BTreeSet::is_empty) {
+            self.by_service.remove(service);
+        }
+    }
+
+    /// Where a resource is noted so that changes of its services find it.
+    fn dependencies(&mut self, wanted: &Wanted) -> Vec<&mut BTreeSet<Wanted>> {
+        match wanted.services() {
+            Services::One(service) => vec![self.by_service.entry(service.clone()).or_default()],
+            Services::Some(services) => {
+                for service in services {
+                    self.by_service.entry(service.clone()).or_default();
+                }
+                let sets = self.by_service.iter_mut();
+                sets.filter(|(service, _)| services.contains(*service))
+                    .map(|(_, set)| set)
+                    .collect()
+            }
+            Services::All => vec![&mut self.on_all],
+            Services::None => Vec::new(),
+        }
     }
 }
 
-fn tell(stream: &mut Stream, of: ResourceType, name: String, now: Option<&Encoded>, at: Moment) -> Option<Told> {
-    let nonce = stream.subscriptions.tell(of, &name, held(now), at)?;
-    Some(Told {
-        of,
-        name,
-        nonce,
-        resource: now.map(|encoded| (encoded.message.clone(), encoded.version)),
-    })
+/// What is being said on one stream.
+struct Saying<'a> {
+    stream: &'a mut Stream,
+    resources: &'a HashMap<Wanted, Resource>,
+    at: Moment,
+    told: Vec<Told>,
 }
 
-fn held(encoded: Option<&Encoded>) -> Held {
-    encoded.map_or(Held::Absent, |encoded| Held::Version(encoded.version))
+impl Saying<'_> {
+    fn computed(&self, of: ResourceType, name: &str) -> Option<&Computed> {
+        let wanted = Wanted::read(of, name, &self.stream.client)?;
+        self.resources.get(&wanted).map(|resource| &resource.now)
+    }
+
+    /// What is to be said of these now. What the client no longer asks for is gone for it.
+    fn held<'n>(&self, of: ResourceType, names: &'n BTreeSet<String>) -> Vec<(&'n str, Held)> {
+        let held = |name: &str| {
+            let subscription = self.stream.subscriptions.subscription(of, name);
+            match subscription.is_some_and(Subscription::is_wanted) {
+                true => self.computed(of, name).map_or(Held::Absent, held),
+                false => Held::Absent,
+            }
+        };
+        names.iter().map(|name| (name.as_str(), held(name))).collect()
+    }
+
+    /// "Resource warming": Envoy holds a changed cluster back until its endpoints come again. Returns whose.
+    fn warm(&mut self, of: ResourceType, changed: &[(&str, Held)]) -> Vec<String> {
+        if of != ResourceType::Cluster || !matches!(self.stream.client.dialect, Dialect::Envoy(_)) {
+            return Vec::new();
+        }
+        let subscriptions = &mut self.stream.subscriptions;
+        let names = changed.iter().map(|(name, _)| *name);
+        names
+            .filter(|name| subscriptions.owe(ResourceType::Endpoints, name))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    fn say(&mut self, of: ResourceType, now: &[(&str, Held)]) {
+        // A weir proxy has each resource in an answer of its own, so that its ACK or NACK speaks for that one alone.
+        match self.stream.client.dialect {
+            Dialect::Weir => now.iter().for_each(|one| self.answer(of, std::slice::from_ref(one))),
+            Dialect::Grpc | Dialect::Envoy(_) => self.answer(of, now),
+        }
+    }
+
+    fn answer(&mut self, of: ResourceType, now: &[(&str, Held)]) {
+        let Some(answer) = self.stream.subscriptions.tell(of, now, self.at) else {
+            return;
+        };
+        let variant = self.stream.subscriptions.variant();
+        let names: BTreeSet<String> = if says_all(variant, of) {
+            let subscribed = self.stream.subscriptions.iter();
+            let subscribed = subscribed.filter(|(type_of, _, held)| *type_of == of && held.is_there());
+            subscribed.map(|(_, name, _)| name.to_owned()).collect()
+        } else {
+            answer.names
+        };
+        let absent: BTreeSet<&str> = now
+            .iter()
+            .filter_map(|(name, held)| (*held == Held::Absent).then_some(*name))
+            .collect();
+        let items = names.into_iter().map(|name| {
+            let resource = self.computed(of, &name).filter(|_| !absent.contains(name.as_str()));
+            let resource = resource.and_then(|computed| computed.message.clone());
+            Item { name, resource }
+        });
+        self.told.push(Told {
+            of,
+            nonce: answer.nonce,
+            items: items.collect(),
+        });
+    }
+}
+
+fn held(computed: &Computed) -> Held {
+    computed
+        .message
+        .as_ref()
+        .map_or(Held::Absent, |(_, version)| Held::Version(*version))
+}
+
+/// Whose routes an Envoy has.
+fn scope(client: &ClientIdentity) -> Option<Scope> {
+    match &client.dialect {
+        Dialect::Envoy(node) => Some(Scope::of(node, &client.workload.namespace)),
+        Dialect::Weir | Dialect::Grpc => None,
+    }
 }
 
 /// Of one resource, while a subscriber is behind; beyond that the newest change counts alone.
@@ -452,6 +754,7 @@ mod tests {
     use weir_api::backend_policy::{BackendPolicySpec, CircuitBreaker, TargetRef};
     use weir_policy::model::Locality;
 
+    use super::super::stream::Names;
     use super::*;
     use crate::compile::fixture;
     use crate::proxies::{self, Attachment};
@@ -515,9 +818,14 @@ mod tests {
                 workload: workload.parse().expect("a workload"),
                 locality: Locality::default(),
                 version: "0.1.0".to_owned(),
-                features: Vec::new(),
+                dialect: Dialect::Weir,
             };
-            self.model.open(StreamId(id), client, None, SystemTime::UNIX_EPOCH);
+            self.open_as(id, client, Variant::Delta);
+        }
+
+        fn open_as(&mut self, id: u64, client: ClientIdentity, variant: Variant) {
+            self.model
+                .open(StreamId(id), client, variant, None, SystemTime::UNIX_EPOCH);
         }
 
         fn ask(&mut self, id: u64, of: ResourceType, asked: Asked) -> Vec<String> {
@@ -526,11 +834,7 @@ mod tests {
         }
 
         fn subscribe(&mut self, id: u64, of: ResourceType, names: &[&str]) -> Vec<String> {
-            let asked = Asked {
-                subscribe: names.iter().map(|name| (*name).to_owned()).collect(),
-                ..Asked::default()
-            };
-            self.ask(id, of, asked)
+            self.ask(id, of, delta(names, &[]))
         }
 
         fn answer(&mut self, id: u64, of: ResourceType, nonce: u64, error: Option<&str>) {
@@ -558,10 +862,25 @@ mod tests {
             .iter()
             .flat_map(|(id, told)| told.iter().map(move |told| (id, told)));
         let lines = told.map(|(id, told)| {
-            let gone = if told.resource.is_none() { "-" } else { "" };
-            format!("{} {} {gone}{} {}", id.0, told.nonce, told.of, told.name)
+            let [item] = told.items.as_slice() else {
+                panic!("one resource in an answer: {told:?}");
+            };
+            let gone = if item.resource.is_none() { "-" } else { "" };
+            format!("{} {} {gone}{} {}", id.0, told.nonce, told.of, item.name)
         });
         lines.collect()
+    }
+
+    fn delta(subscribe: &[&str], unsubscribe: &[&str]) -> Asked {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Asked {
+            names: Names::Delta {
+                subscribe: owned(subscribe),
+                unsubscribe: owned(unsubscribe),
+                initial_versions: BTreeMap::new(),
+            },
+            ..Asked::default()
+        }
     }
 
     fn portal() -> Object {
@@ -998,13 +1317,13 @@ mod tests {
                         world.model.changed(&[event], now)
                     }
                     Step::Subscribe(id, of, name) => {
-                        let asked = Asked { subscribe: vec![name], ..Asked::default() };
+                        let asked = delta(&[&name], &[]);
                         let answers = world.model.ask(StreamId(id), of, asked, now).expect("few names");
                         prop_assert_eq!(answers.len(), 1, "each subscription is answered");
                         BTreeMap::from([(StreamId(id), answers)])
                     }
                     Step::LetGo(id, of, name) => {
-                        let asked = Asked { unsubscribe: vec![name.clone()], ..Asked::default() };
+                        let asked = delta(&[], &[&name]);
                         let answers = world.model.ask(StreamId(id), of, asked, now).expect("few names");
                         prop_assert!(answers.is_empty());
                         told.remove(&(id, of, name));
@@ -1019,8 +1338,10 @@ mod tests {
                 };
                 for (id, answers) in pushes {
                     for answer in answers {
-                        let version = answer.resource.map(|(_, version)| version);
-                        told.insert((id.0, answer.of, answer.name), version);
+                        for item in answer.items {
+                            let version = item.resource.map(|(_, version)| version);
+                            told.insert((id.0, answer.of, item.name), version);
+                        }
                     }
                 }
                 let mut anew = Index::default();
@@ -1028,9 +1349,9 @@ mod tests {
                     anew.apply(key, Some(Arc::clone(&stored.object)));
                 }
                 for ((id, of, name), version) in &told {
-                    let namespace = NAMESPACES[*id as usize - 1].parse().expect("a label");
-                    let wanted = Wanted::read(*of, name, &namespace).expect("canonical");
-                    let expect = compile::encoded(&wanted, &anew).map(|encoded| encoded.version);
+                    let client = &world.model.streams[&StreamId(*id)].client;
+                    let wanted = Wanted::read(*of, name, client).expect("canonical");
+                    let expect = wanted::computed(&wanted, &anew).message.map(|(_, version)| version);
                     prop_assert_eq!(*version, expect, "stream {} {} {}", id, of, name);
                 }
                 let subscribed: usize = world.model.streams.values().map(|s| s.subscriptions.iter().count()).sum();

@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashSet};
 use weir_api::Key;
 
 use super::model::Resource;
-use crate::compile::Wanted;
+use crate::compile::wanted::Wanted;
 use crate::status;
 
 /// What was stirred since it was last taken. Only objects whose status says where they are in force.

@@ -1,0 +1,397 @@
+//! What a subscription is for, and what it is now: computed from the [`Index`], in the terms of who asks.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use weir_api::backend_policy::BackendPolicySpec;
+use weir_api::{Key, Kind, Spec};
+use weir_policy::names::{ClusterName, Label, ListenerName, RouteName, ServiceName};
+use weir_xds::encode::envoy::{INBOUND, OUTBOUND};
+use weir_xds::encode::{self, NotSent, Place, PolicyField, Sent};
+use weir_xds::envoy::Any;
+use weir_xds::node::{ClientIdentity, Dialect};
+use weir_xds::{EnvoyNode, InboundPort, ResourceType};
+
+use super::index::{Index, Part};
+use super::outbound::{Scope, Table};
+use super::{Compiled, Version, cluster, endpoints, listener, routes};
+
+/// What is computed for a subscription: what was asked for, and by whom where that matters.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Wanted {
+    /// The routes of all services that an Envoy asks for. In this order it comes before the clusters, which it names.
+    Outbound(Scope),
+    /// A cluster.
+    Cluster(Terms, ClusterName),
+    /// A cluster's endpoints.
+    Endpoints(Terms, ClusterName),
+    /// A listener for clients of a namespace.
+    Listener(ListenerName, Label),
+    /// The same for gRPC clients, under the name that they asked for.
+    ApiListener {
+        /// As it was asked for.
+        called: String,
+        /// What that means.
+        name: ListenerName,
+        /// The client's namespace.
+        client: Label,
+    },
+    /// A route configuration.
+    Route(Terms, RouteName),
+    /// What an Envoy's node alone decides.
+    Settled(Settled),
+}
+
+/// In whose terms something is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Terms {
+    /// In those of weir proxies.
+    Weir,
+    /// In those of gRPC's clients.
+    Grpc,
+    /// In Envoy's.
+    Envoy,
+}
+
+/// What an Envoy's node alone decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Settled {
+    /// The listener where its app sends its calls.
+    OutboundListener(SocketAddr),
+    /// A listener for others' calls.
+    InboundListener(SocketAddr, InboundPort),
+    /// An app port.
+    InboundCluster(InboundPort),
+}
+
+/// The services that something depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Services<'a> {
+    /// This one.
+    One(&'a ServiceName),
+    /// These.
+    Some(&'a BTreeSet<ServiceName>),
+    /// Every one that there is or will be.
+    All,
+    /// None.
+    None,
+}
+
+impl Wanted {
+    /// What a client's subscription is for; `None`: nothing that could ever exist. Only the canonical spelling of a
+    /// name is one: otherwise two subscriptions of a client could mean the same. (gRPC's clients alone may spell a
+    /// listener as their apps do.)
+    pub(crate) fn read(of: ResourceType, name: &str, client: &ClientIdentity) -> Option<Wanted> {
+        let own = &client.workload.namespace;
+        match &client.dialect {
+            Dialect::Weir => Wanted::by_name(of, name, Terms::Weir, own),
+            Dialect::Grpc if of == ResourceType::Listener => Some(Wanted::ApiListener {
+                called: name.to_owned(),
+                name: ListenerName::from_authority(name, own).ok()?,
+                client: own.clone(),
+            }),
+            Dialect::Grpc => Wanted::by_name(of, name, Terms::Grpc, own),
+            Dialect::Envoy(node) => match of {
+                ResourceType::Route => Some(Wanted::Outbound(Scope::of(node, own))).filter(|_| name == OUTBOUND),
+                ResourceType::Listener | ResourceType::Cluster if Settled::is_name(name) => {
+                    let settled = Settled::of(node, of).into_iter().find(|settled| settled.name() == name);
+                    settled.map(Wanted::Settled)
+                }
+                ResourceType::Listener => None,
+                ResourceType::Cluster | ResourceType::Endpoints => Wanted::by_name(of, name, Terms::Envoy, own),
+            },
+        }
+    }
+
+    fn by_name(of: ResourceType, name: &str, terms: Terms, own: &Label) -> Option<Wanted> {
+        let wanted = match of {
+            ResourceType::Cluster => Wanted::Cluster(terms, canonical(name)?),
+            ResourceType::Endpoints => Wanted::Endpoints(terms, canonical(name)?),
+            ResourceType::Listener => Wanted::Listener(canonical(name)?, own.clone()),
+            ResourceType::Route => Wanted::Route(terms, canonical(name)?),
+        };
+        Some(wanted)
+    }
+
+    /// The services it is about.
+    pub(crate) fn services(&self) -> Services<'_> {
+        match self {
+            Wanted::Cluster(_, name) | Wanted::Endpoints(_, name) => Services::One(&name.service),
+            Wanted::Listener(name, _) | Wanted::ApiListener { name, .. } => Services::One(&name.service),
+            Wanted::Route(_, name) => Services::One(&name.cluster.service),
+            Wanted::Outbound(scope) => scope.services.as_ref().map_or(Services::All, Services::Some),
+            Wanted::Settled(_) => Services::None,
+        }
+    }
+
+    /// What a client subscribes to for it.
+    pub(crate) fn subscription(&self) -> (ResourceType, String) {
+        match self {
+            Wanted::Cluster(_, name) => (ResourceType::Cluster, name.to_string()),
+            Wanted::Endpoints(_, name) => (ResourceType::Endpoints, name.to_string()),
+            Wanted::Listener(name, _) => (ResourceType::Listener, name.to_string()),
+            Wanted::ApiListener { called, .. } => (ResourceType::Listener, called.clone()),
+            Wanted::Route(_, name) => (ResourceType::Route, name.to_string()),
+            Wanted::Outbound(_) => (ResourceType::Route, OUTBOUND.to_owned()),
+            Wanted::Settled(settled) => (settled.of_type(), settled.name()),
+        }
+    }
+
+    /// Whether a change to this part of one of its services may change it.
+    pub(crate) fn depends_on(&self, part: Part) -> bool {
+        match (part, self) {
+            (Part::Whole, _)
+            | (
+                Part::Routes,
+                Wanted::Listener(..) | Wanted::ApiListener { .. } | Wanted::Route(..) | Wanted::Outbound(_),
+            )
+            | (Part::Clusters, Wanted::Cluster(..))
+            | (Part::Endpoints, Wanted::Endpoints(..)) => true,
+            (Part::Routes | Part::Clusters | Part::Endpoints, _) => false,
+        }
+    }
+}
+
+impl Settled {
+    /// All that a node decides, of one type.
+    pub(crate) fn of(node: &EnvoyNode, of: ResourceType) -> Vec<Settled> {
+        let calls = node.services.as_ref().is_none_or(|services| !services.is_empty());
+        let outbound = calls.then_some(Settled::OutboundListener(node.outbound));
+        let ports = node.inbound.iter();
+        match of {
+            ResourceType::Listener => {
+                let inbound = ports.map(|(listen, port)| Settled::InboundListener(*listen, *port));
+                outbound.into_iter().chain(inbound).collect()
+            }
+            ResourceType::Cluster => ports.map(|(_, port)| Settled::InboundCluster(*port)).collect(),
+            ResourceType::Endpoints | ResourceType::Route => Vec::new(),
+        }
+    }
+
+    /// What an Envoy knows it by.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Settled::OutboundListener(_) => OUTBOUND.to_owned(),
+            Settled::InboundListener(listen, _) => encode::envoy::inbound_name(*listen),
+            Settled::InboundCluster(port) => encode::envoy::inbound_cluster_name(*port),
+        }
+    }
+
+    /// Whether a name is of this kind; none of a service's resources is.
+    fn is_name(name: &str) -> bool {
+        name == OUTBOUND || name.starts_with(INBOUND)
+    }
+
+    fn of_type(&self) -> ResourceType {
+        match self {
+            Settled::OutboundListener(_) | Settled::InboundListener(..) => ResourceType::Listener,
+            Settled::InboundCluster(_) => ResourceType::Cluster,
+        }
+    }
+
+    fn message(&self) -> Any {
+        match self {
+            Settled::OutboundListener(listen) => encode::envoy::outbound_listener(*listen),
+            Settled::InboundListener(listen, port) => encode::envoy::inbound_listener(*listen, *port),
+            Settled::InboundCluster(port) => encode::envoy::inbound_cluster(*port),
+        }
+    }
+}
+
+/// A resource as it is sent.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Computed {
+    /// The message, and a hash of it: the same before and after a restart of the control plane. `None`: there is
+    /// nothing to be sent.
+    pub(crate) message: Option<(Any, Version)>,
+    /// See [`Compiled::sources`].
+    pub(crate) sources: Vec<(Key, i64)>,
+    /// What of its sources this client can't be told: whose, and what.
+    pub(crate) not_sent: Vec<(Key, String)>,
+}
+
+/// Computes one resource, but [`Wanted::Outbound`], which a [`Table`] keeps.
+pub(crate) fn computed(wanted: &Wanted, index: &Index) -> Computed {
+    let computed = match wanted {
+        Wanted::Cluster(terms, name) => cluster(name, index).map(|compiled| {
+            let cluster = &compiled.resource;
+            match terms {
+                Terms::Weir => whole(encode::cluster(cluster), compiled.sources),
+                Terms::Grpc => match encode::grpc::cluster(cluster) {
+                    Ok(sent) => said(sent, compiled.sources, index),
+                    Err(not_sent) => Computed {
+                        message: None,
+                        not_sent: attributed(vec![not_sent], &compiled.sources, index),
+                        sources: compiled.sources,
+                    },
+                },
+                Terms::Envoy => said(encode::envoy::cluster(cluster), compiled.sources, index),
+            }
+        }),
+        Wanted::Endpoints(terms, name) => endpoints::endpoints(name, index).map(|Compiled { resource, sources }| {
+            let message = match terms {
+                Terms::Weir => encode::endpoints(&resource),
+                Terms::Grpc => encode::grpc::endpoints(&resource),
+                Terms::Envoy => encode::envoy::endpoints(&resource),
+            };
+            whole(message, sources)
+        }),
+        Wanted::Listener(name, client) => {
+            listener(name, client, index).map(|compiled| whole(encode::listener(&compiled.resource), compiled.sources))
+        }
+        Wanted::ApiListener { called, name, client } => listener(name, client, index).map(|compiled| {
+            said(
+                encode::grpc::listener(&compiled.resource, called),
+                compiled.sources,
+                index,
+            )
+        }),
+        Wanted::Route(terms, name) => routes::route_config(name, index).map(|Compiled { resource, sources }| {
+            match terms {
+                Terms::Grpc => said(encode::grpc::route_config(&resource), sources, index),
+                // An Envoy has one route configuration, which is no service's.
+                Terms::Weir | Terms::Envoy => whole(encode::route_config(&resource), sources),
+            }
+        }),
+        Wanted::Outbound(scope) => Some(Table::new(scope.clone(), index).computed(index)),
+        Wanted::Settled(settled) => Some(whole(settled.message(), Vec::new())),
+    };
+    computed.unwrap_or_default()
+}
+
+/// A message that says everything.
+pub(super) fn whole(message: Any, sources: Vec<(Key, i64)>) -> Computed {
+    Computed {
+        message: Some((message.clone(), Version::of(&message.value))),
+        sources,
+        not_sent: Vec::new(),
+    }
+}
+
+fn said(sent: Sent, sources: Vec<(Key, i64)>, index: &Index) -> Computed {
+    let Sent { message, not_sent } = sent;
+    let not_sent = attributed(not_sent, &sources, index);
+    Computed {
+        not_sent,
+        ..whole(message, sources)
+    }
+}
+
+/// Whose it is that is not sent. A default that nobody asked for is nobody's.
+pub(super) fn attributed(not_sent: Vec<NotSent>, sources: &[(Key, i64)], index: &Index) -> Vec<(Key, String)> {
+    let owner = |not_sent: &NotSent| {
+        let mut keys = sources.iter().map(|(key, _)| key);
+        match &not_sent.place {
+            Place::Route(name) => {
+                let object = name.split_once('#').map_or(name.as_str(), |(object, _)| object);
+                keys.find(|key| key.to_string() == object)
+            }
+            Place::Protocol => keys.find(|key| key.kind == Kind::Service),
+            Place::Policy(field) => keys.find(|key| {
+                let object = index.objects().get(key);
+                object.is_some_and(|object| match &object.spec {
+                    Spec::BackendPolicy(spec) => asks_for(spec, *field),
+                    _ => false,
+                })
+            }),
+        }
+    };
+    let owned = not_sent
+        .iter()
+        .filter_map(|one| Some((owner(one)?.clone(), one.to_string())));
+    owned.collect()
+}
+
+fn asks_for(policy: &BackendPolicySpec, field: PolicyField) -> bool {
+    match field {
+        PolicyField::Balancing => policy.balancing.is_some(),
+        PolicyField::ConnectTimeout => policy.connect_timeout.is_some(),
+        PolicyField::MaxConnections | PolicyField::MaxPendingRequests | PolicyField::Failures => {
+            policy.circuit_breaker.is_some()
+        }
+        PolicyField::OutlierDetection => policy.outlier_detection.is_some(),
+        PolicyField::PanicPercent => policy.panic_percent.is_some(),
+        PolicyField::RetryBudget => policy.retry_budget.is_some(),
+    }
+}
+
+fn canonical<T: FromStr + fmt::Display>(text: &str) -> Option<T> {
+    let read: T = text.parse().ok()?;
+    (read.to_string() == text).then_some(read)
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_policy::model::Locality;
+
+    use super::*;
+
+    fn client(dialect: Dialect) -> ClientIdentity {
+        ClientIdentity {
+            workload: "citizen/a".parse().expect("a workload"),
+            locality: Locality::default(),
+            version: String::new(),
+            dialect,
+        }
+    }
+
+    #[test]
+    fn only_the_canonical_spelling_of_a_name_is_one() {
+        let read = |of, name: &str| Wanted::read(of, name, &client(Dialect::Weir)).is_some();
+        assert!(read(ResourceType::Cluster, "portal.citizen:80"));
+        assert!(read(ResourceType::Route, "portal.citizen:80/*"));
+        assert!(read(ResourceType::Listener, "portal.citizen.svc.cluster.local"));
+        for name in [
+            "",
+            "*",
+            "portal.citizen:080",
+            "Portal.citizen:80",
+            "portal:80",
+            "portal.citizen:80 ",
+        ] {
+            assert!(!read(ResourceType::Cluster, name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_grpc_client_is_answered_under_the_name_it_used() {
+        for name in ["portal:80", "portal.citizen:80", "portal.citizen.svc.cluster.local:80"] {
+            let wanted = Wanted::read(ResourceType::Listener, name, &client(Dialect::Grpc));
+            let wanted = wanted.expect("a service of the mesh");
+            assert_eq!(wanted.subscription(), (ResourceType::Listener, name.to_owned()));
+        }
+        let elsewhere = Wanted::read(ResourceType::Listener, "example.org.uk", &client(Dialect::Grpc));
+        assert_eq!(elsewhere, None);
+    }
+
+    #[test]
+    fn an_envoy_finds_again_what_its_node_decides() {
+        let port = InboundPort {
+            app: std::num::NonZeroU16::new(8080).expect("not zero"),
+            protocol: weir_xds::InboundProtocol::Http1,
+        };
+        let node = EnvoyNode {
+            inbound: [("0.0.0.0:15006".parse().expect("an address"), port)].into(),
+            ..EnvoyNode::default()
+        };
+        let envoy = client(Dialect::Envoy(node.clone()));
+        for of in [ResourceType::Listener, ResourceType::Cluster] {
+            for settled in Settled::of(&node, of) {
+                assert_eq!(
+                    Wanted::read(of, &settled.name(), &envoy),
+                    Some(Wanted::Settled(settled))
+                );
+            }
+        }
+        let others = client(Dialect::Envoy(EnvoyNode::default()));
+        let name = encode::envoy::inbound_cluster_name(port);
+        assert_eq!(Wanted::read(ResourceType::Cluster, &name, &others), None);
+        let silent = EnvoyNode {
+            services: Some(BTreeSet::new()),
+            ..EnvoyNode::default()
+        };
+        assert_eq!(Settled::of(&silent, ResourceType::Listener), [], "its app calls nobody");
+    }
+}
