@@ -115,10 +115,9 @@ impl Folder {
         // One place: a change that finds it taken is covered by the reading that is still to come.
         let (changed, changes) = mpsc::channel(1);
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            if event.is_ok_and(|event| !changes_nothing(event.kind)) {
-                return;
+            if may_be_a_change(&event) {
+                let _ = changed.try_send(());
             }
-            let _ = changed.try_send(());
         })
         .map_err(watch_error)?;
         watcher
@@ -202,12 +201,16 @@ impl Folder {
     }
 }
 
-/// Reading the files makes events of its own: those must not make us read them again.
-fn changes_nothing(kind: EventKind) -> bool {
-    match kind {
-        EventKind::Access(AccessKind::Close(AccessMode::Write)) => false,
-        EventKind::Access(_) => true,
-        EventKind::Any | EventKind::Create(_) | EventKind::Modify(_) | EventKind::Remove(_) | EventKind::Other => false,
+/// Whether files may be others than before. Reading them makes events too, which must not make us read them again. What
+/// went wrong may have hidden a change.
+fn may_be_a_change(event: &notify::Result<notify::Event>) -> bool {
+    match event.as_ref().map(|event| event.kind) {
+        Ok(EventKind::Access(AccessKind::Close(AccessMode::Write))) => true,
+        Ok(EventKind::Access(_)) => false,
+        Ok(EventKind::Any | EventKind::Create(_) | EventKind::Modify(_) | EventKind::Remove(_) | EventKind::Other) => {
+            true
+        }
+        Err(_) => true,
     }
 }
 
@@ -406,3 +409,36 @@ const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 const FOLDER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// More help nobody.
 const ERRORS_MAX: usize = 100;
+
+#[cfg(test)]
+mod tests {
+    use notify::event::{CreateKind, DataChange, ModifyKind, RemoveKind, RenameMode};
+
+    use super::*;
+
+    #[test]
+    fn reading_a_file_is_no_reason_to_read_it_again() {
+        let event = |kind| may_be_a_change(&Ok(notify::Event::new(kind)));
+        for kind in [
+            AccessKind::Any,
+            AccessKind::Read,
+            AccessKind::Open(AccessMode::Any),
+            AccessKind::Open(AccessMode::Read),
+            AccessKind::Close(AccessMode::Read),
+        ] {
+            assert!(!event(EventKind::Access(kind)), "{kind:?}");
+        }
+        for kind in [
+            EventKind::Access(AccessKind::Close(AccessMode::Write)),
+            EventKind::Create(CreateKind::File),
+            EventKind::Modify(ModifyKind::Data(DataChange::Any)),
+            EventKind::Modify(ModifyKind::Name(RenameMode::To)),
+            EventKind::Remove(RemoveKind::File),
+            EventKind::Any,
+            EventKind::Other,
+        ] {
+            assert!(event(kind), "{kind:?}");
+        }
+        assert!(may_be_a_change(&Err(notify::Error::generic("the queue ran over"))));
+    }
+}
