@@ -12,6 +12,7 @@ mod policy;
 mod route;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -23,7 +24,7 @@ use weir_api::{Key, Kind, Object, Spec};
 use crate::compile::index::Index;
 use crate::drain::Drain;
 use crate::proxies::{Attachment, Summary};
-use crate::store::{Op, Precondition, Revision, Store, WatchEnded, WriteError};
+use crate::store::{Op, Precondition, Revision, Store, Stored, Watch, WatchEnded, WriteError};
 use crate::xds::{Closed, Xds};
 use book::Book;
 
@@ -115,52 +116,57 @@ fn read<T: DeserializeOwned + Default>(object: &Object) -> T {
 /// A write never waits for long: it has a place in the store's queue like everybody's, and what is queued is committed
 /// together. Nor does it hold up others for long: at most [`TOGETHER_MAX`] are queued at a time.
 pub(crate) async fn keep(store: Store, xds: Xds, mut drain: Drain) {
-    let mut keeper: Option<Keeper> = None;
+    let (all, mut watch) = listed(&store);
+    let back_by = Instant::now() + RECONNECT_TIME;
+    let mut keeper = Keeper {
+        store,
+        xds,
+        book: Book::open(&all, back_by.into_std()),
+        batch: Batch::default(),
+        stirred: Stirred::No,
+    };
+    drop(all);
+    loop {
+        let due = keeper.due();
+        // Each arm is cancel safe: watching, waiting for news and sleeping lose nothing.
+        tokio::select! {
+            () = drain.begun() => return,
+            events = watch.next() => match events {
+                Ok(events) => {
+                    for event in &events {
+                        keeper.book.changed(event);
+                    }
+                    keeper.note();
+                }
+                Err(WatchEnded::Compacted(compacted)) => {
+                    tracing::warn!(%compacted, "statuses fell behind the store, which is listed anew");
+                    let (all, anew) = listed(&keeper.store);
+                    keeper.book.reset(&all);
+                    keeper.note();
+                    watch = anew;
+                }
+                Err(WatchEnded::Closed) => return,
+            },
+            () = keeper.xds.stirred() => {
+                keeper.stirred = Stirred::Yes;
+                keeper.note();
+            }
+            () = sleep_until(due) => {
+                if let Err(Closed) = keeper.round().await {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// All that the store holds, and a watch from there.
+fn listed(store: &Store) -> (Vec<Arc<Stored>>, Watch) {
     loop {
         let (all, revision) = store.all();
         // Only when more changes were made between these two lines than the store remembers is it compacted.
-        let Ok(mut watch) = store.watch(revision) else {
-            continue;
-        };
-        match &mut keeper {
-            Some(keeper) => keeper.book.reset(&all),
-            None => {
-                let back_by = Instant::now() + RECONNECT_TIME;
-                keeper = Some(Keeper::new(&store, &xds, Book::open(&all, back_by.into_std())));
-            }
-        }
-        drop(all);
-        let Some(keeper) = &mut keeper else {
-            continue;
-        };
-        loop {
-            let due = keeper.due();
-            // Each arm is cancel safe: watching, waiting for news and sleeping lose nothing.
-            tokio::select! {
-                () = drain.begun() => return,
-                events = watch.next() => match events {
-                    Ok(events) => {
-                        for event in &events {
-                            keeper.book.changed(event);
-                        }
-                        keeper.note();
-                    }
-                    Err(WatchEnded::Compacted(compacted)) => {
-                        tracing::warn!(%compacted, "statuses fell behind the store, which is listed anew");
-                        break;
-                    }
-                    Err(WatchEnded::Closed) => return,
-                },
-                () = xds.stirred() => {
-                    keeper.stirred = Stirred::Yes;
-                    keeper.note();
-                }
-                () = sleep_until(due) => {
-                    if let Err(Closed) = keeper.round().await {
-                        return;
-                    }
-                }
-            }
+        if let Ok(watch) = store.watch(revision) {
+            return (all, watch);
         }
     }
 }
@@ -201,16 +207,6 @@ impl Batch {
 }
 
 impl Keeper {
-    fn new(store: &Store, xds: &Xds, book: Book) -> Keeper {
-        Keeper {
-            store: store.clone(),
-            xds: xds.clone(),
-            book,
-            batch: Batch::default(),
-            stirred: Stirred::No,
-        }
-    }
-
     /// Something happened; it is looked at together with what comes right after it.
     fn note(&mut self) {
         if self.stirred == Stirred::Yes || self.book.is_dirty() {

@@ -151,6 +151,7 @@ impl Book {
         } else {
             self.dirty.remove(key);
             self.not_before.remove(key);
+            self.leave_inheritance(key);
         }
         for (service, part) in touched {
             for key in self.affected(&service, part) {
@@ -173,10 +174,14 @@ impl Book {
     }
 
     fn mark(&mut self, key: Key) {
-        if let Some((inherited, _)) = &mut self.inherited {
-            inherited.remove(&key);
-        }
+        self.leave_inheritance(&key);
         self.dirty.insert(key);
+    }
+
+    fn leave_inheritance(&mut self, key: &Key) {
+        if let Some((inherited, _)) = &mut self.inherited {
+            inherited.remove(key);
+        }
     }
 }
 
@@ -321,11 +326,15 @@ mod tests {
             route.status = Some(serde_json::json!({"parents": []}));
             route
         };
-        let all = [portal(), said("a"), said("b"), route("new", "portal")].map(stored);
+        // Of another service, so that its end is nothing to the others.
+        let mut gone = said("gone");
+        fixture::spec_of(&mut gone).parent_refs[0].name = "other".to_owned();
+        let all = [portal(), said("a"), said("b"), gone.clone(), route("new", "portal")].map(stored);
         let mut book = Book::open(&all, back_by);
         assert_eq!(names(book.take_due(now)), ["new"]);
         book.stir(&said("a").key());
         assert_eq!(names(book.take_due(now)), ["a"], "a proxy is back");
+        book.apply(&gone.key(), None);
         assert_eq!(book.due(now), Some(back_by));
         assert_eq!(names(book.take_due(back_by)), ["b"]);
         assert_eq!(book.due(back_by), None);
@@ -338,5 +347,12 @@ mod tests {
         book.reset(&[portal(), route("stays", "portal")].map(stored));
         assert_eq!(names(book.take_due(now)), ["stays"]);
         assert!(book.object(&route("gone", "portal").key()).is_none());
+        book.rest(route("stays", "portal").key(), now);
+        book.reset(&[]);
+        assert!(book.index.objects().is_empty() && book.senders.is_empty());
+        assert!(
+            book.dirty.is_empty() && book.not_before.is_empty(),
+            "nothing is kept of what is gone"
+        );
     }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::drain;
-use crate::store::{self, Location, StoreTask, Watch};
+use crate::store::{self, Location, StoreTask};
 use crate::xds;
 
 /// A store with the tasks that make statuses.
@@ -57,7 +57,7 @@ impl World {
     }
 }
 
-async fn events(watch: &mut Watch, until: Revision) -> Vec<std::sync::Arc<store::Event>> {
+async fn events(watch: &mut Watch, until: Revision) -> Vec<Arc<store::Event>> {
     let mut all = Vec::new();
     while watch.seen() < until {
         all.extend(watch.next().await.expect("the store is open"));
