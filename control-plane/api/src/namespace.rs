@@ -1,7 +1,7 @@
 //! Namespace: what owns names.
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::decode::{Errors, Node};
 
@@ -16,6 +16,23 @@ use crate::decode::{Errors, Node};
     "description": "Written by Kubernetes; without effect, and not kept.",
 }}))]
 pub struct NamespaceSpec {}
+
+/// What became of a namespace (Kubernetes, NamespaceStatus).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NamespaceStatus {
+    /// Whether it takes resources.
+    pub phase: Phase,
+}
+
+/// Whether a namespace takes resources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "NamespacePhase")]
+pub enum Phase {
+    /// It does.
+    Active,
+    /// It is being deleted: it takes none, and goes when all that is in it is gone.
+    Terminating,
+}
 
 pub(crate) fn read(node: &Node<'_>, errors: &mut Errors) -> Option<NamespaceSpec> {
     let mut fields = node.fields(errors)?;

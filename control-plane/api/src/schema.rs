@@ -19,7 +19,7 @@ use crate::endpoint_slice::EndpointSliceBody;
 use crate::http_route::HttpRouteSpec;
 use crate::kind::Kind;
 use crate::mesh_config::MeshConfigSpec;
-use crate::namespace::NamespaceSpec;
+use crate::namespace::{NamespaceSpec, NamespaceStatus};
 use crate::object::Metadata;
 use crate::reference_grant::ReferenceGrantSpec;
 use crate::service::ServiceSpec;
@@ -213,7 +213,8 @@ fn status(kind: Kind, generator: &mut SchemaGenerator) -> Schema {
         Kind::Workload => generator.subschema_for::<WorkloadStatus>(),
         Kind::BackendPolicy => generator.subschema_for::<PolicyStatus>(),
         Kind::HttpRoute => generator.subschema_for::<RouteStatus>(),
-        Kind::Namespace | Kind::MeshConfig | Kind::Service | Kind::EndpointSlice | Kind::ReferenceGrant => {
+        Kind::Namespace => generator.subschema_for::<NamespaceStatus>(),
+        Kind::MeshConfig | Kind::Service | Kind::EndpointSlice | Kind::ReferenceGrant => {
             json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
         }
     };

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::json;
+use weir_api::namespace::{NamespaceStatus, Phase};
 use weir_api::{Key, Object, Spec};
 
 use super::{Change, Event, Op, Precondition, Revision, Stored, WriteError, Written};
@@ -131,7 +132,7 @@ impl Write<'_, '_> {
                 let mut object = (*held.object).clone();
                 if object.metadata.deletion_timestamp.is_none() {
                     object.metadata.deletion_timestamp = Some(self.batch.now.clone());
-                    set_phase(&mut object, "Terminating");
+                    set_phase(&mut object, Phase::Terminating);
                 }
                 self.put(key, &held, object);
                 Ok(())
@@ -157,7 +158,7 @@ impl Write<'_, '_> {
         object.metadata.creation_timestamp = Some(self.batch.now.clone());
         object.metadata.deletion_timestamp = None;
         object.metadata.generation = 1;
-        set_phase(&mut object, "Active");
+        set_phase(&mut object, Phase::Active);
         let after = stored(object, revision);
         self.record(
             key,
@@ -285,12 +286,9 @@ impl Write<'_, '_> {
 }
 
 /// Of a Namespace, which says from its first moment whether it takes anything (Kubernetes, NamespaceStatus).
-fn set_phase(object: &mut Object, phase: &str) {
+fn set_phase(object: &mut Object, phase: Phase) {
     if let Spec::Namespace(_) = object.spec {
-        let status = object.status.get_or_insert_with(|| json!({}));
-        if let Some(status) = status.as_object_mut() {
-            status.insert("phase".to_owned(), phase.into());
-        }
+        object.status = Some(json!(NamespaceStatus { phase }));
     }
 }
 

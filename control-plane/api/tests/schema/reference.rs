@@ -359,8 +359,8 @@ const ALWAYS: &str = "always there";
 const HEAD: &str = "\
 # Reference
 
-Every kind of resource, every field. This page is made of the types by `./dev docs`, as is what the API serves as OpenAPI;
-what it says is what weir-control and weirctl check, and each example is read by the tests.
+Every kind of resource, every field; `kubectl explain` says the same. This page is made of the types by `./dev docs`, as are
+the API's OpenAPI schemas. What it says is what weir-control and weirctl check, and the tests read each example.
 
 | kind | apiVersion | what for |
 | --- | --- | --- |
