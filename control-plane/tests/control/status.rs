@@ -331,3 +331,47 @@ async fn a_policy_is_sent_to_who_depends_on_it_alone() {
     }
     control.shutdown().await;
 }
+
+/// What others wait with: `kubectl wait` on a condition of one parent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kubectl_waits_until_a_route_is_in_force() {
+    let peers = std::env::var("WEIR_PEERS").expect("WEIR_PEERS is not set: ./dev test installs kubectl and sets it");
+    let (control, client) = in_memory().await;
+    client.post(SERVICES, &service("portal")).await.expect(201);
+    client.post(ROUTES, &to_portal()).await.expect(201);
+    let (mut ads, answer) = subscribed(&control, "citizen/portal-1").await;
+    let mut statuses = Statuses::of(&client, ROUTES).await;
+    let pending = "Unknown Pending: in force on 0 of 1; waiting for citizen/portal-1";
+    statuses.until("r", IN_FORCE, pending).await;
+    let home = tempfile::tempdir().expect("a folder");
+    let condition = r#"jsonpath={.status.parents[0].conditions[?(@.type=="weir.dev/InForce")].status}=True"#;
+    let wait = tokio::process::Command::new(format!("{peers}/bin/kubectl"))
+        .env("HOME", home.path())
+        .env_remove("KUBECONFIG")
+        .arg(format!("--server=http://{}", control.api_addr()))
+        .arg(format!("--cache-dir={}", home.path().display()))
+        .args([
+            "--namespace=citizen",
+            "wait",
+            "httproute/r",
+            "--timeout=20s",
+            "--for",
+            condition,
+        ])
+        .kill_on_drop(true)
+        .output();
+    let confirm = async {
+        ads.ack(&answer).await;
+        statuses.until("r", IN_FORCE, "True InForce: in force on 1 of 1").await;
+    };
+    let (waited, ()) = tokio::join!(wait, confirm);
+    let waited = waited.expect("kubectl starts");
+    let said = String::from_utf8_lossy(&waited.stdout);
+    assert!(
+        waited.status.success(),
+        "{said}{}",
+        String::from_utf8_lossy(&waited.stderr)
+    );
+    assert_eq!(said.trim(), "httproute.gateway.networking.k8s.io/r condition met");
+    control.shutdown().await;
+}
