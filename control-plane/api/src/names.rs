@@ -16,7 +16,7 @@ pub fn is_subdomain(text: &str) -> bool {
 
 /// Whether a text may be the key of a label or annotation (Kubernetes, "Labels and Selectors"): 1 to 63 letters,
 /// digits, `-`, `_` and `.`, beginning and ending with a letter or digit; before it may stand a DNS name and `/`.
-pub(crate) fn is_label_key(text: &str) -> bool {
+pub fn is_label_key(text: &str) -> bool {
     match text.split_once('/') {
         Some((prefix, name)) => is_subdomain(prefix) && is_qualified_part(name),
         None => is_qualified_part(text),
@@ -24,7 +24,7 @@ pub(crate) fn is_label_key(text: &str) -> bool {
 }
 
 /// Whether a text may be the value of a label: as the part of a key without prefix, or empty.
-pub(crate) fn is_label_value(text: &str) -> bool {
+pub fn is_label_value(text: &str) -> bool {
     text.is_empty() || is_qualified_part(text)
 }
 

@@ -1,35 +1,46 @@
 //! `weirctl apply`: from files into the mesh, and in force.
 
 use std::collections::BTreeSet;
-use std::io::{self, IsTerminal, Write};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::Value;
-use weir_api::views::{ProxyView, Reason, ViewState};
-use weir_api::{Access, Key, Kind, Object, duration};
+use weir_api::views::Reason;
+use weir_api::{Access, Object};
 
 use crate::cli::ApplyArgs;
 use crate::client::Client;
 use crate::error::CliError;
-use crate::output::{Out, Tone, clean, say};
+use crate::output::{Out, Tone, say, short};
+use crate::prune;
 use crate::sources::{self, Source};
+use crate::wait::{self, Waiting, generation};
 
 pub(crate) fn run(client: &Client, args: &ApplyArgs, out: &mut Out) -> Result<(), CliError> {
     let sources = sources::read(&args.files.files, args.namespace.as_deref())?;
     refuse_read_only(&sources)?;
+    if let Some(selector) = &args.selector {
+        prune::check(&sources, selector)?;
+    }
+    let namespaces = sources::namespaces(&sources);
+    let mode = match args.dry_run {
+        true => Mode::DryRun {
+            namespaces: &namespaces,
+        },
+        false => Mode::Change,
+    };
     let start = Instant::now();
-    let mut applied = Vec::new();
+    let mut waiting = Vec::new();
     let mut failed = 0;
     for source in &sources {
         let key = source.object.key();
-        match apply(client, source, dry_run(args)) {
-            Ok((change, generation)) => {
-                let (word, tone) = change.word();
+        match apply(client, source, mode) {
+            Ok(applied) => {
+                let (word, tone) = applied.change.word();
                 let word = out.paint(tone, word);
                 let dry = if args.dry_run { " (dry run)" } else { "" };
                 out.line(&format!("{} {word}{dry}", short(&key)))?;
-                applied.push(Waiting { key, generation });
+                let generation = generation(&applied.after);
+                waiting.push(Waiting { key, generation });
             }
             // Without an answer the others fail alike.
             Err(error @ CliError::Unreachable { .. }) => return Err(error),
@@ -43,35 +54,40 @@ pub(crate) fn run(client: &Client, args: &ApplyArgs, out: &mut Out) -> Result<()
         let all = sources.len();
         return Err(CliError::Some { failed, all });
     }
+    // Only once all that stays is as it should be does anything go.
+    if args.prune
+        && let Some(selector) = &args.selector
+    {
+        prune::run(client, args, &sources, selector, out)?;
+    }
     if args.wait {
-        wait(client, applied, start, args.timeout, out)?;
+        wait::in_force(client, waiting, start, args.timeout, out)?;
     }
     Ok(())
 }
 
-/// `httproute/citizen/portal`
-pub(crate) fn short(key: &Key) -> String {
-    if key.namespace.is_empty() {
-        format!("{}/{}", key.kind.singular(), key.name)
-    } else {
-        format!("{}/{}/{}", key.kind.singular(), key.namespace, key.name)
-    }
-}
-
 /// Whether anything is changed.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Mode {
+pub(crate) enum Mode<'a> {
     Change,
-    DryRun,
+    /// `namespaces`: those that the same files hold, which may not be there yet.
+    DryRun {
+        namespaces: &'a BTreeSet<String>,
+    },
 }
 
-fn dry_run(args: &ApplyArgs) -> Mode {
-    if args.dry_run { Mode::DryRun } else { Mode::Change }
+/// A resource that was applied, or would have been.
+pub(crate) struct Applied {
+    pub(crate) change: Change,
+    /// What was there; `None`: nothing.
+    pub(crate) before: Option<Value>,
+    /// What is there now, or would be.
+    pub(crate) after: Value,
 }
 
 /// What became of a resource.
 #[derive(Clone, Copy)]
-enum Change {
+pub(crate) enum Change {
     Created,
     Configured,
     Unchanged,
@@ -87,7 +103,8 @@ impl Change {
     }
 }
 
-fn refuse_read_only(sources: &[Source]) -> Result<(), CliError> {
+/// Refuses what only the control plane writes.
+pub(crate) fn refuse_read_only(sources: &[Source]) -> Result<(), CliError> {
     let read_only = sources.iter().find(|source| match source.object.kind().access() {
         Access::ReadOnly => true,
         Access::Writable => false,
@@ -102,14 +119,14 @@ fn refuse_read_only(sources: &[Source]) -> Result<(), CliError> {
     }
 }
 
-/// Creates a resource, or replaces what users write of it. Answers its generation then.
-fn apply(client: &Client, source: &Source, mode: Mode) -> Result<(Change, i64), CliError> {
+/// Creates a resource, or replaces what users write of it.
+pub(crate) fn apply(client: &Client, source: &Source, mode: Mode<'_>) -> Result<Applied, CliError> {
     let key = source.object.key();
     let what = format!("{}: {}", source.place, short(&key));
     let namespace = Some(key.namespace.as_str()).filter(|namespace| !namespace.is_empty());
     let query = match mode {
         Mode::Change => "",
-        Mode::DryRun => "?dryRun=All",
+        Mode::DryRun { .. } => "?dryRun=All",
     };
     let mut given = source.object.clone();
     // What the store gives is not for files to say.
@@ -126,11 +143,33 @@ fn apply(client: &Client, source: &Source, mode: Mode) -> Result<(Change, i64), 
             &given.to_value(),
         );
         match created {
-            Ok(created) => return Ok((Change::Created, generation(&created))),
+            Ok(after) => {
+                return Ok(Applied {
+                    change: Change::Created,
+                    before: None,
+                    after,
+                });
+            }
             Err(error) if error.is_refusal(Reason::AlreadyExists) => {}
-            Err(error) => return Err(error),
+            Err(error) => {
+                if let Mode::DryRun { namespaces } = mode
+                    && error.is_refusal(Reason::NotFound)
+                    && namespaces.contains(&key.namespace)
+                {
+                    say(&format!(
+                        "{}: the control plane can't check it before its namespace is there",
+                        short(&key)
+                    ));
+                    return Ok(Applied {
+                        change: Change::Created,
+                        before: None,
+                        after: given.to_value(),
+                    });
+                }
+                return Err(error);
+            }
         }
-        let replaced = replace(client, &what, &format!("{}{query}", key.path()), &key, &given);
+        let replaced = replace(client, &what, &key.path(), query, &given);
         match replaced {
             // Someone else changed or deleted it meanwhile: once more, on what is there now.
             Err(error)
@@ -143,10 +182,14 @@ fn apply(client: &Client, source: &Source, mode: Mode) -> Result<(Change, i64), 
     }
 }
 
-fn replace(client: &Client, what: &str, path: &str, key: &Key, given: &Object) -> Result<(Change, i64), CliError> {
-    let current = client.get(what, &key.path())?;
+fn replace(client: &Client, what: &str, path: &str, query: &str, given: &Object) -> Result<Applied, CliError> {
+    let current = client.get(what, path)?;
     if written(&current) == written(&given.to_value()) {
-        return Ok((Change::Unchanged, generation(&current)));
+        return Ok(Applied {
+            change: Change::Unchanged,
+            before: Some(current.clone()),
+            after: current,
+        });
     }
     let version = |value: &Value| value.pointer("/metadata/resourceVersion").cloned().unwrap_or_default();
     let mut next = given.to_value();
@@ -156,17 +199,17 @@ fn replace(client: &Client, what: &str, path: &str, key: &Key, given: &Object) -
             metadata.insert(field.to_owned(), held.clone());
         }
     }
-    let replaced = client.put(what, path, &next)?;
-    let change = if version(&replaced) == version(&current) && written(&replaced) == written(&current) {
-        Change::Unchanged
-    } else {
-        Change::Configured
-    };
-    Ok((change, generation(&replaced)))
+    let replaced = client.put(what, &format!("{path}{query}"), &next)?;
+    let same = version(&replaced) == version(&current) && written(&replaced) == written(&current);
+    Ok(Applied {
+        change: if same { Change::Unchanged } else { Change::Configured },
+        before: Some(current),
+        after: replaced,
+    })
 }
 
 /// What users write of a resource, to compare.
-fn written(object: &Value) -> Value {
+pub(crate) fn written(object: &Value) -> Value {
     let mut written = object.clone();
     if let Value::Object(fields) = &mut written {
         fields.remove("status");
@@ -182,149 +225,6 @@ fn written(object: &Value) -> Value {
     }
     written
 }
-
-fn generation(object: &Value) -> i64 {
-    object
-        .pointer("/metadata/generation")
-        .and_then(Value::as_i64)
-        .unwrap_or(0)
-}
-
-/// A resource that has to come into force.
-struct Waiting {
-    key: Key,
-    generation: i64,
-}
-
-/// Waits until all are in force on all proxies that use them.
-fn wait(
-    client: &Client,
-    applied: Vec<Waiting>,
-    start: Instant,
-    timeout: Duration,
-    out: &mut Out,
-) -> Result<(), CliError> {
-    let mut waiting: Vec<Waiting> = applied
-        .into_iter()
-        .filter(|one| concerns_proxies(one.key.kind))
-        .collect();
-    let mut progress = Progress::new();
-    // All proxies that any of the resources concerns.
-    let mut concerned: BTreeSet<String> = BTreeSet::new();
-    loop {
-        let mut still = Vec::new();
-        let mut lines = Vec::new();
-        let mut pending: BTreeSet<String> = BTreeSet::new();
-        for one in waiting {
-            let what = short(&one.key);
-            let view: ProxyView = client.view(&what, &format!("{}/proxies", one.key.path()))?;
-            if view.generation < one.generation {
-                lines.push(format!("{what} is not seen yet"));
-                still.push(one);
-                continue;
-            }
-            concerned.extend(view.in_force.iter().chain(&view.pending).cloned());
-            match view.state {
-                ViewState::InForce | ViewState::NoSubscribers => {}
-                ViewState::Rejected => {
-                    progress.end();
-                    return Err(CliError::Rejected(rejections(&what, &view)));
-                }
-                ViewState::Progressing => {
-                    let proxies: Vec<String> = view.pending.iter().map(|proxy| clean(proxy)).collect();
-                    lines.push(format!("{what} is pending on {}", proxies.join(", ")));
-                    pending.extend(view.pending);
-                    still.push(one);
-                }
-            }
-        }
-        if still.is_empty() {
-            progress.end();
-            let after = seconds(start.elapsed());
-            let line = match concerned.len() {
-                0 => format!("no connected proxy uses it (after {after})"),
-                1 => format!("in force on 1 proxy after {after}"),
-                count => format!("in force on {count} proxies after {after}"),
-            };
-            out.line(&out.paint(Tone::Good, &line))?;
-            return Ok(());
-        }
-        let in_force = concerned.difference(&pending).count();
-        progress.show(&match concerned.len() {
-            0 => "waiting for the control plane".to_owned(),
-            count => format!("in force on {in_force} of {count} proxies"),
-        });
-        let left = timeout.saturating_sub(start.elapsed());
-        if left.is_zero() {
-            progress.end();
-            return Err(CliError::NotInForce {
-                after: duration::format(timeout),
-                waiting: lines,
-            });
-        }
-        thread::sleep(POLL.min(left));
-        waiting = still;
-    }
-}
-
-/// Whether proxies get anything that is made of a kind.
-fn concerns_proxies(kind: Kind) -> bool {
-    match kind {
-        Kind::Service | Kind::EndpointSlice | Kind::BackendPolicy | Kind::ReferenceGrant | Kind::HttpRoute => true,
-        Kind::Namespace | Kind::MeshConfig | Kind::Workload => false,
-    }
-}
-
-fn rejections(what: &str, view: &ProxyView) -> Vec<String> {
-    let said = view.rejected.iter();
-    let mut lines: Vec<String> = said
-        .map(|one| clean(&format!("{what} was rejected by {}: {}", one.proxy, one.reason)))
-        .collect();
-    if lines.is_empty() {
-        lines.push(format!("{what} was rejected"));
-    }
-    lines
-}
-
-fn seconds(time: Duration) -> String {
-    format!("{:.2} s", time.as_secs_f64())
-}
-
-/// What is going on, on standard error: one line that changes on a terminal, else a line for each change.
-struct Progress {
-    last: String,
-    on_terminal: bool,
-}
-
-impl Progress {
-    fn new() -> Progress {
-        Progress {
-            last: String::new(),
-            on_terminal: io::stderr().is_terminal(),
-        }
-    }
-
-    fn show(&mut self, line: &str) {
-        if self.last == line {
-            return;
-        }
-        self.last = line.to_owned();
-        if self.on_terminal {
-            let _ = write!(io::stderr(), "\r{line}\u{1b}[K");
-        } else {
-            say(line);
-        }
-    }
-
-    fn end(&mut self) {
-        if self.on_terminal && !self.last.is_empty() {
-            let _ = write!(io::stderr(), "\r\u{1b}[K");
-        }
-    }
-}
-
-/// How often the control plane is asked.
-const POLL: Duration = Duration::from_millis(50);
 
 /// How often a change by someone else is met with another attempt.
 const CONFLICTS_MAX: usize = 5;

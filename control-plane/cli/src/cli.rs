@@ -1,10 +1,12 @@
 //! What can be asked for on the command line.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use weir_api::{Kind, duration, names};
+use weir_api::{Key, Kind, Scope, duration, names};
 
 /// Asks and changes a Weir mesh: apply resources, see what is in force on which proxy, follow one request.
 #[derive(Debug, Parser)]
@@ -24,31 +26,46 @@ pub(crate) struct Cli {
 }
 
 const AFTER_HELP: &str = "\
-Exit codes: 0 done; 1 failed (refused, not found, not reachable, not in force in time); 2 wrong usage.
-Colours are used on a terminal only, and not if NO_COLOR is set.
+Exit codes: 0 done; 1 failed (refused, not found, not reachable, not in force in time); 2 wrong usage. Of `diff`: 0 no \
+difference, 1 differences, 2 not known. Of `check`: 0 all is well, 1 something is wrong.
+Colours and progress are shown on a terminal only, colours not if NO_COLOR is set.
 
 Examples:
+  weirctl diff -f routes.yaml
   weirctl apply -f routes.yaml --wait
-  weirctl get httproutes -n citizen -o yaml
-  weirctl status
-  weirctl trace";
+  weirctl explain http://health-code/query --from citizen/portal-1
+  weirctl check";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Creates or changes resources from files
     Apply(ApplyArgs),
+    /// Shows what apply would change
+    Diff(DiffArgs),
     /// Shows resources
     Get(GetArgs),
+    /// Shows one resource with its conditions, where it is in force, and what refers to it
+    Describe(DescribeArgs),
+    /// Changes a resource in an editor
+    Edit(EditArgs),
     /// Deletes resources
     Delete(DeleteArgs),
+    /// Waits until a resource is in force, is gone, or has a condition
+    Wait(WaitArgs),
     /// Shows which way a request would go, and why, without sending it
     Explain(ExplainArgs),
     /// Shows proxies, and what one of them has in force
     Proxy(ProxyArgs),
+    /// Looks whether the mesh is well: control plane, proxies, clocks, resources; each finding with a remedy
+    Check(CheckArgs),
     /// Shows each proxy: connected or not, what is in force, what is pending, what it rejected and why
     Status(StatusArgs),
     /// Shows the latest traces, or one as a tree
     Trace(TraceArgs),
+    /// Prints what makes a shell complete weirctl's commands
+    Completion(CompletionArgs),
+    /// Writes manual pages
+    Man(ManArgs),
 }
 
 /// Which files.
@@ -77,12 +94,205 @@ pub(crate) struct ApplyArgs {
     /// Let the control plane check everything, change nothing
     #[arg(long, conflicts_with = "wait")]
     pub(crate) dry_run: bool,
+    /// Delete what has the labels of --selector, lives in a namespace that the files name, and stands in no file. Only
+    /// said, unless --yes is given as well. Namespaces and MeshConfigs are never pruned
+    #[arg(long, requires = "selector")]
+    pub(crate) prune: bool,
+    /// With --prune: the labels that all these resources have, as NAME=VALUE,...
+    #[arg(short = 'l', long, requires = "prune", value_parser = Selector::parse, value_name = "LABELS")]
+    pub(crate) selector: Option<Selector>,
+    /// With --prune: do it
+    #[arg(long, requires = "prune")]
+    pub(crate) yes: bool,
     /// Wait until all is in force
     #[arg(long)]
     pub(crate) wait: bool,
     /// How long to wait: 1h30m, 10s, 500ms
     #[arg(long, requires = "wait", default_value = "60s", value_parser = duration::parse, value_name = "DURATION")]
     pub(crate) timeout: Duration,
+}
+
+/// Labels with their values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Selector(Vec<(String, String)>);
+
+impl Selector {
+    fn parse(text: &str) -> Result<Selector, String> {
+        let pairs = text.split(',').map(|pair| {
+            let (name, value) = pair.split_once('=')?;
+            let right = names::is_label_key(name) && names::is_label_value(value);
+            right.then(|| (name.to_owned(), value.to_owned()))
+        });
+        let pairs: Option<Vec<_>> = pairs.collect();
+        pairs
+            .map(Selector)
+            .ok_or_else(|| "is no list of labels: NAME=VALUE, joined by commas, is right".to_owned())
+    }
+
+    /// The first of them that is not among `labels`.
+    pub(crate) fn missing(&self, labels: &BTreeMap<String, String>) -> Option<(&str, &str)> {
+        let missing = self.0.iter().find(|(name, value)| labels.get(name) != Some(value));
+        missing.map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pairs: Vec<String> = self.0.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        f.write_str(&pairs.join(","))
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The control plane says what each resource would be (nothing is changed), and that is compared with what is there. What the \
+control plane itself fills in is left out.
+
+Exit codes: 0 no difference; 1 differences; 2 it is not known, because something is wrong.")]
+pub(crate) struct DiffArgs {
+    #[command(flatten)]
+    pub(crate) files: Files,
+    /// Namespace of resources that name none (and the only one that resources may name); otherwise: default
+    #[arg(short, long, env = "WEIR_NAMESPACE", value_parser = namespace)]
+    pub(crate) namespace: Option<String>,
+}
+
+/// One resource.
+#[derive(Debug, Args)]
+pub(crate) struct One {
+    /// Which kind: httproute, httproutes or HTTPRoute; short: svc, ns, eps, bp, wl
+    #[arg(value_parser = kind)]
+    pub(crate) kind: Kind,
+    /// Its name
+    #[arg(value_parser = name)]
+    pub(crate) name: String,
+    /// Its namespace; otherwise: default
+    #[arg(short, long, env = "WEIR_NAMESPACE", value_parser = namespace)]
+    pub(crate) namespace: Option<String>,
+}
+
+impl One {
+    /// The resource.
+    pub(crate) fn key(&self) -> Key {
+        Key {
+            kind: self.kind,
+            namespace: namespace_of(self.kind, self.namespace.as_deref()),
+            name: self.name.clone(),
+        }
+    }
+}
+
+/// The namespace of a resource for which this one was given; empty for kinds of the whole mesh.
+pub(crate) fn namespace_of(kind: Kind, given: Option<&str>) -> String {
+    match kind.scope() {
+        Scope::Cluster => String::new(),
+        Scope::Namespaced => given.unwrap_or("default").to_owned(),
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DescribeArgs {
+    #[command(flatten)]
+    pub(crate) one: One,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = ViewFormat::Table)]
+    pub(crate) output: ViewFormat,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The editor is what WEIR_EDITOR, VISUAL or EDITOR says, otherwise vi. What is wrong with what was saved comes back as comments, \
+and so does what somebody else changed meanwhile. Saved unchanged, or emptied, the resource stays as it was.")]
+pub(crate) struct EditArgs {
+    #[command(flatten)]
+    pub(crate) one: One,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WaitArgs {
+    #[command(flatten)]
+    pub(crate) one: One,
+    /// What for: in-force, deleted, or condition=NAME or condition=NAME=STATUS (otherwise True)
+    #[arg(long = "for", value_parser = For::parse, default_value = "in-force", value_name = "WHAT")]
+    pub(crate) until: For,
+    /// How long: 1h30m, 10s, 500ms
+    #[arg(long, default_value = "60s", value_parser = duration::parse, value_name = "DURATION")]
+    pub(crate) timeout: Duration,
+}
+
+/// What is waited for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum For {
+    /// On every connected proxy that uses it.
+    InForce,
+    /// It is not there any more.
+    Deleted,
+    /// Each condition of this name has this status, for the generation that is there now.
+    Condition { name: String, status: String },
+}
+
+impl For {
+    fn parse(text: &str) -> Result<For, String> {
+        let word =
+            |word: &str| !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || "./-_".contains(c));
+        match text {
+            "in-force" => return Ok(For::InForce),
+            "deleted" | "delete" => return Ok(For::Deleted),
+            _ => {}
+        }
+        let named = text
+            .strip_prefix("condition=")
+            .map(|rest| rest.split_once('=').unwrap_or((rest, "True")));
+        match named {
+            Some((name, status)) if word(name) && word(status) => Ok(For::Condition {
+                name: name.to_owned(),
+                status: status.to_owned(),
+            }),
+            Some(_) | None => Err(
+                "is nothing to wait for: in-force, deleted, condition=NAME and condition=NAME=STATUS are".to_owned(),
+            ),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Looked at: whether the control plane answers and is ready, whether versions are alike, whether clocks agree to 5 s, whether each \
+proxy is connected, has confirmed what it was sent and rejected nothing, whether each workload is confirmed and its app takes \
+connections, and what conditions resources have. What is only worth knowing is a note and no failure.
+
+Exit codes: 0 all is well; 1 something is wrong; 2 wrong usage.")]
+pub(crate) struct CheckArgs {
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = ViewFormat::Table)]
+    pub(crate) output: ViewFormat,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+  weirctl completion bash > /etc/bash_completion.d/weirctl
+  weirctl completion zsh > \"${fpath[1]}/_weirctl\"
+  weirctl completion fish > ~/.config/fish/completions/weirctl.fish")]
+pub(crate) struct CompletionArgs {
+    /// Which shell
+    pub(crate) shell: Shells,
+}
+
+/// Shells that can complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Shells {
+    /// GNU bash
+    Bash,
+    /// zsh
+    Zsh,
+    /// fish
+    Fish,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// The folder to write to; made if it is not there
+    pub(crate) folder: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -99,6 +309,9 @@ pub(crate) struct GetArgs {
     /// Those of all namespaces
     #[arg(short = 'A', long, conflicts_with = "name")]
     pub(crate) all_namespaces: bool,
+    /// Those with these labels, as kubectl has it: app=portal, app!=portal, app, !app
+    #[arg(short = 'l', long, conflicts_with = "name", value_name = "SELECTOR")]
+    pub(crate) selector: Option<String>,
     /// How to print them
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,
@@ -112,6 +325,8 @@ pub(crate) struct GetArgs {
 pub(crate) enum Format {
     /// A line each, with what matters for the kind
     Table,
+    /// The same with more columns
+    Wide,
     /// As the API has them
     Json,
     /// As they can be applied again
@@ -123,19 +338,37 @@ pub(crate) enum Format {
 #[derive(Debug, Args)]
 pub(crate) struct DeleteArgs {
     /// Which kind
-    #[arg(value_parser = kind, required_unless_present = "files", requires = "name")]
+    #[arg(value_parser = kind, required_unless_present = "files")]
     pub(crate) kind: Option<Kind>,
-    /// Its name
-    #[arg(value_parser = name)]
-    pub(crate) name: Option<String>,
+    /// Their names
+    #[arg(value_parser = name, value_name = "NAME")]
+    pub(crate) names: Vec<String>,
     #[command(flatten)]
     pub(crate) files: Files,
-    /// Its namespace; otherwise: default
+    /// Those of the kind with these labels, as kubectl has it: app=portal, app!=portal, app, !app
+    #[arg(
+        short = 'l',
+        long,
+        requires = "kind",
+        conflicts_with = "names",
+        value_name = "SELECTOR"
+    )]
+    pub(crate) selector: Option<String>,
+    /// Their namespace; otherwise: default
     #[arg(short, long, env = "WEIR_NAMESPACE", value_parser = namespace)]
     pub(crate) namespace: Option<String>,
     /// What is not there is no failure
     #[arg(long)]
     pub(crate) ignore_not_found: bool,
+    /// Let the control plane check everything, change nothing
+    #[arg(long, conflicts_with = "wait")]
+    pub(crate) dry_run: bool,
+    /// Wait until they are gone
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// How long to wait: 1h30m, 10s, 500ms
+    #[arg(long, requires = "wait", default_value = "60s", value_parser = duration::parse, value_name = "DURATION")]
+    pub(crate) timeout: Duration,
 }
 
 #[derive(Debug, Args)]

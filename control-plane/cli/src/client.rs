@@ -77,6 +77,21 @@ impl Client {
         serde_json::from_value(value).map_err(|error| self.strange(what, &error.to_string()))
     }
 
+    /// Reads JSON, and what the peer's clock said then, in seconds of Unix time.
+    pub(crate) fn get_with_date(&self, what: &str, path: &str) -> Result<(Value, Option<i64>), CliError> {
+        let answer = self.exchange(Method::GET, path, None)?;
+        let date = answer.headers().get("date").and_then(|date| date.to_str().ok());
+        let date = date.and_then(|date| jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(date).ok());
+        Ok((self.read(what, answer)?, date.map(jiff::Timestamp::as_second)))
+    }
+
+    /// Reads text, whatever its status.
+    pub(crate) fn get_text(&self, path: &str) -> Result<(u16, String), CliError> {
+        let answer = self.exchange(Method::GET, path, None)?;
+        let code = answer.status().as_u16();
+        Ok((code, String::from_utf8_lossy(&self.body(answer)?).into_owned()))
+    }
+
     /// Creates a resource.
     pub(crate) fn post(&self, what: &str, path: &str, body: &Value) -> Result<Value, CliError> {
         self.send(what, Method::POST, path, Some(body))
@@ -119,6 +134,10 @@ impl Client {
 
     fn send(&self, what: &str, method: Method, path: &str, body: Option<&Value>) -> Result<Value, CliError> {
         let answer = self.exchange(method, path, body)?;
+        self.read(what, answer)
+    }
+
+    fn read(&self, what: &str, answer: ureq::http::Response<ureq::Body>) -> Result<Value, CliError> {
         let code = answer.status().as_u16();
         let success = answer.status().is_success();
         let body = self.body(answer)?;

@@ -1,21 +1,24 @@
 //! `weirctl delete`.
 
-use weir_api::views::Reason;
-use weir_api::{Key, Scope};
+use weir_api::views::{ObjectList, Reason};
+use weir_api::{Key, Object};
 
-use crate::apply::short;
 use crate::cli::DeleteArgs;
-use crate::client::Client;
+use crate::client::{Client, encode};
 use crate::error::CliError;
-use crate::output::{Out, say};
-use crate::sources;
+use crate::output::{Out, say, short};
+use crate::{sources, wait};
 
 pub(crate) fn run(client: &Client, args: &DeleteArgs, out: &mut Out) -> Result<(), CliError> {
-    let keys = keys(args)?;
+    let keys = keys(client, args)?;
+    let (query, done) = match args.dry_run {
+        true => ("?dryRun=All", "deleted (dry run)"),
+        false => ("", "deleted"),
+    };
     let mut failed = 0;
     for key in &keys {
-        match client.delete(&short(key), &key.path()) {
-            Ok(_) => out.line(&format!("{} deleted", short(key)))?,
+        match client.delete(&short(key), &format!("{}{query}", key.path())) {
+            Ok(_) => out.line(&format!("{} {done}", short(key)))?,
             Err(error) if args.ignore_not_found && error.is_refusal(Reason::NotFound) => {
                 out.line(&format!("{} is not there", short(key)))?;
             }
@@ -32,27 +35,44 @@ pub(crate) fn run(client: &Client, args: &DeleteArgs, out: &mut Out) -> Result<(
         let all = keys.len();
         return Err(CliError::Some { failed, all });
     }
+    if args.wait {
+        wait::deleted(client, keys, args.timeout)?;
+    }
     Ok(())
 }
 
 /// What to delete: what was created last goes first.
-fn keys(args: &DeleteArgs) -> Result<Vec<Key>, CliError> {
-    let (Some(kind), Some(name)) = (args.kind, &args.name) else {
+fn keys(client: &Client, args: &DeleteArgs) -> Result<Vec<Key>, CliError> {
+    let Some(kind) = args.kind else {
         let sources = sources::read(&args.files.files, args.namespace.as_deref())?;
         return Ok(sources.iter().rev().map(|source| source.object.key()).collect());
     };
     if !args.files.files.is_empty() {
         return Err(CliError::Usage(
-            "give either KIND and NAME or files, not both".to_owned(),
+            "give either a kind with names or a selector, or files, not both".to_owned(),
         ));
     }
-    let namespace = match kind.scope() {
-        Scope::Cluster => String::new(),
-        Scope::Namespaced => args.namespace.clone().unwrap_or_else(|| "default".to_owned()),
-    };
-    Ok(vec![Key {
+    let namespace = crate::cli::namespace_of(kind, args.namespace.as_deref());
+    if let Some(selector) = &args.selector {
+        let of = Some(namespace.as_str()).filter(|namespace| !namespace.is_empty());
+        let path = format!("{}?labelSelector={}", kind.path(of), encode(selector));
+        let list: ObjectList = client.view(kind.plural(), &path)?;
+        if list.items.is_empty() {
+            say(&format!("no {} has {selector}", kind.plural()));
+        }
+        let objects = list.items.into_iter().filter_map(|item| Object::parse(item).ok());
+        return Ok(objects.map(|object| object.key()).collect());
+    }
+    if args.names.is_empty() {
+        return Err(CliError::Usage(format!(
+            "say which {}: by name, or by label with -l",
+            kind.plural()
+        )));
+    }
+    let key = |name: &String| Key {
         kind,
-        namespace,
+        namespace: namespace.clone(),
         name: name.clone(),
-    }])
+    };
+    Ok(args.names.iter().map(key).collect())
 }

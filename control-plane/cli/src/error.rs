@@ -52,6 +52,24 @@ pub(crate) enum CliError {
     /// A proxy rejected what was applied.
     #[error("{}", .0.join("\n"))]
     Rejected(Vec<String>),
+    /// It did not come to be in time.
+    #[error("after {after}: {what}")]
+    NotYet { after: String, what: String },
+    /// There is a difference; it was printed.
+    #[error("there are differences")]
+    Different,
+    /// Whether there is a difference is not known.
+    #[error("{0}")]
+    NoDiff(Box<CliError>),
+    /// Checks found something; it was printed.
+    #[error("{0} things are wrong")]
+    NotWell(usize),
+    /// What was edited is not taken; it is kept.
+    #[error("{}\nwhat you wrote is in {}", clean_lines(.remarks), .file.display())]
+    Draft { file: PathBuf, remarks: Vec<String> },
+    /// The editor failed.
+    #[error("the editor {editor:?} failed: {why}; what you wrote is in {}", .file.display())]
+    Editor { editor: String, why: String, file: PathBuf },
     /// It was not in force in time.
     #[error("not in force after {after}: {}", .waiting.join("; "))]
     NotInForce { after: String, waiting: Vec<String> },
@@ -82,19 +100,30 @@ impl CliError {
                 Some(Reason::TooManyRequests | Reason::ServiceUnavailable) => Some("try again in a moment"),
                 _ => None,
             },
+            CliError::Editor { .. } => Some("name another with WEIR_EDITOR or EDITOR"),
+            CliError::Draft { .. } => Some("correct it there, and give it to `weirctl apply -f`"),
+            CliError::NoDiff(error) => error.hint(),
             CliError::Usage(_)
             | CliError::File { .. }
             | CliError::Some { .. }
+            | CliError::NotYet { .. }
+            | CliError::Different
+            | CliError::NotWell(_)
             | CliError::ProxyRefused { .. }
             | CliError::Absent(_)
             | CliError::Output(_) => None,
         }
     }
 
-    /// 2 for wrong usage, 1 for everything else.
+    /// Whether all that matters was printed already.
+    pub(crate) fn is_said(&self) -> bool {
+        matches!(self, CliError::Different | CliError::NotWell(_))
+    }
+
+    /// 2 for wrong usage, and where 1 says that there are differences; 1 for everything else.
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
-            CliError::Usage(_) => ExitCode::from(2),
+            CliError::Usage(_) | CliError::NoDiff(_) => ExitCode::from(2),
             CliError::File { .. }
             | CliError::Sources(_)
             | CliError::Unreachable { .. }
@@ -102,6 +131,11 @@ impl CliError {
             | CliError::Strange { .. }
             | CliError::ProxyRefused { .. }
             | CliError::Absent(_)
+            | CliError::NotYet { .. }
+            | CliError::Different
+            | CliError::NotWell(_)
+            | CliError::Draft { .. }
+            | CliError::Editor { .. }
             | CliError::Some { .. }
             | CliError::Rejected(_)
             | CliError::NotInForce { .. }
@@ -116,6 +150,11 @@ impl CliError {
             _ => false,
         }
     }
+}
+
+fn clean_lines(lines: &[String]) -> String {
+    let lines: Vec<String> = lines.iter().flat_map(|line| line.lines()).map(clean).collect();
+    lines.join("\n")
 }
 
 fn named(peer: Peer) -> &'static str {

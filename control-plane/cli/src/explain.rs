@@ -16,7 +16,7 @@ pub(crate) fn run(client: &Client, args: &ExplainArgs, out: &mut Out) -> Result<
     }
     let answer = Asked::new(client, args.of.from.as_ref(), args.of.proxy.as_deref())?.explain(&query)?;
     match args.output {
-        ViewFormat::Json => out.line(&format!("{answer:#}"))?,
+        ViewFormat::Json => out.json(&answer)?,
         ViewFormat::Table => {
             let read: Result<Explanation, _> = serde_json::from_value(answer);
             let explanation = read.map_err(|error| {

@@ -11,11 +11,10 @@ use weir_api::service::SERVICE_NAME_LABEL;
 use weir_api::views::{ObjectList, Reason, Status, WatchEvent, WatchEventType};
 use weir_api::{Key, Kind, Object, Scope, Spec, yaml};
 
-use crate::apply::short;
 use crate::cli::{Format, GetArgs};
-use crate::client::Client;
+use crate::client::{Client, encode};
 use crate::error::CliError;
-use crate::output::{Cell, Out};
+use crate::output::{Cell, Out, short};
 
 pub(crate) fn run(client: &Client, args: &GetArgs, out: &mut Out) -> Result<(), CliError> {
     if args.watch {
@@ -51,13 +50,18 @@ fn namespace(args: &GetArgs) -> Option<&str> {
 }
 
 fn list(client: &Client, args: &GetArgs) -> Result<ObjectList, CliError> {
-    client.view(args.kind.plural(), &args.kind.path(namespace(args)))
+    let selector = args
+        .selector
+        .as_ref()
+        .map(|selector| format!("?labelSelector={}", encode(selector)));
+    let path = format!("{}{}", args.kind.path(namespace(args)), selector.unwrap_or_default());
+    client.view(args.kind.plural(), &path)
 }
 
 fn print_one(args: &GetArgs, object: &Value, out: &mut Out) -> Result<(), CliError> {
     match args.output {
-        Format::Table => out.table(&headings(args), &[row(args, object)])?,
-        Format::Json => out.line(&format!("{object:#}"))?,
+        Format::Table | Format::Wide => out.table(&headings(args), &[row(args, object)])?,
+        Format::Json => out.json(object)?,
         Format::Yaml => out.text(&yaml::write(object))?,
         Format::Name => out.line(&name_of(args.kind, object))?,
     }
@@ -68,18 +72,18 @@ fn print_list(args: &GetArgs, list: &ObjectList, out: &mut Out) -> Result<(), Cl
     // As kubectl prints them: what `apply -f` reads back.
     let whole = || serde_json::json!({"apiVersion": "v1", "kind": "List", "items": list.items});
     match args.output {
-        Format::Table if list.items.is_empty() => {
+        Format::Table | Format::Wide if list.items.is_empty() => {
             let place = match namespace(args) {
                 Some(namespace) => format!(" in namespace {namespace}; -A looks into all"),
                 None => String::new(),
             };
             crate::output::say(&format!("no {}{place}", args.kind.plural()));
         }
-        Format::Table => {
+        Format::Table | Format::Wide => {
             let rows: Vec<Vec<Cell>> = list.items.iter().map(|object| row(args, object)).collect();
             out.table(&headings(args), &rows)?;
         }
-        Format::Json => out.line(&format!("{:#}", whole()))?,
+        Format::Json => out.json(&whole())?,
         Format::Yaml => out.text(&yaml::write(&whole()))?,
         Format::Name => {
             for object in &list.items {
@@ -106,7 +110,7 @@ fn watch(client: &Client, args: &GetArgs, out: &mut Out) -> Result<(), CliError>
                 let mut list = list(client, args)?;
                 list.items.retain(&wanted);
                 match args.output {
-                    Format::Table => print_list(args, &list, out)?,
+                    Format::Table | Format::Wide => print_list(args, &list, out)?,
                     Format::Json | Format::Yaml | Format::Name => {
                         for object in &list.items {
                             print_change(args, WatchEventType::Added, object, out)?;
@@ -116,7 +120,10 @@ fn watch(client: &Client, args: &GetArgs, out: &mut Out) -> Result<(), CliError>
                 list.metadata.resource_version
             }
         };
-        let query = format!("watch=1&allowWatchBookmarks=1&resourceVersion={from}");
+        let mut query = format!("watch=1&allowWatchBookmarks=1&resourceVersion={from}");
+        if let Some(selector) = &args.selector {
+            query.push_str(&format!("&labelSelector={}", encode(selector)));
+        }
         let events = match client.watch(what, &format!("{path}?{query}")) {
             Ok(events) => events,
             // Too old to go on from: begin again with what there is.
@@ -168,13 +175,13 @@ fn print_change(args: &GetArgs, change: WatchEventType, object: &Value, out: &mu
         WatchEventType::Added | WatchEventType::Modified | WatchEventType::Bookmark | WatchEventType::Error => "",
     };
     match args.output {
-        Format::Table => {
+        Format::Table | Format::Wide => {
             let mut row = row(args, object);
             row.push(Cell::plain(word));
             // Headings stand above the list already.
             out.rows(&[&row])?;
         }
-        Format::Json => out.line(&object.to_string())?,
+        Format::Json => out.json_line(object)?,
         Format::Yaml => out.text(&format!("---\n{}", yaml::write(object)))?,
         Format::Name => out.line(format!("{} {word}", name_of(args.kind, object)).trim_end())?,
     }
@@ -210,6 +217,9 @@ fn headings(args: &GetArgs) -> Vec<&'static str> {
         Kind::HttpRoute => &["SERVICES", "RULES", "BACKENDS"],
     });
     headings.push("AGE");
+    if args.output == Format::Wide {
+        headings.push("LABELS");
+    }
     headings
 }
 
@@ -228,9 +238,21 @@ fn row(args: &GetArgs, value: &Value) -> Vec<Cell> {
     match Object::parse(value.clone()) {
         Ok(object) if object.kind() == args.kind => row.extend(columns(&object).into_iter().map(Cell::plain)),
         // Of a newer control plane: shown as far as it is known.
-        Ok(_) | Err(_) => row.extend(headings(args).iter().skip(row.len() + 1).map(|_| Cell::plain("?"))),
+        Ok(_) | Err(_) => {
+            let own = headings(args)
+                .into_iter()
+                .skip(row.len())
+                .take_while(|heading| *heading != "AGE");
+            row.extend(own.map(|_| Cell::plain("?")));
+        }
     }
     row.push(Cell::plain(age(metadata("creationTimestamp"))));
+    if args.output == Format::Wide {
+        let labels = value.pointer("/metadata/labels").and_then(Value::as_object);
+        let labels = labels.into_iter().flatten();
+        let labels = labels.map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default()));
+        row.push(Cell::plain(joined(labels)));
+    }
     row
 }
 

@@ -2,6 +2,9 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use serde_json::Value;
+use weir_api::Key;
+
 /// Where results go.
 pub(crate) struct Out {
     to: Box<dyn Write>,
@@ -49,6 +52,16 @@ impl Out {
     /// Prints a line.
     pub(crate) fn line(&mut self, line: &str) -> io::Result<()> {
         writeln!(self.to, "{line}")
+    }
+
+    /// Prints JSON over several lines.
+    pub(crate) fn json(&mut self, value: &Value) -> io::Result<()> {
+        writeln!(self.to, "{}", json_text(format!("{value:#}")))
+    }
+
+    /// Prints JSON in one line.
+    pub(crate) fn json_line(&mut self, value: &Value) -> io::Result<()> {
+        writeln!(self.to, "{}", json_text(value.to_string()))
     }
 
     /// Prints a text that ends its lines itself.
@@ -125,11 +138,36 @@ pub(crate) fn say(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
+/// A resource as commands name it: `httproute/citizen/portal`.
+pub(crate) fn short(key: &Key) -> String {
+    if key.namespace.is_empty() {
+        format!("{}/{}", key.kind.singular(), key.name)
+    } else {
+        format!("{}/{}/{}", key.kind.singular(), key.namespace, key.name)
+    }
+}
+
 /// A text from elsewhere without control characters: escape sequences could write anything on the terminal.
 pub(crate) fn clean(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { '\u{fffd}' } else { c })
         .collect()
+}
+
+/// JSON as it is printed. The control characters of U+0080 to U+009F, which JSON lets stand as they are, are escaped:
+/// some terminals act on them.
+fn json_text(text: String) -> String {
+    if !text.chars().any(|c| c.is_control() && c != '\n') {
+        return text;
+    }
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            c if c.is_control() && c != '\n' => escaped.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => escaped.push(c),
+        }
+    }
+    escaped
 }
 
 /// How many columns a text takes: two for the wide characters of East Asia (Unicode, UAX #11, in outline).
@@ -146,6 +184,10 @@ mod tests {
     fn nothing_reaches_the_terminal_as_an_escape() {
         assert_eq!(clean("a\u{1b}[2Jb\r\n"), "a\u{fffd}[2Jb\u{fffd}\u{fffd}");
         assert_eq!(clean("核酸 test"), "核酸 test");
+        let value = serde_json::json!({"a": "\u{1b}[2J\u{9b}2J\n核"});
+        let text = json_text(format!("{value:#}"));
+        assert_eq!(text, "{\n  \"a\": \"\\u001b[2J\\u009b2J\\n核\"\n}");
+        assert_eq!(serde_json::from_str::<Value>(&text).expect("JSON"), value);
     }
 
     #[test]

@@ -15,13 +15,13 @@ pub(crate) fn run(client: &Client, args: &ProxyArgs, out: &mut Out) -> Result<()
         ProxyCommand::List(list) => crate::status::list(client, list.output, out),
         ProxyCommand::Config(of) => {
             let config = Asked::of(client, of)?.config()?;
-            out.line(&format!("{config:#}"))?;
+            out.json(&config)?;
             Ok(())
         }
         ProxyCommand::Endpoints(endpoints) => {
             let answer = Asked::of(client, &endpoints.of)?.endpoints(endpoints.cluster.as_deref())?;
             match endpoints.output {
-                ViewFormat::Json => out.line(&format!("{answer:#}"))?,
+                ViewFormat::Json => out.json(&answer)?,
                 ViewFormat::Table => print_endpoints(client, answer, out)?,
             }
             Ok(())

@@ -1,12 +1,12 @@
 //! The resources in files, folders and standard input.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use weir_api::yaml::{self, SourceError};
-use weir_api::{FieldError, Key, Object};
+use weir_api::{FieldError, Key, Kind, Object};
 
 use crate::error::CliError;
 
@@ -69,6 +69,13 @@ pub(crate) fn read(files: &[PathBuf], namespace: Option<&str>) -> Result<Vec<Sou
         return Err(CliError::Usage("the files hold no resource".to_owned()));
     }
     Ok(sources.into_values().collect())
+}
+
+/// The names of the Namespaces among them.
+pub(crate) fn namespaces(sources: &[Source]) -> BTreeSet<String> {
+    let objects = sources.iter().map(|source| &source.object);
+    let namespaces = objects.filter(|object| object.kind() == Kind::Namespace);
+    namespaces.map(|object| object.metadata.name.clone()).collect()
 }
 
 /// The files, those of folders among them, each once.

@@ -16,7 +16,7 @@ pub(crate) fn list(client: &Client, format: ViewFormat, out: &mut Out) -> Result
     match format {
         ViewFormat::Json => {
             let list = client.get("proxies", PROXIES)?;
-            out.line(&format!("{list:#}"))?;
+            out.json(&list)?;
         }
         ViewFormat::Table => {
             let list: ProxyList = client.view("proxies", PROXIES)?;

@@ -18,7 +18,7 @@ pub(crate) fn run(client: &Client, args: &TraceArgs, out: &mut Out) -> Result<()
     match (&args.id, args.output) {
         (_, ViewFormat::Json) => {
             let view = client.get("traces", &path)?;
-            out.line(&format!("{view:#}"))?;
+            out.json(&view)?;
         }
         (Some(id), ViewFormat::Table) => {
             let trace: Trace = client.view(&format!("trace {id}"), &path)?;

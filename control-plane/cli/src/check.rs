@@ -1,0 +1,401 @@
+//! `weirctl check`: whether the mesh is well, and what to do where it is not.
+
+use serde::Serialize;
+use serde_json::Value;
+use weir_api::Kind;
+use weir_api::status::condition;
+use weir_api::views::{ObjectList, Proxy, ProxyList};
+
+use crate::cli::{CheckArgs, ViewFormat};
+use crate::client::Client;
+use crate::error::CliError;
+use crate::output::{Out, Tone, clean};
+use crate::status::PROXIES;
+use crate::wait::conditions;
+
+pub(crate) fn run(client: &Client, args: &CheckArgs, out: &mut Out) -> Result<(), CliError> {
+    let findings = findings(client);
+    let wrong = findings
+        .iter()
+        .filter(|finding| finding.result == Outcome::Wrong)
+        .count();
+    match args.output {
+        ViewFormat::Json => out.json(&serde_json::json!({"wrong": wrong, "checks": findings}))?,
+        ViewFormat::Table => {
+            for finding in &findings {
+                print(finding, out)?;
+            }
+        }
+    }
+    match wrong {
+        0 => Ok(()),
+        count => Err(CliError::NotWell(count)),
+    }
+}
+
+/// What a check came to.
+#[derive(Debug, Serialize)]
+struct Finding {
+    /// What was looked at.
+    check: String,
+    result: Outcome,
+    /// What was seen.
+    seen: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remedy: Option<&'static str>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+enum Outcome {
+    Well,
+    /// Nothing is broken, but somebody may want to know.
+    Notice,
+    Wrong,
+}
+
+impl Finding {
+    fn well(check: impl Into<String>, seen: impl Into<String>) -> Finding {
+        Finding {
+            check: check.into(),
+            result: Outcome::Well,
+            seen: seen.into(),
+            remedy: None,
+        }
+    }
+
+    fn wrong(check: impl Into<String>, seen: impl Into<String>, remedy: &'static str) -> Finding {
+        Finding {
+            result: Outcome::Wrong,
+            remedy: Some(remedy),
+            ..Finding::well(check, seen)
+        }
+    }
+
+    fn notice(check: impl Into<String>, seen: impl Into<String>, remedy: &'static str) -> Finding {
+        Finding {
+            result: Outcome::Notice,
+            ..Finding::wrong(check, seen, remedy)
+        }
+    }
+}
+
+/// Everything that was looked at; what can't be looked at is wrong.
+fn findings(client: &Client) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let answer = client.get_with_date("version", "/version");
+    let (version, date) = match answer {
+        Ok(answer) => answer,
+        Err(error) => {
+            let remedy = error.hint().unwrap_or("look at weir-control's log");
+            findings.push(Finding::wrong("control plane", error.to_string(), remedy));
+            return findings;
+        }
+    };
+    let version = version["gitVersion"]
+        .as_str()
+        .unwrap_or("?")
+        .trim_start_matches('v')
+        .to_owned();
+    findings.push(Finding::well("control plane", format!("answers, version {version}")));
+    if version != OWN_VERSION {
+        let seen = format!("weirctl is {OWN_VERSION}, weir-control {version}");
+        findings.push(Finding::notice("versions", seen, "bring both to one version"));
+    }
+    let now = jiff::Timestamp::now().as_second();
+    if let Some(date) = date {
+        findings.push(clock("clock of the control plane", "this host's", date - now));
+    }
+    readiness(client, &mut findings);
+    if let Err(error) = proxies(client, &version, date.unwrap_or(now), &mut findings) {
+        findings.push(Finding::wrong(
+            "proxies",
+            error.to_string(),
+            "look at weir-control's log",
+        ));
+    }
+    if let Err(error) = resources(client, &mut findings) {
+        findings.push(Finding::wrong(
+            "resources",
+            error.to_string(),
+            "look at weir-control's log",
+        ));
+    }
+    findings
+}
+
+fn clock(whose: &str, than: &str, ahead_seconds: i64) -> Finding {
+    let apart = ahead_seconds.unsigned_abs();
+    if apart <= CLOCKS_APART_MAX_SECONDS {
+        return Finding::well(whose, format!("agrees with {than}"));
+    }
+    let word = if ahead_seconds > 0 { "ahead of" } else { "behind" };
+    let seen = format!("is {apart} s {word} {than}");
+    Finding::wrong(
+        whose,
+        seen,
+        "set the clocks by NTP: certificates, traces and time-outs go by them",
+    )
+}
+
+fn readiness(client: &Client, findings: &mut Vec<Finding>) {
+    match client.get_text("/readyz?verbose") {
+        Ok((200, _)) => findings.push(Finding::well("readiness", "the control plane is ready")),
+        Ok((_, text)) => {
+            let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+            let seen = lines.join("; ");
+            findings.push(Finding::wrong(
+                "readiness",
+                seen,
+                "correct what is named; what was before stays in force",
+            ));
+        }
+        Err(error) => findings.push(Finding::wrong(
+            "readiness",
+            error.to_string(),
+            "look at weir-control's log",
+        )),
+    }
+}
+
+fn proxies(client: &Client, version: &str, now: i64, findings: &mut Vec<Finding>) -> Result<(), CliError> {
+    let list: ProxyList = client.view("proxies", PROXIES)?;
+    let workloads: ObjectList = client.view("workloads", &Kind::Workload.path(None))?;
+    if list.items.is_empty() {
+        let remedy = "start weir-proxy with --control-plane, beside each app";
+        findings.push(Finding::notice("proxies", "none has connected", remedy));
+        return Ok(());
+    }
+    let before = findings.len();
+    for proxy in &list.items {
+        one_proxy(proxy, version, findings);
+    }
+    for workload in &workloads.items {
+        one_workload(workload, now, findings);
+    }
+    if findings.len() == before {
+        let count = list.items.len();
+        let seen = format!("{count} connected and confirmed, with all in force that they use");
+        findings.push(Finding::well("proxies", seen));
+    }
+    Ok(())
+}
+
+fn one_proxy(proxy: &Proxy, version: &str, findings: &mut Vec<Finding>) {
+    let name = format!("proxy {}", proxy.name);
+    if !proxy.connected {
+        let remedy = "does weir-proxy run there, and does it reach this control plane? See its log";
+        findings.push(Finding::wrong(name, "is not connected", remedy));
+        return;
+    }
+    for rejected in &proxy.rejected {
+        let from = match rejected.sources.as_slice() {
+            [] => String::new(),
+            sources => format!(" (made from {})", sources.join(", ")),
+        };
+        let seen = format!(
+            "rejected {:?} {}{from}: {}",
+            rejected.config_type, rejected.name, rejected.reason
+        );
+        let remedy = "correct the resource, or bring proxy and control plane to one version";
+        findings.push(Finding::wrong(&name, seen, remedy));
+    }
+    for pending in proxy.pending.iter().filter(|one| one.seconds > PENDING_MAX_SECONDS) {
+        let seen = format!(
+            "has not confirmed {:?} {} for {:.0} s",
+            pending.config_type, pending.name, pending.seconds
+        );
+        findings.push(Finding::wrong(
+            &name,
+            seen,
+            "is its host overloaded? See its log and /config",
+        ));
+    }
+    if !proxy.version.is_empty() && proxy.version != version {
+        let seen = format!("is of version {}, weir-control of {version}", proxy.version);
+        findings.push(Finding::notice(
+            &name,
+            seen,
+            "bring both to one version, the control plane first",
+        ));
+    }
+}
+
+fn one_workload(workload: &Value, now: i64, findings: &mut Vec<Finding>) {
+    let text = |pointer: &str| workload.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let name = format!("workload {}/{}", text("/metadata/namespace"), text("/metadata/name"));
+    match text("/status/state") {
+        "Unconfirmed" => {
+            let remedy = "its stream is lost: callers use it as long as it answers them; see its proxy's log";
+            findings.push(Finding::wrong(&name, "is not confirmed", remedy));
+        }
+        "Draining" => {
+            let remedy = "nothing to do if somebody is stopping it";
+            findings.push(Finding::notice(&name, "drains: it takes no new requests", remedy));
+        }
+        _ => {}
+    }
+    let ports = workload.pointer("/spec/ports").and_then(Value::as_array);
+    let ready = workload.pointer("/status/readyAppPorts").and_then(Value::as_array);
+    if let (Some(ports), Some(ready)) = (ports, ready) {
+        for port in ports
+            .iter()
+            .filter_map(|port| port.get("appPort"))
+            .filter(|port| !ready.contains(port))
+        {
+            let seen = format!("takes no connections on app port {port}");
+            findings.push(Finding::wrong(&name, seen, "does the app run, and listen there?"));
+        }
+    }
+    // Microseconds of its own clock when it started; it did so before now.
+    let started = workload.pointer("/spec/instance").and_then(Value::as_i64).unwrap_or(0) / 1_000_000;
+    let ahead = started - now;
+    if ahead > 0 && ahead.unsigned_abs() > CLOCKS_APART_MAX_SECONDS {
+        findings.push(clock(&format!("clock of {name}"), "the control plane's", ahead));
+    }
+}
+
+/// Resources whose status says that something is not as it was asked for.
+fn resources(client: &Client, findings: &mut Vec<Finding>) -> Result<(), CliError> {
+    let before = findings.len();
+    for &kind in Kind::ALL.iter().filter(|kind| **kind != Kind::Workload) {
+        let list: ObjectList = client.view(kind.plural(), &kind.path(None))?;
+        for item in &list.items {
+            for condition in &conditions(item) {
+                let text = |name: &str| item["metadata"][name].as_str().unwrap_or_default();
+                let name = format!("{}/{}/{}", kind.singular(), text("namespace"), text("name"));
+                let seen = format!(
+                    "{} is {} ({}): {}",
+                    condition.name, condition.status, condition.reason, condition.message
+                );
+                let remedy = "`weirctl describe` shows the whole of it";
+                match (condition.name.as_str(), condition.status.as_str()) {
+                    (_, "False") => findings.push(Finding::wrong(name, seen, remedy)),
+                    (condition::INEFFECTIVE, "True") => findings.push(Finding::notice(name, seen, remedy)),
+                    _ => {}
+                }
+            }
+        }
+    }
+    if findings.len() == before {
+        findings.push(Finding::well("resources", "none says that it is refused"));
+    }
+    Ok(())
+}
+
+fn print(finding: &Finding, out: &mut Out) -> Result<(), CliError> {
+    let (word, tone) = match finding.result {
+        Outcome::Well => ("ok", Tone::Good),
+        Outcome::Notice => ("note", Tone::Waiting),
+        Outcome::Wrong => ("WRONG", Tone::Bad),
+    };
+    let word = out.paint(tone, &format!("{word:7}"));
+    out.line(&format!("{word}{}: {}", clean(&finding.check), clean(&finding.seen)))?;
+    if let Some(remedy) = finding.remedy {
+        out.line(&format!("       {remedy}"))?;
+    }
+    Ok(())
+}
+
+const OWN_VERSION: &str = env!("CARGO_PKG_VERSION");
+/// HTTP's dates are of whole seconds, and an answer takes a while.
+const CLOCKS_APART_MAX_SECONDS: u64 = 5;
+/// A proxy confirms within milliseconds, or waits 5 s for what a route names.
+const PENDING_MAX_SECONDS: f64 = 10.0;
+
+#[cfg(test)]
+mod tests {
+    use weir_api::views::{ConfigType, Pending, Rejected};
+
+    use super::*;
+
+    fn said(look: impl FnOnce(&mut Vec<Finding>)) -> Vec<String> {
+        let mut findings = Vec::new();
+        look(&mut findings);
+        let said = |one: &Finding| format!("{:?} {}: {}", one.result, one.check, one.seen);
+        findings.iter().map(said).collect()
+    }
+
+    #[test]
+    fn clocks_may_be_five_seconds_apart() {
+        for (ahead, expect) in [
+            (0, "Well c: agrees with x"),
+            (5, "Well c: agrees with x"),
+            (-5, "Well c: agrees with x"),
+            (6, "Wrong c: is 6 s ahead of x"),
+            (-3600, "Wrong c: is 3600 s behind x"),
+        ] {
+            assert_eq!(said(|all| all.push(clock("c", "x", ahead))), [expect]);
+        }
+    }
+
+    #[test]
+    fn a_proxy_is_well_or_what_is_wrong_with_it_is_said() {
+        let well = Proxy {
+            name: "n/p".to_owned(),
+            connected: true,
+            version: "1".to_owned(),
+            ..Proxy::default()
+        };
+        let pending = |seconds| Pending {
+            config_type: ConfigType::Route,
+            name: "r".to_owned(),
+            seconds,
+        };
+        let rejected = Rejected {
+            config_type: ConfigType::Cluster,
+            name: "c".to_owned(),
+            reason: "why".to_owned(),
+            sources: vec!["BackendPolicy/n/x".to_owned()],
+        };
+        let one = |change: &dyn Fn(&mut Proxy)| {
+            let mut proxy = well.clone();
+            change(&mut proxy);
+            said(|all| one_proxy(&proxy, "1", all))
+        };
+        assert_eq!(one(&|_| {}), [""; 0]);
+        assert_eq!(one(&|proxy| proxy.pending = vec![pending(9.0)]), [""; 0]);
+        let late = ["Wrong proxy n/p: has not confirmed Route r for 11 s"];
+        assert_eq!(one(&|proxy| proxy.pending = vec![pending(11.0)]), late);
+        assert_eq!(
+            one(&|proxy| proxy.connected = false),
+            ["Wrong proxy n/p: is not connected"]
+        );
+        let no = ["Wrong proxy n/p: rejected Cluster c (made from BackendPolicy/n/x): why"];
+        assert_eq!(one(&|proxy| proxy.rejected = vec![rejected.clone()]), no);
+        let other = ["Notice proxy n/p: is of version 2, weir-control of 1"];
+        assert_eq!(one(&|proxy| proxy.version = "2".to_owned()), other);
+    }
+
+    #[test]
+    fn a_workload_is_well_or_what_is_wrong_with_it_is_said() {
+        let workload = |state: &str, ready: &[u16], started: i64| {
+            serde_json::json!({
+                "metadata": {"namespace": "n", "name": "w"},
+                "spec": {"ports": [{"appPort": 8080}], "instance": started * 1_000_000},
+                "status": {"state": state, "readyAppPorts": ready},
+            })
+        };
+        for (workload, expect) in [
+            (workload("Confirmed", &[8080], 95), &[][..]),
+            (
+                workload("Unconfirmed", &[8080], 95),
+                &["Wrong workload n/w: is not confirmed"],
+            ),
+            (
+                workload("Draining", &[8080], 95),
+                &["Notice workload n/w: drains: it takes no new requests"],
+            ),
+            (
+                workload("Confirmed", &[], 95),
+                &["Wrong workload n/w: takes no connections on app port 8080"],
+            ),
+            (
+                workload("Confirmed", &[8080], 200),
+                &["Wrong clock of workload n/w: is 100 s ahead of the control plane's"],
+            ),
+        ] {
+            assert_eq!(said(|all| one_workload(&workload, 100, all)), expect);
+        }
+    }
+}

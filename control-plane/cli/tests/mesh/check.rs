@@ -1,0 +1,91 @@
+//! `weirctl check`: what is wrong is found and has a remedy.
+
+use serde_json::Value;
+use weir_test_mesh::{Script, TestMesh};
+
+use crate::support::{run, weirctl};
+
+#[tokio::test]
+async fn a_mesh_that_is_well_and_one_that_is_not() {
+    let mesh = TestMesh::start().await;
+    weirctl(&mesh, &["check"]).await.ends(0).prints(&[
+        "ok     control plane: answers, version ",
+        "ok     clock of the control plane: agrees with this host's\n",
+        "ok     readiness: ",
+        "note   proxies: none has connected\n       start weir-proxy",
+        "ok     resources: ",
+    ]);
+    let b = mesh.service("b", Script::answer(200, "")).await;
+    let a = mesh.service("a", Script::answer(200, "")).await;
+    weirctl(&mesh, &["check"])
+        .await
+        .ends(0)
+        .prints(&["ok     proxies: 2 connected and confirmed, with all in force that they use\n"]);
+    // Its process is gone without a word.
+    drop(b);
+    weir_test_mesh::until("the lost proxy to be found", || async {
+        let ran = weirctl(&mesh, &["check"]).await;
+        ran.stdout
+            .contains("WRONG  workload default/b: is not confirmed")
+            .then_some(())
+    })
+    .await;
+    let ran = weirctl(&mesh, &["check"]).await;
+    ran.ends(1)
+        .prints(&["WRONG  proxy default/b: is not connected\n       does weir-proxy run there"]);
+    assert_eq!(ran.stderr, "");
+    let json = weirctl(&mesh, &["check", "-o", "json"]).await;
+    let json: Value = serde_json::from_str(&json.ends(1).stdout).expect("JSON");
+    assert_eq!(json["wrong"], 2);
+    assert_eq!(json["checks"][0]["result"], "well");
+    a.stop().await;
+    let address = mesh.control().api_addr();
+    mesh.stop_control().await;
+    let gone = run(address, &["check"], "", &[]).await;
+    gone.ends(1).prints(&[
+        "WRONG  control plane: the control plane at ",
+        "is weir-control running?",
+    ]);
+}
+
+/// What resources say of themselves is found: a route that leads nowhere, a policy that another one holds off.
+#[tokio::test]
+async fn what_a_resource_says_of_itself_is_found() {
+    let mesh = TestMesh::start().await;
+    mesh.apply(
+        r"
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: lost, namespace: default}
+spec:
+  parentRefs: [{group: '', kind: Service, name: nobody}]
+  rules: [{backendRefs: [{name: nobody, port: 80}]}]
+",
+    )
+    .await;
+    weir_test_mesh::until("the route's conditions", || async {
+        let ran = weirctl(&mesh, &["check"]).await;
+        ran.stdout
+            .contains("WRONG  httproute/default/lost: Accepted is False (")
+            .then_some(())
+    })
+    .await;
+    weirctl(&mesh, &["check"]).await.ends(1);
+    weirctl(&mesh, &["describe", "httproute", "lost"])
+        .await
+        .ends(0)
+        .prints(&["Conditions:\n", "Service/nobody", "Accepted", "False"]);
+    let accepted = [
+        "wait",
+        "httproute",
+        "lost",
+        "--for",
+        "condition=Accepted=False",
+        "--timeout",
+        "20s",
+    ];
+    weirctl(&mesh, &accepted)
+        .await
+        .ends(0)
+        .prints(&["httproute/default/lost has Accepted=False\n"]);
+}
