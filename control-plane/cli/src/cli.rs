@@ -310,7 +310,7 @@ pub(crate) struct GetArgs {
     #[arg(short = 'A', long, conflicts_with = "name")]
     pub(crate) all_namespaces: bool,
     /// Those with these labels, as kubectl has it: app=portal, app!=portal, app, !app
-    #[arg(short = 'l', long, conflicts_with = "name", value_name = "SELECTOR")]
+    #[arg(short = 'l', long, conflicts_with = "name", value_parser = selector, value_name = "SELECTOR")]
     pub(crate) selector: Option<String>,
     /// How to print them
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
@@ -351,6 +351,7 @@ pub(crate) struct DeleteArgs {
         long,
         requires = "kind",
         conflicts_with = "names",
+        value_parser = selector,
         value_name = "SELECTOR"
     )]
     pub(crate) selector: Option<String>,
@@ -516,6 +517,14 @@ fn namespace(text: &str) -> Result<String, String> {
     } else {
         Err(problem.to_owned())
     }
+}
+
+/// What it means, the control plane says; but one that is left empty by a script must not mean everything.
+fn selector(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() {
+        return Err("is empty and would take everything; app=portal, app!=portal, app and !app are right".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 fn trace_id(text: &str) -> Result<String, String> {

@@ -4,12 +4,9 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
-use weir_api::backend_policy::{Balancing, CircuitBreaker};
-use weir_api::http_route::{BackendRef, HttpRouteSpec, ParentRef};
-use weir_api::mesh_config::Egress;
-use weir_api::service::SERVICE_NAME_LABEL;
+use weir_api::table::{self, Column, Shown};
 use weir_api::views::{ObjectList, Reason, Status, WatchEvent, WatchEventType};
-use weir_api::{Key, Kind, Object, Scope, Spec, yaml};
+use weir_api::{Key, Kind, Scope, yaml};
 
 use crate::cli::{Format, GetArgs};
 use crate::client::{Client, encode};
@@ -60,7 +57,7 @@ fn list(client: &Client, args: &GetArgs) -> Result<ObjectList, CliError> {
 
 fn print_one(args: &GetArgs, object: &Value, out: &mut Out) -> Result<(), CliError> {
     match args.output {
-        Format::Table | Format::Wide => out.table(&headings(args), &[row(args, object)])?,
+        Format::Table | Format::Wide => print_table(args, &[row(args, object)], out)?,
         Format::Json => out.json(object)?,
         Format::Yaml => out.text(&yaml::write(object))?,
         Format::Name => out.line(&name_of(args.kind, object))?,
@@ -81,7 +78,7 @@ fn print_list(args: &GetArgs, list: &ObjectList, out: &mut Out) -> Result<(), Cl
         }
         Format::Table | Format::Wide => {
             let rows: Vec<Vec<Cell>> = list.items.iter().map(|object| row(args, object)).collect();
-            out.table(&headings(args), &rows)?;
+            print_table(args, &rows, out)?;
         }
         Format::Json => out.json(&whole())?,
         Format::Yaml => out.text(&yaml::write(&whole()))?,
@@ -92,6 +89,12 @@ fn print_list(args: &GetArgs, list: &ObjectList, out: &mut Out) -> Result<(), Cl
         }
     }
     Ok(())
+}
+
+fn print_table(args: &GetArgs, rows: &[Vec<Cell>], out: &mut Out) -> Result<(), CliError> {
+    let headings = headings(args);
+    let headings: Vec<&str> = headings.iter().map(String::as_str).collect();
+    Ok(out.table(&headings, rows)?)
 }
 
 /// Prints what there is, then each change, until the reader goes away or the control plane does.
@@ -200,185 +203,32 @@ fn name_of(kind: Kind, object: &Value) -> String {
     })
 }
 
-fn headings(args: &GetArgs) -> Vec<&'static str> {
-    let mut headings = Vec::new();
-    if args.all_namespaces && args.kind.scope() == Scope::Namespaced {
-        headings.push("NAMESPACE");
-    }
-    headings.push("NAME");
-    headings.extend_from_slice(match args.kind {
-        Kind::Namespace => &[],
-        Kind::MeshConfig => &["EGRESS"],
-        Kind::Service => &["PORTS", "SELECTOR"],
-        Kind::EndpointSlice => &["SERVICE", "PORTS", "READY"],
-        Kind::Workload => &["ADDRESS", "APPS", "VERSION", "STATE"],
-        Kind::BackendPolicy => &["SERVICES", "BALANCING", "BREAKER"],
-        Kind::ReferenceGrant => &["FROM", "TO"],
-        Kind::HttpRoute => &["SERVICES", "RULES", "BACKENDS"],
-    });
-    headings.push("AGE");
-    if args.output == Format::Wide {
-        headings.push("LABELS");
-    }
-    headings
-}
-
-fn row(args: &GetArgs, value: &Value) -> Vec<Cell> {
-    let metadata = |name: &str| {
-        value
-            .pointer(&format!("/metadata/{name}"))
-            .and_then(Value::as_str)
-            .unwrap_or("")
+/// The kind's columns, as many as are wanted.
+fn columns(args: &GetArgs) -> impl Iterator<Item = &'static Column> {
+    let wide = args.output == Format::Wide;
+    let wanted = move |column: &&Column| match column.shown {
+        Shown::Always => true,
+        Shown::Wide => wide,
     };
-    let mut row = Vec::new();
-    if args.all_namespaces && args.kind.scope() == Scope::Namespaced {
-        row.push(Cell::plain(metadata("namespace")));
-    }
-    row.push(Cell::plain(metadata("name")));
-    match Object::parse(value.clone()) {
-        Ok(object) if object.kind() == args.kind => row.extend(columns(&object).into_iter().map(Cell::plain)),
-        // Of a newer control plane: shown as far as it is known.
-        Ok(_) | Err(_) => {
-            let own = headings(args)
-                .into_iter()
-                .skip(row.len())
-                .take_while(|heading| *heading != "AGE");
-            row.extend(own.map(|_| Cell::plain("?")));
-        }
-    }
-    row.push(Cell::plain(age(metadata("creationTimestamp"))));
-    if args.output == Format::Wide {
-        let labels = value.pointer("/metadata/labels").and_then(Value::as_object);
-        let labels = labels.into_iter().flatten();
-        let labels = labels.map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default()));
-        row.push(Cell::plain(joined(labels)));
-    }
-    row
+    table::columns(args.kind).iter().filter(wanted)
 }
 
-/// What stands between a kind's NAME and AGE.
-fn columns(object: &Object) -> Vec<String> {
-    match &object.spec {
-        Spec::Namespace(_) => Vec::new(),
-        Spec::MeshConfig(spec) => match spec.egress {
-            Egress::Refuse => vec!["refuse".to_owned()],
-        },
-        Spec::Service(spec) => {
-            let ports = spec.ports.iter().map(|port| match port.app_protocol {
-                Some(protocol) => format!("{}/{}", port.port, protocol.as_str()),
-                None => port.port.to_string(),
-            });
-            let selector = spec.selector.iter().map(|(key, value)| format!("{key}={value}"));
-            vec![joined(ports), joined(selector)]
-        }
-        Spec::EndpointSlice(body) => {
-            let service = object.metadata.labels.get(SERVICE_NAME_LABEL).cloned();
-            let ready = body
-                .endpoints
-                .iter()
-                .filter(|endpoint| endpoint.conditions.ready.unwrap_or(true))
-                .count();
-            let ports = body.ports.iter().map(|port| port.port.to_string());
-            let ready = format!("{ready} of {}", body.endpoints.len());
-            vec![service.unwrap_or_else(|| "-".to_owned()), joined(ports), ready]
-        }
-        Spec::Workload(spec) => {
-            let state = object
-                .status
-                .as_ref()
-                .and_then(|status| status.get("state"))
-                .and_then(Value::as_str);
-            let apps = spec.ports.iter().map(|port| {
-                let edge = if port.edge { ",edge" } else { "" };
-                format!(
-                    "{}={}@{}{edge}",
-                    port.app_port,
-                    port.protocol.as_str(),
-                    port.inbound_port
-                )
-            });
-            let version = if spec.version.is_empty() { "-" } else { &spec.version };
-            let state = state.unwrap_or("-").to_owned();
-            vec![spec.address.to_string(), joined(apps), version.to_owned(), state]
-        }
-        Spec::BackendPolicy(spec) => {
-            let targets = spec.target_refs.iter().map(|target| match &target.section_name {
-                Some(port) => format!("{}:{port}", target.name),
-                None => target.name.clone(),
-            });
-            let balancing = match spec.balancing.unwrap_or_default() {
-                Balancing::PeakEwma { .. } => "PeakEwma",
-                Balancing::RoundRobin => "RoundRobin",
-            };
-            let breaker = breaker(&spec.circuit_breaker.unwrap_or_default());
-            vec![joined(targets), balancing.to_owned(), breaker]
-        }
-        Spec::ReferenceGrant(spec) => {
-            let from = spec.from.iter().map(|from| format!("{}.{}", from.kind, from.namespace));
-            let to = spec
-                .to
-                .iter()
-                .map(|to| to.name.clone().unwrap_or_else(|| "*".to_owned()));
-            vec![joined(from), joined(to)]
-        }
-        Spec::HttpRoute(spec) => route(spec),
-    }
+fn with_namespace(args: &GetArgs) -> bool {
+    args.all_namespaces && args.kind.scope() == Scope::Namespaced
 }
 
-fn breaker(breaker: &CircuitBreaker) -> String {
-    match breaker.failures {
-        Some(failures) => format!("{} % of {}", failures.percent, failures.min_requests),
-        None => "-".to_owned(),
-    }
+fn headings(args: &GetArgs) -> Vec<String> {
+    let namespace = with_namespace(args).then(|| "NAMESPACE".to_owned());
+    let own = columns(args).map(|column| column.name.to_uppercase());
+    namespace.into_iter().chain(own).collect()
 }
 
-fn route(spec: &HttpRouteSpec) -> Vec<String> {
-    let parent = |parent: &ParentRef| {
-        let port = parent.port.map(|port| format!(":{port}")).unwrap_or_default();
-        let namespace = parent
-            .namespace
-            .as_ref()
-            .map(|namespace| format!(".{namespace}"))
-            .unwrap_or_default();
-        format!("{}{namespace}{port}", parent.name)
-    };
-    let backend = |backend: &BackendRef| format!("{}:{} {}", backend.name, backend.port, backend.weight);
-    let mut backends: Vec<String> = spec
-        .rules
-        .iter()
-        .flat_map(|rule| &rule.backend_refs)
-        .map(backend)
-        .collect();
-    backends.sort();
-    backends.dedup();
-    let parents = joined(spec.parent_refs.iter().map(parent));
-    vec![parents, spec.rules.len().to_string(), joined(backends.into_iter())]
-}
-
-fn joined(parts: impl Iterator<Item = String>) -> String {
-    let parts: Vec<String> = parts.collect();
-    if parts.is_empty() {
-        "-".to_owned()
-    } else {
-        parts.join(", ")
-    }
-}
-
-/// How long ago, in one unit: `12s`, `5m`, `3h`, `9d`.
-fn age(timestamp: &str) -> String {
-    let Ok(then) = timestamp.parse::<jiff::Timestamp>() else {
-        return "-".to_owned();
-    };
-    let seconds = jiff::Timestamp::now()
-        .as_second()
-        .saturating_sub(then.as_second())
-        .max(0);
-    match seconds {
-        0..120 => format!("{seconds}s"),
-        120..7_200 => format!("{}m", seconds / 60),
-        7_200..172_800 => format!("{}h", seconds / 3_600),
-        _ => format!("{}d", seconds / 86_400),
-    }
+fn row(args: &GetArgs, object: &Value) -> Vec<Cell> {
+    let namespace = object.pointer("/metadata/namespace").and_then(Value::as_str);
+    let namespace = with_namespace(args).then(|| Cell::plain(namespace.unwrap_or_default()));
+    let now = jiff::Timestamp::now();
+    let own = columns(args).map(|column| Cell::plain(column.cell(object, now)));
+    namespace.into_iter().chain(own).collect()
 }
 
 /// The pause before a watch that ended is begun again.

@@ -118,6 +118,8 @@ async fn prune_says_what_would_go_and_does_it_when_told_twice() {
         ),
         (&["delete", "svc", "a", "-l", "x=y"], "cannot be used with"),
         (&["delete"], "required"),
+        (&["delete", "svc", "-l", ""], "is empty and would take everything"),
+        (&["get", "svc", "-l", " "], "is empty and would take everything"),
     ] {
         weirctl(&mesh, args).await.ends(2).says(&[message]);
     }
@@ -170,6 +172,14 @@ async fn describe_shows_what_is_known_of_a_resource() {
         .await
         .ends(0)
         .prints(&["Labels:      team=x\nAnnotations: note=why\n"]);
+    let slices = ["NAME ", "SERVICE", "PORTS", "READY"];
+    let narrow = weirctl(&mesh, &["get", "eps"]).await;
+    narrow.ends(0).prints(&slices);
+    assert!(!narrow.stdout.contains("ENDPOINTS"), "{}", narrow.stdout);
+    let wide = weirctl(&mesh, &["get", "eps", "-o", "wide"]).await;
+    wide.ends(0)
+        .prints(&slices)
+        .prints(&["ENDPOINTS", "1 of 1", "127.0.0.1"]);
     let whole = weirctl(&mesh, &["describe", "httproute", "shop", "-o", "json"]).await;
     let whole: Value = serde_json::from_str(&whole.ends(0).stdout).expect("JSON");
     assert_eq!(whole["object"]["metadata"]["name"], "shop");
