@@ -34,28 +34,34 @@ pub struct Told {
 const RESOURCES_OF_A_SERVICE: usize = 4;
 
 impl Fleet {
-    /// Opens a stream for each list of services, which it subscribes to.
+    /// Opens a stream for each list of services, which it subscribes to, and waits until all of that is in force. One
+    /// connection after the other: who simulates all of them on one processor must keep up with each.
     ///
     /// # Errors
-    /// When the control plane is not reached.
-    pub async fn open(xds: &str, uses: Vec<Vec<String>>) -> anyhow::Result<Fleet> {
+    /// When the control plane is not reached, or as for [`Fleet::told`].
+    pub async fn open(xds: &str, uses: &[Vec<String>]) -> anyhow::Result<Fleet> {
         let (news, told) = mpsc::channel(TOLD_MAX);
-        let mut streams = JoinSet::new();
-        let mut channel: Option<Channel> = None;
-        for (proxy, services) in uses.into_iter().enumerate() {
-            if proxy % STREAMS_ON_A_CONNECTION == 0 {
-                let endpoint = Endpoint::from_shared(xds.to_owned())?.tcp_nodelay(true);
-                channel = Some(
-                    endpoint
-                        .connect()
-                        .await
-                        .with_context(|| format!("{xds} is not reached"))?,
-                );
+        let mut fleet = Fleet {
+            told,
+            streams: JoinSet::new(),
+        };
+        let mut proxies = uses.iter().enumerate();
+        for together in uses.chunks(STREAMS_ON_A_CONNECTION) {
+            let endpoint = Endpoint::from_shared(xds.to_owned())?.tcp_nodelay(true);
+            let channel = endpoint
+                .connect()
+                .await
+                .with_context(|| format!("{xds} is not reached"))?;
+            for (proxy, services) in proxies.by_ref().take(together.len()) {
+                fleet
+                    .streams
+                    .spawn(follow(channel.clone(), proxy, services.clone(), news.clone()));
             }
-            let channel = channel.clone().context("the first proxy brings a connection")?;
-            streams.spawn(follow(channel, proxy, services, news.clone()));
+            fleet
+                .told(together.iter().map(|services| told_at_first(services.len())).sum())
+                .await?;
         }
-        Ok(Fleet { told, streams })
+        Ok(fleet)
     }
 
     /// Waits until proxies were told this many things, and gives them in the order in which they were.

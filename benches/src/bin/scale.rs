@@ -79,8 +79,7 @@ async fn measure(args: &Args, processors: &Processors) -> anyhow::Result<()> {
     let at_first: usize = uses.iter().map(|used| told_at_first(used.len())).sum();
 
     let (memory, cpu, began) = (control.resident_kib()?, control.cpu()?, Instant::now());
-    let mut fleet = Fleet::open(&xds, uses.clone()).await?;
-    fleet.told(at_first).await?;
+    let mut fleet = Fleet::open(&xds, &uses).await?;
     let (took, cpu) = (began.elapsed(), control.cpu()? - cpu);
     let grown = control.resident_kib()?.saturating_sub(memory);
     let each = |total: f64| total / proxies as f64;
