@@ -130,6 +130,7 @@ pub(crate) fn cluster(name: &ClusterName, index: &Index) -> Option<Compiled<mode
     let balancing = spec.and_then(|spec| spec.balancing).unwrap_or_default();
     let circuit_breaker = spec.and_then(|spec| spec.circuit_breaker).unwrap_or_default();
     let retry_budget = spec.and_then(|spec| spec.retry_budget).unwrap_or_default();
+    let pool = spec.and_then(|spec| spec.connection_pool).unwrap_or_default();
     let resource = model::Cluster {
         name: name.clone(),
         protocol: protocol(port),
@@ -153,6 +154,20 @@ pub(crate) fn cluster(name: &ClusterName, index: &Index) -> Option<Compiled<mode
             half_open_requests: failures.half_open_requests,
         }),
         outlier_detection: spec.and_then(|spec| spec.outlier_detection).map(outlier_detection),
+        slow_start: spec.and_then(|spec| spec.slow_start).map(|slow| model::SlowStart {
+            window: slow.window,
+            aggression: f64::from(slow.aggression_percent) / 100.0,
+            min_weight_percent: slow.min_weight_percent,
+        }),
+        locality: spec
+            .and_then(|spec| spec.locality)
+            .map(|locality| model::LocalityPreference {
+                overprovisioning_percent: locality.overprovisioning_percent,
+            }),
+        pool: model::ConnectionPool {
+            idle_timeout: pool.idle_timeout,
+            max_requests_per_connection: pool.max_requests_per_connection,
+        },
         panic_percent: spec
             .and_then(|spec| spec.panic_percent)
             .unwrap_or(backend_policy::PANIC_PERCENT),
@@ -166,6 +181,7 @@ pub(crate) fn cluster(name: &ClusterName, index: &Index) -> Option<Compiled<mode
 }
 
 fn outlier_detection(spec: backend_policy::OutlierDetection) -> model::OutlierDetection {
+    let spec = spec.filled();
     model::OutlierDetection {
         consecutive_5xx_errors: spec.consecutive_5xx_errors,
         consecutive_gateway_errors: spec.consecutive_gateway_errors,
@@ -177,7 +193,7 @@ fn outlier_detection(spec: backend_policy::OutlierDetection) -> model::OutlierDe
         }),
         interval: spec.interval,
         base_ejection_time: spec.base_ejection_time,
-        max_ejection_time: spec.max_ejection_time,
+        max_ejection_time: spec.max_ejection_time.unwrap_or(spec.base_ejection_time),
         max_ejection_percent: spec.max_ejection_percent,
     }
 }
@@ -351,6 +367,12 @@ mod tests {
                 ..CircuitBreaker::default()
             }),
             outlier_detection: Some(backend_policy::OutlierDetection::default()),
+            slow_start: None,
+            locality: Some(backend_policy::LocalityPreference::default()),
+            connection_pool: Some(backend_policy::ConnectionPool {
+                max_requests_per_connection: Some(7),
+                ..backend_policy::ConnectionPool::default()
+            }),
             panic_percent: Some(30),
             connect_timeout: Some(Duration::from_millis(250)),
             ..BackendPolicySpec::default()
@@ -384,6 +406,9 @@ mod tests {
             Some(3)
         );
         assert_eq!(compiled.resource.panic_percent, 30);
+        assert_eq!(compiled.resource.pool.max_requests_per_connection, Some(7));
+        let locality = compiled.resource.locality.expect("asked for");
+        assert_eq!(locality.overprovisioning_percent, 140);
         let outliers = compiled.resource.outlier_detection.expect("asked for");
         assert_eq!(
             (outliers.consecutive_5xx_errors, outliers.max_ejection_percent),

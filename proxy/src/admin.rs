@@ -288,7 +288,8 @@ mod tests {
 
     /// Of a proxy that nothing was told.
     fn explainer() -> Explainer {
-        let (mesh, _feed) = crate::mesh::Mesh::new(crate::clock::Clock::start());
+        let (mesh, _feed) =
+            crate::mesh::Mesh::new(crate::clock::Clock::start(), weir_policy::model::Locality::default());
         Explainer::new(mesh, Arc::new("n/w".parse().expect("a name")))
     }
 

@@ -3,13 +3,15 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use weir_policy::balance::EndpointLoad;
-use weir_policy::model::{EndpointHealth, Peer};
+use weir_policy::model::{self, EndpointHealth, Peer};
 use weir_policy::names::WorkloadName;
 use weir_policy::outlier::{Detector, Host};
-use weir_policy::spread::{Level, Shares, Spread, spread};
+use weir_policy::slow_start;
+use weir_policy::spread::{Distance, Level, Shares, Spread, spread};
 use weir_policy::time::Time;
 
 /// An endpoint that may take new requests.
@@ -19,6 +21,8 @@ pub(crate) struct Endpoint {
     pub(crate) address: SocketAddr,
     /// What the control plane says of it; never that it drains.
     pub(crate) health: EndpointHealth,
+    /// How far it is from here.
+    pub(crate) distance: Distance,
     /// What answers there.
     pub(crate) peer: Peer,
     /// Which workload it is.
@@ -42,15 +46,36 @@ pub(crate) struct EndpointState {
     pub(crate) load: Arc<EndpointLoad>,
     /// Its results; `None`: the cluster ejects none.
     pub(crate) host: Option<Host>,
+    /// Since when it may take requests, in nanoseconds.
+    since: AtomicU64,
 }
 
 impl EndpointState {
-    /// Of one that nothing is known of but, maybe, its load.
-    pub(crate) fn new(load: Arc<EndpointLoad>, detector: Option<&Detector>) -> EndpointState {
+    /// Of one that nothing is known of and that comes now.
+    pub(crate) fn new(detector: Option<&Detector>, now: Time) -> EndpointState {
         EndpointState {
-            load,
+            load: Arc::default(),
             host: detector.map(Detector::host),
+            since: AtomicU64::new(now.as_nanos()),
         }
+    }
+
+    /// The same one under another detector.
+    pub(crate) fn under(&self, detector: Option<&Detector>) -> EndpointState {
+        EndpointState {
+            load: Arc::clone(&self.load),
+            host: detector.map(Detector::host),
+            since: AtomicU64::new(self.since().as_nanos()),
+        }
+    }
+
+    /// It is well again: it begins anew to get its share.
+    pub(crate) fn came_back(&self, now: Time) {
+        self.since.store(now.as_nanos(), Ordering::Relaxed);
+    }
+
+    fn since(&self) -> Time {
+        Time::from_nanos(self.since.load(Ordering::Relaxed))
     }
 }
 
@@ -84,10 +109,13 @@ pub(crate) struct Levels {
     as_of: u64,
     /// When it changes by itself.
     until: Time,
-    /// `None`: panic, and there is one level of all.
+    /// In the order of [`Distance::ALL`] where near ones are preferred, else there is one level. `None`: panic, and
+    /// there is one level of all.
     shares: Option<Shares>,
-    /// Places of endpoints, by level.
+    /// Places of endpoints that can be used, by level.
     members: Vec<Vec<usize>>,
+    /// Since when the oldest of them is there, while any of them starts slowly.
+    oldest: Option<Time>,
 }
 
 impl InUse {
@@ -99,42 +127,72 @@ impl InUse {
                 until: Time::ZERO,
                 shares: None,
                 members: Vec::new(),
+                oldest: None,
             }),
         }
     }
 
-    /// The endpoints in use at `now`. `endpoints` and `panic_percent` are always the same for the same cluster.
-    pub(crate) fn at(&self, now: Time, endpoints: &[Endpoint], panic_percent: u8) -> Guard<Arc<Levels>> {
+    /// The endpoints in use at `now`. `endpoints` and `config` are always the same for the same cluster.
+    pub(crate) fn at(&self, now: Time, endpoints: &[Endpoint], config: &model::Cluster) -> Guard<Arc<Levels>> {
         let levels = self.now.load();
         if now < levels.until && levels.as_of == self.changes.count() {
             return levels;
         }
         // Counted before anything is looked at: what changes meanwhile makes it old at once.
         let as_of = self.changes.count();
-        self.now
-            .store(Arc::new(Levels::compute(as_of, now, endpoints, panic_percent)));
+        self.now.store(Arc::new(Levels::compute(as_of, now, endpoints, config)));
         self.now.load()
     }
 }
 
 impl Levels {
-    fn compute(as_of: u64, now: Time, endpoints: &[Endpoint], panic_percent: u8) -> Levels {
-        let usable: Vec<usize> = places(endpoints, |endpoint| endpoint.is_usable(now));
-        let level = Level {
-            all: endpoints.len(),
-            usable: usable.len(),
+    fn compute(as_of: u64, now: Time, endpoints: &[Endpoint], config: &model::Cluster) -> Levels {
+        let levels: &[&[Distance]] = match config.locality {
+            Some(_) => &[&[Distance::Zone], &[Distance::Region], &[Distance::Elsewhere]],
+            None => &[&Distance::ALL],
         };
-        // An ejection ends by itself; nothing else does.
-        let ends = |endpoint: &Endpoint| endpoint.state.host.as_ref()?.ejected_until(now);
-        let until = endpoints.iter().filter_map(ends).min();
-        let (shares, members) = match spread(&[level], 100, panic_percent) {
-            Spread::Shares(shares) => (Some(shares), vec![usable]),
+        let (mut counts, mut members) = (Vec::new(), Vec::new());
+        for level in levels {
+            let here = |endpoint: &Endpoint| level.contains(&endpoint.distance);
+            let usable = places(endpoints, |endpoint| here(endpoint) && endpoint.is_usable(now));
+            counts.push(Level {
+                all: endpoints.iter().filter(|endpoint| here(endpoint)).count(),
+                usable: usable.len(),
+            });
+            members.push(usable);
+        }
+        let overprovisioning = config
+            .locality
+            .map_or(100, |locality| locality.overprovisioning_percent);
+        let (shares, members) = match spread(&counts, overprovisioning, config.panic_percent) {
+            Spread::Shares(shares) => (Some(shares), members),
             Spread::Panic => (None, vec![places(endpoints, |_| true)]),
         };
+        let mut until = Time::from_nanos(u64::MAX);
+        for endpoint in endpoints {
+            // An ejection ends by itself.
+            if let Some(end) = endpoint.state.host.as_ref().and_then(|host| host.ejected_until(now)) {
+                until = until.min(end);
+            }
+        }
+        let since = |place: &usize| endpoints.get(*place).map(|endpoint| endpoint.state.since());
+        let used = || members.iter().flatten().filter_map(since);
+        let starts = |window: Duration| {
+            used()
+                .map(|since| since + window)
+                .filter(|through| now < *through)
+                .max()
+        };
+        // So does a slow start.
+        let through = config.slow_start.and_then(|slow_start| starts(slow_start.window));
+        if let Some(through) = through {
+            until = until.min(through);
+        }
         Levels {
             as_of,
-            until: until.unwrap_or(Time::from_nanos(u64::MAX)),
+            until,
             shares,
+            oldest: through.and_then(|_| used().min()),
             members,
         }
     }
@@ -150,9 +208,44 @@ impl Levels {
         self.members.get(level).map_or(&[], Vec::as_slice)
     }
 
-    /// The places of all that are in use, those of nearer levels first.
-    pub(crate) fn all(&self) -> impl Iterator<Item = usize> {
+    /// The places of all that can be used, the nearest first, also of levels that have no share as long as nearer ones
+    /// carry everything.
+    pub(crate) fn usable(&self) -> impl Iterator<Item = usize> {
         self.members.iter().flatten().copied()
+    }
+
+    /// The places of all that take requests.
+    pub(crate) fn taking(&self) -> impl Iterator<Item = usize> {
+        let shared = |level: usize| {
+            self.shares
+                .as_ref()
+                .is_none_or(|shares| shares.percents().get(level) != Some(&0))
+        };
+        let levels = self.members.iter().enumerate();
+        levels
+            .filter(move |(level, _)| shared(*level))
+            .flat_map(|(_, members)| members.iter().copied())
+    }
+
+    /// The share of each level, where near ones are preferred and it is no panic.
+    pub(crate) fn percents(&self) -> impl Iterator<Item = (Distance, u8)> {
+        let percents = self
+            .shares
+            .as_ref()
+            .map(Shares::percents)
+            .filter(|percents| percents.len() > 1);
+        Distance::ALL
+            .into_iter()
+            .zip(percents.unwrap_or_default().iter().copied())
+    }
+
+    /// The weight of an endpoint beside the oldest, in its slow start; 1 where none starts slowly.
+    pub(crate) fn weight(&self, endpoint: &Endpoint, config: &model::Cluster, now: Time) -> f64 {
+        let (Some(oldest), Some(slow_start)) = (self.oldest, &config.slow_start) else {
+            return 1.0;
+        };
+        let weight = |since: Time| slow_start::weight(slow_start, now.saturating_since(since));
+        weight(endpoint.state.since()) / weight(oldest)
     }
 }
 

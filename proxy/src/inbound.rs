@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use tokio::time::timeout_at;
 use weir_policy::breaker::{Breaker, Outcome};
 use weir_policy::deadline::Deadline;
-use weir_policy::model::{AppProtocol, Limits};
+use weir_policy::model::{AppProtocol, ConnectionPool, Limits};
 use weir_policy::retry::{AttemptFacts, Decision, MethodNamed, Replayable, RetryKind, decide};
 use weir_policy::trace::TRACESTATE_HEADER;
 
@@ -122,6 +122,7 @@ async fn carry(
         breaker: &app.breaker,
         direction: Direction::Inbound,
         connect_timeout: CONNECT_TIMEOUT,
+        keep: ConnectionPool::default(),
     };
     let mut attempts = 0;
     let mut unprocessed_resends = 0;

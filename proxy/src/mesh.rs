@@ -12,6 +12,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
+use weir_policy::model::Locality;
 use weir_policy::names::ListenerName;
 
 use crate::clock::Clock;
@@ -81,13 +82,13 @@ impl std::fmt::Display for Connected {
 }
 
 impl Mesh {
-    /// An empty mesh, and the side that fills it.
-    pub(crate) fn new(clock: Clock) -> (Mesh, Feed) {
+    /// An empty mesh as a proxy at `own` sees it, and the side that fills it.
+    pub(crate) fn new(clock: Clock, own: Locality) -> (Mesh, Feed) {
         let (demands, demanded) = mpsc::channel(DEMANDS_MAX);
         let shared = Arc::new(Shared {
             clock,
             snapshot: ArcSwap::default(),
-            states: ClusterStates::default(),
+            states: ClusterStates::new(clock, own),
             published: watch::Sender::new(0),
             demands,
             asked: Mutex::default(),
@@ -348,7 +349,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_known_is_there_at_once_and_noted_as_used() {
-        let (mesh, feed) = Mesh::new(Clock::start());
+        let (mesh, feed) = Mesh::new(Clock::start(), Locality::default());
         let part = service("a:80");
         let last_used = Arc::clone(&part.last_used);
         let services = vec![part];
@@ -370,7 +371,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_unknown_is_asked_for_once_and_waited_for() {
-        let (mesh, mut feed) = Mesh::new(Clock::start());
+        let (mesh, mut feed) = Mesh::new(Clock::start(), Locality::default());
         let a = listener_name("a:80");
         let waiting = futures_util::future::join_all((0..1000).map(|_| mesh.service(&a, WAIT)));
         let answering = async {
@@ -387,7 +388,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn no_answer_is_said_after_the_wait_with_whether_there_was_a_stream() {
-        let (mesh, mut feed) = Mesh::new(Clock::start());
+        let (mesh, mut feed) = Mesh::new(Clock::start(), Locality::default());
         let a = listener_name("a:80");
         let lost = Unavailable::NoAnswer {
             waited: WAIT,
@@ -418,7 +419,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_refusal_is_believed_until_its_time_and_then_asked_again() {
-        let (mesh, mut feed) = Mesh::new(Clock::start());
+        let (mesh, mut feed) = Mesh::new(Clock::start(), Locality::default());
         let a = listener_name("a:80");
         let absent = |until| Parts {
             absent: vec![(listener_name("a:80"), until)],
@@ -437,7 +438,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn too_many_names_at_once_are_refused_and_a_wait_can_be_left() {
-        let (mesh, mut feed) = Mesh::new(Clock::start());
+        let (mesh, mut feed) = Mesh::new(Clock::start(), Locality::default());
         let names: Vec<_> = (0..=DEMANDS_MAX)
             .map(|index| listener_name(&format!("s{index}:80")))
             .collect();

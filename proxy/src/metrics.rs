@@ -15,6 +15,7 @@ use prometheus_client::registry::{Registry, Unit};
 use weir_policy::breaker::{BreakerState, Refusal};
 use weir_policy::outlier::Cause;
 use weir_policy::retry::RetryKind;
+use weir_policy::spread::Distance;
 
 use crate::record::{AttemptOutcome, Direction, RequestRecord, ResponseFlag};
 
@@ -64,6 +65,8 @@ pub(crate) struct ObservedCluster {
     pub(crate) ejected: u32,
     /// Endpoints that take requests now.
     pub(crate) in_use: u32,
+    /// The share of each level in percent, where near endpoints are preferred.
+    pub(crate) levels: Vec<(Distance, u8)>,
     /// Whether these are all, because too few could be used.
     pub(crate) panic: bool,
     /// Connections.
@@ -645,6 +648,14 @@ impl Gathered {
                 metric.encode_family(&labels)?.encode_gauge(&count)?;
             }
         }
+        let help = "The share of requests to a cluster for each level of its endpoints, where near ones are preferred";
+        let mut metric = encoder.encode_descriptor("weir_cluster_locality_percent", help, None, MetricType::Gauge)?;
+        for cluster in &self.observed.clusters {
+            for (level, share) in &cluster.levels {
+                let labels = [("cluster", cluster.name.as_str()), ("level", level.as_str())];
+                metric.encode_family(&labels)?.encode_gauge(&u32::from(*share))?;
+            }
+        }
         let help = "1 while all endpoints of a cluster are used because too few of them could be";
         let mut metric = encoder.encode_descriptor("weir_cluster_panic", help, None, MetricType::Gauge)?;
         for cluster in &self.observed.clusters {
@@ -823,6 +834,7 @@ mod tests {
                 ejections: vec![(Cause::Consecutive5xxErrors, 3), (Cause::FailurePercentage, 0)],
                 ejected: 1,
                 in_use: 2,
+                levels: vec![(Distance::Zone, 70), (Distance::Region, 30)],
                 panic: false,
                 connections: 1,
                 pending: 0,

@@ -335,6 +335,7 @@ async fn attempt_at(
         breaker: &cluster.state.breaker,
         direction: Direction::Outbound,
         connect_timeout: cluster.config.connect_timeout,
+        keep: cluster.config.pool,
     };
     let request = || {
         let mut request = head.request(target.wire, body.attempt());

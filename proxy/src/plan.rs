@@ -10,9 +10,10 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use weir_policy::model::{self, Action, Balancing, DirectResponse, HeaderChanges, PathMatch, Redirect, Route, Scheme};
 use weir_policy::retry::MethodNamed;
 use weir_policy::route::{self, RequestFacts};
+use weir_policy::slow_start;
 use weir_policy::time::Time;
 
-use crate::endpoints::Endpoint;
+use crate::endpoints::{Endpoint, Levels};
 use crate::error::ProxyError;
 use crate::http::head::Head;
 use crate::snapshot::{Backend, Cluster, Service, ServiceRoute};
@@ -225,14 +226,25 @@ pub(crate) fn choose(
     let in_use = cluster.in_use(now);
     let level = in_use.draw(random());
     let at = |place: usize| cluster.endpoints.get(*level.get(place)?);
+    let starts_slowly = |endpoint: &Endpoint| {
+        let weight = in_use.weight(endpoint, &cluster.config, now);
+        weight < 1.0 && !slow_start::takes_part(weight, random())
+    };
     match cluster.config.balancing {
         Balancing::RoundRobin => {
             let next = || at(cluster.state.round_robin.next(level.len())?);
-            let first = next()?;
-            if Some(first.address) != last {
-                return Some(first);
+            let mut chosen = next()?;
+            // Once round at the most: whoever is left then takes it.
+            for _ in 1..level.len() {
+                if Some(chosen.address) != last && !starts_slowly(chosen) {
+                    break;
+                }
+                chosen = next()?;
             }
-            next()
+            if Some(chosen.address) == last {
+                chosen = others(cluster, &in_use, chosen).next().unwrap_or(chosen);
+            }
+            Some(chosen)
         }
         Balancing::PeakEwma { decay } => {
             let cost = |endpoint: &Endpoint| endpoint.state.load.cost(now, decay);
@@ -241,18 +253,30 @@ pub(crate) fn choose(
                 // Again: by now it pays to look at all of them. Those that failed lately cost most, so that a request
                 // gets through while more endpoints are dead than it may try. Among equals chance decides.
                 let (before, from) = level.split_at_checked(one)?;
-                let others = from
+                let here = from
                     .iter()
                     .chain(before)
                     .filter_map(|place| cluster.endpoints.get(*place));
-                let others = others.filter(|other| other.address != last);
-                let best = others.min_by(|a, b| cost(a).total_cmp(&cost(b)));
-                return best.or_else(|| at(one));
+                let here = here.filter(|other| other.address != last);
+                let best = here.min_by(|a, b| cost(a).total_cmp(&cost(b)));
+                let one = at(one)?;
+                return best.or_else(|| others(cluster, &in_use, one).next()).or(Some(one));
             }
             let (one, two) = (at(one)?, at(two)?);
-            Some(if cost(one) <= cost(two) { one } else { two })
+            match (starts_slowly(one), starts_slowly(two)) {
+                (false, true) => Some(one),
+                (true, false) => Some(two),
+                (true, true) | (false, false) => Some(if cost(one) <= cost(two) { one } else { two }),
+            }
         }
     }
+}
+
+/// Other endpoints of any level that can be used, for a request that has failed at the only one of its level; the
+/// nearest first.
+fn others<'a>(cluster: &'a Cluster, in_use: &Levels, but: &Endpoint) -> impl Iterator<Item = &'a Endpoint> {
+    let usable = in_use.usable().filter_map(|place| cluster.endpoints.get(place));
+    usable.filter(move |other| other.address != but.address)
 }
 
 #[cfg(test)]

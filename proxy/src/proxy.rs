@@ -125,7 +125,7 @@ impl Proxy {
         let (telemetry, carried_out) = telemetry;
         let addresses = listeners.addresses.clone();
 
-        let (mesh, feed) = Mesh::new(clock);
+        let (mesh, feed) = Mesh::new(clock, config.locality.clone());
         let node = weir_xds::node::node(&config.workload, &config.locality, VERSION);
         let link = Link::new(control_plane.clone(), node, Settings::default(), feed, kept);
         let (health, checks) = AppHealth::new(config.apps.iter().map(|app| app.app_port), clock);
@@ -529,7 +529,8 @@ fn observed(mesh: &Mesh, clock: Clock, control_plane: ControlPlaneGiven) -> Obse
                 opened: breaker.opened_total(),
                 ejections: ejections.collect(),
                 ejected: count(cluster.endpoints.iter().filter(ejected).count()),
-                in_use: count(in_use.all().count()),
+                in_use: count(in_use.taking().count()),
+                levels: in_use.percents().collect(),
                 panic: in_use.is_panic(),
                 connections: counts.connections,
                 pending: counts.pending,

@@ -13,14 +13,16 @@ use arc_swap::Guard;
 use dashmap::DashMap;
 use weir_policy::balance::RoundRobin;
 use weir_policy::breaker::Breaker;
-use weir_policy::model::{self, Action, EndpointHealth, VirtualHost};
+use weir_policy::model::{self, Action, EndpointHealth, Locality, VirtualHost};
 use weir_policy::names::{ClusterName, ListenerName, RouteName};
 use weir_policy::outlier::{Detector, Seen};
 use weir_policy::retry::Budget;
 use weir_policy::route::{CompileError, RouteId, RouteTable};
 use weir_policy::split::Split;
+use weir_policy::spread::Distance;
 use weir_policy::time::Time;
 
+use crate::clock::Clock;
 use crate::endpoints::{Changes, Endpoint, EndpointState, InUse, Levels};
 
 /// Everything in force at one moment. Immutable.
@@ -141,7 +143,7 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// The endpoints that take requests at `now`.
     pub(crate) fn in_use(&self, now: Time) -> Guard<Arc<Levels>> {
-        self.in_use.at(now, &self.endpoints, self.config.panic_percent)
+        self.in_use.at(now, &self.endpoints, &self.config)
     }
 
     /// Counts what became of an attempt at an endpoint, which is left alone for a while if that was too much.
@@ -236,18 +238,38 @@ impl ClusterState {
 
 /// The states of clusters and endpoints by their names: touched when configuration changes, never by a request. Held
 /// weakly: what no snapshot holds any more is gone.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct ClusterStates {
+    clock: Clock,
+    /// Where this proxy is.
+    own: Locality,
     by_cluster: DashMap<ClusterName, StateEntry>,
 }
 
 #[derive(Debug, Default)]
 struct StateEntry {
     state: Weak<ClusterState>,
-    endpoints: HashMap<SocketAddr, Weak<EndpointState>>,
+    endpoints: HashMap<SocketAddr, KnownEndpoint>,
+}
+
+/// What is known of an endpoint that was told.
+#[derive(Debug)]
+struct KnownEndpoint {
+    state: Weak<EndpointState>,
+    /// As it was told last.
+    health: EndpointHealth,
 }
 
 impl ClusterStates {
+    /// None yet, for a proxy that is there.
+    pub(crate) fn new(clock: Clock, own: Locality) -> ClusterStates {
+        ClusterStates {
+            clock,
+            own,
+            by_cluster: DashMap::new(),
+        }
+    }
+
     fn cluster(&self, config: Arc<model::Cluster>, all: Arc<model::ClusterEndpoints>) -> Cluster {
         let mut entry = self.by_cluster.entry(config.name.clone()).or_default();
         let before = entry.state.upgrade();
@@ -262,25 +284,39 @@ impl ClusterStates {
             (None, None) => true,
             (Some(_), None) | (None, Some(_)) => false,
         });
+        let now = self.clock.now();
+        // What is not told any more is forgotten: should it come again, it is new.
+        let mut known = std::mem::take(&mut entry.endpoints);
         let mut endpoints = Vec::new();
         for endpoint in all
             .endpoints
             .iter()
             .filter(|endpoint| endpoint.health != EndpointHealth::Draining)
         {
-            let slot = entry.endpoints.entry(endpoint.address).or_default();
-            let known = match slot.upgrade() {
-                Some(known) if same_detector => known,
-                Some(known) => Arc::new(EndpointState::new(Arc::clone(&known.load), detector)),
-                None => Arc::new(EndpointState::new(Arc::default(), detector)),
+            let before = known.remove(&endpoint.address);
+            let well_again = before.as_ref().is_some_and(|before| {
+                (before.health, endpoint.health) == (EndpointHealth::Unhealthy, EndpointHealth::Healthy)
+            });
+            let state = match before.and_then(|before| before.state.upgrade()) {
+                Some(state) if same_detector => state,
+                Some(state) => Arc::new(state.under(detector)),
+                None => Arc::new(EndpointState::new(detector, now)),
             };
-            *slot = Arc::downgrade(&known);
+            if well_again {
+                state.came_back(now);
+            }
+            let told = KnownEndpoint {
+                state: Arc::downgrade(&state),
+                health: endpoint.health,
+            };
+            entry.endpoints.insert(endpoint.address, told);
             endpoints.push(Endpoint {
                 address: endpoint.address,
                 health: endpoint.health,
+                distance: Distance::between(&self.own, &endpoint.locality),
                 peer: endpoint.peer,
                 workload: endpoint.workload.clone().map(Arc::new),
-                state: known,
+                state,
             });
         }
         drop(entry);
@@ -297,7 +333,7 @@ impl ClusterStates {
     /// Forgets what nobody holds.
     fn sweep(&self) {
         self.by_cluster.retain(|_, entry| {
-            entry.endpoints.retain(|_, endpoint| endpoint.strong_count() > 0);
+            entry.endpoints.retain(|_, known| known.state.strong_count() > 0);
             entry.state.strong_count() > 0
         });
     }
@@ -497,7 +533,6 @@ mod tests {
     use weir_policy::model::FailureBreaker;
 
     use super::*;
-    use crate::clock::Clock;
     use crate::mesh::{Feed, Mesh};
     use crate::xds::scenario::{cluster_model, cluster_name, endpoints_model, forward_all, listener_name};
 
@@ -517,7 +552,7 @@ mod tests {
     impl Fixture {
         fn new() -> Fixture {
             Fixture {
-                states: ClusterStates::default(),
+                states: ClusterStates::new(Clock::start(), Locality::default()),
                 routes: routes(&[NAME]),
                 last_used: Arc::new(LastUsed::new(Time::ZERO)),
             }
@@ -565,7 +600,7 @@ mod tests {
     fn addresses(cluster: &Cluster) -> Vec<String> {
         let in_use = cluster.in_use(Time::ZERO);
         let address = |place: usize| cluster.endpoints[place].address.to_string();
-        in_use.all().map(address).collect()
+        in_use.taking().map(address).collect()
     }
 
     #[test]
@@ -696,7 +731,7 @@ mod tests {
         fail(&cluster, 0);
         assert_eq!(addresses(&cluster).len(), 2, "no more than half may be out");
         let back = Time::ZERO + detection.base_ejection_time;
-        assert_eq!(cluster.in_use(back).all().count(), 3);
+        assert_eq!(cluster.in_use(back).taking().count(), 3);
 
         // Another limit: what was seen is still known.
         config.limits.max_requests = 7;
@@ -712,7 +747,7 @@ mod tests {
             Seen::ServerError,
             after,
         );
-        assert_eq!(later.in_use(after).all().collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(later.in_use(after).taking().collect::<Vec<_>>(), [1, 2]);
 
         // Other rules: it begins anew, but for the load.
         config.outlier_detection = Some(model::OutlierDetection {
@@ -742,8 +777,167 @@ mod tests {
             let snapshot = fixture.next(&Snapshot::default(), &Arc::new(config), &endpoints);
             let (_, cluster) = only(&snapshot);
             let in_use = cluster.in_use(Time::ZERO);
-            assert_eq!(in_use.all().collect::<Vec<_>>(), expect, "{panic_percent} %");
+            assert_eq!(in_use.taking().collect::<Vec<_>>(), expect, "{panic_percent} %");
             assert_eq!(in_use.is_panic(), panic_percent == 34);
+        }
+    }
+
+    #[test]
+    fn a_cold_endpoint_gets_its_share_slowly_whatever_balances() {
+        let window = Duration::from_secs(100);
+        let born = Time::ZERO + Duration::from_secs(10_000);
+        let all = ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80", "10.0.0.4:80"];
+        for balancing in [
+            model::Balancing::RoundRobin,
+            model::Balancing::PeakEwma { decay: window },
+        ] {
+            let fixture = Fixture::new();
+            let mut config = cluster_model(NAME);
+            config.balancing = balancing;
+            config.slow_start = Some(model::SlowStart {
+                window,
+                aggression: 1.0,
+                min_weight_percent: 10,
+            });
+            let endpoints = Arc::new(endpoints_model(NAME, &all));
+            let snapshot = fixture.next(&Snapshot::default(), &Arc::new(config), &endpoints);
+            let (_, cluster) = only(&snapshot);
+            cluster.endpoints[3].state.came_back(born);
+            let random = std::cell::RefCell::new(fastrand::Rng::with_seed(7));
+            let got = |now: Time| {
+                let draw = || random.borrow_mut().u64(..);
+                let chosen = (0..10_000).filter_map(|_| crate::plan::choose(&cluster, None, now, draw));
+                chosen
+                    .filter(|endpoint| endpoint.address == cluster.endpoints[3].address)
+                    .count()
+            };
+            // Of 10,000 among four: at a tenth of its weight, at half, and through.
+            let (cold, warmer, through) = (got(born), got(born + window / 2), got(born + window));
+            assert!((150..500).contains(&cold), "{balancing:?}: {cold}");
+            assert!((1_000..1_700).contains(&warmer), "{balancing:?}: {warmer}");
+            assert!((2_300..2_700).contains(&through), "{balancing:?}: {through}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_that_is_well_again_or_comes_again_starts_slowly() {
+        let fixture = Fixture::new();
+        let mut config = cluster_model(NAME);
+        config.slow_start = Some(model::SlowStart {
+            window: Duration::from_secs(1_000),
+            aggression: 1.0,
+            min_weight_percent: 10,
+        });
+        let config = Arc::new(config);
+        let told = |health: &[(&str, EndpointHealth)]| {
+            let all: Vec<&str> = health.iter().map(|(address, _)| *address).collect();
+            let mut endpoints = endpoints_model(NAME, &all);
+            for (endpoint, (_, health)) in endpoints.endpoints.iter_mut().zip(health) {
+                endpoint.health = *health;
+            }
+            Arc::new(endpoints)
+        };
+        let (one, two) = ("10.0.0.1:80", "10.0.0.2:80");
+        use EndpointHealth::{Healthy, Unhealthy};
+        let first = fixture.next(&Snapshot::default(), &config, &told(&[(one, Healthy), (two, Healthy)]));
+        let (_, cluster) = only(&first);
+        let mark = Arc::clone(&cluster.endpoints[1].state);
+        let same = |later: &Snapshot| Arc::ptr_eq(&mark, &only(later).1.endpoints[1].state);
+        // The clock of these states stands near 0.
+        let late = Time::ZERO + Duration::from_secs(3600);
+        cluster.endpoints[1].state.came_back(late);
+        let second = fixture.next(&first, &config, &told(&[(one, Healthy), (two, Unhealthy)]));
+        let third = fixture.next(&second, &config, &told(&[(one, Healthy), (two, Healthy)]));
+        assert!(same(&second) && same(&third));
+        let weight = |snapshot: &Snapshot, place: usize| {
+            let (_, cluster) = only(snapshot);
+            cluster
+                .in_use(late)
+                .weight(&cluster.endpoints[place], &cluster.config, late)
+        };
+        assert_eq!(weight(&third, 1), 1.0, "it is well since now, not since the late time");
+        // Gone and back, while a request still holds the old one: it is another.
+        let fourth = fixture.next(&third, &config, &told(&[(one, Healthy)]));
+        let fifth = fixture.next(&fourth, &config, &told(&[(one, Healthy), (two, Healthy)]));
+        assert!(!same(&fifth));
+    }
+
+    #[test]
+    fn near_endpoints_are_preferred_until_too_few_of_them_can_be_used() {
+        let place = |zone: &str| Locality {
+            region: "zj".to_owned(),
+            zone: zone.to_owned(),
+            site: String::new(),
+        };
+        let mut fixture = Fixture::new();
+        fixture.states = ClusterStates::new(Clock::start(), place("a"));
+        let mut config = cluster_model(NAME);
+        config.locality = Some(model::LocalityPreference {
+            overprovisioning_percent: 140,
+        });
+        let config = Arc::new(config);
+        let all = [
+            "10.0.0.1:80",
+            "10.0.0.2:80",
+            "10.0.0.3:80",
+            "10.0.0.4:80",
+            "10.0.0.5:80",
+        ];
+        let mut model = endpoints_model(NAME, &all);
+        for (endpoint, zone) in model.endpoints.iter_mut().zip(["a", "a", "b", "b", "c"]) {
+            endpoint.locality = place(zone);
+        }
+        model.endpoints[4].locality.region = "js".to_owned();
+        let check = |model: &model::ClusterEndpoints, levels: &[(Distance, u8)], taking: &[usize]| {
+            let snapshot = fixture.next(&Snapshot::default(), &config, &Arc::new(model.clone()));
+            let (_, cluster) = only(&snapshot);
+            let in_use = cluster.in_use(Time::ZERO);
+            assert_eq!(in_use.percents().collect::<Vec<_>>(), levels);
+            assert_eq!(in_use.taking().collect::<Vec<_>>(), taking);
+        };
+        use Distance::{Elsewhere, Region, Zone};
+        check(&model, &[(Zone, 100), (Region, 0), (Elsewhere, 0)], &[0, 1]);
+        model.endpoints[0].health = EndpointHealth::Unhealthy;
+        check(&model, &[(Zone, 70), (Region, 30), (Elsewhere, 0)], &[1, 2, 3]);
+        // One that drains has no place.
+        model.endpoints[1].health = EndpointHealth::Draining;
+        check(&model, &[(Zone, 0), (Region, 100), (Elsewhere, 0)], &[1, 2]);
+        model.endpoints[2].health = EndpointHealth::Unhealthy;
+        model.endpoints[3].health = EndpointHealth::Unhealthy;
+        check(&model, &[(Zone, 0), (Region, 0), (Elsewhere, 100)], &[3]);
+        model.endpoints[4].health = EndpointHealth::Unhealthy;
+        check(&model, &[], &[0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn a_retry_leaves_a_level_whose_only_endpoint_failed() {
+        for balancing in [
+            model::Balancing::RoundRobin,
+            model::Balancing::PeakEwma {
+                decay: Duration::from_secs(10),
+            },
+        ] {
+            let mut fixture = Fixture::new();
+            let own = Locality {
+                zone: "a".to_owned(),
+                ..Locality::default()
+            };
+            fixture.states = ClusterStates::new(Clock::start(), own.clone());
+            let mut config = cluster_model(NAME);
+            config.balancing = balancing;
+            config.locality = Some(model::LocalityPreference {
+                overprovisioning_percent: 140,
+            });
+            let mut model = endpoints_model(NAME, &["10.0.0.1:80", "10.0.0.2:80"]);
+            model.endpoints[0].locality = own;
+            let snapshot = fixture.next(&Snapshot::default(), &Arc::new(config), &Arc::new(model));
+            let (_, cluster) = only(&snapshot);
+            let first = crate::plan::choose(&cluster, None, Time::ZERO, || 7)
+                .expect("one")
+                .address;
+            assert_eq!(first.to_string(), "10.0.0.1:80");
+            let again = crate::plan::choose(&cluster, Some(first), Time::ZERO, || 7).expect("the other");
+            assert_eq!(again.address.to_string(), "10.0.0.2:80");
         }
     }
 
@@ -795,7 +989,7 @@ mod tests {
             feed.publish(compile(&feed.current(), feed.states(), parts));
         }
 
-        let (mesh, feed) = Mesh::new(Clock::start());
+        let (mesh, feed) = Mesh::new(Clock::start(), Locality::default());
         publish(&feed, 1);
         let changing = AtomicBool::new(true);
         let seen = std::thread::scope(|scope| {

@@ -561,7 +561,7 @@ mod tests {
         let serving = serve(listener, sender.clone());
         let url = format!("http://{address}").parse().expect("a URL");
         let control_plane = ControlPlane::new(&url).expect("cleartext");
-        let (mesh, feed) = Mesh::new(Clock::start());
+        let (mesh, feed) = Mesh::new(Clock::start(), Locality::default());
         let (ready, ready_seen) = watch::channel(BTreeSet::new());
         let announcement = Announcement {
             workload: "n/w".parse().expect("a name"),

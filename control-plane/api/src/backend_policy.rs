@@ -32,6 +32,16 @@ pub struct BackendPolicySpec {
     /// When a single endpoint is left alone because it fails. Default: never.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outlier_detection: Option<OutlierDetection>,
+    /// How an endpoint that has just come gets its full share of requests. Default: at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slow_start: Option<SlowStart>,
+    /// Given, endpoints in the caller's own zone are preferred to those in its region, and these to all others.
+    /// Default: all alike.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub locality: Option<LocalityPreference>,
+    /// How connections are kept. Default: as if given, with its own defaults.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connection_pool: Option<ConnectionPool>,
     /// If less than this share of the endpoints could be used, in percent, then all of them are, whatever is said of
     /// them. Default: 1, so that those that can be used are used down to the last one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -55,6 +65,18 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How fast peak EWMA forgets: Finagle's and Linkerd's published default.
 pub const PEAK_EWMA_DECAY: Duration = Duration::from_secs(10);
+
+/// Envoy's published default of [`SlowStart::aggression_percent`].
+pub const AGGRESSION_PERCENT: u16 = 100;
+
+/// Envoy's published default of [`SlowStart::min_weight_percent`].
+pub const MIN_WEIGHT_PERCENT: u8 = 10;
+
+/// How many failures one after the other are too many where nothing is said: Envoy's published default.
+pub const CONSECUTIVE: u32 = 5;
+
+/// The longest ejection where nothing is said, unless the first is longer: Envoy's published default.
+pub const MAX_EJECTION_TIME: Duration = Duration::from_secs(300);
 
 /// Healthy endpoints alone are used down to the last one (of a hundred): a service of three has none to give away.
 pub const PANIC_PERCENT: u8 = 1;
@@ -183,6 +205,7 @@ impl Default for Failures {
 /// consecutive5xxErrors and consecutiveLocalOriginFailures, each 5; with one given, there are only those given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(default)]
 pub struct OutlierDetection {
     /// How many answers with a 5xx one after the other are too many; gRPC statuses that speak of the server are read as
     /// the 5xx that they stand for. Default: 5 if no rule is given, otherwise no such rule.
@@ -203,20 +226,23 @@ pub struct OutlierDetection {
     pub failure_percentage: Option<FailurePercentage>,
     /// Over which time shares are counted, and how long an endpoint must be in use to be forgiven one ejection.
     #[serde(serialize_with = "duration::serialize")]
-    #[schemars(with = "Millis<100, 600_000>", default = "outlier_interval")]
+    #[schemars(with = "Millis<100, 600_000>")]
     pub interval: Duration,
     /// How long the first ejection takes; each that follows takes this much longer.
     #[serde(serialize_with = "duration::serialize")]
-    #[schemars(with = "Millis<100, 3_600_000>", default = "base_ejection_time")]
+    #[schemars(with = "Millis<100, 3_600_000>")]
     pub base_ejection_time: Duration,
     /// The longest ejection. Default: 5m, or baseEjectionTime if that is longer.
     ///
     /// Rule: it is not shorter than baseEjectionTime.
-    #[serde(serialize_with = "duration::serialize")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "duration::serialize_option"
+    )]
     #[schemars(with = "Option<Millis<100, 3_600_000>>")]
-    pub max_ejection_time: Duration,
+    pub max_ejection_time: Option<Duration>,
     /// Which share of the endpoints may be left alone at once, in percent. The last one never is.
-    #[schemars(range(min = 1, max = 100), default = "max_ejection_percent")]
+    #[schemars(range(min = 1, max = 100))]
     pub max_ejection_percent: u8,
 }
 
@@ -224,14 +250,38 @@ impl Default for OutlierDetection {
     /// Envoy's published defaults, but for the share: its 10 % would eject none of a service's first nine endpoints.
     fn default() -> Self {
         OutlierDetection {
-            consecutive_5xx_errors: Some(5),
+            consecutive_5xx_errors: None,
             consecutive_gateway_errors: None,
-            consecutive_local_origin_failures: Some(5),
+            consecutive_local_origin_failures: None,
             failure_percentage: None,
             interval: Duration::from_secs(10),
             base_ejection_time: Duration::from_secs(30),
-            max_ejection_time: Duration::from_secs(300),
+            max_ejection_time: None,
             max_ejection_percent: 50,
+        }
+    }
+}
+
+impl OutlierDetection {
+    /// The same with what is left open filled in: the rules where there are none, and the longest ejection, which is
+    /// always there then.
+    pub fn filled(self) -> Self {
+        let consecutive = [
+            self.consecutive_5xx_errors,
+            self.consecutive_gateway_errors,
+            self.consecutive_local_origin_failures,
+        ];
+        let given = self.failure_percentage.is_some() || consecutive.iter().any(Option::is_some);
+        let by_default = (!given).then_some(CONSECUTIVE);
+        let longest = self
+            .max_ejection_time
+            .unwrap_or(MAX_EJECTION_TIME)
+            .max(self.base_ejection_time);
+        OutlierDetection {
+            consecutive_5xx_errors: self.consecutive_5xx_errors.or(by_default),
+            consecutive_local_origin_failures: self.consecutive_local_origin_failures.or(by_default),
+            max_ejection_time: Some(longest),
+            ..self
         }
     }
 }
@@ -259,6 +309,67 @@ impl Default for FailurePercentage {
             threshold: 85,
             min_requests: 50,
             min_hosts: 5,
+        }
+    }
+}
+
+/// How an endpoint that has just come gets its full share of requests little by little.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SlowStart {
+    /// How long it takes.
+    #[serde(serialize_with = "duration::serialize")]
+    #[schemars(with = "Millis<1_000, 3_600_000>")]
+    pub window: Duration,
+    /// 100: the share grows evenly with time. More: it grows fast at first; less: slowly at first.
+    #[schemars(range(min = 10, max = 1000), default = "aggression_percent")]
+    pub aggression_percent: u16,
+    /// The share to begin with, in percent of the full one.
+    #[schemars(range(min = 1, max = 100), default = "min_weight_percent")]
+    pub min_weight_percent: u8,
+}
+
+/// How strongly what is near is preferred.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(default)]
+pub struct LocalityPreference {
+    /// How much of their usual share the endpoints that are left of a level may get, in percent of it, before requests
+    /// go to the next one. With 140, two in seven may be lost before.
+    #[schemars(range(min = 100, max = 1000))]
+    pub overprovisioning_percent: u32,
+}
+
+impl Default for LocalityPreference {
+    /// Envoy's published default.
+    fn default() -> Self {
+        LocalityPreference {
+            overprovisioning_percent: 140,
+        }
+    }
+}
+
+/// How the connections to an endpoint are kept, by proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(default)]
+pub struct ConnectionPool {
+    /// How long a connection that nobody uses is kept.
+    #[serde(serialize_with = "duration::serialize")]
+    #[schemars(with = "Millis<1_000, 3_600_000>")]
+    pub idle_timeout: Duration,
+    /// How many requests a connection carries before another takes its place. Default: as many as come.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = COUNT_MAX))]
+    pub max_requests_per_connection: Option<u32>,
+}
+
+impl Default for ConnectionPool {
+    /// Shorter than what common servers keep theirs, so that it is usually us who close first.
+    fn default() -> Self {
+        ConnectionPool {
+            idle_timeout: Duration::from_secs(55),
+            max_requests_per_connection: None,
         }
     }
 }
@@ -296,16 +407,12 @@ fn peak_ewma_decay() -> String {
     duration::format(PEAK_EWMA_DECAY)
 }
 
-fn outlier_interval() -> Duration {
-    OutlierDetection::default().interval
+fn aggression_percent() -> u16 {
+    AGGRESSION_PERCENT
 }
 
-fn base_ejection_time() -> Duration {
-    OutlierDetection::default().base_ejection_time
-}
-
-fn max_ejection_percent() -> u8 {
-    OutlierDetection::default().max_ejection_percent
+fn min_weight_percent() -> u8 {
+    MIN_WEIGHT_PERCENT
 }
 
 pub(crate) fn read(node: &Node<'_>, errors: &mut Errors) -> Option<BackendPolicySpec> {
@@ -314,6 +421,9 @@ pub(crate) fn read(node: &Node<'_>, errors: &mut Errors) -> Option<BackendPolicy
     let balancing = fields.optional("balancing", errors, read_balancing);
     let circuit_breaker = fields.optional("circuitBreaker", errors, read_circuit_breaker);
     let outlier_detection = fields.optional("outlierDetection", errors, read_outlier_detection);
+    let slow_start = fields.optional("slowStart", errors, read_slow_start);
+    let locality = fields.optional("locality", errors, read_locality);
+    let connection_pool = fields.optional("connectionPool", errors, read_connection_pool);
     let panic_percent = fields.optional("panicPercent", errors, percent);
     let retry_budget = fields.optional("retryBudget", errors, read_retry_budget);
     let connect_timeout = fields.optional("connectTimeout", errors, |node, errors| {
@@ -325,6 +435,9 @@ pub(crate) fn read(node: &Node<'_>, errors: &mut Errors) -> Option<BackendPolicy
         balancing,
         circuit_breaker,
         outlier_detection,
+        slow_start,
+        locality,
+        connection_pool,
         panic_percent,
         retry_budget,
         connect_timeout,
@@ -439,33 +552,29 @@ fn read_outlier_detection(node: &Node<'_>, errors: &mut Errors) -> Option<Outlie
         node.duration(errors, SHORTEST..=LONGEST_EJECTION)
     });
     let base_ejection_time = base.unwrap_or(default.base_ejection_time);
-    let longest = fields.optional("maxEjectionTime", errors, |node, errors| {
-        node.duration(errors, base_ejection_time..=LONGEST_EJECTION)
+    let max_ejection_time = fields.optional("maxEjectionTime", errors, |node, errors| {
+        let longest = node.duration(errors, SHORTEST..=LONGEST_EJECTION)?;
+        if longest < base_ejection_time {
+            node.refuse(
+                errors,
+                "is shorter than baseEjectionTime",
+                format!("at least {} is right", duration::format(base_ejection_time)),
+            );
+            return None;
+        }
+        Some(longest)
     });
     let max_ejection_percent = fields.optional("maxEjectionPercent", errors, percent);
     fields.finish(errors);
-    let consecutive = [
-        consecutive_5xx_errors,
-        consecutive_gateway_errors,
-        consecutive_local_origin_failures,
-    ];
-    let given = failure_percentage.is_some() || consecutive.iter().any(Option::is_some);
-    let detection = OutlierDetection {
-        interval: interval.unwrap_or(default.interval),
-        base_ejection_time,
-        max_ejection_time: longest.unwrap_or(default.max_ejection_time.max(base_ejection_time)),
-        max_ejection_percent: max_ejection_percent.unwrap_or(default.max_ejection_percent),
-        ..default
-    };
-    if !given {
-        return Some(detection);
-    }
     Some(OutlierDetection {
         consecutive_5xx_errors,
         consecutive_gateway_errors,
         consecutive_local_origin_failures,
         failure_percentage,
-        ..detection
+        interval: interval.unwrap_or(default.interval),
+        base_ejection_time,
+        max_ejection_time,
+        max_ejection_percent: max_ejection_percent.unwrap_or(default.max_ejection_percent),
     })
 }
 
@@ -482,6 +591,50 @@ fn read_failure_percentage(node: &Node<'_>, errors: &mut Errors) -> Option<Failu
         threshold: threshold.unwrap_or(default.threshold),
         min_requests: min_requests.unwrap_or(default.min_requests),
         min_hosts: min_hosts.unwrap_or(default.min_hosts),
+    })
+}
+
+fn read_slow_start(node: &Node<'_>, errors: &mut Errors) -> Option<SlowStart> {
+    let mut fields = node.fields(errors)?;
+    let window = fields.required("window", errors, |node, errors| {
+        node.duration(errors, Duration::from_secs(1)..=Duration::from_secs(3600))
+    });
+    let aggression_percent = fields.optional("aggressionPercent", errors, |node, errors| {
+        node.integer(errors, 10..=1000)
+    });
+    let min_weight_percent = fields.optional("minWeightPercent", errors, percent);
+    fields.finish(errors);
+    Some(SlowStart {
+        window: window?,
+        aggression_percent: aggression_percent.unwrap_or(AGGRESSION_PERCENT),
+        min_weight_percent: min_weight_percent.unwrap_or(MIN_WEIGHT_PERCENT),
+    })
+}
+
+fn read_locality(node: &Node<'_>, errors: &mut Errors) -> Option<LocalityPreference> {
+    let mut fields = node.fields(errors)?;
+    let overprovisioning = fields.optional("overprovisioningPercent", errors, |node, errors| {
+        node.integer(errors, 100..=1000)
+    });
+    fields.finish(errors);
+    let default = LocalityPreference::default();
+    Some(LocalityPreference {
+        overprovisioning_percent: overprovisioning.unwrap_or(default.overprovisioning_percent),
+    })
+}
+
+fn read_connection_pool(node: &Node<'_>, errors: &mut Errors) -> Option<ConnectionPool> {
+    let mut fields = node.fields(errors)?;
+    let idle_timeout = fields.optional("idleTimeout", errors, |node, errors| {
+        node.duration(errors, Duration::from_secs(1)..=Duration::from_secs(3600))
+    });
+    let max_requests = fields.optional("maxRequestsPerConnection", errors, |node, errors| {
+        node.integer(errors, 1..=COUNT_MAX)
+    });
+    fields.finish(errors);
+    Some(ConnectionPool {
+        idle_timeout: idle_timeout.unwrap_or(ConnectionPool::default().idle_timeout),
+        max_requests_per_connection: max_requests,
     })
 }
 

@@ -630,6 +630,17 @@ fn backend_policies() {
     assert_eq!(object.to_value()["spec"]["balancing"]["decay"], "10s");
     assert_eq!(object.to_value()["spec"]["circuitBreaker"]["failures"]["openFor"], "5s");
     good(&spec("balancing: {type: RoundRobin}"));
+    let object = good(&spec(
+        "slowStart: {window: 30s, aggressionPercent: 150}, locality: {}, connectionPool: {}",
+    ));
+    let value = object.to_value();
+    let expect = serde_json::json!({"window": "30s", "aggressionPercent": 150, "minWeightPercent": 10});
+    assert_eq!(value["spec"]["slowStart"], expect);
+    assert_eq!(value["spec"]["locality"]["overprovisioningPercent"], 140);
+    assert_eq!(
+        value["spec"]["connectionPool"],
+        serde_json::json!({"idleTimeout": "55s"})
+    );
     good(&format!(
         "{head}spec: {{targetRefs: [{{group: '', kind: Service, name: a, sectionName: http}}]}}"
     ));
@@ -688,7 +699,40 @@ fn backend_policies() {
             "retryBudget.window: \"1ms\" is out of range",
         ),
         ("connectTimeout: 0s", "connectTimeout: \"0s\" is out of range"),
-        ("slowStart: {}", "slowStart: {} stands in an unknown field"),
+        ("healthCheck: {}", "healthCheck: {} stands in an unknown field"),
+        ("slowStart: {}", "slowStart.window: is missing"),
+        (
+            "slowStart: {window: 500ms}",
+            "slowStart.window: \"500ms\" is out of range; a duration from 1s to 1h is right",
+        ),
+        (
+            "slowStart: {window: 30s, aggressionPercent: 0}",
+            "slowStart.aggressionPercent: 0 is out of range; a whole number from 10 to 1000 is right",
+        ),
+        (
+            "slowStart: {window: 30s, minWeightPercent: 0}",
+            "slowStart.minWeightPercent: 0 is out of range",
+        ),
+        (
+            "locality: {overprovisioningPercent: 99}",
+            "locality.overprovisioningPercent: 99 is out of range; a whole number from 100 to 1000 is right",
+        ),
+        (
+            "connectionPool: {idleTimeout: 10ms}",
+            "connectionPool.idleTimeout: \"10ms\" is out of range",
+        ),
+        (
+            "connectionPool: {maxRequestsPerConnection: 0}",
+            "connectionPool.maxRequestsPerConnection: 0 is out of range",
+        ),
+        (
+            "connectionPool: {maxConcurrentStreams: 5}",
+            "connectionPool.maxConcurrentStreams: 5 stands in an unknown field",
+        ),
+        (
+            "connectionPool: {connectTimeout: 1s}",
+            "connectionPool.connectTimeout: \"1s\" stands in an unknown field",
+        ),
         (
             "outlierDetection: {consecutive5xxErrors: 0}",
             "outlierDetection.consecutive5xxErrors: 0 is out of range; a whole number from 1 to 1000 is right",
@@ -711,7 +755,7 @@ fn backend_policies() {
         ),
         (
             "outlierDetection: {baseEjectionTime: 1m, maxEjectionTime: 30s}",
-            "outlierDetection.maxEjectionTime: \"30s\" is out of range; a duration from 1m to 1h is right",
+            "outlierDetection.maxEjectionTime: \"30s\" is shorter than baseEjectionTime; at least 1m is right",
         ),
         (
             "outlierDetection: {interval: 1ms}",
@@ -740,22 +784,23 @@ fn outlier_rules_are_those_given_or_two_by_default() {
     };
     let (detection, value) = read("");
     assert_eq!(detection, crate::backend_policy::OutlierDetection::default());
-    let whole = serde_json::json!({
-        "consecutive5xxErrors": 5, "consecutiveLocalOriginFailures": 5, "interval": "10s",
-        "baseEjectionTime": "30s", "maxEjectionTime": "5m", "maxEjectionPercent": 50,
-    });
-    assert_eq!(value, whole);
-    let (detection, _) = read("interval: 1s");
-    assert_eq!(detection.consecutive_5xx_errors, Some(5));
-    let (detection, _) = read("consecutiveGatewayErrors: 3, baseEjectionTime: 10m");
-    assert_eq!(detection.consecutive_5xx_errors, None);
-    assert_eq!(detection.consecutive_local_origin_failures, None);
-    assert_eq!(detection.consecutive_gateway_errors, Some(3));
-    assert_eq!(detection.max_ejection_time, std::time::Duration::from_secs(600));
-    let (detection, _) = read("failurePercentage: {}");
-    let rule = detection.failure_percentage.expect("given");
+    let written = serde_json::json!({"interval": "10s", "baseEjectionTime": "30s", "maxEjectionPercent": 50});
+    assert_eq!(value, written);
+    let filled = detection.filled();
+    assert_eq!(filled.consecutive_5xx_errors, Some(5));
+    assert_eq!(filled.consecutive_gateway_errors, None);
+    assert_eq!(filled.consecutive_local_origin_failures, Some(5));
+    assert_eq!(filled.max_ejection_time, Some(std::time::Duration::from_secs(300)));
+    assert_eq!(filled.filled(), filled);
+    let filled = read("consecutiveGatewayErrors: 3, baseEjectionTime: 10m").0.filled();
+    assert_eq!(filled.consecutive_5xx_errors, None);
+    assert_eq!(filled.consecutive_local_origin_failures, None);
+    assert_eq!(filled.consecutive_gateway_errors, Some(3));
+    assert_eq!(filled.max_ejection_time, Some(std::time::Duration::from_secs(600)));
+    let filled = read("failurePercentage: {}").0.filled();
+    let rule = filled.failure_percentage.expect("given");
     assert_eq!((rule.threshold, rule.min_requests, rule.min_hosts), (85, 50, 5));
-    assert_eq!(detection.consecutive_5xx_errors, None);
+    assert_eq!(filled.consecutive_5xx_errors, None);
 }
 
 #[test]
@@ -765,6 +810,11 @@ fn defaults_are_the_models() {
     assert_eq!(breaker.max_connections, limits.max_connections);
     assert_eq!(breaker.max_pending_requests, limits.max_pending);
     assert_eq!(breaker.max_requests, limits.max_requests);
+    let pool = weir_policy::model::ConnectionPool::default();
+    assert_eq!(
+        crate::backend_policy::ConnectionPool::default().idle_timeout,
+        pool.idle_timeout
+    );
     let budget = weir_policy::model::RetryBudget::default();
     let ours = crate::backend_policy::RetryBudget::default();
     assert_eq!(

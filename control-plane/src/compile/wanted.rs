@@ -312,6 +312,9 @@ fn asks_for(policy: &BackendPolicySpec, field: PolicyField) -> bool {
             policy.circuit_breaker.is_some()
         }
         PolicyField::OutlierDetection => policy.outlier_detection.is_some(),
+        PolicyField::SlowStart => policy.slow_start.is_some(),
+        PolicyField::Locality => policy.locality.is_some(),
+        PolicyField::ConnectionPool => policy.connection_pool.is_some(),
         PolicyField::PanicPercent => policy.panic_percent.is_some(),
         PolicyField::RetryBudget => policy.retry_budget.is_some(),
     }

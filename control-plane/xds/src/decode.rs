@@ -22,6 +22,7 @@ mod endpoints;
 mod forward;
 mod headers;
 mod hosts;
+mod lb_config;
 mod listener;
 mod matches;
 mod outlier;

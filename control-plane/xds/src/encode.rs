@@ -18,7 +18,7 @@ use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifi
 use envoy_types::pb::envoy::config::core::v3::socket_address::{PortSpecifier, Protocol};
 use envoy_types::pb::envoy::config::core::v3::{
     Address, AggregatedConfigSource, ApiVersion, ConfigSource, HealthStatus, Http1ProtocolOptions,
-    Http2ProtocolOptions, Locality, Metadata, SocketAddress, address,
+    Http2ProtocolOptions, HttpProtocolOptions as CommonProtocolOptions, Locality, Metadata, SocketAddress, address,
 };
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints};
@@ -47,6 +47,7 @@ pub mod envoy;
 mod envoy_route;
 pub mod grpc;
 mod grpc_route;
+mod lb_config;
 mod not_sent;
 mod outlier;
 mod re2;
@@ -109,7 +110,7 @@ pub fn cluster(cluster: &model::Cluster) -> Any {
         Balancing::PeakEwma { .. } => LbPolicy::LeastRequest,
         Balancing::RoundRobin => LbPolicy::RoundRobin,
     };
-    let http = http_options(cluster.protocol);
+    let http = http_options(cluster.protocol, Some(&cluster.pool));
     pack(&Cluster {
         name: cluster.name.to_string(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
@@ -135,6 +136,7 @@ pub fn cluster(cluster: &model::Cluster) -> Any {
             }),
             ..CommonLbConfig::default()
         }),
+        lb_config: lb_config::lb_config(&cluster.balancing, cluster.slow_start.as_ref()),
         typed_extension_protocol_options: HashMap::from([(HTTP_OPTIONS.to_owned(), pack(&http))]),
         metadata: Some(metadata(&cluster_policy(cluster))),
         ..Cluster::default()
@@ -161,7 +163,8 @@ pub fn endpoints(endpoints: &model::ClusterEndpoints) -> Any {
     })
 }
 
-fn http_options(protocol: AppProtocol) -> HttpProtocolOptions {
+/// How connections are kept; `None`: as by default.
+fn http_options(protocol: AppProtocol, pool: Option<&model::ConnectionPool>) -> HttpProtocolOptions {
     let protocol = match protocol {
         AppProtocol::Http1 => ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default()),
         AppProtocol::Http2 | AppProtocol::Grpc => ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default()),
@@ -170,6 +173,11 @@ fn http_options(protocol: AppProtocol) -> HttpProtocolOptions {
         upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
             protocol_config: Some(protocol),
         })),
+        common_http_protocol_options: pool.map(|pool| CommonProtocolOptions {
+            idle_timeout: Some(duration(pool.idle_timeout)),
+            max_requests_per_connection: pool.max_requests_per_connection.map(number),
+            ..CommonProtocolOptions::default()
+        }),
         ..HttpProtocolOptions::default()
     }
 }
@@ -196,6 +204,9 @@ fn cluster_policy(cluster: &model::Cluster) -> v1::ClusterPolicy {
             window: Some(duration(cluster.retry_budget.window)),
         }),
         grpc: cluster.protocol == AppProtocol::Grpc,
+        locality: cluster.locality.map(|locality| v1::LocalityPreference {
+            overprovisioning_percent: locality.overprovisioning_percent,
+        }),
     }
 }
 

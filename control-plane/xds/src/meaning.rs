@@ -55,6 +55,18 @@ pub(crate) const DEFAULT_MAX_EJECTION_TIME: Duration = Duration::from_secs(300);
 /// Envoy's published default, in percent, of the share of endpoints that may be ejected.
 pub(crate) const DEFAULT_MAX_EJECTION_PERCENT: u32 = 10;
 
+/// The runtime key that goes with a slow start's aggression: Envoy wants one, and nobody sets it.
+pub(crate) const AGGRESSION_KEY: &str = "weir.slow_start.aggression";
+
+/// Envoy's published default of a slow start's aggression.
+pub(crate) const DEFAULT_AGGRESSION: f64 = 1.0;
+
+/// Envoy's published default, in percent, of the share that a slow start begins with.
+pub(crate) const DEFAULT_MIN_WEIGHT_PERCENT: u8 = 10;
+
+/// Envoy's published default of the time for which an unused connection is kept.
+pub(crate) const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+
 /// Envoy's published default, in percent, of the share of healthy endpoints below which all are used.
 pub(crate) const DEFAULT_PANIC_PERCENT: u8 = 50;
 

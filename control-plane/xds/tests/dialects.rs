@@ -279,8 +279,12 @@ fn of_routes_each_client_is_told_what_it_can_do() {
 
 fields! { cluster_fields:
     Cluster {
-        name, protocol, connect_timeout, balancing, limits, breaker, outlier_detection, panic_percent, retry_budget,
+        name, protocol, connect_timeout, balancing, limits, breaker, outlier_detection, slow_start, locality, pool,
+        panic_percent, retry_budget,
     }
+    SlowStart { window, aggression, min_weight_percent }
+    LocalityPreference { overprovisioning_percent }
+    ConnectionPool { idle_timeout, max_requests_per_connection }
     Limits { max_connections, max_pending, max_requests }
     FailureBreaker { failure_percent, min_requests, window, open_for, half_open_requests }
     OutlierDetection {
@@ -300,6 +304,9 @@ fn cluster() -> Cluster {
         limits: Limits::default(),
         breaker: None,
         outlier_detection: None,
+        slow_start: None,
+        locality: None,
+        pool: ConnectionPool::default(),
         panic_percent: 1,
         retry_budget: RetryBudget::default(),
     }
@@ -337,6 +344,24 @@ fn ejects(cluster: &mut Cluster) {
     });
 }
 
+fn warms(cluster: &mut Cluster) {
+    cluster.slow_start = Some(SlowStart {
+        window: Duration::from_secs(30),
+        aggression: 1.0,
+        min_weight_percent: 10,
+    });
+}
+
+fn slow_start(cluster: &mut Cluster) -> &mut SlowStart {
+    cluster.slow_start.as_mut().expect("a slow start")
+}
+
+fn stays_near(cluster: &mut Cluster) {
+    cluster.locality = Some(LocalityPreference {
+        overprovisioning_percent: 140,
+    });
+}
+
 fn outlier(cluster: &mut Cluster) -> &mut OutlierDetection {
     cluster.outlier_detection.as_mut().expect("a rule")
 }
@@ -358,6 +383,16 @@ const CLUSTERS: &[Row<Cluster>] = &[
     Row("Cluster.limits", nothing, |c| c.limits.max_requests = 1, [Said, Said, Said]),
     Row("Cluster.breaker", nothing, breaks, [Said, No, No]),
     Row("Cluster.outlier_detection", nothing, ejects, [Said, Said, Said]),
+    Row("Cluster.slow_start", nothing, warms, [Said, No, Said]),
+    Row("Cluster.locality", nothing, stays_near, [Said, No, No]),
+    Row("Cluster.pool", nothing, |c| c.pool.max_requests_per_connection = Some(9), [Said, No, Said]),
+    // That it starts slowly, or stays near, is in the list whatever the rest is.
+    Row("SlowStart.window", warms, |c| slow_start(c).window = Duration::from_secs(9), [Said, Nothing, Said]),
+    Row("SlowStart.aggression", warms, |c| slow_start(c).aggression = 2.0, [Said, Nothing, Said]),
+    Row("SlowStart.min_weight_percent", warms, |c| slow_start(c).min_weight_percent = 5, [Said, Nothing, Said]),
+    Row("LocalityPreference.overprovisioning_percent", stays_near, |c| c.locality.as_mut().expect("one").overprovisioning_percent = 200, [Said, Nothing, Nothing]),
+    Row("ConnectionPool.idle_timeout", nothing, |c| c.pool.idle_timeout = Duration::from_secs(9), [Said, No, Said]),
+    Row("ConnectionPool.max_requests_per_connection", nothing, |c| c.pool.max_requests_per_connection = Some(9), [Said, No, Said]),
     Row("Cluster.panic_percent", nothing, |c| c.panic_percent = 50, [Said, Nothing, Said]),
     Row("OutlierDetection.consecutive_5xx_errors", ejects, |c| outlier(c).consecutive_5xx_errors = Some(5), [Said, No, Said]),
     Row("OutlierDetection.consecutive_gateway_errors", ejects, |c| outlier(c).consecutive_gateway_errors = Some(5), [Said, No, Said]),

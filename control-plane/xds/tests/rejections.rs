@@ -4,7 +4,10 @@
 
 use std::time::Duration;
 
-use envoy_types::pb::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, CommonLbConfig};
+use envoy_types::pb::envoy::config::cluster::v3::cluster::{
+    ClusterDiscoveryType, CommonLbConfig, LbConfig, LeastRequestLbConfig, MaglevLbConfig, RoundRobinLbConfig,
+    SlowStartConfig,
+};
 use envoy_types::pb::envoy::config::cluster::v3::{Cluster, OutlierDetection};
 use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
@@ -1055,6 +1058,15 @@ fn sound_cluster() -> Any {
             max_ejection_time: Duration::from_secs(300),
             max_ejection_percent: 50,
         }),
+        slow_start: Some(model::SlowStart {
+            window: Duration::from_secs(30),
+            aggression: 1.0,
+            min_weight_percent: 10,
+        }),
+        locality: Some(LocalityPreference {
+            overprovisioning_percent: 140,
+        }),
+        pool: ConnectionPool::default(),
         panic_percent: 1,
         retry_budget: RetryBudget::default(),
     })
@@ -1246,8 +1258,81 @@ fn outlier_detection() {
     );
 }
 
+#[track_caller]
+fn slow_start(change: impl FnOnce(&mut SlowStartConfig), refused: Refused) {
+    cluster(
+        |c| match &mut c.lb_config {
+            Some(LbConfig::LeastRequestLbConfig(config)) => {
+                change(config.slow_start_config.as_mut().expect("one"));
+            }
+            other => panic!("{other:?}"),
+        },
+        refused,
+    );
+}
+
+#[test]
+fn slow_starts() {
+    cluster(
+        |c| c.lb_config = Some(LbConfig::RoundRobinLbConfig(RoundRobinLbConfig::default())),
+        refused!("round_robin_lb_config", Problem::WithoutEffect),
+    );
+    cluster(
+        |c| c.lb_config = Some(LbConfig::MaglevLbConfig(MaglevLbConfig::default())),
+        refused!("maglev_lb_config", Problem::WithoutEffect),
+    );
+    cluster(
+        |c| c.lb_config = Some(LbConfig::LeastRequestLbConfig(LeastRequestLbConfig::default())),
+        refused!("least_request_lb_config.slow_start_config", Problem::Missing),
+    );
+    cluster(
+        |c| match &mut c.lb_config {
+            Some(LbConfig::LeastRequestLbConfig(config)) => config.choice_count = Some(UInt32Value { value: 3 }),
+            other => panic!("{other:?}"),
+        },
+        refused!("least_request_lb_config.choice_count", Problem::WithoutEffect),
+    );
+    slow_start(
+        |s| s.slow_start_window = wire(Duration::ZERO),
+        refused!(
+            "least_request_lb_config.slow_start_config.slow_start_window",
+            Problem::OutOfRange { .. }
+        ),
+    );
+    for aggression in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        slow_start(
+            |s| s.aggression.as_mut().expect("one").default_value = aggression,
+            refused!(
+                "least_request_lb_config.slow_start_config.aggression.default_value",
+                Problem::OutOfRange { .. }
+            ),
+        );
+    }
+    slow_start(
+        |s| s.aggression.as_mut().expect("one").runtime_key = "other".to_owned(),
+        refused!(
+            "least_request_lb_config.slow_start_config.aggression.runtime_key",
+            Problem::Mismatch { .. }
+        ),
+    );
+    slow_start(
+        |s| s.min_weight_percent = Some(Percent { value: 0.0 }),
+        refused!(
+            "least_request_lb_config.slow_start_config.min_weight_percent",
+            Problem::OutOfRange { .. }
+        ),
+    );
+}
+
 #[test]
 fn policies_of_clusters() {
+    policy(
+        |p| p.locality.as_mut().expect("one").overprovisioning_percent = 99,
+        refused!(
+            "metadata.typed_filter_metadata[\"weir.dev\"].locality.overprovisioning_percent",
+            Problem::OutOfRange { .. }
+        ),
+    );
     cluster(
         |c| c.metadata = None,
         refused!("metadata.typed_filter_metadata[\"weir.dev\"]", Problem::Missing),

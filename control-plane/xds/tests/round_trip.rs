@@ -371,6 +371,28 @@ fn outlier_detection() -> impl Strategy<Value = OutlierDetection> {
     )
 }
 
+fn slow_start() -> impl Strategy<Value = SlowStart> {
+    let aggression = prop_oneof![Just(1.0), f64::MIN_POSITIVE..1e9];
+    (duration(), aggression, 1..=100_u8).prop_map(|(window, aggression, min_weight_percent)| SlowStart {
+        window,
+        aggression,
+        min_weight_percent,
+    })
+}
+
+fn locality() -> impl Strategy<Value = LocalityPreference> {
+    (100..=u32::MAX).prop_map(|overprovisioning_percent| LocalityPreference {
+        overprovisioning_percent,
+    })
+}
+
+fn pool() -> impl Strategy<Value = ConnectionPool> {
+    (duration(), option::of(1..=u32::MAX)).prop_map(|(idle_timeout, max_requests_per_connection)| ConnectionPool {
+        idle_timeout,
+        max_requests_per_connection,
+    })
+}
+
 fn cluster() -> impl Strategy<Value = Cluster> {
     let protocol = select(vec![AppProtocol::Http1, AppProtocol::Http2, AppProtocol::Grpc]);
     let balancing = prop_oneof![
@@ -405,19 +427,28 @@ fn cluster() -> impl Strategy<Value = Cluster> {
         balancing,
         limits,
         option::of(breaker),
-        (option::of(outlier_detection()), 1..=100_u8),
+        (
+            option::of(outlier_detection()),
+            1..=100_u8,
+            option::of(slow_start()),
+            option::of(locality()),
+            pool(),
+        ),
         budget,
     );
     parts.prop_map(
-        |(name, protocol, connect_timeout, balancing, limits, breaker, outliers, retry_budget)| Cluster {
+        |(name, protocol, connect_timeout, balancing, limits, breaker, choice, retry_budget)| Cluster {
             name,
             protocol,
             connect_timeout,
             balancing,
             limits,
             breaker,
-            outlier_detection: outliers.0,
-            panic_percent: outliers.1,
+            outlier_detection: choice.0,
+            slow_start: choice.2,
+            locality: choice.3,
+            pool: choice.4,
+            panic_percent: choice.1,
             retry_budget,
         },
     )

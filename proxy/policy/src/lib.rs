@@ -12,6 +12,7 @@ pub mod outlier;
 pub mod precedence;
 pub mod retry;
 pub mod route;
+pub mod slow_start;
 pub mod split;
 pub mod spread;
 pub mod time;

@@ -269,6 +269,12 @@ pub struct Cluster {
     pub breaker: Option<FailureBreaker>,
     /// When a single endpoint is left alone; `None`: never.
     pub outlier_detection: Option<OutlierDetection>,
+    /// How an endpoint that has just come gets its full share; `None`: at once.
+    pub slow_start: Option<SlowStart>,
+    /// How what is near is preferred; `None`: it isn't.
+    pub locality: Option<LocalityPreference>,
+    /// How connections are kept.
+    pub pool: ConnectionPool,
     /// If less than this share of the endpoints could be used, in percent (1 to 100), then all of them are: what is
     /// said to be wrong with so many may be wrong itself. Endpoints that drain are none in this count.
     pub panic_percent: u8,
@@ -345,6 +351,45 @@ pub struct FailureBreaker {
     pub open_for: Duration,
     /// How many requests it admits half-open; it closes when all of them succeed and opens again when one fails.
     pub half_open_requests: u32,
+}
+
+/// How an endpoint that has just come gets its full share of requests.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SlowStart {
+    /// How long it takes.
+    pub window: Duration,
+    /// Greater than 0. 1: the share grows evenly with time; more: fast at first; less: slowly at first.
+    pub aggression: f64,
+    /// The share to begin with, in percent (1 to 100).
+    pub min_weight_percent: u8,
+}
+
+/// The own zone is preferred to the own region, and that to the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalityPreference {
+    /// How much more than their usual share the endpoints left of a level may get, in percent of it (100 and more),
+    /// before requests go to the next one.
+    pub overprovisioning_percent: u32,
+}
+
+/// How the connections to a cluster are kept, by proxy and endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionPool {
+    /// How long one that nobody uses is kept.
+    pub idle_timeout: Duration,
+    /// How many requests one carries, from 1; `None`: as many as come.
+    pub max_requests_per_connection: Option<u32>,
+}
+
+impl Default for ConnectionPool {
+    /// Shorter than what common servers keep theirs (nginx 75 s, Go 120 s with defaults of its http.Server examples),
+    /// so that it is usually us who close first.
+    fn default() -> Self {
+        ConnectionPool {
+            idle_timeout: Duration::from_secs(55),
+            max_requests_per_connection: None,
+        }
+    }
 }
 
 /// When single endpoints are left alone for a while. Results of attempts are counted by endpoint and proxy.

@@ -3,6 +3,7 @@
 //! The rules are Envoy's of priority levels ("Priority levels" and "Panic threshold" of its load balancing), except
 //! that panic is one decision for the whole cluster.
 
+use crate::model::Locality;
 use crate::split::scale;
 
 /// The endpoints of one level.
@@ -12,6 +13,46 @@ pub struct Level {
     pub all: usize,
     /// How many of these can be used.
     pub usable: usize,
+}
+
+/// How far an endpoint is from its caller. Each is a level of its own where a cluster prefers what is near.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Distance {
+    /// In the same zone.
+    Zone,
+    /// In another zone of the same region.
+    Region,
+    /// Anywhere else, or where is unknown.
+    Elsewhere,
+}
+
+impl Distance {
+    /// All of them, the nearest first.
+    pub const ALL: [Distance; 3] = [Distance::Zone, Distance::Region, Distance::Elsewhere];
+
+    /// Between two places. A region that one side does not know counts as the same: Kubernetes' slices name zones only.
+    pub fn between(own: &Locality, other: &Locality) -> Distance {
+        let known = |text: &str| !text.is_empty();
+        let apart = known(&own.region) && known(&other.region) && own.region != other.region;
+        if apart {
+            Distance::Elsewhere
+        } else if known(&own.zone) && own.zone == other.zone {
+            Distance::Zone
+        } else if known(&own.region) && own.region == other.region {
+            Distance::Region
+        } else {
+            Distance::Elsewhere
+        }
+    }
+
+    /// As in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Distance::Zone => "zone",
+            Distance::Region => "region",
+            Distance::Elsewhere => "elsewhere",
+        }
+    }
 }
 
 /// Which endpoints of a cluster take requests.
@@ -118,6 +159,34 @@ mod tests {
         check(&[(2, 10), (1, 10)], &[67, 33]);
         // A single one of many can still be used.
         check(&[(1, 1000), (10, 10)], &[1, 99]);
+    }
+
+    #[test]
+    fn what_is_near_is_told_by_zone_then_region() {
+        use Distance::{Elsewhere, Region, Zone};
+        let place = |text: &str| {
+            let (region, zone) = text.split_once('/').expect("a region and a zone");
+            Locality {
+                region: region.to_owned(),
+                zone: zone.to_owned(),
+                site: String::new(),
+            }
+        };
+        for (own, other, expect) in [
+            ("zj/hz-a", "zj/hz-a", Zone),
+            ("zj/hz-a", "zj/hz-b", Region),
+            ("zj/hz-a", "js/hz-a", Elsewhere),
+            ("zj/hz-a", "js/nj-a", Elsewhere),
+            ("zj/hz-a", "/hz-a", Zone),
+            ("/hz-a", "zj/hz-a", Zone),
+            ("zj/hz-a", "/hz-b", Elsewhere),
+            ("zj/hz-a", "zj/", Region),
+            ("zj/", "zj/", Region),
+            ("/", "/", Elsewhere),
+            ("/", "zj/hz-a", Elsewhere),
+        ] {
+            assert_eq!(Distance::between(&place(own), &place(other)), expect, "{own} {other}");
+        }
     }
 
     #[test]

@@ -20,16 +20,13 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 use weir_policy::breaker::{Breaker, ConnectionPermit, Refusal};
+use weir_policy::model::ConnectionPool;
 use weir_policy::retry::{Reused, Sent};
 
 use crate::http::body::RequestBody;
 use crate::http::io::{CountedIo, Crossed, Io};
 use crate::metrics::{Side, WorkerMetrics};
 use crate::record::Direction;
-
-/// How long an unused connection is kept. Shorter than what common servers keep theirs (nginx 75 s, Go 120 s with
-/// defaults of its http.Server examples), so that it is usually us who close first.
-const IDLE_MAX: Duration = Duration::from_secs(55);
 
 /// The most a peer's header block may hold, per connection.
 pub(crate) const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -65,6 +62,8 @@ pub(crate) struct Target<'a> {
     /// Toward which side, for the count of connections.
     pub(crate) direction: Direction,
     pub(crate) connect_timeout: Duration,
+    /// How its connections are kept.
+    pub(crate) keep: ConnectionPool,
 }
 
 /// Why there is no connection.
@@ -123,6 +122,8 @@ struct Pool {
     /// Rings when a connection under the same breaker becomes idle or ends; all such pools have it in common.
     freed: Rc<Notify>,
     http2: RefCell<Http2>,
+    /// As the last request wanted it.
+    keep: Cell<ConnectionPool>,
     /// Requests that hold a lease or wait for one.
     in_use: Cell<usize>,
     /// When one of them last ended.
@@ -137,12 +138,14 @@ struct Idle {
 struct Http1Connection {
     sender: http1::SendRequest<RequestBody>,
     crossed: Crossed,
+    /// Requests that it was lent to.
+    requests: u32,
 }
 
 #[derive(Clone)]
 struct Http2Connection {
     sender: http2::SendRequest<RequestBody>,
-    requests: Rc<Cell<u64>>,
+    requests: Rc<Cell<u32>>,
 }
 
 enum Http2 {
@@ -197,10 +200,11 @@ impl Upstreams {
     /// Closes what has been idle too long or is dead, and forgets pools without use. Called now and then.
     pub(crate) fn sweep(&self, now: Instant) {
         self.pools.borrow_mut().retain(|_, pool| {
+            let idle_max = pool.keep.get().idle_timeout;
             pool.idle.borrow_mut().retain(|idle| {
-                !idle.connection.sender.is_closed() && now.saturating_duration_since(idle.since) < IDLE_MAX
+                !idle.connection.sender.is_closed() && now.saturating_duration_since(idle.since) < idle_max
             });
-            let unused = now.saturating_duration_since(pool.last_used.get()) >= IDLE_MAX;
+            let unused = now.saturating_duration_since(pool.last_used.get()) >= idle_max;
             // Nothing but this pool knows its breaker: the cluster is gone, or changed so much that it got a new one.
             let orphan = Arc::strong_count(&pool.breaker) == 1;
             pool.in_use.get() > 0 || !(unused || orphan)
@@ -215,6 +219,7 @@ impl Upstreams {
         };
         let mut pools = self.pools.borrow_mut();
         if let Some(pool) = pools.get(&key) {
+            pool.keep.set(target.keep);
             return Rc::clone(pool);
         }
         let sibling = pools.values().find(|pool| Arc::ptr_eq(&pool.breaker, target.breaker));
@@ -228,6 +233,7 @@ impl Upstreams {
                 idle: RefCell::default(),
                 freed,
                 http2: RefCell::new(Http2::None),
+                keep: Cell::new(target.keep),
                 in_use: Cell::new(0),
                 last_used: Cell::new(Instant::now()),
             })
@@ -298,7 +304,7 @@ impl Upstreams {
             }
             // To open it again here would never end with a peer that accepts and hangs up; how often it is tried is
             // decided where all attempts are counted.
-            if pool.http2_open().is_none() {
+            if !pool.http2_is_alive() {
                 return Err(ConnectError::Failed(
                     io::ErrorKind::ConnectionReset,
                     "the connection was closed as soon as it was opened".to_owned(),
@@ -336,7 +342,11 @@ async fn open_http1(pool: &Rc<Pool>, slot: Slot) -> Result<Http1Connection, Conn
         let _ = connection.await;
         drop((slot, counted));
     });
-    Ok(Http1Connection { sender, crossed })
+    Ok(Http1Connection {
+        sender,
+        crossed,
+        requests: 0,
+    })
 }
 
 enum Http2Now {
@@ -350,6 +360,12 @@ impl Pool {
     fn take_ready(&self) -> Option<Http1Connection> {
         let mut idle = self.idle.borrow_mut();
         let ready = idle.iter().rposition(|idle| idle.connection.sender.is_ready())?;
+        let idle_max = self.keep.get().idle_timeout;
+        if idle.get(ready).is_some_and(|idle| idle.since.elapsed() >= idle_max) {
+            // Those before it have been idle longer.
+            idle.drain(..=ready);
+            return None;
+        }
         Some(idle.remove(ready).connection)
     }
 
@@ -373,12 +389,27 @@ impl Pool {
         })
     }
 
-    /// The HTTP/2 connection, if it is open.
+    /// The HTTP/2 connection, if it is open and takes another request.
     fn http2_open(&self) -> Option<Http2Connection> {
         match &*self.http2.borrow() {
-            Http2::Open(connection) => (!connection.sender.is_closed()).then(|| connection.clone()),
+            Http2::Open(connection) => self.takes_another(connection).then(|| connection.clone()),
             Http2::Connecting(_) | Http2::None => None,
         }
+    }
+
+    /// Whether the HTTP/2 connection is open, though it may have carried all that it may.
+    fn http2_is_alive(&self) -> bool {
+        matches!(&*self.http2.borrow(), Http2::Open(connection) if !connection.sender.is_closed())
+    }
+
+    fn takes_another(&self, connection: &Http2Connection) -> bool {
+        let keep = self.keep.get();
+        let spent = keep
+            .max_requests_per_connection
+            .is_some_and(|limit| connection.requests.get() >= limit);
+        // The request that asks is in use already.
+        let stale = self.in_use.get() <= 1 && self.last_used.get().elapsed() >= keep.idle_timeout;
+        !connection.sender.is_closed() && !spent && !stale
     }
 
     /// The HTTP/2 connection as it stands; where there is none, one begins to be opened by a task of its own, since
@@ -386,11 +417,12 @@ impl Pool {
     fn http2_now(self: &Rc<Self>, connect_timeout: Duration) -> Result<Http2Now, Refusal> {
         let mut http2 = self.http2.borrow_mut();
         match &*http2 {
-            Http2::Open(connection) if !connection.sender.is_closed() => {
+            Http2::Open(connection) if self.takes_another(connection) => {
                 return Ok(Http2Now::Open(connection.clone()));
             }
             Http2::Connecting(outcome) => return Ok(Http2Now::Connecting(outcome.clone())),
-            Http2::Open(_) | Http2::None => {}
+            // Let go before its successor is asked for: at the limit of connections, its end makes the room.
+            Http2::Open(_) | Http2::None => *http2 = Http2::None,
         }
         let slot = self.slot()?;
         let (tell, outcome) = watch::channel(None);
@@ -403,6 +435,7 @@ impl Pool {
                 Err(error) => (Http2::None, Err(error)),
             };
             *pool.http2.borrow_mut() = next;
+            pool.last_used.set(Instant::now());
             tell.send_replace(Some(outcome));
         });
         Ok(Http2Now::Connecting(outcome))
@@ -460,7 +493,8 @@ async fn within<T>(
 }
 
 impl Lease {
-    fn http1(connection: Http1Connection, reused: Reused, in_use: InUse) -> Lease {
+    fn http1(mut connection: Http1Connection, reused: Reused, in_use: InUse) -> Lease {
+        connection.requests = connection.requests.saturating_add(1);
         Lease {
             connection: Connection::Http1(connection),
             reused,
@@ -531,7 +565,9 @@ impl Lease {
     pub(crate) fn release(self) {
         let pool = self.in_use.0.clone();
         if let Connection::Http1(connection) = self.connection {
-            if !connection.sender.is_closed() {
+            let limit = pool.keep.get().max_requests_per_connection;
+            let spent = limit.is_some_and(|limit| connection.requests >= limit);
+            if !connection.sender.is_closed() && !spent {
                 pool.idle.borrow_mut().push(Idle {
                     connection,
                     since: Instant::now(),

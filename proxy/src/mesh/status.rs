@@ -1,5 +1,6 @@
 //! What the admin port shows of the mesh: everything in force, sorted, and how each subscription stands.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use http::header::{self, HeaderName};
@@ -76,6 +77,9 @@ struct KnownCluster {
     breaker: &'static str,
     breaker_opened_total: u64,
     retry_budget: RetryBudgetStatus,
+    /// Where near endpoints are preferred: the share of each level, in percent.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    levels: BTreeMap<&'static str, u8>,
     /// So few endpoints can be used that all are.
     panic: bool,
     connections: Count,
@@ -111,6 +115,9 @@ struct EndpointStatus {
     used: bool,
     /// Why they may or may not.
     why: &'static str,
+    /// While it starts slowly: its weight beside that of the oldest one, in percent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    weight_percent: Option<f64>,
     /// For how long it is left alone yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     ejected_for_ms: Option<u128>,
@@ -247,6 +254,10 @@ fn known(cluster: &Cluster, now: Time) -> KnownCluster {
             min_per_second: cluster.config.retry_budget.min_per_second,
             window_ms: cluster.config.retry_budget.window.as_millis(),
         },
+        levels: in_use
+            .percents()
+            .map(|(level, share)| (level.as_str(), share))
+            .collect(),
         panic: in_use.is_panic(),
         connections: Count {
             open: counts.connections,
@@ -277,7 +288,9 @@ fn endpoint(cluster: &Cluster, in_use: &Levels, told: &model::Endpoint, now: Tim
     let known = place.and_then(|place| cluster.endpoints.get(place));
     let host = known.and_then(|endpoint| endpoint.state.host.as_ref());
     let ejected_until = host.and_then(|host| host.ejected_until(now));
-    let used = place.is_some_and(|place| in_use.all().any(|used| used == place));
+    let weight = known.map(|endpoint| in_use.weight(endpoint, &cluster.config, now));
+    let weight = weight.filter(|weight| *weight < 1.0);
+    let used = place.is_some_and(|place| in_use.taking().any(|used| used == place));
     let locality = &told.locality;
     EndpointStatus {
         address: told.address.to_string(),
@@ -293,8 +306,10 @@ fn endpoint(cluster: &Cluster, in_use: &Levels, told: &model::Endpoint, now: Tim
             (_, Some(_)) if used && in_use.is_panic() => "too few can be used to be believed, so all are",
             (EndpointHealth::Unhealthy, Some(_)) => "it is unhealthy, and others are healthy",
             (EndpointHealth::Healthy, Some(_)) if used => "it is healthy",
+            (EndpointHealth::Healthy, Some(_)) if ejected_until.is_none() => "nearer ones can take everything",
             (EndpointHealth::Healthy, Some(_)) => "it failed here too often, and is left alone for a while",
         },
+        weight_percent: weight.map(|weight| (weight * 100.0).round()),
         ejected_for_ms: ejected_until.map(|until| until.saturating_since(now).as_millis()),
         peer: match told.peer {
             Peer::WeirProxy => "weir_proxy",

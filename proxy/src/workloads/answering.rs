@@ -183,7 +183,7 @@ mod tests {
     use crate::mesh::Feed;
 
     fn answering(config: Value) -> (Answering, Feed) {
-        let (mesh, feed) = Mesh::new(Clock::start());
+        let (mesh, feed) = Mesh::new(Clock::start(), weir_policy::model::Locality::default());
         let answers = Answers {
             config: Arc::new(move || config.clone()),
             explainer: Explainer::new(mesh.clone(), Arc::new("n/w".parse().expect("a name"))),

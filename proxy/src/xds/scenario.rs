@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use weir_policy::model::{
-    Action, AppProtocol, Balancing, Cluster, ClusterEndpoints, Endpoint, EndpointHealth, Forward, HostMatch, Limits,
-    Listener, Locality, PathMatch, Peer, RetryBudget, Rewrite, Route, RouteConfig, RouteMatch, RouteSource, Timeouts,
-    VirtualHost, WeightedBackend,
+    Action, AppProtocol, Balancing, Cluster, ClusterEndpoints, ConnectionPool, Endpoint, EndpointHealth, Forward,
+    HostMatch, Limits, Listener, Locality, PathMatch, Peer, RetryBudget, Rewrite, Route, RouteConfig, RouteMatch,
+    RouteSource, Timeouts, VirtualHost, WeightedBackend,
 };
 use weir_policy::names::{ClusterName, ListenerName};
 use weir_policy::time::Time;
@@ -13,6 +13,7 @@ use weir_xds::envoy::{Any, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resour
 use weir_xds::{ResourceType, encode, node};
 
 use super::state::{Input, Outputs, Settings, State};
+use crate::clock::Clock;
 use crate::mesh::LinkStatus;
 use crate::snapshot::{self, Backend, ClusterStates, Lookup, Snapshot};
 
@@ -101,6 +102,9 @@ pub(crate) fn cluster_model(name: &str) -> Cluster {
         limits: Limits::default(),
         breaker: None,
         outlier_detection: None,
+        slow_start: None,
+        locality: None,
+        pool: ConnectionPool::default(),
         panic_percent: 1,
         retry_budget: RetryBudget::default(),
     }
@@ -250,7 +254,7 @@ impl Scenario {
             state: State::new(settings, node),
             now: Time::from_nanos(1),
             snapshot: Snapshot::default(),
-            states: ClusterStates::default(),
+            states: ClusterStates::new(Clock::start(), Locality::default()),
             status: LinkStatus::default(),
             kept: 0,
             reasons: Vec::new(),

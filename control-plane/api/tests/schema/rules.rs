@@ -31,7 +31,7 @@ const RULES: &[(&str, &str)] = &[
     ("replaces a prefix that is not one", "exactly one match"),
     ("redirects to the request's own URL", "at least one of"),
     ("changes nothing", "is given"),
-    ("is out of range", "not shorter than baseEjectionTime"),
+    ("is shorter than baseEjectionTime", "not shorter than baseEjectionTime"),
     ("is longer than the whole request may take", "is at most `request`"),
     ("can't be changed", "can't be changed"),
     ("is no host name", "IP address"),

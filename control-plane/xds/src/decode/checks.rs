@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use envoy_types::pb::envoy::config::core::v3::{AggregatedConfigSource, ApiVersion, ConfigSource, Metadata};
+use envoy_types::pb::envoy::r#type::v3::Percent;
 use envoy_types::pb::google::protobuf;
 use envoy_types::pb::google::protobuf::{Any, UInt32Value};
 use http::StatusCode;
@@ -121,6 +122,16 @@ pub(super) fn number_or(wire: Option<UInt32Value>, default: u32) -> u32 {
 pub(super) fn percent(at: &At<'_>, value: u32) -> Result<u8, Fault> {
     let narrow = u8::try_from(value).ok().filter(|percent| (1..=100).contains(percent));
     narrow.ok_or_else(|| at.fault(value, Problem::OutOfRange { allowed: "1 to 100" }))
+}
+
+/// A share in percent that is not 0. Envoy cuts it to whole percents; one that is cut would not be what was said.
+pub(super) fn whole_percent(at: &At<'_>, wire: &Percent) -> Result<u8, Fault> {
+    let Percent { value } = wire;
+    let whole = (1..=100_u8).find(|percent| f64::from(*percent) == *value);
+    whole.ok_or_else(|| {
+        let allowed = "1 to 100, whole";
+        at.fault(value, Problem::OutOfRange { allowed })
+    })
 }
 
 /// A text that is not empty and of bounded length.

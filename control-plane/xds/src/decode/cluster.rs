@@ -7,28 +7,33 @@ use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbPolicy,
 };
 use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster};
-use envoy_types::pb::envoy::config::core::v3::{Http1ProtocolOptions, Http2ProtocolOptions};
+use envoy_types::pb::envoy::config::core::v3::{
+    Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonProtocolOptions,
+};
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
     ExplicitHttpConfig, UpstreamProtocolOptions,
 };
-use envoy_types::pb::envoy::r#type::v3::Percent;
 use envoy_types::pb::google::protobuf::Any;
 use weir_policy::model;
-use weir_policy::model::{AppProtocol, Balancing, FailureBreaker, Limits, RetryBudget};
+use weir_policy::model::{
+    AppProtocol, Balancing, ConnectionPool, FailureBreaker, Limits, LocalityPreference, RetryBudget,
+};
 
 use super::at::{At, Fault, take};
-use super::checks::{equal, from_ads, name, number_or, own_metadata, percent, positive, unpack};
-use super::outlier;
-use crate::meaning::{DEFAULT_CONNECT_TIMEOUT, DEFAULT_PANIC_PERCENT, HTTP_OPTIONS, METADATA_KEY};
+use super::checks::{equal, from_ads, name, number_or, own_metadata, percent, positive, unpack, whole_percent};
+use super::{lb_config, outlier};
+use crate::meaning::{
+    DEFAULT_CONNECT_TIMEOUT, DEFAULT_IDLE_TIMEOUT, DEFAULT_PANIC_PERCENT, HTTP_OPTIONS, METADATA_KEY,
+};
 use crate::rejection::Problem;
 use crate::v1;
 
 pub(super) fn cluster(at: &At<'_>, wire: Cluster) -> Result<model::Cluster, Fault> {
     take!(at, wire, Cluster {
         name, cluster_discovery_type, eds_cluster_config, connect_timeout, lb_policy, circuit_breakers,
-        outlier_detection, common_lb_config, typed_extension_protocol_options, metadata;
+        outlier_detection, common_lb_config, lb_config, typed_extension_protocol_options, metadata;
         transport_socket_matches, transport_socket_matcher, alt_stat_name, stats_matcher,
         per_connection_buffer_limit_bytes, per_connection_buffer_high_watermark_timeout, load_assignment,
         health_checks, max_requests_per_connection, upstream_http_protocol_options, common_http_protocol_options,
@@ -38,7 +43,7 @@ pub(super) fn cluster(at: &At<'_>, wire: Cluster) -> Result<model::Cluster, Faul
         lb_subset_config, transport_socket, protocol_selection, upstream_connection_options,
         close_connections_on_host_health_failure, ignore_health_on_host_removal, filters, load_balancing_policy,
         lrs_server, lrs_report_endpoint_metrics, track_timeout_budgets, upstream_config, track_cluster_stats,
-        preconnect_policy, connection_pool_per_downstream_connection, queuing_policies, lb_config,
+        preconnect_policy, connection_pool_per_downstream_connection, queuing_policies,
     });
     let cluster_name = self::name(&at.field("name"), &name)?;
     by_eds(at, cluster_discovery_type, eds_cluster_config, &name)?;
@@ -47,7 +52,7 @@ pub(super) fn cluster(at: &At<'_>, wire: Cluster) -> Result<model::Cluster, Faul
         None => DEFAULT_CONNECT_TIMEOUT,
     };
     let limits = limits(&at.field("circuit_breakers"), circuit_breakers)?;
-    let protocol = protocol(
+    let (protocol, pool) = protocol(
         &at.field("typed_extension_protocol_options"),
         typed_extension_protocol_options,
     )?;
@@ -56,9 +61,12 @@ pub(super) fn cluster(at: &At<'_>, wire: Cluster) -> Result<model::Cluster, Faul
     let policy = own_metadata(&at_metadata, metadata, expected)?;
     let at_typed = at_metadata.field("typed_filter_metadata");
     let at_policy = at_typed.key(METADATA_KEY);
-    take!(at_policy, at_policy.need(policy)?, v1::ClusterPolicy { breaker, balancing, retry_budget, grpc; });
+    take!(at_policy, at_policy.need(policy)?, v1::ClusterPolicy {
+        breaker, balancing, retry_budget, grpc, locality;
+    });
     let balancing = self::balancing(&at_policy.field("balancing"), balancing)?;
     balanced_alike(&at.field("lb_policy"), lb_policy, &balancing)?;
+    let slow_start = lb_config::slow_start(at, &balancing, lb_config)?;
     let protocol = match (protocol, grpc) {
         (protocol, false) => protocol,
         (AppProtocol::Http2 | AppProtocol::Grpc, true) => AppProtocol::Grpc,
@@ -81,6 +89,12 @@ pub(super) fn cluster(at: &At<'_>, wire: Cluster) -> Result<model::Cluster, Faul
             Some(wire) => Some(outlier::outlier_detection(&at.field("outlier_detection"), wire)?),
             None => None,
         },
+        slow_start,
+        locality: match locality {
+            Some(wire) => Some(self::locality(&at_policy.field("locality"), wire)?),
+            None => None,
+        },
+        pool,
         panic_percent: panic_percent(&at.field("common_lb_config"), common_lb_config)?,
         retry_budget: self::retry_budget(&at_policy.field("retry_budget"), retry_budget)?,
     })
@@ -139,7 +153,6 @@ fn limits(at: &At<'_>, wire: Option<CircuitBreakers>) -> Result<Limits, Fault> {
     Ok(limits.unwrap_or_default())
 }
 
-/// Envoy cuts a share to whole percents; one that is cut would not be what was said.
 fn panic_percent(at: &At<'_>, wire: Option<CommonLbConfig>) -> Result<u8, Fault> {
     let Some(wire) = wire else {
         return Ok(DEFAULT_PANIC_PERCENT);
@@ -149,18 +162,13 @@ fn panic_percent(at: &At<'_>, wire: Option<CommonLbConfig>) -> Result<u8, Fault>
         update_merge_window, ignore_new_hosts_until_first_hc, close_connections_on_host_set_change,
         consistent_hashing_lb_config, override_host_status, locality_config_specifier,
     });
-    let Some(Percent { value }) = healthy_panic_threshold else {
-        return Ok(DEFAULT_PANIC_PERCENT);
-    };
-    let whole = (1..=100_u8).find(|percent| f64::from(*percent) == value);
-    whole.ok_or_else(|| {
-        let allowed = "1 to 100, whole";
-        let at = at.field("healthy_panic_threshold");
-        at.fault(value, Problem::OutOfRange { allowed })
-    })
+    match healthy_panic_threshold {
+        Some(wire) => whole_percent(&at.field("healthy_panic_threshold"), &wire),
+        None => Ok(DEFAULT_PANIC_PERCENT),
+    }
 }
 
-fn protocol(at: &At<'_>, options: HashMap<String, Any>) -> Result<AppProtocol, Fault> {
+fn protocol(at: &At<'_>, options: HashMap<String, Any>) -> Result<(AppProtocol, ConnectionPool), Fault> {
     let mut protocol = None;
     for (key, any) in options {
         if key != HTTP_OPTIONS {
@@ -172,12 +180,13 @@ fn protocol(at: &At<'_>, options: HashMap<String, Any>) -> Result<AppProtocol, F
     at.key(HTTP_OPTIONS).need(protocol)
 }
 
-fn http_options(at: &At<'_>, wire: HttpProtocolOptions) -> Result<AppProtocol, Fault> {
+fn http_options(at: &At<'_>, wire: HttpProtocolOptions) -> Result<(AppProtocol, ConnectionPool), Fault> {
     take!(at, wire, HttpProtocolOptions {
-        upstream_protocol_options;
-        common_http_protocol_options, upstream_http_protocol_options, http_filters, header_validation_config,
+        upstream_protocol_options, common_http_protocol_options;
+        upstream_http_protocol_options, http_filters, header_validation_config,
         outlier_detection, request_mirror_policies, hash_policy, retry_policy
     });
+    let pool = connection_pool(&at.field("common_http_protocol_options"), common_http_protocol_options)?;
     let at = at.field("explicit_http_config");
     let unsupported = |held: &str| {
         let expected = "an explicit HTTP/1.1 or HTTP/2";
@@ -200,7 +209,7 @@ fn http_options(at: &At<'_>, wire: HttpProtocolOptions) -> Result<AppProtocol, F
                 allow_chunked_length, override_stream_error_on_invalid_http_message, send_fully_qualified_url,
                 use_balsa_parser, allow_custom_methods, ignore_http_11_upgrade
             });
-            Ok(AppProtocol::Http1)
+            Ok((AppProtocol::Http1, pool))
         }
         ProtocolConfig::Http2ProtocolOptions(wire) => {
             let at = at.field("http2_protocol_options");
@@ -214,10 +223,39 @@ fn http_options(at: &At<'_>, wire: HttpProtocolOptions) -> Result<AppProtocol, F
                 use_oghttp2_codec, max_metadata_size, enable_huffman_encoding, max_header_field_size_kb,
                 disallow_obs_text, stream_reset_burst, stream_reset_rate
             });
-            Ok(AppProtocol::Http2)
+            Ok((AppProtocol::Http2, pool))
         }
         ProtocolConfig::Http3ProtocolOptions(_) => Err(unsupported("http3_protocol_options")),
     }
+}
+
+/// What is not set is Envoy's published default.
+fn connection_pool(at: &At<'_>, wire: Option<CommonProtocolOptions>) -> Result<ConnectionPool, Fault> {
+    take!(at, wire.unwrap_or_default(), CommonProtocolOptions {
+        idle_timeout, max_requests_per_connection;
+        max_connection_duration, max_connection_duration_jitter, max_headers_count, max_response_headers_kb,
+        max_stream_duration, headers_with_underscores_action,
+    });
+    Ok(ConnectionPool {
+        idle_timeout: match idle_timeout {
+            Some(wire) => positive(&at.field("idle_timeout"), wire)?,
+            None => DEFAULT_IDLE_TIMEOUT,
+        },
+        // 0 is no limit, as it is said there.
+        max_requests_per_connection: Some(number_or(max_requests_per_connection, 0)).filter(|limit| *limit > 0),
+    })
+}
+
+fn locality(at: &At<'_>, wire: v1::LocalityPreference) -> Result<LocalityPreference, Fault> {
+    take!(at, wire, v1::LocalityPreference { overprovisioning_percent; });
+    if overprovisioning_percent < 100 {
+        let allowed = "100 and more";
+        let at = at.field("overprovisioning_percent");
+        return Err(at.fault(overprovisioning_percent, Problem::OutOfRange { allowed }));
+    }
+    Ok(LocalityPreference {
+        overprovisioning_percent,
+    })
 }
 
 fn balancing(at: &At<'_>, wire: Option<v1::Balancing>) -> Result<Balancing, Fault> {

@@ -30,8 +30,8 @@ use weir_policy::model::{Balancing, EndpointHealth};
 
 use super::not_sent::{NotSent, Notes, PolicyField, Sent};
 use super::{
-    by_locality, duration, envoy_route, health_status, host, http_options, number, outlier, over_ads, pack, rds,
-    router_filter, socket,
+    by_locality, duration, envoy_route, health_status, host, http_options, lb_config, number, outlier, over_ads, pack,
+    rds, router_filter, socket,
 };
 use crate::envoy_node::{InboundPort, InboundProtocol};
 use crate::meaning::HTTP_OPTIONS;
@@ -112,7 +112,7 @@ pub fn inbound_cluster(port: InboundPort) -> Any {
             }],
             ..ClusterLoadAssignment::default()
         }),
-        typed_extension_protocol_options: protocol_options(port.protocol.app_protocol()),
+        typed_extension_protocol_options: protocol_options(port.protocol.app_protocol(), None),
         ..Cluster::default()
     })
 }
@@ -153,6 +153,9 @@ pub fn cluster(cluster: &model::Cluster) -> Sent {
         limits,
         breaker,
         outlier_detection,
+        slow_start,
+        locality,
+        pool,
         panic_percent,
         retry_budget,
     } = cluster;
@@ -161,6 +164,12 @@ pub fn cluster(cluster: &model::Cluster) -> Sent {
         notes.policy(
             PolicyField::Failures,
             "is not known to Envoy: it has no breaker on a whole cluster",
+        );
+    }
+    if locality.is_some() {
+        notes.policy(
+            PolicyField::Locality,
+            "is not sent to Envoy: to it all endpoints are alike, wherever they are",
         );
     }
     let model::Limits {
@@ -211,8 +220,9 @@ pub fn cluster(cluster: &model::Cluster) -> Sent {
             }),
             ..CommonLbConfig::default()
         }),
+        lb_config: lb_config::lb_config(balancing, slow_start.as_ref()),
         ignore_health_on_host_removal: true,
-        typed_extension_protocol_options: protocol_options(*protocol),
+        typed_extension_protocol_options: protocol_options(*protocol, Some(pool)),
         ..Cluster::default()
     }))
 }
@@ -272,8 +282,8 @@ fn without_our_own() -> RouteConfiguration {
     }
 }
 
-fn protocol_options(protocol: model::AppProtocol) -> HashMap<String, Any> {
-    HashMap::from([(HTTP_OPTIONS.to_owned(), pack(&http_options(protocol)))])
+fn protocol_options(protocol: model::AppProtocol, pool: Option<&model::ConnectionPool>) -> HashMap<String, Any> {
+    HashMap::from([(HTTP_OPTIONS.to_owned(), pack(&http_options(protocol, pool)))])
 }
 
 const HTTP_FILTER: &str = "envoy.filters.network.http_connection_manager";

@@ -54,6 +54,9 @@ pub fn cluster(cluster: &model::Cluster) -> Result<Sent, NotSent> {
         limits,
         breaker,
         outlier_detection,
+        slow_start,
+        locality,
+        pool,
         panic_percent: _,
         retry_budget: _,
     } = cluster;
@@ -87,6 +90,15 @@ pub fn cluster(cluster: &model::Cluster) -> Result<Sent, NotSent> {
     }
     if breaker.is_some() {
         notes.policy(PolicyField::Failures, "is not known to a gRPC client");
+    }
+    if slow_start.is_some() {
+        notes.policy(PolicyField::SlowStart, "is not known to a gRPC client");
+    }
+    if locality.is_some() {
+        notes.policy(PolicyField::Locality, "is not known to a gRPC client");
+    }
+    if *pool != model::ConnectionPool::default() {
+        notes.policy(PolicyField::ConnectionPool, "is not known to a gRPC client");
     }
     notes.policy(PolicyField::PanicPercent, "is not known to a gRPC client");
     // gRFC A50: of the rules that Weir has it knows this one.

@@ -64,6 +64,12 @@ pub enum PolicyField {
     Failures,
     /// `outlierDetection`
     OutlierDetection,
+    /// `slowStart`
+    SlowStart,
+    /// `locality`
+    Locality,
+    /// `connectionPool`
+    ConnectionPool,
     /// `panicPercent`
     PanicPercent,
     /// `retryBudget`
@@ -79,6 +85,9 @@ impl fmt::Display for PolicyField {
             PolicyField::MaxPendingRequests => "circuitBreaker.maxPendingRequests",
             PolicyField::Failures => "circuitBreaker.failures",
             PolicyField::OutlierDetection => "outlierDetection",
+            PolicyField::SlowStart => "slowStart",
+            PolicyField::Locality => "locality",
+            PolicyField::ConnectionPool => "connectionPool",
             PolicyField::PanicPercent => "panicPercent",
             PolicyField::RetryBudget => "retryBudget",
         })
