@@ -181,14 +181,15 @@ async fn readyz(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, Failu
     Ok((status, text).into_response())
 }
 
-async fn version(uri: Uri) -> Result<axum::Json<serde_json::Value>, Failure> {
-    query::none(&uri)?;
-    Ok(axum::Json(json!({
+async fn version(uri: Uri) -> Result<Response, Failure> {
+    let pretty = query::discovery(&uri)?;
+    let version = json!({
         "major": env!("CARGO_PKG_VERSION_MAJOR"),
         "minor": env!("CARGO_PKG_VERSION_MINOR"),
         "gitVersion": concat!("v", env!("CARGO_PKG_VERSION")),
         "platform": format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH),
-    })))
+    });
+    Ok(accept::respond(http::StatusCode::OK, pretty, &version))
 }
 
 impl From<query::QueryError> for Failure {

@@ -432,8 +432,22 @@ impl Objects {
         only(written, key.clone())
     }
 
-    fn read(&self, kind: Kind, namespace: Option<&str>, value: Value) -> Result<Object, Refusal> {
-        let object = Object::parse_in(value, namespace).map_err(|errors| Refusal::Malformed { errors })?;
+    fn read(&self, kind: Kind, namespace: Option<&str>, mut value: Value) -> Result<Object, Refusal> {
+        // What the address says already may be left out, as in Kubernetes: generated clients do.
+        if let Some(fields) = value.as_object_mut() {
+            for (name, said) in [("apiVersion", kind.api_version()), ("kind", kind.kind())] {
+                fields.entry(name).or_insert_with(|| said.into());
+            }
+        }
+        let key = said_key(kind, namespace, &value);
+        let invalid = |errors| match key {
+            Some(key) => Refusal::Invalid { key, errors },
+            None => Refusal::Malformed { errors },
+        };
+        let object = match Object::parse_in(value, namespace) {
+            Ok(object) => object,
+            Err(errors) => return Err(invalid(errors)),
+        };
         if object.kind() == kind {
             return Ok(object);
         }
@@ -481,6 +495,20 @@ impl Objects {
 /// Where an object comes from, if from a file: `file:line`.
 pub fn source(object: &Object) -> Option<&str> {
     object.metadata.annotations.get(SOURCE_ANNOTATION).map(String::as_str)
+}
+
+/// Which object `value` means to be, as far as it says: what is wrong with it is told under its name.
+fn said_key(kind: Kind, namespace: Option<&str>, value: &Value) -> Option<Key> {
+    let said = |pointer: &str| value.pointer(pointer).and_then(Value::as_str);
+    let name = said("/metadata/name").filter(|name| name.len() <= NAME_BYTES_MAX)?;
+    if said("/kind") != Some(kind.kind()) {
+        return None;
+    }
+    Some(Key {
+        kind,
+        namespace: namespace.unwrap_or_default().to_owned(),
+        name: name.to_owned(),
+    })
 }
 
 fn writable(key: &Key) -> Result<(), Refusal> {
@@ -595,5 +623,7 @@ fn join(errors: &[FieldError]) -> String {
     errors.join("; ")
 }
 
+/// The longest name there is.
+const NAME_BYTES_MAX: usize = 253;
 /// How often a write without a precondition is tried anew after somebody else's change came between.
 const ATTEMPTS_MAX: usize = 16;

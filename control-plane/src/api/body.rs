@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::body::{Body, to_bytes};
 use bytes::Bytes;
 use http::HeaderMap;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ORIGIN};
 use serde_json::Value;
 use tokio::sync::OwnedSemaphorePermit;
 use weir_api::patch::Patch;
@@ -25,7 +25,7 @@ pub(super) struct Said<T> {
 /// # Errors
 /// When the body is too large, of another media type, or no single value.
 pub(super) async fn object(api: &Api, headers: &HeaderMap, body: Body) -> Result<Said<Value>, Failure> {
-    let read: fn(&[u8]) -> Result<Value, Failure> = match media_type(headers)?.as_str() {
+    let read: fn(&[u8]) -> Result<Value, Failure> = match media_type_or_json(headers)?.as_str() {
         "application/json" => json_body,
         "application/yaml" => yaml_body,
         held => return Err(unsupported(held, "application/json, application/yaml")),
@@ -82,7 +82,7 @@ pub(super) async fn options(api: &Api, headers: &HeaderMap, body: Body) -> Resul
     if bytes.is_empty() {
         return Ok(None);
     }
-    match media_type(headers)?.as_str() {
+    match media_type_or_json(headers)?.as_str() {
         "application/json" => json_body(&bytes).map(Some),
         held => Err(unsupported(held, "application/json")),
     }
@@ -106,6 +106,17 @@ fn yaml_body(body: &[u8]) -> Result<Value, Failure> {
         )),
         (None, _) => Err(wrong("the body is empty".to_owned())),
     }
+}
+
+/// The media type of a body that is an object or options. As in Kubernetes it is JSON where nothing is said: some clients
+/// say nothing. Not so a request that a browser's page makes to another origin than its own: without a type it goes out
+/// unasked, and it carries `Origin` (Fetch, "CORS-safelisted request-header").
+fn media_type_or_json(headers: &HeaderMap) -> Result<String, Failure> {
+    let held = media_type(headers)?;
+    if held.is_empty() && !headers.contains_key(ORIGIN) {
+        return Ok("application/json".to_owned());
+    }
+    Ok(held)
 }
 
 /// The body's media type in lower case, without parameters (RFC 9110 section 8.3.1), which change nothing: all that is

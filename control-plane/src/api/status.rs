@@ -67,6 +67,13 @@ impl Failure {
         self
     }
 
+    /// Names the kind by its own name and not by its plural, as Kubernetes does for what is invalid: kubectl puts it into
+    /// a sentence.
+    fn by_kind(mut self, key: &Key) -> Failure {
+        self.0.status.details.get_or_insert_default().kind = key.kind.kind().to_owned();
+        self
+    }
+
     /// The `Status` object.
     pub(crate) fn into_status(self) -> Status {
         self.0.status
@@ -85,10 +92,10 @@ impl From<Refusal> for Failure {
         let message = refusal.to_string();
         match refusal {
             Refusal::Malformed { errors } => Failure::invalid("the object", &errors),
-            Refusal::Invalid { key, errors } => Failure::invalid(&key.to_string(), &errors).about(&key),
+            Refusal::Invalid { key, errors } => Failure::invalid(&key.to_string(), &errors).about(&key).by_kind(&key),
             Refusal::ReadOnly { key } => Failure::method("GET", message).about(&key),
             Refusal::FileOwned { key, .. } => Failure::new(Reason::Forbidden, message).about(&key),
-            Refusal::Patch { key, .. } => Failure::new(Reason::Invalid, message).about(&key),
+            Refusal::Patch { key, .. } => Failure::new(Reason::Invalid, message).about(&key).by_kind(&key),
             Refusal::Terminating { key } => {
                 let mut failure = Failure::new(Reason::Forbidden, message).about(&key);
                 let cause = Cause {

@@ -304,14 +304,6 @@ async fn requests_that_make_no_sense_are_told_so() {
         (
             Method::POST,
             SERVICES,
-            None,
-            body.as_bytes(),
-            415,
-            "UnsupportedMediaType",
-        ),
-        (
-            Method::POST,
-            SERVICES,
             Some("text/plain"),
             body.as_bytes(),
             415,
@@ -462,6 +454,23 @@ async fn requests_that_make_no_sense_are_told_so() {
     );
     let reply = client.send(Method::DELETE, "/api/v1/namespaces", None, "").await;
     assert_eq!(reply.headers["allow"], "GET, POST");
+    control.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_body_of_no_type_is_json_unless_a_page_of_another_origin_sends_it() {
+    let (control, client) = in_memory().await;
+    client
+        .send(Method::POST, SERVICES, None, service("a").to_string())
+        .await
+        .expect(201);
+    let foreign = Request::post(SERVICES).header("host", client.address.to_string());
+    let foreign = foreign.header("origin", "http://evil.example");
+    let foreign = foreign.body(Full::from(service("b").to_string())).expect("a request");
+    let reply = client.request(foreign).await.expect("an answer");
+    reply.refused(415, "UnsupportedMediaType");
+    let patch = client.send(Method::PATCH, &format!("{SERVICES}/a"), None, "{}").await;
+    patch.refused(415, "UnsupportedMediaType");
     control.shutdown().await;
 }
 
