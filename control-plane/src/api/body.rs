@@ -108,9 +108,9 @@ fn yaml_body(body: &[u8]) -> Result<Value, Failure> {
     }
 }
 
-/// The media type of a body that is an object or options. As in Kubernetes it is JSON where nothing is said: some clients
-/// say nothing. Not so a request that a browser's page makes to another origin than its own: without a type it goes out
-/// unasked, and it carries `Origin` (Fetch, "CORS-safelisted request-header").
+/// The media type of a body that is an object or options. As in Kubernetes it is JSON where nothing is said: some
+/// clients say nothing. Not so a request that a browser's page makes to another origin than its own: without a type it
+/// goes out unasked, and it carries `Origin` (Fetch, "CORS-safelisted request-header").
 fn media_type_or_json(headers: &HeaderMap) -> Result<String, Failure> {
     let held = media_type(headers)?;
     if held.is_empty() && !headers.contains_key(ORIGIN) {

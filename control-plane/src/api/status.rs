@@ -67,8 +67,8 @@ impl Failure {
         self
     }
 
-    /// Names the kind by its own name and not by its plural, as Kubernetes does for what is invalid: kubectl puts it into
-    /// a sentence.
+    /// Names the kind by its own name and not by its plural, as Kubernetes does for what is invalid: kubectl puts it
+    /// into a sentence.
     fn by_kind(mut self, key: &Key) -> Failure {
         self.0.status.details.get_or_insert_default().kind = key.kind.kind().to_owned();
         self

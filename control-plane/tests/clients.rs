@@ -1,0 +1,144 @@
+//! Clients by others that are made for Kubernetes, against a control plane in this process: the Kubernetes package for
+//! Python, and requests that Schemathesis makes up from the OpenAPI documents.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::process::Command;
+use weir_api::{Kind, Object};
+use weir_control::store::{Op, Precondition};
+use weir_control::{Control, ControlConfig, RunningControl};
+
+/// Fails a test that waits for what will not come.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+async fn start() -> (RunningControl, String) {
+    let control = Control::start(ControlConfig::in_memory())
+        .await
+        .expect("a control plane");
+    let api = format!("http://{}", control.api_addr());
+    (control, api)
+}
+
+fn peer(name: &str) -> PathBuf {
+    let peers = std::env::var_os("WEIR_PEERS")
+        .unwrap_or_else(|| panic!("WEIR_PEERS: `./dev test` installs {name} and says where it is"));
+    Path::new(&peers).join("bin").join(name)
+}
+
+fn file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name)
+}
+
+fn service(namespace: &str, name: &str, port: u16) -> Object {
+    let value = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": namespace},
+        "spec": {"ports": [{"port": port}]},
+    });
+    Object::parse(value).expect("an object")
+}
+
+/// So many changes that none from before is remembered.
+async fn forget(control: &RunningControl) {
+    let replace = |port| Op::Replace {
+        object: service("default", "flapping", port),
+        precondition: Precondition::Any,
+    };
+    let mut ops = vec![Op::Create(service("default", "flapping", 1))];
+    ops.extend((2..=3).cycle().take(10_001).map(replace));
+    control.store().write(ops).await.expect("written");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_kubernetes_package_for_python_works() {
+    let (control, api) = start().await;
+    let mut python = Command::new(peer("python"))
+        .arg(file("kubernetes_client.py"))
+        .arg(&api)
+        .env_remove("KUBECONFIG")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("python; `./dev setup` installs it");
+    let mut said = BufReader::new(python.stdout.take().expect("its output")).lines();
+    let mut tell = python.stdin.take().expect("its input");
+    let lines = async {
+        let ready = said.next_line().await.expect("text");
+        if ready.as_deref() == Some("ready") {
+            forget(&control).await;
+            tell.write_all(b"on\n").await.expect("written");
+        }
+        (ready, said.next_line().await.expect("text"))
+    };
+    let told = tokio::time::timeout(PATIENCE, lines).await.expect("it goes on");
+    let output = python.wait_with_output().await.expect("its end");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(told, (Some("ready".to_owned()), Some("done".to_owned())), "{errors}");
+    assert!(output.status.success(), "{errors}");
+    control.shutdown().await;
+}
+
+/// Every operation of every document, with the same requests each time: nothing fails within, and every answer is one
+/// that the document speaks of.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_made_up_from_openapi_is_answered_otherwise_than_it_says() {
+    let (control, api) = start().await;
+    let route = json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "a"},
+        "spec": {"parentRefs": [{"group": "", "kind": "Service", "name": "a", "port": 80}], "rules": [{}]},
+    });
+    let route = Object::parse(route).expect("an object");
+    let ops = vec![Op::Create(service("default", "a", 80)), Op::Create(route)];
+    control.store().write(ops).await.expect("written");
+    let folder = tempfile::tempdir().expect("a folder");
+    let runs = Kind::group_versions().into_iter().map(|(group, version)| {
+        let root = if group.is_empty() {
+            "api".to_owned()
+        } else {
+            format!("apis/{group}")
+        };
+        let document = format!("{api}/openapi/v3/{root}/{version}");
+        let mut command = Command::new(peer("schemathesis"));
+        command
+            .arg("--config-file")
+            .arg(file("schemathesis.toml"))
+            .args(["run", &document, "--url", &api]);
+        command.args([
+            "--seed",
+            "1",
+            "--max-examples",
+            "10",
+            "--phases",
+            "fuzzing",
+            "--continue-on-failure",
+        ]);
+        command.args([
+            "--checks",
+            CHECKS,
+            "--request-timeout",
+            "20",
+            "--no-color",
+            "--warnings",
+            "off",
+        ]);
+        command.current_dir(&folder).stdin(Stdio::null()).kill_on_drop(true);
+        async move {
+            let output = tokio::time::timeout(PATIENCE, command.output())
+                .await
+                .expect("an end in time");
+            let output = output.expect("schemathesis; `./dev setup` installs it");
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(output.status.success(), "{document}: {said}");
+            assert!(said.contains("passed"), "{document}: {said}");
+        }
+    });
+    futures_util::future::join_all(runs).await;
+    control.shutdown().await;
+}
+
+const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance";
