@@ -20,6 +20,7 @@ pub(crate) mod inbound;
 pub(crate) mod last_good;
 pub(crate) mod mesh;
 pub(crate) mod metrics;
+mod mirror;
 pub(crate) mod otlp;
 pub(crate) mod outbound;
 pub(crate) mod plan;

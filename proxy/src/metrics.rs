@@ -32,6 +32,23 @@ pub(crate) enum Side {
     Upstream,
 }
 
+/// What became of a copy of a request for a mirror.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mirrored {
+    /// It was answered, with whatever status.
+    Answered,
+    /// It was not sent: the mirror has no endpoint, is at a limit, or its breaker is open.
+    Refused,
+    /// There was no connection, or no whole answer.
+    Failed,
+    /// The answer did not end in time.
+    TimedOut,
+    /// Given up: the mirror read more slowly than the request's own backend.
+    Behind,
+    /// Given up: the request's body broke off, or its backend did not read it to its end.
+    BrokenOff,
+}
+
 /// What others hold and the page shows: read anew for each scrape.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Observed {
@@ -103,6 +120,7 @@ impl Metrics {
             tracks: Mutex::default(),
             retries: Default::default(),
             refused: Default::default(),
+            mirrored: Default::default(),
             connections: Default::default(),
             unknown_destination: AtomicU64::new(0),
         });
@@ -173,6 +191,7 @@ pub(crate) struct WorkerMetrics {
     tracks: Mutex<HashMap<TrackLabels, Arc<Track>>>,
     retries: [AtomicU64; RETRIED.len()],
     refused: [AtomicU64; REFUSED.len()],
+    mirrored: [AtomicU64; MIRRORED.len()],
     connections: [[AtomicI64; SIDES.len()]; DIRECTIONS.len()],
     unknown_destination: AtomicU64,
 }
@@ -238,6 +257,20 @@ impl WorkerMetrics {
         counter.fetch_add(1, Relaxed);
     }
 
+    /// Counts a copy of a request for a mirror.
+    pub(crate) fn mirrored(&self, outcome: Mirrored) {
+        let [answered, refused, failed, timed_out, behind, broken_off] = &self.mirrored;
+        let counter = match outcome {
+            Mirrored::Answered => answered,
+            Mirrored::Refused => refused,
+            Mirrored::Failed => failed,
+            Mirrored::TimedOut => timed_out,
+            Mirrored::Behind => behind,
+            Mirrored::BrokenOff => broken_off,
+        };
+        counter.fetch_add(1, Relaxed);
+    }
+
     /// Counts a request for a name that is no service of the mesh.
     pub(crate) fn unknown_destination(&self) {
         self.unknown_destination.fetch_add(1, Relaxed);
@@ -251,6 +284,9 @@ impl WorkerMetrics {
             *sum += counter.load(Relaxed);
         }
         for (sum, counter) in gathered.refused.iter_mut().zip(&self.refused) {
+            *sum += counter.load(Relaxed);
+        }
+        for (sum, counter) in gathered.mirrored.iter_mut().zip(&self.mirrored) {
             *sum += counter.load(Relaxed);
         }
         let sums = gathered.connections.iter_mut().flatten();
@@ -454,6 +490,7 @@ struct Gathered {
     tracks: BTreeMap<TrackLabels, TrackSums>,
     retries: [u64; RETRIED.len()],
     refused: [u64; REFUSED.len()],
+    mirrored: [u64; MIRRORED.len()],
     connections: [[i64; SIDES.len()]; DIRECTIONS.len()],
     unknown_destination: u64,
     access_log_dropped: u64,
@@ -565,6 +602,12 @@ impl Gathered {
         let mut metric = encoder.encode_descriptor("weir_breaker_refused", help, None, MetricType::Counter)?;
         for (reason, count) in REFUSED.into_iter().zip(&self.refused) {
             counter(&mut metric, &[("reason", reason)], *count)?;
+        }
+        let help =
+            "Copies of requests for mirrors, by what became of them; behind: the mirror was slower than the request";
+        let mut metric = encoder.encode_descriptor("weir_mirrored", help, None, MetricType::Counter)?;
+        for (outcome, count) in MIRRORED.into_iter().zip(&self.mirrored) {
+            counter(&mut metric, &[("outcome", outcome)], *count)?;
         }
         let help = "Open connections";
         let mut metric = encoder.encode_descriptor("weir_connections", help, None, MetricType::Gauge)?;
@@ -736,6 +779,7 @@ const DIRECTIONS: [&str; 2] = ["inbound", "outbound"];
 const SIDES: [&str; 2] = ["downstream", "upstream"];
 const RETRIED: [&str; 4] = ["unprocessed", "safe_resend", "policy", "budget_spent"];
 const REFUSED: [&str; 4] = ["connections", "pending", "requests", "breaker_open"];
+const MIRRORED: [&str; 6] = ["answered", "refused", "failed", "timed_out", "behind", "broken_off"];
 const OUTCOMES: [&str; 6] = [
     "answered",
     "connect_failed",
@@ -821,6 +865,7 @@ mod tests {
         worker.refused(&Refusal::Open {
             retry_after: Duration::ZERO,
         });
+        worker.mirrored(Mirrored::Behind);
         worker.unknown_destination();
         metrics.shared().spans_dropped(3);
         let _open = worker.connection(Direction::Inbound, Side::Downstream);

@@ -22,9 +22,10 @@ use crate::calls::{self, Call};
 use crate::endpoints::Endpoint;
 use crate::error::ProxyError;
 use crate::exchange::{self, Attempt, Exchange, InFlight};
-use crate::http::body::{Replay, ResponseBody};
+use crate::http::body::{Replay, RequestBody, ResponseBody};
 use crate::http::head::{Grpc, Head, strip_hop_by_hop};
 use crate::http::upstream::{Lease, Target, Wire};
+use crate::mirror;
 use crate::plan::{self, ForwardPlan, RequestPlan};
 use crate::record::{Direction, DownstreamAddr, ResponseFlag};
 use crate::snapshot::Service;
@@ -39,7 +40,7 @@ pub(crate) const CONFIG_WAIT: Duration = Duration::from_secs(5);
 /// # Cancel safety
 /// Dropped when the downstream leaves: the attempt under way is reset, and the request recorded as abandoned.
 pub(crate) async fn serve(
-    worker: &Worker,
+    worker: &Rc<Worker>,
     downstream: DownstreamAddr,
     request: Request<Incoming>,
 ) -> Response<ResponseBody> {
@@ -98,7 +99,7 @@ enum Carried {
 }
 
 async fn carry(
-    worker: &Worker,
+    worker: &Rc<Worker>,
     exchange: &mut Exchange,
     call: &Call,
     head: &mut Head,
@@ -118,6 +119,8 @@ async fn carry(
                 record.cluster = Some(Arc::clone(&plan.cluster.label));
             });
             prepare(head, &plan, call);
+            let own = Deadline::after(exchange.began(), plan.timeouts.request);
+            mirror::send_copies(worker, &plan, head, call, &body, own.earliest(call.deadline));
             forward(worker, exchange, call, &plan, head, body).await
         }
     }
@@ -158,7 +161,8 @@ fn prepare(head: &mut Head, plan: &ForwardPlan<'_>, call: &Call) {
     if let Some(authority) = &plan.authority {
         head.authority = authority.clone();
     }
-    plan::apply(plan.request_headers, &mut head.headers);
+    plan.backend.request_headers.apply(&mut head.headers);
+    plan.request_headers.apply(&mut head.headers);
     // An app can't speak as a sidecar.
     calls::strip_own(&mut head.headers);
     call.write_trace(&mut head.headers);
@@ -337,14 +341,7 @@ async fn attempt_at(
         connect_timeout: cluster.config.connect_timeout,
         keep: cluster.config.pool,
     };
-    let request = || {
-        let mut request = head.request(target.wire, body.attempt());
-        match at.endpoint.peer {
-            Peer::WeirProxy => call.write_context(request.headers_mut(), at.number, at.until, worker.clock.now()),
-            Peer::Plain => {}
-        }
-        request
-    };
+    let request = || request_at(worker, head, call, target.wire, body.attempt(), at);
     // Pinned here, so that it is in this future once and not once for each way to wait for it.
     let mut sending = pin!(attempt::send(&worker.upstreams, &target, &cluster.label, request));
     let Some(until) = at.until.time() else {
@@ -356,17 +353,34 @@ async fn attempt_at(
     }
 }
 
+/// The request as an endpoint gets it.
+pub(crate) fn request_at(
+    worker: &Worker,
+    head: &Head,
+    call: &Call,
+    wire: Wire,
+    body: RequestBody,
+    at: &AttemptAt<'_>,
+) -> Request<RequestBody> {
+    let mut request = head.request(wire, body);
+    match at.endpoint.peer {
+        Peer::WeirProxy => call.write_context(request.headers_mut(), at.number, at.until, worker.clock.now()),
+        Peer::Plain => {}
+    }
+    request
+}
+
 /// Which attempt, where, and until when.
-struct AttemptAt<'a> {
-    endpoint: &'a Endpoint,
+pub(crate) struct AttemptAt<'a> {
+    pub(crate) endpoint: &'a Endpoint,
     /// From 1.
-    number: u32,
-    began: Time,
-    until: Deadline,
+    pub(crate) number: u32,
+    pub(crate) began: Time,
+    pub(crate) until: Deadline,
 }
 
 /// Between sidecars HTTP/2, whatever the app speaks; to others the app's own protocol.
-fn wire(protocol: AppProtocol, peer: Peer) -> Wire {
+pub(crate) fn wire(protocol: AppProtocol, peer: Peer) -> Wire {
     match (peer, protocol) {
         (Peer::WeirProxy, _) | (Peer::Plain, AppProtocol::Http2 | AppProtocol::Grpc) => Wire::Http2,
         (Peer::Plain, AppProtocol::Http1) => Wire::Http1,
@@ -379,14 +393,15 @@ fn to_downstream(response: &mut Response<Incoming>, plan: &ForwardPlan<'_>) {
     let headers = response.headers_mut();
     strip_hop_by_hop(headers);
     calls::strip_own(headers);
-    plan::apply(plan.response_headers, headers);
+    plan.backend.response_headers.apply(headers);
+    plan.response_headers.apply(headers);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn size_bytes<F: Future>(_: impl FnOnce(&'static Worker, DownstreamAddr, Request<Incoming>) -> F) -> usize {
+    fn size_bytes<F: Future>(_: impl FnOnce(&'static Rc<Worker>, DownstreamAddr, Request<Incoming>) -> F) -> usize {
         size_of::<F>()
     }
 

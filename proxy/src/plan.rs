@@ -7,7 +7,9 @@ use std::sync::Arc;
 use http::header::LOCATION;
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use weir_policy::model::{self, Action, Balancing, DirectResponse, HeaderChanges, PathMatch, Redirect, Route, Scheme};
+use weir_policy::model::{
+    self, Action, BackendFilters, Balancing, DirectResponse, HeaderChanges, PathMatch, Redirect, Route, Scheme,
+};
 use weir_policy::retry::MethodNamed;
 use weir_policy::route::{self, RequestFacts};
 use weir_policy::slow_start;
@@ -40,11 +42,15 @@ pub(crate) struct Answer<'a> {
 #[derive(Debug)]
 pub(crate) struct ForwardPlan<'a> {
     pub(crate) route: &'a ServiceRoute,
+    /// Which of the route's backends was drawn.
+    pub(crate) drawn: usize,
     pub(crate) cluster: &'a Arc<Cluster>,
     /// The target to ask for, where it changes.
     pub(crate) target: Option<PathAndQuery>,
     /// The authority to ask, where it changes.
     pub(crate) authority: Option<Authority>,
+    /// Whose changes to headers come before those of the route.
+    pub(crate) backend: &'a BackendFilters,
     pub(crate) request_headers: &'a HeaderChanges,
     pub(crate) response_headers: &'a HeaderChanges,
     pub(crate) timeouts: model::Timeouts,
@@ -74,7 +80,7 @@ pub(crate) fn plan<'a>(head: &Head, service: &'a Service, random: u64) -> Result
     match &route.action {
         Action::Respond(DirectResponse { status, body }) => {
             let mut headers = HeaderMap::new();
-            apply(&route.response_headers, &mut headers);
+            route.response_headers.apply(&mut headers);
             Ok(RequestPlan::Answer(Answer {
                 route: compiled,
                 status: *status,
@@ -83,20 +89,32 @@ pub(crate) fn plan<'a>(head: &Head, service: &'a Service, random: u64) -> Result
             }))
         }
         Action::Redirect(redirect) => {
-            let mut headers = HeaderMap::new();
-            let location = location(redirect, &route.matches.path, head);
-            if let Ok(location) = HeaderValue::try_from(location) {
-                headers.insert(LOCATION, location);
-            }
-            apply(&route.response_headers, &mut headers);
-            Ok(RequestPlan::Answer(Answer {
-                route: compiled,
-                status: redirect.status,
-                headers,
-                body: "",
-            }))
+            let answer = redirected(redirect, route, compiled, head, &HeaderChanges::default());
+            Ok(RequestPlan::Answer(answer))
         }
-        Action::Forward(forward) => forward_plan(head, route, compiled, forward, random).map(RequestPlan::Forward),
+        Action::Forward(forward) => forward_plan(head, route, compiled, forward, random),
+    }
+}
+
+/// The answer of a redirect; `changes` come before the route's own.
+fn redirected<'a>(
+    redirect: &Redirect,
+    route: &Route,
+    compiled: &'a ServiceRoute,
+    head: &Head,
+    changes: &HeaderChanges,
+) -> Answer<'a> {
+    let mut headers = HeaderMap::new();
+    if let Ok(location) = HeaderValue::try_from(location(redirect, &route.matches.path, head)) {
+        headers.insert(LOCATION, location);
+    }
+    changes.apply(&mut headers);
+    route.response_headers.apply(&mut headers);
+    Answer {
+        route: compiled,
+        status: redirect.status,
+        headers,
+        body: "",
     }
 }
 
@@ -106,34 +124,44 @@ fn forward_plan<'a>(
     compiled: &'a ServiceRoute,
     forward: &'a model::Forward,
     random: u64,
-) -> Result<ForwardPlan<'a>, ProxyError> {
-    let drawn = compiled.split.pick(random);
-    let cluster = drawn_cluster(route, drawn.and_then(|index| compiled.backends.get(index)))?;
-    let target = match &forward.rewrite.path {
+) -> Result<RequestPlan<'a>, ProxyError> {
+    let no_backend = || ProxyError::NoBackend {
+        route: route.name.clone(),
+    };
+    let drawn = compiled.split.pick(random).ok_or_else(no_backend)?;
+    let backend = &forward.backends.get(drawn).ok_or_else(no_backend)?.filters;
+    if let Some(redirect) = &backend.redirect {
+        let answer = redirected(redirect, route, compiled, head, &backend.response_headers);
+        return Ok(RequestPlan::Answer(answer));
+    }
+    let cluster = drawn_cluster(route, compiled.backends.get(drawn))?;
+    let target = match backend.rewrite.path.as_ref().or(forward.rewrite.path.as_ref()) {
         None => None,
         Some(rewrite) => {
             let path = route::rewrite_path(rewrite, &route.matches.path, head.target.path());
             Some(with_query(&path, head.target.query())?)
         }
     };
-    let authority = match &forward.rewrite.host {
+    let authority = match backend.rewrite.host.as_ref().or(forward.rewrite.host.as_ref()) {
         None => None,
         Some(host) => Some(
             Authority::try_from(host.as_str())
                 .map_err(|_| ProxyError::BadRequest("the route's new host is no host"))?,
         ),
     };
-    Ok(ForwardPlan {
+    Ok(RequestPlan::Forward(ForwardPlan {
         route: compiled,
+        drawn,
         cluster,
         target,
         authority,
+        backend,
         request_headers: &route.request_headers,
         response_headers: &route.response_headers,
         timeouts: forward.timeouts,
         retry: forward.retry.as_ref(),
         method_named: method_named(route, &head.method),
-    })
+    }))
 }
 
 /// The cluster of the backend that was drawn, if any was.
@@ -169,19 +197,6 @@ fn with_query(path: &str, query: Option<&str>) -> Result<PathAndQuery, ProxyErro
         None => path.to_owned(),
     };
     PathAndQuery::try_from(text).map_err(|_| ProxyError::BadRequest("its rewritten path is malformed"))
-}
-
-/// Changes a header as a route says: remove, set, add.
-pub(crate) fn apply(changes: &HeaderChanges, headers: &mut HeaderMap) {
-    for name in &changes.remove {
-        headers.remove(name);
-    }
-    for (name, value) in &changes.set {
-        headers.insert(name, value.clone());
-    }
-    for (name, value) in &changes.add {
-        headers.append(name, value.clone());
-    }
 }
 
 /// The `Location` of a redirect (Gateway API, HTTPRequestRedirectFilter).
@@ -339,38 +354,5 @@ mod tests {
             ..redirect()
         };
         leads(&full, asked, "http://a:8080/all?q=1");
-    }
-
-    #[test]
-    fn header_changes_are_remove_then_set_then_add() {
-        let name = |name: &'static str| http::HeaderName::from_static(name);
-        let value = HeaderValue::from_static;
-        let changes = HeaderChanges {
-            remove: vec![name("gone"), name("again")],
-            set: vec![(name("set"), value("new"))],
-            add: vec![(name("again"), value("back")), (name("more"), value("two"))],
-        };
-        let mut headers = HeaderMap::new();
-        for (name, value) in [
-            ("gone", "1"),
-            ("set", "a"),
-            ("set", "b"),
-            ("more", "one"),
-            ("again", "x"),
-        ] {
-            headers.append(name, HeaderValue::from_static(value));
-        }
-        apply(&changes, &mut headers);
-        let all = |name: &str| {
-            headers
-                .get_all(name)
-                .iter()
-                .map(HeaderValue::as_bytes)
-                .collect::<Vec<_>>()
-        };
-        assert!(all("gone").is_empty());
-        assert_eq!(all("set"), [b"new"]);
-        assert_eq!(all("more"), [&b"one"[..], b"two"]);
-        assert_eq!(all("again"), [b"back"]);
     }
 }

@@ -99,6 +99,19 @@ pub(crate) struct ServiceRoute {
     pub(crate) split: Split,
     /// In the order of the route's own list.
     pub(crate) backends: Vec<Backend>,
+    /// Where copies go: the route's own, and those of its backends.
+    pub(crate) mirrors: Vec<MirrorTo>,
+}
+
+/// Where copies of a route's requests go.
+#[derive(Debug)]
+pub(crate) struct MirrorTo {
+    /// Only of requests for this one of the route's backends; `None`: of all.
+    pub(crate) of: Option<usize>,
+    /// How many in a million.
+    pub(crate) parts_per_million: u32,
+    /// The cluster.
+    pub(crate) backend: Backend,
 }
 
 /// A route's cluster, as far as it is known.
@@ -383,6 +396,7 @@ impl CompiledRoutes {
         for (_, route) in table.routes() {
             if let Action::Forward(forward) = &route.action {
                 clusters.extend(forward.backends.iter().map(|backend| backend.cluster.clone()));
+                clusters.extend(mirrors(forward).map(|(_, mirror)| mirror.cluster.clone()));
             }
         }
         Ok(CompiledRoutes {
@@ -391,6 +405,17 @@ impl CompiledRoutes {
             clusters,
         })
     }
+}
+
+/// All mirrors of a route, each with the backend whose requests it is for.
+fn mirrors(forward: &model::Forward) -> impl Iterator<Item = (Option<usize>, &model::Mirror)> {
+    let own = forward.mirrors.iter().map(|mirror| (None, mirror));
+    let backends = forward.backends.iter().enumerate();
+    let of_backends = backends.flat_map(|(at, backend)| {
+        let mirrors = backend.filters.mirrors.iter();
+        mirrors.map(move |mirror| (Some(at), mirror))
+    });
+    own.chain(of_backends)
 }
 
 /// What a snapshot is made of.
@@ -500,15 +525,23 @@ fn bind_service(previous: &Snapshot, clusters: &HashMap<ClusterName, Backend>, p
     };
     let mut routes = Vec::new();
     for ((_, route), name) in part.routes.table.routes().zip(&part.routes.names) {
-        let backends: &[model::WeightedBackend] = match &route.action {
-            Action::Forward(forward) => &forward.backends,
-            Action::Redirect(_) | Action::Respond(_) => &[],
+        let forward = match &route.action {
+            Action::Forward(forward) => Some(forward),
+            Action::Redirect(_) | Action::Respond(_) => None,
         };
+        let backends = forward.map_or(&[][..], |forward| &forward.backends);
+        let mirrors = forward.into_iter().flat_map(mirrors);
+        let mirrors = mirrors.map(|(of, mirror)| MirrorTo {
+            of,
+            parts_per_million: mirror.parts_per_million,
+            backend: bind(&mirror.cluster),
+        });
         let weights: Vec<u32> = backends.iter().map(|backend| backend.weight).collect();
         routes.push(ServiceRoute {
             name: Arc::clone(name),
             split: Split::new(&weights),
             backends: backends.iter().map(|backend| bind(&backend.cluster)).collect(),
+            mirrors: mirrors.collect(),
         });
     }
     let label = match previous.services.get(&part.name) {

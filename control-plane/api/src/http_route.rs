@@ -1,5 +1,6 @@
 //! HTTPRoute (`gateway.networking.k8s.io/v1`) attached to Services, as the Gateway API's GAMMA text has it.
 
+use std::fmt;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
@@ -14,7 +15,11 @@ use crate::schema::texts::{
     Subdomain,
 };
 
+mod filters;
+mod mirror;
 mod read;
+
+pub use mirror::{Fraction, RequestMirror};
 
 pub(crate) use read::read;
 
@@ -49,9 +54,66 @@ pub struct HttpRouteSpec {
 }
 
 impl HttpRouteSpec {
-    /// All that it refers to beside its parents.
-    pub fn backends(&self) -> impl Iterator<Item = &BackendRef> {
-        self.rules.iter().flat_map(|rule| &rule.backend_refs)
+    /// All that it refers to beside its parents, with where that stands.
+    pub fn references(&self) -> impl Iterator<Item = (ReferencePlace, Reference<'_>)> {
+        let rules = self.rules.iter().enumerate();
+        rules.flat_map(|(rule, given)| references(rule, &given.filters, &given.backend_refs))
+    }
+}
+
+/// All that a rule refers to.
+pub(crate) fn references<'a>(
+    rule: usize,
+    filters: &'a [HttpRouteFilter],
+    backends: &'a [BackendRef],
+) -> impl Iterator<Item = (ReferencePlace, Reference<'a>)> {
+    let mirrors = move |backend: Option<usize>, filters: &'a [HttpRouteFilter]| {
+        let filters = filters.iter().enumerate();
+        filters.filter_map(move |(at, filter)| match filter {
+            HttpRouteFilter::RequestMirror(mirror) => {
+                let filter = Some(at);
+                let place = ReferencePlace { rule, backend, filter };
+                Some((place, mirror.backend_ref.reference()))
+            }
+            HttpRouteFilter::RequestHeaderModifier(_)
+            | HttpRouteFilter::ResponseHeaderModifier(_)
+            | HttpRouteFilter::RequestRedirect(_)
+            | HttpRouteFilter::UrlRewrite(_) => None,
+        })
+    };
+    let of_backends = backends.iter().enumerate().flat_map(move |(at, backend)| {
+        let place = ReferencePlace {
+            rule,
+            backend: Some(at),
+            filter: None,
+        };
+        let own = std::iter::once((place, backend.reference()));
+        own.chain(mirrors(Some(at), &backend.filters))
+    });
+    of_backends.chain(mirrors(None, filters))
+}
+
+/// Where in a route a reference stands: `rules[0].backendRefs[1]`, `rules[0].filters[2]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReferencePlace {
+    /// The rule.
+    pub rule: usize,
+    /// The backend, if it is one or a filter of one.
+    pub backend: Option<usize>,
+    /// The filter, if it is one: then copies of requests go there.
+    pub filter: Option<usize>,
+}
+
+impl fmt::Display for ReferencePlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rules[{}]", self.rule)?;
+        if let Some(backend) = self.backend {
+            write!(f, ".backendRefs[{backend}]")?;
+        }
+        match self.filter {
+            Some(filter) => write!(f, ".filters[{filter}]"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -95,9 +157,9 @@ pub struct HttpRouteRule {
     pub matches: Vec<HttpRouteMatch>,
     /// What changes on requests and answers. Default: nothing.
     ///
-    /// Rule: each type occurs once.
+    /// Rule: each type but RequestMirror occurs once.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(default, length(max = read::FILTERS_MAX), extend("x-kubernetes-list-type" = "atomic"))]
+    #[schemars(default, length(max = filters::FILTERS_MAX), extend("x-kubernetes-list-type" = "atomic"))]
     pub filters: Vec<HttpRouteFilter>,
     /// Where requests go, by weight. Default: nowhere; they are answered with 500 if there is no redirect.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -284,6 +346,8 @@ pub enum HttpRouteFilter {
     /// Changes host or path on the way to the backend.
     #[schemars(rename = "URLRewrite")]
     UrlRewrite(UrlRewrite),
+    /// Sends copies of requests elsewhere. Occurs any number of times.
+    RequestMirror(RequestMirror),
 }
 
 impl HttpRouteFilter {
@@ -294,6 +358,7 @@ impl HttpRouteFilter {
             HttpRouteFilter::ResponseHeaderModifier(_) => "ResponseHeaderModifier",
             HttpRouteFilter::RequestRedirect(_) => "RequestRedirect",
             HttpRouteFilter::UrlRewrite(_) => "URLRewrite",
+            HttpRouteFilter::RequestMirror(_) => "RequestMirror",
         }
     }
 }
@@ -307,6 +372,7 @@ impl Serialize for HttpRouteFilter {
             HttpRouteFilter::ResponseHeaderModifier(filter) => map.serialize_entry("responseHeaderModifier", filter)?,
             HttpRouteFilter::RequestRedirect(filter) => map.serialize_entry("requestRedirect", filter)?,
             HttpRouteFilter::UrlRewrite(filter) => map.serialize_entry("urlRewrite", filter)?,
+            HttpRouteFilter::RequestMirror(filter) => map.serialize_entry("requestMirror", filter)?,
         }
         map.end()
     }
@@ -323,14 +389,14 @@ impl Serialize for HttpRouteFilter {
 pub struct HeaderModifier {
     /// Fields that replace all of their name. Default: none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(default, length(max = read::CHANGES_MAX), extend(
+    #[schemars(default, length(max = filters::CHANGES_MAX), extend(
         "x-kubernetes-list-type" = "map",
         "x-kubernetes-list-map-keys" = ["name"],
     ))]
     pub set: Vec<HeaderField>,
     /// Fields put beside those of their name. Default: none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(default, length(max = read::CHANGES_MAX), extend(
+    #[schemars(default, length(max = filters::CHANGES_MAX), extend(
         "x-kubernetes-list-type" = "map",
         "x-kubernetes-list-map-keys" = ["name"],
     ))]
@@ -340,7 +406,7 @@ pub struct HeaderModifier {
     #[schemars(
         with = "Vec<FieldName>",
         default,
-        length(max = read::CHANGES_MAX),
+        length(max = filters::CHANGES_MAX),
         extend("x-kubernetes-list-type" = "set")
     )]
     pub remove: Vec<String>,
@@ -381,7 +447,7 @@ pub struct RequestRedirect {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<NonZeroU16>,
     /// The status of the answer.
-    #[schemars(default = "redirect_code", extend("enum" = read::REDIRECT_CODES))]
+    #[schemars(default = "redirect_code", extend("enum" = filters::REDIRECT_CODES))]
     pub status_code: u16,
 }
 
@@ -462,6 +528,64 @@ pub struct BackendRef {
     /// Its share of the sum of all backends' weights; 0: no requests.
     #[schemars(default = "one_share", range(max = read::WEIGHT_MAX))]
     pub weight: u32,
+    /// What changes for requests that go there, after the rule's own filters. Default: nothing.
+    ///
+    /// Rule: each type but RequestMirror occurs once.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(default, length(max = filters::FILTERS_MAX), extend("x-kubernetes-list-type" = "atomic"))]
+    pub filters: Vec<HttpRouteFilter>,
+}
+
+impl BackendRef {
+    /// Where it leads.
+    pub fn reference(&self) -> Reference<'_> {
+        Reference {
+            namespace: self.namespace.as_deref(),
+            name: &self.name,
+            port: self.port,
+        }
+    }
+}
+
+/// A port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "BackendObjectReference")]
+pub struct ObjectRef {
+    /// Always a Service.
+    #[serde(flatten)]
+    #[schemars(with = "reference::Implied")]
+    pub kind: RefKind,
+    /// Its namespace. Default: the route's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Label>")]
+    pub namespace: Option<String>,
+    /// Its name.
+    #[schemars(with = "Label")]
+    pub name: String,
+    /// The number of its port.
+    pub port: NonZeroU16,
+}
+
+impl ObjectRef {
+    /// Where it leads.
+    pub fn reference(&self) -> Reference<'_> {
+        Reference {
+            namespace: self.namespace.as_deref(),
+            name: &self.name,
+            port: self.port,
+        }
+    }
+}
+
+/// Where a route's reference to a port of a Service leads, whatever it is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reference<'a> {
+    /// The namespace; `None`: the route's.
+    pub namespace: Option<&'a str>,
+    /// The Service.
+    pub name: &'a str,
+    /// Its port.
+    pub port: NonZeroU16,
 }
 
 /// How long requests may take. `0s`: no limit, as if left out.

@@ -290,7 +290,7 @@ fn rules_of_matches() {
 fn rules_of_filters() {
     let at = "f:8: spec.rules[0].filters[0]";
     let one = |fields: &str| rule(&format!("filters: [{{{fields}}}]"));
-    for unsupported in ["RequestMirror", "CORS", "ExternalAuth", "ExtensionRef"] {
+    for unsupported in ["CORS", "ExternalAuth", "ExtensionRef"] {
         bad(
             &one(&format!("type: {unsupported}, requestMirror: {{}}")),
             &[&format!(
@@ -424,8 +424,8 @@ fn rules_of_backends_timeouts_and_retries() {
         &[&format!("{at}.backendRefs[0].kind: ")],
     );
     bad(
-        &backend("port: 1, filters: [{type: CORS}]"),
-        &[&format!("{at}.backendRefs[0].filters: ")],
+        &backend("port: 1, filters: [{type: ExtensionRef}]"),
+        &[&format!("{at}.backendRefs[0].filters[0].type: ")],
     );
     good(&backend("port: 1, filters: []"));
     let timeouts = |fields: &str| rule(&format!("timeouts: {{{fields}}}"));
@@ -1055,6 +1055,82 @@ fn grants_are_read_in_both_versions_and_written_in_one() {
         &grant("v1alpha2", "{}"),
         &[
             "f:1: apiVersion: \"gateway.networking.k8s.io/v1alpha2\" is not supported; gateway.networking.k8s.io/v1 is right",
+        ],
+    );
+}
+
+#[test]
+fn backends_have_filters_of_their_own() {
+    let text = rule(
+        "matches: [{path: {value: /a}}]
+filters:
+- {type: RequestMirror, requestMirror: {backendRef: {name: m, namespace: labs, port: 80}, percent: 5}}
+- {type: RequestMirror, requestMirror: {backendRef: {name: m, port: 81}, fraction: {numerator: 1}}}
+backendRefs:
+- name: a
+  port: 80
+  filters:
+  - {type: RequestHeaderModifier, requestHeaderModifier: {remove: [x]}}
+  - {type: ResponseHeaderModifier, responseHeaderModifier: {remove: [x]}}
+  - {type: RequestMirror, requestMirror: {backendRef: {name: n, port: 80}}}
+  - {type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /b}}}
+- {name: b, port: 80, filters: [{type: RequestRedirect, requestRedirect: {port: 81}}]}",
+    );
+    let Spec::HttpRoute(spec) = good(&text).spec else {
+        panic!("a route")
+    };
+    let places = spec
+        .references()
+        .map(|(at, to)| format!("{at}: {}.{}:{}", to.name, to.namespace.unwrap_or("-"), to.port));
+    let places: Vec<String> = places.collect();
+    assert_eq!(
+        places,
+        [
+            "rules[0].backendRefs[0]: a.-:80",
+            "rules[0].backendRefs[0].filters[2]: n.-:80",
+            "rules[0].backendRefs[1]: b.-:80",
+            "rules[0].filters[0]: m.labs:80",
+            "rules[0].filters[1]: m.-:81",
+        ]
+    );
+    bad(
+        &rule(
+            "matches: [{path: {type: Exact, value: /a}}]
+backendRefs:
+- name: a
+  port: 80
+  filters:
+  - {type: RequestHeaderModifier, requestHeaderModifier: {remove: [x]}}
+  - {type: RequestHeaderModifier, requestHeaderModifier: {remove: [y]}}
+- {name: b, port: 80, filters: [{type: ExternalAuth}]}
+- name: c
+  port: 80
+  filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /b}}}]",
+        ),
+        &[
+            "f:14: spec.rules[0].backendRefs[0].filters[1]: ",
+            "f:15: spec.rules[0].backendRefs[1].filters[0].type: \"ExternalAuth\" is not supported yet; supported are ",
+            "f:16: spec.rules[0].backendRefs[2]: ",
+        ],
+    );
+    let mirror = |fields: &str| {
+        rule(&format!(
+            "filters: [{{type: RequestMirror, requestMirror: {{{fields}}}}}]"
+        ))
+    };
+    bad(
+        &mirror("percent: 101"),
+        &[
+            "f:8: spec.rules[0].filters[0].requestMirror.backendRef: is missing; ",
+            "f:8: spec.rules[0].filters[0].requestMirror.percent: 101 is out of range; ",
+        ],
+    );
+    bad(
+        &mirror("backendRef: {name: a}, percent: 1, fraction: {numerator: 3, denominator: 2}"),
+        &[
+            "f:8: spec.rules[0].filters[0].requestMirror.backendRef.port: is missing; ",
+            "f:8: spec.rules[0].filters[0].requestMirror.fraction: ",
+            "f:8: spec.rules[0].filters[0].requestMirror.fraction: ",
         ],
     );
 }

@@ -85,6 +85,7 @@ pub(crate) fn backend(name: &str) -> BackendRef {
         name: name.to_owned(),
         port: port(80),
         weight: 1,
+        filters: Vec::new(),
     }
 }
 

@@ -276,12 +276,12 @@ fn workloads_of(object: &Object) -> BTreeSet<WorkloadName> {
     }
 }
 
-/// The namespaces other than its own in which a route has backends.
+/// The namespaces other than its own that a route refers to.
 fn namespaces_referred_to(object: &Object) -> BTreeSet<String> {
     let own = object.metadata.namespace.as_str();
     match &object.spec {
         Spec::HttpRoute(spec) => {
-            let namespaces = spec.backends().filter_map(|backend| backend.namespace.as_deref());
+            let namespaces = spec.references().filter_map(|(_, to)| to.namespace);
             namespaces
                 .filter(|namespace| *namespace != own)
                 .map(str::to_owned)

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use weir_api::http_route::{BackendRef, HttpRouteSpec, ParentRef};
+use weir_api::http_route::{HttpRouteSpec, ParentRef, Reference};
 use weir_api::{Key, Object};
 use weir_policy::names::{ClusterName, Label, ServiceName};
 
@@ -28,22 +28,22 @@ impl<'a> References<'a> {
         self.object.key()
     }
 
-    /// The cluster of a backend. One in another namespace needs a ReferenceGrant there; without it the share of the
-    /// backend is answered like that of one that does not exist (Gateway API, BackendObjectReference.namespace). A
-    /// route may send requests back to a parent of its own, though: its callers reach that one without the route as
-    /// well.
-    pub(crate) fn cluster(&self, backend: &BackendRef) -> ClusterName {
+    /// The cluster that a reference leads to. One in another namespace needs a ReferenceGrant there; without it the
+    /// share of the backend is answered like that of one that does not exist (Gateway API,
+    /// BackendObjectReference.namespace). A route may send requests back to a parent of its own, though: its callers
+    /// reach that one without the route as well.
+    pub(crate) fn cluster(&self, to: Reference<'_>) -> ClusterName {
         let own = self.object.metadata.namespace.as_str();
-        let namespace = backend.namespace.as_deref().unwrap_or(own);
+        let namespace = to.namespace.unwrap_or(own);
         let is_parent = || {
             let mut parents = self.parents.iter();
-            parents.any(|parent| parent.name == backend.name && parent.namespace.as_deref().unwrap_or(own) == namespace)
+            parents.any(|parent| parent.name == to.name && parent.namespace.as_deref().unwrap_or(own) == namespace)
         };
-        let may_follow = namespace == own || is_parent() || self.grant(namespace, &backend.name).is_some();
-        let service = may_follow.then(|| service_name(namespace, &backend.name)).flatten();
+        let may_follow = namespace == own || is_parent() || self.grant(namespace, to.name).is_some();
+        let service = may_follow.then(|| service_name(namespace, to.name)).flatten();
         ClusterName {
             service: service.unwrap_or_else(not_permitted),
-            port: backend.port,
+            port: to.port,
         }
     }
 
@@ -59,9 +59,9 @@ impl<'a> References<'a> {
 pub(crate) fn grants_for(object: &Object, spec: &HttpRouteSpec, index: &Index) -> BTreeSet<(Key, i64)> {
     let references = References::of(object, &spec.parent_refs, index);
     let own = object.metadata.namespace.as_str();
-    let abroad = spec.backends().filter_map(|backend| {
-        let namespace = backend.namespace.as_deref().filter(|namespace| *namespace != own)?;
-        references.grant(namespace, &backend.name)
+    let abroad = spec.references().filter_map(|(_, to)| {
+        let namespace = to.namespace.filter(|namespace| *namespace != own)?;
+        references.grant(namespace, to.name)
     });
     abroad.map(source).collect()
 }
@@ -105,9 +105,12 @@ mod tests {
         let index = fixture::index(grants);
         let references = References::of(&route, &spec.parent_refs, &index);
         let clusters = backends.iter().map(|(namespace, name)| {
-            let mut backend = fixture::backend(name);
-            backend.namespace = namespace.map(str::to_owned);
-            references.cluster(&backend).to_string()
+            let to = Reference {
+                namespace: *namespace,
+                name,
+                port: fixture::port(80),
+            };
+            references.cluster(to).to_string()
         });
         assert_eq!(clusters.collect::<Vec<_>>(), expect);
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use weir_api::http_route::{
-    HeaderModifier, HttpRouteFilter, HttpRouteMatch, HttpRouteRule, HttpRouteSpec, PathMatch, PathModifier,
+    BackendRef, HeaderModifier, HttpRouteFilter, HttpRouteMatch, HttpRouteRule, HttpRouteSpec, PathMatch, PathModifier,
     RETRY_ATTEMPTS, RETRY_BACKOFF, RedirectScheme, RequestRedirect, Retry, ValueMatch,
 };
 use weir_api::{FieldError, Object};
@@ -112,7 +112,9 @@ fn to_own_cluster(cluster: &ClusterName) -> model::VirtualHost {
         backends: vec![model::WeightedBackend {
             cluster: cluster.clone(),
             weight: 1,
+            filters: model::BackendFilters::default(),
         }],
+        mirrors: Vec::new(),
         rewrite: model::Rewrite::default(),
         timeouts: model::Timeouts::default(),
         retry: None,
@@ -248,18 +250,21 @@ fn expand_all(route: &Of<'_, HttpRouteSpec>, index: &Index) -> Vec<model::Route>
 /// One route for each match of a rule.
 fn expand(references: &References<'_>, number: usize, rule: &HttpRouteRule) -> Result<Vec<model::Route>, FieldError> {
     let path = format!("spec.rules[{number}]");
-    let filters = filters(&path, rule)?;
+    let mut filters = filters(references, &path, &rule.filters)?;
+    let mut backends = Vec::with_capacity(rule.backend_refs.len());
+    for (at, backend) in rule.backend_refs.iter().enumerate() {
+        backends.push(weighted_backend(
+            references,
+            &format!("{path}.backendRefs[{at}]"),
+            backend,
+        )?);
+    }
+    rule_before_backend(&mut filters, &mut backends);
     let action = match filters.redirect {
         Some(redirect) => model::Action::Redirect(redirect),
         None => model::Action::Forward(model::Forward {
-            backends: rule
-                .backend_refs
-                .iter()
-                .map(|backend| model::WeightedBackend {
-                    cluster: references.cluster(backend),
-                    weight: backend.weight,
-                })
-                .collect(),
+            backends,
+            mirrors: filters.mirrors,
             rewrite: filters.rewrite,
             timeouts: rule
                 .timeouts
@@ -330,11 +335,54 @@ struct Filters {
     response: model::HeaderChanges,
     redirect: Option<model::Redirect>,
     rewrite: model::Rewrite,
+    mirrors: Vec<model::Mirror>,
 }
 
-fn filters(path: &str, rule: &HttpRouteRule) -> Result<Filters, FieldError> {
+fn weighted_backend(
+    references: &References<'_>,
+    path: &str,
+    backend: &BackendRef,
+) -> Result<model::WeightedBackend, FieldError> {
+    let filters = filters(references, path, &backend.filters)?;
+    Ok(model::WeightedBackend {
+        cluster: references.cluster(backend.reference()),
+        weight: backend.weight,
+        filters: model::BackendFilters {
+            request_headers: filters.request,
+            response_headers: filters.response,
+            rewrite: filters.rewrite,
+            redirect: filters.redirect,
+            mirrors: filters.mirrors,
+        },
+    })
+}
+
+/// A rule's changes to headers come before those of its backends. The wire has it the other way round, as Envoy does
+/// it: where a backend has changes of its own, those of the rule become part of each backend's.
+fn rule_before_backend(rule: &mut Filters, backends: &mut [model::WeightedBackend]) {
+    if backends
+        .iter()
+        .any(|backend| !backend.filters.request_headers.is_empty())
+    {
+        for model::WeightedBackend { filters, .. } in backends.iter_mut() {
+            filters.request_headers = rule.request.then(&filters.request_headers);
+        }
+        rule.request = model::HeaderChanges::default();
+    }
+    if backends
+        .iter()
+        .any(|backend| !backend.filters.response_headers.is_empty())
+    {
+        for model::WeightedBackend { filters, .. } in backends {
+            filters.response_headers = rule.response.then(&filters.response_headers);
+        }
+        rule.response = model::HeaderChanges::default();
+    }
+}
+
+fn filters(references: &References<'_>, path: &str, given: &[HttpRouteFilter]) -> Result<Filters, FieldError> {
     let mut filters = Filters::default();
-    for (at, filter) in rule.filters.iter().enumerate() {
+    for (at, filter) in given.iter().enumerate() {
         let path = format!("{path}.filters[{at}]");
         match filter {
             HttpRouteFilter::RequestHeaderModifier(modifier) => {
@@ -352,6 +400,10 @@ fn filters(path: &str, rule: &HttpRouteRule) -> Result<Filters, FieldError> {
                     path: rewrite.path.as_ref().map(path_rewrite),
                 };
             }
+            HttpRouteFilter::RequestMirror(mirror) => filters.mirrors.push(model::Mirror {
+                cluster: references.cluster(mirror.backend_ref.reference()),
+                parts_per_million: mirror.parts_per_million(),
+            }),
         }
     }
     Ok(filters)
@@ -685,7 +737,9 @@ mod tests {
                 backends: vec![model::WeightedBackend {
                     cluster: "portal.citizen:80".parse().expect("a cluster"),
                     weight: 1,
+                    filters: model::BackendFilters::default(),
                 }],
+                mirrors: Vec::new(),
                 rewrite: model::Rewrite {
                     host: Some("inner".to_owned()),
                     path: Some(model::PathRewrite::Full("/new".to_owned())),
@@ -702,6 +756,43 @@ mod tests {
             }),
         };
         assert_eq!(routes, [expect]);
+    }
+
+    #[test]
+    fn a_backends_changes_come_after_those_of_its_rule() {
+        let mut object = fixture::route("citizen", "r", "citizen", "portal");
+        let set = |value: &str| HeaderModifier {
+            set: vec![HeaderField {
+                name: "x-a".into(),
+                value: value.into(),
+            }],
+            ..HeaderModifier::default()
+        };
+        let rule = &mut spec_of(&mut object).rules[0];
+        rule.filters = vec![
+            HttpRouteFilter::RequestHeaderModifier(set("rule")),
+            HttpRouteFilter::ResponseHeaderModifier(set("rule")),
+        ];
+        rule.backend_refs.push(fixture::backend("other"));
+        rule.backend_refs[1].filters = vec![HttpRouteFilter::RequestHeaderModifier(set("backend"))];
+        let Spec::HttpRoute(spec) = &object.spec else {
+            panic!("a route")
+        };
+        let index = Index::default();
+        let references = References::of(&object, &spec.parent_refs, &index);
+        let routes = expand(&references, 0, &spec.rules[0]).expect("it converts");
+        let values =
+            |changes: &model::HeaderChanges| changes.set.iter().map(|(_, value)| value.clone()).collect::<Vec<_>>();
+        let model::Action::Forward(forward) = &routes[0].action else {
+            panic!("forwarded")
+        };
+        let of_backends = forward
+            .backends
+            .iter()
+            .map(|backend| values(&backend.filters.request_headers));
+        assert_eq!(of_backends.collect::<Vec<_>>(), [["rule"], ["backend"]]);
+        assert!(routes[0].request_headers.is_empty());
+        assert_eq!(values(&routes[0].response_headers), ["rule"]);
     }
 
     /// The paths of the errors of a route.

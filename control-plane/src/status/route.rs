@@ -31,11 +31,11 @@ pub(super) fn attachment(object: &Object, parent: &ParentRef) -> Option<Attachme
     })
 }
 
-/// The services that a route sends requests to.
+/// The services that a route sends requests or copies to.
 pub(super) fn backends(object: &Object, spec: &HttpRouteSpec) -> impl Iterator<Item = ServiceName> {
-    spec.backends().filter_map(|backend| {
-        let namespace = backend.namespace.as_deref().unwrap_or(&object.metadata.namespace);
-        service_name(namespace, &backend.name)
+    spec.references().filter_map(|(_, to)| {
+        let namespace = to.namespace.unwrap_or(&object.metadata.namespace);
+        service_name(namespace, to.name)
     })
 }
 
@@ -116,38 +116,42 @@ fn accepted(object: &Object, parent: &ParentRef, index: &Index, usable: &Result<
 fn resolved(object: &Object, spec: &HttpRouteSpec, index: &Index) -> Verdict {
     let references = References::of(object, &spec.parent_refs, index);
     let mut reason = None;
-    let mut problems = Vec::new();
-    for (rule_number, rule) in spec.rules.iter().enumerate() {
-        for (number, backend) in rule.backend_refs.iter().enumerate() {
-            let namespace = backend.namespace.as_deref().unwrap_or(&object.metadata.namespace);
-            let shown = format!("Service {namespace}/{}", backend.name);
-            let cluster = references.cluster(backend);
-            let (problem, message) = if is_not_permitted(&cluster.service) {
-                (
-                    "RefNotPermitted",
-                    format!("no ReferenceGrant in {namespace} permits {shown}"),
-                )
-            } else {
-                match index.service(&cluster.service) {
-                    None => ("BackendNotFound", format!("there is no {shown}")),
-                    Some(service) if service.spec.ports.iter().all(|port| port.port != cluster.port) => {
-                        let held = ports(service.spec);
-                        let message = format!("{shown} has no port {}, only {held}", cluster.port);
-                        ("BackendNotFound", message)
-                    }
-                    Some(_) => continue,
+    let (mut unsent, mut uncopied) = (Vec::new(), Vec::new());
+    for (place, to) in spec.references() {
+        let namespace = to.namespace.unwrap_or(&object.metadata.namespace);
+        let shown = format!("Service {namespace}/{}", to.name);
+        let cluster = references.cluster(to);
+        let (problem, message) = if is_not_permitted(&cluster.service) {
+            (
+                "RefNotPermitted",
+                format!("no ReferenceGrant in {namespace} permits {shown}"),
+            )
+        } else {
+            match index.service(&cluster.service) {
+                None => ("BackendNotFound", format!("there is no {shown}")),
+                Some(service) if service.spec.ports.iter().all(|port| port.port != cluster.port) => {
+                    let held = ports(service.spec);
+                    let message = format!("{shown} has no port {}, only {held}", cluster.port);
+                    ("BackendNotFound", message)
                 }
-            };
-            reason.get_or_insert(problem);
-            problems.push(format!("rules[{rule_number}].backendRefs[{number}]: {message}"));
+                Some(_) => continue,
+            }
+        };
+        reason.get_or_insert(problem);
+        match place.filter {
+            None => unsent.push(format!("{place}: {message}")),
+            Some(_) => uncopied.push(format!("{place}: {message}")),
         }
     }
+    let lists = [
+        ("its share is answered with 500", unsent),
+        ("no copies are sent", uncopied),
+    ];
+    let lists = lists.iter().filter(|(_, problems)| !problems.is_empty());
+    let said = lists.map(|(effect, problems)| format!("{effect}: {}", few(problems, "; ", problems.len())));
     match reason {
         Some(reason) => {
-            let message = format!(
-                "its share is answered with 500: {}",
-                few(&problems, "; ", problems.len())
-            );
+            let message = said.collect::<Vec<_>>().join("; ");
             Verdict::new(condition::RESOLVED_REFS, ConditionStatus::False, reason, message)
         }
         None => Verdict::new(

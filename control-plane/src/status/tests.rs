@@ -181,6 +181,7 @@ fn a_backend_resolves_where_it_is_there_and_permitted() {
                 name: (*name).to_owned(),
                 port: fixture::port(*port),
                 weight: 1,
+                filters: Vec::new(),
             });
             spec.rules[0].backend_refs = refs.collect();
         })

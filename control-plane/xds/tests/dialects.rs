@@ -73,8 +73,10 @@ fields! { route_fields:
     HeaderMatch { name, value }
     QueryMatch { name, value }
     HeaderChanges { remove, set, add }
-    Forward { backends, rewrite, timeouts, retry }
-    WeightedBackend { cluster, weight }
+    Forward { backends, mirrors, rewrite, timeouts, retry }
+    WeightedBackend { cluster, weight, filters }
+    BackendFilters { request_headers, response_headers, rewrite, redirect, mirrors }
+    Mirror { cluster, parts_per_million }
     Rewrite { host, path }
     Timeouts { request, backend_request }
     RetryPolicy { attempts, codes, backoff }
@@ -100,6 +102,7 @@ fn routes() -> RouteConfig {
                 response_headers: HeaderChanges::default(),
                 action: Action::Forward(Forward {
                     backends: vec![backend("portal.citizen:80", 1)],
+                    mirrors: Vec::new(),
                     rewrite: Rewrite::default(),
                     timeouts: Timeouts::default(),
                     retry: None,
@@ -113,7 +116,23 @@ fn backend(cluster: &str, weight: u32) -> WeightedBackend {
     WeightedBackend {
         cluster: cluster.parse().expect("a name"),
         weight,
+        filters: BackendFilters::default(),
     }
+}
+
+fn filters(config: &mut RouteConfig) -> &mut BackendFilters {
+    &mut forward(config).backends[0].filters
+}
+
+fn mirror() -> Mirror {
+    Mirror {
+        cluster: "identity.citizen:80".parse().expect("a name"),
+        parts_per_million: 1,
+    }
+}
+
+fn mirrored(config: &mut RouteConfig) {
+    forward(config).mirrors = vec![mirror()];
 }
 
 fn route(config: &mut RouteConfig) -> &mut Route {
@@ -241,6 +260,20 @@ const ROUTES: &[Row<RouteConfig>] = &[
     }, [Said, Nothing, Said]),
     Row("WeightedBackend.cluster", nothing, |c| forward(c).backends[0] = backend("identity.citizen:80", 1), [Said, Said, Said]),
     Row("WeightedBackend.weight", nothing, |c| forward(c).backends[0].weight = 2, [Said, Said, Said]),
+    Row("Forward.mirrors", nothing, mirrored, [Said, No, Said]),
+    Row("Mirror.cluster", mirrored, |c| forward(c).mirrors[0].cluster = "other.citizen:80".parse().expect("a name"), [Said, Nothing, Said]),
+    Row("Mirror.parts_per_million", mirrored, |c| forward(c).mirrors[0].parts_per_million = 2, [Said, Nothing, Said]),
+    Row("WeightedBackend.filters", nothing, |c| filters(c).request_headers.set = vec![field()], [Said, No, Said]),
+    Row("BackendFilters.request_headers", nothing, |c| filters(c).request_headers.remove = vec![field().0], [Said, No, Said]),
+    Row("BackendFilters.response_headers", nothing, |c| filters(c).response_headers.add = vec![field()], [Said, No, Said]),
+    Row("BackendFilters.rewrite", nothing, |c| filters(c).rewrite.host = Some("x".to_owned()), [Said, No, Said]),
+    Row("BackendFilters.rewrite", nothing, |c| filters(c).rewrite.path = Some(PathRewrite::Full("/x".to_owned())), [Said, No, No]),
+    Row("BackendFilters.redirect", nothing, |c| {
+        let mut other = c.clone();
+        redirect(&mut other);
+        filters(c).redirect = Some(redirected(&mut other).clone());
+    }, [Said, No, No]),
+    Row("BackendFilters.mirrors", nothing, |c| filters(c).mirrors = vec![mirror()], [Said, No, No]),
     Row("Rewrite.host", nothing, |c| forward(c).rewrite.host = Some("x".to_owned()), [Said, No, Said]),
     Row("Rewrite.path", nothing, |c| forward(c).rewrite.path = Some(PathRewrite::Full("/x".to_owned())), [Said, No, Said]),
     Row("Timeouts.request", nothing, |c| forward(c).timeouts.request = Some(Duration::from_secs(1)), [Said, Said, Said]),

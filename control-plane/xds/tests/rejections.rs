@@ -2,6 +2,7 @@
 
 #![allow(deprecated, reason = "a deprecated field is refused as any other")]
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
@@ -19,11 +20,13 @@ use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecif
 use envoy_types::pb::envoy::config::route::v3::query_parameter_matcher::QueryParameterMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::redirect_action::{PathRewriteSpecifier, SchemeRewriteSpecifier};
 use envoy_types::pb::envoy::config::route::v3::route::Action;
-use envoy_types::pb::envoy::config::route::v3::route_action::{ClusterSpecifier, HostRewriteSpecifier};
+use envoy_types::pb::envoy::config::route::v3::route_action::{
+    ClusterSpecifier, HostRewriteSpecifier, RequestMirrorPolicy,
+};
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use envoy_types::pb::envoy::config::route::v3::{
-    DirectResponseAction, HeaderMatcher, NonForwardingAction, RedirectAction, RetryPolicy, Route, RouteAction,
-    RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster,
+    DirectResponseAction, FilterConfig, HeaderMatcher, NonForwardingAction, RedirectAction, RetryPolicy, Route,
+    RouteAction, RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster,
 };
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
@@ -83,6 +86,16 @@ fn sound_routes() -> Any {
     let backend = |name: &str, weight| WeightedBackend {
         cluster: name.parse().expect("a name"),
         weight,
+        filters: BackendFilters {
+            redirect: (weight == 1).then(|| Redirect {
+                scheme: None,
+                host: Some("h".to_owned()),
+                port: None,
+                path: None,
+                status: http::StatusCode::FOUND,
+            }),
+            ..BackendFilters::default()
+        },
     };
     let forward = model::Route {
         name: "first".to_owned(),
@@ -102,6 +115,10 @@ fn sound_routes() -> Any {
         response_headers: changes,
         action: model::Action::Forward(Forward {
             backends: vec![backend("a.b:80", 9), backend("c.b:80", 1)],
+            mirrors: vec![Mirror {
+                cluster: "d.b:80".parse().expect("a name"),
+                parts_per_million: 10_000,
+            }],
             rewrite: Rewrite {
                 host: Some("h".to_owned()),
                 path: Some(PathRewrite::Prefix("/q".to_owned())),
@@ -137,6 +154,7 @@ fn sound_routes() -> Any {
     });
     let nowhere = model::Action::Forward(Forward {
         backends: vec![backend("a.b:80", 0)],
+        mirrors: Vec::new(),
         rewrite: Rewrite::default(),
         timeouts: Timeouts::default(),
         retry: None,
@@ -712,10 +730,79 @@ fn weights() {
         ),
     );
     weighted(
-        |w| w.clusters[0].request_headers_to_remove = vec!["x".to_owned()],
+        |w| w.clusters[0].request_headers_to_remove = vec![":path".to_owned()],
         refused!(
-            "virtual_hosts[0].routes[0].route.weighted_clusters.clusters[0].request_headers_to_remove",
+            "virtual_hosts[0].routes[0].route.weighted_clusters.clusters[0].request_headers_to_remove[0]",
+            Problem::Malformed { .. }
+        ),
+    );
+    weighted(
+        |w| w.clusters[0].cluster_header = "x".to_owned(),
+        refused!(
+            "virtual_hosts[0].routes[0].route.weighted_clusters.clusters[0].cluster_header",
             Problem::WithoutEffect
+        ),
+    );
+    let config = |change: fn(&mut HashMap<String, Any>)| {
+        move |w: &mut WeightedCluster| change(&mut w.clusters[1].typed_per_filter_config)
+    };
+    weighted(
+        config(|configs| {
+            let own = configs.remove("weir.dev").expect("weir's");
+            configs.insert("other".to_owned(), own);
+        }),
+        refused!(
+            "virtual_hosts[0].routes[0].route.weighted_clusters.clusters[1].typed_per_filter_config",
+            Problem::WithoutEffect
+        ),
+    );
+    weighted(
+        config(|configs| {
+            for any in configs.values_mut() {
+                *any = changed(any, |own: &mut FilterConfig| own.is_optional = false);
+            }
+        }),
+        refused!(
+            "virtual_hosts[0].routes[0].route.weighted_clusters.clusters[1].typed_per_filter_config[\"weir.dev\"].is_optional",
+            Problem::Unsupported { .. }
+        ),
+    );
+}
+
+#[test]
+fn mirrors() {
+    let mirror = |change: fn(&mut RequestMirrorPolicy), refused: Refused| {
+        forward(|wire| change(&mut wire.request_mirror_policies[0]), refused);
+    };
+    mirror(
+        |m| m.cluster.clear(),
+        refused!(
+            "virtual_hosts[0].routes[0].route.request_mirror_policies[0].cluster",
+            Problem::Malformed { .. }
+        ),
+    );
+    mirror(
+        |m| m.disable_shadow_host_suffix_append = false,
+        refused!(
+            "virtual_hosts[0].routes[0].route.request_mirror_policies[0].disable_shadow_host_suffix_append",
+            Problem::Unsupported { .. }
+        ),
+    );
+    mirror(
+        |m| m.host_rewrite_literal = "x".to_owned(),
+        refused!(
+            "virtual_hosts[0].routes[0].route.request_mirror_policies[0].host_rewrite_literal",
+            Problem::WithoutEffect
+        ),
+    );
+    mirror(
+        |m| {
+            let fraction = m.runtime_fraction.as_mut().expect("a fraction");
+            fraction.default_value.as_mut().expect("a value").numerator = 1_000_001;
+        },
+        refused!(
+            "virtual_hosts[0].routes[0].route.request_mirror_policies[0].runtime_fraction.default_value.numerator",
+            Problem::OutOfRange { .. }
         ),
     );
 }

@@ -181,14 +181,24 @@ fn dns_name() -> impl Strategy<Value = String> {
 fn route() -> impl Strategy<Value = Route> {
     let parts = (route_match(), header_changes(), header_changes(), action());
     parts.prop_map(|(matches, request_headers, response_headers, mut action)| {
-        let rewrite = match &mut action {
-            Action::Forward(forward) => &mut forward.rewrite.path,
-            Action::Redirect(redirect) => &mut redirect.path,
-            Action::Respond(_) => &mut None,
+        let rewrites: Vec<_> = match &mut action {
+            Action::Forward(forward) => {
+                let of_backends = forward.backends.iter_mut().flat_map(|backend| {
+                    let redirect = backend.filters.redirect.iter_mut().map(|redirect| &mut redirect.path);
+                    redirect.chain([&mut backend.filters.rewrite.path])
+                });
+                of_backends.chain([&mut forward.rewrite.path]).collect()
+            }
+            Action::Redirect(redirect) => vec![&mut redirect.path],
+            Action::Respond(_) => Vec::new(),
         };
         // Only a prefix that is matched can be replaced.
-        if matches!(rewrite, Some(PathRewrite::Prefix(_))) && !matches!(matches.path, PathMatch::Prefix(_)) {
-            *rewrite = None;
+        if !matches!(matches.path, PathMatch::Prefix(_)) {
+            for rewrite in rewrites {
+                if matches!(rewrite, Some(PathRewrite::Prefix(_))) {
+                    *rewrite = None;
+                }
+            }
         }
         Route {
             name: String::new(),
@@ -285,28 +295,61 @@ fn action() -> impl Strategy<Value = Action> {
 /// Forwards to some backends, to one, to none, and to those without weight.
 fn forward() -> impl Strategy<Value = Forward> {
     let weight = prop_oneof![Just(0), Just(1), 1..=1_000_000_u32];
-    let backend = (cluster_name(), weight).prop_map(|(cluster, weight)| WeightedBackend { cluster, weight });
+    let filters = prop_oneof![2 => Just(BackendFilters::default()), 1 => backend_filters()];
+    let backend = (cluster_name(), weight, filters).prop_map(|(cluster, weight, filters)| WeightedBackend {
+        cluster,
+        weight,
+        filters,
+    });
     let rewrite = (option::of(dns_name()), option::of(path_rewrite()));
     let timeouts = (option::of(duration()), option::of(duration()));
     let retry = (any::<u32>(), vec(status(400..=599), 0..4), duration());
-    (vec(backend, 0..4), rewrite, timeouts, option::of(retry)).prop_map(|(backends, rewrite, timeouts, retry)| {
-        Forward {
-            backends,
-            rewrite: Rewrite {
-                host: rewrite.0,
-                path: rewrite.1,
-            },
-            timeouts: Timeouts {
-                request: timeouts.0,
-                backend_request: timeouts.1,
-            },
-            retry: retry.map(|(attempts, codes, backoff)| RetryPolicy {
-                attempts,
-                codes,
-                backoff,
-            }),
-        }
+    let parts = (vec(backend, 0..4), mirrors(), rewrite, timeouts, option::of(retry));
+    parts.prop_map(|(backends, mirrors, rewrite, timeouts, retry)| Forward {
+        backends,
+        mirrors,
+        rewrite: Rewrite {
+            host: rewrite.0,
+            path: rewrite.1,
+        },
+        timeouts: Timeouts {
+            request: timeouts.0,
+            backend_request: timeouts.1,
+        },
+        retry: retry.map(|(attempts, codes, backoff)| RetryPolicy {
+            attempts,
+            codes,
+            backoff,
+        }),
     })
+}
+
+fn mirrors() -> impl Strategy<Value = Vec<Mirror>> {
+    let mirror = (cluster_name(), 0..=1_000_000_u32).prop_map(|(cluster, parts_per_million)| Mirror {
+        cluster,
+        parts_per_million,
+    });
+    vec(mirror, 0..3)
+}
+
+fn backend_filters() -> impl Strategy<Value = BackendFilters> {
+    let parts = (
+        header_changes(),
+        header_changes(),
+        option::of(dns_name()),
+        option::of(path_rewrite()),
+        option::of(redirect()),
+        mirrors(),
+    );
+    parts.prop_map(
+        |(request_headers, response_headers, host, path, redirect, mirrors)| BackendFilters {
+            request_headers,
+            response_headers,
+            rewrite: Rewrite { host, path },
+            redirect,
+            mirrors,
+        },
+    )
 }
 
 fn path_rewrite() -> impl Strategy<Value = PathRewrite> {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::names::{ClusterName, ListenerName, RouteName, WorkloadName};
 
@@ -143,6 +143,35 @@ impl HeaderChanges {
     pub fn is_empty(&self) -> bool {
         self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
     }
+
+    /// Changes a header.
+    pub fn apply(&self, headers: &mut HeaderMap) {
+        for name in &self.remove {
+            headers.remove(name);
+        }
+        for (name, value) in &self.set {
+            headers.insert(name, value.clone());
+        }
+        for (name, value) in &self.add {
+            headers.append(name, value.clone());
+        }
+    }
+
+    /// One set of changes that does what these do and then `next`.
+    pub fn then(&self, next: &HeaderChanges) -> HeaderChanges {
+        // What the next ones remove or set, these need not touch.
+        let stays = |name: &HeaderName| !next.remove.contains(name) && !next.set.iter().any(|(set, _)| set == name);
+        let fields = |own: &[(HeaderName, HeaderValue)], next: &[(HeaderName, HeaderValue)]| {
+            let own = own.iter().filter(|(name, _)| stays(name));
+            own.chain(next).cloned().collect()
+        };
+        let remove = self.remove.iter().filter(|name| stays(name));
+        HeaderChanges {
+            remove: remove.chain(&next.remove).cloned().collect(),
+            set: fields(&self.set, &next.set),
+            add: fields(&self.add, &next.add),
+        }
+    }
 }
 
 /// What becomes of a matched request.
@@ -161,6 +190,8 @@ pub enum Action {
 pub struct Forward {
     /// One is drawn by weight. None, or all of weight 0: answered with 500 (Gateway API, HTTPRouteRule.backendRefs).
     pub backends: Vec<WeightedBackend>,
+    /// Where copies of the request go, whichever backend it goes to.
+    pub mirrors: Vec<Mirror>,
     /// How the path and host change.
     pub rewrite: Rewrite,
     /// How long it may take.
@@ -176,6 +207,39 @@ pub struct WeightedBackend {
     pub cluster: ClusterName,
     /// Its share of the sum of weights.
     pub weight: u32,
+    /// What is done to requests that are sent there, beside what the route does.
+    pub filters: BackendFilters,
+}
+
+/// What is done to the requests for one backend of a route.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct BackendFilters {
+    /// Changes to the request's header, made before the route's, as Envoy does.
+    pub request_headers: HeaderChanges,
+    /// Changes to the answer's header, made before the route's.
+    pub response_headers: HeaderChanges,
+    /// How the target changes; each part that is given holds instead of the route's.
+    pub rewrite: Rewrite,
+    /// Answered with this redirect instead of being sent.
+    pub redirect: Option<Redirect>,
+    /// Where copies of the request go, beside those of the route.
+    pub mirrors: Vec<Mirror>,
+}
+
+impl BackendFilters {
+    /// Whether nothing is done.
+    pub fn is_empty(&self) -> bool {
+        *self == BackendFilters::default()
+    }
+}
+
+/// Where copies of requests go. Nobody waits for what becomes of a copy, and it is never sent again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    /// The cluster. One that does not exist gets none.
+    pub cluster: ClusterName,
+    /// How many in a million requests are copied; at most all.
+    pub parts_per_million: u32,
 }
 
 /// How a request's target changes on its way upstream.
@@ -500,4 +564,65 @@ pub struct Locality {
     pub zone: String,
     /// The site in that.
     pub site: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn header_changes_are_remove_then_set_then_add() {
+        let name = |name: &'static str| http::HeaderName::from_static(name);
+        let value = HeaderValue::from_static;
+        let changes = HeaderChanges {
+            remove: vec![name("gone"), name("again")],
+            set: vec![(name("set"), value("new"))],
+            add: vec![(name("again"), value("back")), (name("more"), value("two"))],
+        };
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("gone", "1"),
+            ("set", "a"),
+            ("set", "b"),
+            ("more", "one"),
+            ("again", "x"),
+        ] {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        changes.apply(&mut headers);
+        let all = |name: &str| {
+            headers
+                .get_all(name)
+                .iter()
+                .map(HeaderValue::as_bytes)
+                .collect::<Vec<_>>()
+        };
+        assert!(all("gone").is_empty());
+        assert_eq!(all("set"), [b"new"]);
+        assert_eq!(all("more"), [&b"one"[..], b"two"]);
+        assert_eq!(all("again"), [b"back"]);
+    }
+
+    fn changes() -> impl Strategy<Value = HeaderChanges> {
+        let name = || (0..4_usize).prop_map(|at| HeaderName::from_static(["a", "b", "c", "d"][at]));
+        let value = || (0..4_usize).prop_map(|at| HeaderValue::from_static(["1", "2", "3", "4"][at]));
+        let fields = move || prop::collection::vec((name(), value()), 0..4);
+        let parts = (prop::collection::vec(name(), 0..4), fields(), fields());
+        parts.prop_map(|(remove, set, add)| HeaderChanges { remove, set, add })
+    }
+
+    proptest! {
+        #[test]
+        fn two_changes_as_one_do_what_both_do(first in changes(), second in changes(), before in changes()) {
+            let mut one_by_one = HeaderMap::new();
+            before.apply(&mut one_by_one);
+            let mut at_once = one_by_one.clone();
+            first.apply(&mut one_by_one);
+            second.apply(&mut one_by_one);
+            first.then(&second).apply(&mut at_once);
+            prop_assert_eq!(at_once, one_by_one);
+        }
+    }
 }

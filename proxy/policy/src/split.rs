@@ -29,6 +29,11 @@ impl Split {
     }
 }
 
+/// Whether `random`, uniform over all of `u64`, draws one of so many parts in a million. A million and more: always.
+pub fn draws(parts_per_million: u32, random: u64) -> bool {
+    scale(random, 1_000_000) < u64::from(parts_per_million)
+}
+
 /// Maps `random`, uniform over `u64`, to `0..below` (Lemire's multiply and shift: no division, no visible bias).
 pub(crate) fn scale(random: u64, below: u64) -> u64 {
     let wide = (u128::from(random) * u128::from(below)) >> 64;
@@ -54,6 +59,22 @@ mod tests {
         assert_eq!(split.pick(u64::MAX / 4), Some(1));
         assert_eq!(split.pick(u64::MAX / 4 + 1), Some(3));
         assert_eq!(split.pick(u64::MAX), Some(3));
+    }
+
+    #[test]
+    fn a_share_of_a_million_is_drawn() {
+        for (parts, below) in [
+            (0, 0),
+            (1, 1),
+            (250_000, 250_000),
+            (1_000_000, 1_000_000),
+            (u32::MAX, 1_000_000),
+        ] {
+            let step = u64::MAX / 1_000_000 + 1;
+            for at in [0, 1, 249_999, 250_000, 999_999_u64] {
+                assert_eq!(draws(parts, at * step), at < below, "{parts} at {at}");
+            }
+        }
     }
 
     #[test]

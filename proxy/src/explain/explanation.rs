@@ -4,8 +4,8 @@ use http::{HeaderMap, HeaderName};
 use serde::Serialize;
 use weir_policy::breaker::{BreakerState, Refusal};
 use weir_policy::model::{
-    Action, DirectResponse, Forward, HeaderChanges, HostMatch, Redirect, RetryPolicy, Rewrite, Route, Timeouts,
-    WeightedBackend,
+    Action, BackendFilters, DirectResponse, Forward, HeaderChanges, HostMatch, Mirror, PathRewrite, Redirect,
+    RetryPolicy, Rewrite, Route, Timeouts, WeightedBackend,
 };
 use weir_policy::names::{ListenerName, WorkloadName};
 use weir_policy::route::{self, HostEntry, RequestFacts, RouteId, RouteTable, Unmet};
@@ -121,6 +121,9 @@ struct RoutePart {
 /// The policies of a route that forwards.
 #[derive(Debug, Serialize)]
 struct ForwardPart {
+    /// Where copies go: `1 % to b.n:80`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    mirrors: Vec<String>,
     /// The target asked for upstream, where it changes.
     #[serde(skip_serializing_if = "Option::is_none")]
     rewritten_target: Option<String>,
@@ -156,6 +159,9 @@ struct BackendPart {
     weight: u32,
     /// Of the requests that the route takes.
     share_percent: f64,
+    /// What is done for requests that are sent here, beside what the route does.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    filters: Vec<String>,
     /// What a request that is sent here would be answered with instead; absent: nothing stands in its way.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<Outcome>,
@@ -297,14 +303,23 @@ impl Explanation {
         let sum: u64 = forward.backends.iter().map(|backend| u64::from(backend.weight)).sum();
         let (mut open, mut first_problem) = (Vec::new(), None);
         for (weighted, backend) in forward.backends.iter().zip(compiled) {
-            let WeightedBackend { cluster, weight } = weighted;
-            let problem = problem(route, backend, facts.now).err();
+            let WeightedBackend {
+                cluster,
+                weight,
+                filters,
+            } = weighted;
+            let problem = match filters.redirect {
+                // It answers by itself.
+                Some(_) => None,
+                None => problem(route, backend, facts.now).err(),
+            };
             if self.backends.len() < BACKENDS_SHOWN_MAX {
                 let name = cluster.to_string();
                 let resources = [ResourceType::Cluster, ResourceType::Endpoints].into_iter();
                 self.backends.push(BackendPart {
                     cluster: status::cluster(cluster, backend, facts.now).shortened(ENDPOINTS_SHOWN_MAX),
                     weight: *weight,
+                    filters: backend_filters(filters),
                     share_percent: f64::from(*weight) * 100.0 / (sum.max(1) as f64),
                     problem: problem.as_ref().map(Outcome::refuse),
                     resources: resources.filter_map(|of| resource(facts.link, of, &name)).collect(),
@@ -393,6 +408,7 @@ impl ForwardPart {
     fn new(forward: &Forward, route: &Route, head: &Head) -> ForwardPart {
         let Forward {
             backends: _,
+            mirrors,
             rewrite: Rewrite { host, path },
             timeouts,
             retry,
@@ -421,6 +437,7 @@ impl ForwardPart {
             }
         });
         ForwardPart {
+            mirrors: mirrors.iter().map(mirror).collect(),
             rewritten_target: target,
             rewritten_host: host.clone(),
             timeouts: TimeoutsPart {
@@ -520,6 +537,48 @@ fn problem(route: &Route, backend: &Backend, now: Time) -> Result<(), ProxyError
 }
 
 /// Changes to a header in words; values are not repeated, they may be secrets.
+/// What a backend's own filters do, in words.
+fn backend_filters(filters: &BackendFilters) -> Vec<String> {
+    let BackendFilters {
+        request_headers,
+        response_headers,
+        rewrite: Rewrite { host, path },
+        redirect,
+        mirrors,
+    } = filters;
+    let mut all: Vec<String> = Vec::new();
+    all.extend(
+        changes(request_headers)
+            .iter()
+            .map(|change| format!("request: {change}")),
+    );
+    all.extend(
+        changes(response_headers)
+            .iter()
+            .map(|change| format!("answer: {change}")),
+    );
+    all.extend(host.iter().map(|host| format!("asks for host {host}")));
+    all.extend(path.iter().map(|path| match path {
+        PathRewrite::Full(path) => format!("asks for path {path}"),
+        PathRewrite::Prefix(prefix) => format!("replaces the matched prefix with {prefix}"),
+    }));
+    all.extend(
+        redirect
+            .iter()
+            .map(|redirect| format!("redirects with {}", redirect.status.as_u16())),
+    );
+    all.extend(mirrors.iter().map(|copy| format!("copies {}", mirror(copy))));
+    all
+}
+
+fn mirror(mirror: &Mirror) -> String {
+    format!(
+        "{} % to {}",
+        f64::from(mirror.parts_per_million) / 10_000.0,
+        mirror.cluster
+    )
+}
+
 fn changes(changes: &HeaderChanges) -> Vec<String> {
     let HeaderChanges { remove, set, add } = changes;
     let removed = remove.iter().map(|name| format!("removes {name}"));

@@ -12,6 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use crate::exchange::Exchange;
+use crate::http::copy::{BodyCopy, CopyFeed, CopyState, Fed};
 
 /// How much of one request's body is kept for another attempt. Past it the request can only be sent once. Chunks are
 /// kept by reference count, not copied.
@@ -29,6 +30,9 @@ pub(crate) enum BodyError {
     /// The time for the whole exchange ran out.
     #[error("the time for the request ran out")]
     OutOfTime,
+    /// A copy can't be completed.
+    #[error("the copy was given up")]
+    GivenUp,
 }
 
 /// A downstream request's body, read by one attempt at a time, each from its start.
@@ -44,6 +48,8 @@ struct Source {
     attempt: u32,
     received_bytes: u64,
     failure: Option<String>,
+    /// Copies for mirrors; empty for most requests.
+    copies: Vec<CopyFeed>,
 }
 
 /// What has been read so far, for another attempt.
@@ -58,8 +64,9 @@ enum Kept {
     },
 }
 
+/// What a body is made of.
 #[derive(Clone)]
-enum Part {
+pub(crate) enum Part {
     Data(Bytes),
     Trailers(HeaderMap),
 }
@@ -77,6 +84,7 @@ impl Replay {
             attempt: 0,
             received_bytes: 0,
             failure: None,
+            copies: Vec::new(),
         })))
     }
 
@@ -96,6 +104,18 @@ impl Replay {
                 sent_bytes: 0,
             }
         })
+    }
+
+    /// A copy of the body for a mirror, which gets what attempts read, when they read it. Only right before the first
+    /// attempt.
+    pub(crate) fn copy(&self) -> (RequestBody, CopyState) {
+        let mut source = self.0.borrow_mut();
+        if source.ended {
+            return (RequestBody(Reading::Nothing), CopyState::whole());
+        }
+        let (feed, copy, state) = CopyFeed::new(source.hint.exact());
+        source.copies.push(feed);
+        (RequestBody(Reading::Copy(copy)), state)
     }
 
     /// Whether everything read so far is still kept.
@@ -131,6 +151,7 @@ pub(crate) struct RequestBody(Reading);
 
 enum Reading {
     Nothing,
+    Copy(BodyCopy),
     Attempt {
         source: Replay,
         attempt: u32,
@@ -144,14 +165,15 @@ impl Body for RequestBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Reading::Attempt {
-            source,
-            attempt,
-            next_part,
-            sent_bytes,
-        } = &mut self.0
-        else {
-            return Poll::Ready(None);
+        let (source, attempt, next_part, sent_bytes) = match &mut self.0 {
+            Reading::Nothing => return Poll::Ready(None),
+            Reading::Copy(copy) => return copy.poll_frame(cx),
+            Reading::Attempt {
+                source,
+                attempt,
+                next_part,
+                sent_bytes,
+            } => (source, attempt, next_part, sent_bytes),
         };
         let mut source = source.0.borrow_mut();
         if source.attempt != *attempt {
@@ -167,13 +189,10 @@ impl Body for RequestBody {
             },
         };
         *next_part += 1;
-        Poll::Ready(Some(Ok(match part {
-            Part::Data(data) => {
-                *sent_bytes += data.len() as u64;
-                Frame::data(data)
-            }
-            Part::Trailers(trailers) => Frame::trailers(trailers),
-        })))
+        if let Part::Data(data) = &part {
+            *sent_bytes += data.len() as u64;
+        }
+        Poll::Ready(Some(Ok(part.into_frame())))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -183,10 +202,20 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Reading::Nothing => SizeHint::with_exact(0),
+            Reading::Copy(copy) => copy.size_hint(),
             Reading::Attempt { source, sent_bytes, .. } => match source.0.borrow().hint.exact() {
                 Some(whole) => SizeHint::with_exact(whole.saturating_sub(*sent_bytes)),
                 None => SizeHint::default(),
             },
+        }
+    }
+}
+
+impl Part {
+    pub(crate) fn into_frame(self) -> Frame<Bytes> {
+        match self {
+            Part::Data(data) => Frame::data(data),
+            Part::Trailers(trailers) => Frame::trailers(trailers),
         }
     }
 }
@@ -217,6 +246,7 @@ impl Source {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(None) => {
                 self.ended = true;
+                self.end_copies();
                 return Poll::Ready(None);
             }
             Poll::Ready(Some(Err(error))) => {
@@ -238,7 +268,15 @@ impl Source {
             },
         };
         self.keep(&part);
+        self.copies.retain_mut(|copy| copy.push(&part) == Fed::Yes);
+        if self.ended {
+            self.end_copies();
+        }
         Poll::Ready(Some(Ok(part)))
+    }
+
+    fn end_copies(&mut self) {
+        self.copies.drain(..).for_each(CopyFeed::end);
     }
 
     fn keep(&mut self, part: &Part) {

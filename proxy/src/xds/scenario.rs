@@ -68,6 +68,7 @@ fn to(path: PathMatch, clusters: &[&str]) -> VirtualHost {
     let backend = |name: &&str| WeightedBackend {
         cluster: cluster_name(name),
         weight: 1,
+        filters: Default::default(),
     };
     VirtualHost {
         name: "all".to_owned(),
@@ -84,6 +85,7 @@ fn to(path: PathMatch, clusters: &[&str]) -> VirtualHost {
             response_headers: Default::default(),
             action: Action::Forward(Forward {
                 backends: clusters.iter().map(backend).collect(),
+                mirrors: Vec::new(),
                 rewrite: Rewrite::default(),
                 timeouts: Timeouts::default(),
                 retry: None,

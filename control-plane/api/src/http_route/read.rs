@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::filters::read_filters;
 use super::*;
 use crate::decode::{Errors, Fields, Node, port};
 use crate::names;
@@ -157,20 +158,35 @@ fn check_rule(node: &Node<'_>, rule: &HttpRouteRule, errors: &mut Errors) {
             backends.refuse(errors, problem, "leave one of the two out");
         }
     }
-    let Some(filters) = fields.get("filters") else { return };
-    let one_prefix = match rule.matches.as_slice() {
-        [one] => matches!(one.path, PathMatch::PathPrefix(_)),
-        _ => false,
-    };
-    for (index, filter) in rule.filters.iter().enumerate() {
+    if let [
+        HttpRouteMatch {
+            path: PathMatch::PathPrefix(_),
+            ..
+        },
+    ] = rule.matches.as_slice()
+    {
+        return;
+    }
+    let replaces_prefix = |filter: &HttpRouteFilter| {
         let path = match filter {
             HttpRouteFilter::RequestRedirect(redirect) => redirect.path.as_ref(),
             HttpRouteFilter::UrlRewrite(rewrite) => rewrite.path.as_ref(),
-            HttpRouteFilter::RequestHeaderModifier(_) | HttpRouteFilter::ResponseHeaderModifier(_) => None,
+            HttpRouteFilter::RequestHeaderModifier(_)
+            | HttpRouteFilter::ResponseHeaderModifier(_)
+            | HttpRouteFilter::RequestMirror(_) => None,
         };
-        if matches!(path, Some(PathModifier::ReplacePrefixMatch(_))) && !one_prefix {
-            let remedy = "replacePrefixMatch needs exactly one match in its rule, on a PathPrefix";
-            filters.refuse_item(errors, index, "replaces a prefix that is not one", remedy);
+        matches!(path, Some(PathModifier::ReplacePrefixMatch(_)))
+    };
+    let problem = "replaces a prefix that is not one";
+    let remedy = "replacePrefixMatch needs exactly one match in its rule, on a PathPrefix";
+    if let (Some(filters), Some(index)) = (fields.get("filters"), rule.filters.iter().position(replaces_prefix)) {
+        filters.refuse_item(errors, index, problem, remedy);
+    }
+    if let Some(backends) = fields.get("backendRefs") {
+        for (index, backend) in rule.backend_refs.iter().enumerate() {
+            if backend.filters.iter().any(replaces_prefix) {
+                backends.refuse_item(errors, index, problem, remedy);
+            }
         }
     }
 }
@@ -297,260 +313,39 @@ fn read_value_match(fields: &mut Fields<'_>, chars_max: usize, errors: &mut Erro
     }
 }
 
-fn read_filters(node: &Node<'_>, errors: &mut Errors) -> Option<Vec<HttpRouteFilter>> {
-    let filters = node.list(errors, FILTERS_MAX, read_filter)?;
-    node.refuse_twins(
-        errors,
-        &filters,
-        |a, b| a.type_name() == b.type_name(),
-        TWIN,
-        TWIN_REMEDY,
-    );
-    let redirect = filters
-        .iter()
-        .any(|filter| matches!(filter, HttpRouteFilter::RequestRedirect(_)));
-    let rewrite = filters
-        .iter()
-        .position(|filter| matches!(filter, HttpRouteFilter::UrlRewrite(_)));
-    if let (true, Some(rewrite)) = (redirect, rewrite) {
-        node.refuse_item(
-            errors,
-            rewrite,
-            "stands beside a RequestRedirect",
-            "leave one of the two out",
-        );
-    }
-    Some(filters)
-}
-
-/// The types of filter that are supported.
-#[derive(Clone, Copy)]
-enum FilterType {
-    RequestHeader,
-    ResponseHeader,
-    Redirect,
-    Rewrite,
-}
-
-fn read_filter(node: &Node<'_>, errors: &mut Errors) -> Option<HttpRouteFilter> {
-    let mut fields = node.fields(errors)?;
-    let filter_type = fields.required("type", errors, read_filter_type);
-    let Some(filter_type) = filter_type else {
-        // Its other fields belong to a type that is wrong or missing: one error says enough.
-        return None;
-    };
-    let filter = match filter_type {
-        FilterType::RequestHeader => fields
-            .required("requestHeaderModifier", errors, read_header_modifier)
-            .map(HttpRouteFilter::RequestHeaderModifier),
-        FilterType::ResponseHeader => fields
-            .required("responseHeaderModifier", errors, read_header_modifier)
-            .map(HttpRouteFilter::ResponseHeaderModifier),
-        FilterType::Redirect => fields
-            .required("requestRedirect", errors, read_redirect)
-            .map(HttpRouteFilter::RequestRedirect),
-        FilterType::Rewrite => fields
-            .required("urlRewrite", errors, read_rewrite)
-            .map(HttpRouteFilter::UrlRewrite),
-    };
-    fields.finish(errors);
-    filter
-}
-
-fn read_filter_type(node: &Node<'_>, errors: &mut Errors) -> Option<FilterType> {
-    match node.text(errors)? {
-        "RequestHeaderModifier" => return Some(FilterType::RequestHeader),
-        "ResponseHeaderModifier" => return Some(FilterType::ResponseHeader),
-        "RequestRedirect" => return Some(FilterType::Redirect),
-        "URLRewrite" => return Some(FilterType::Rewrite),
-        "RequestMirror" | "CORS" | "ExternalAuth" | "ExtensionRef" => {
-            node.refuse(errors, "is not supported yet", format!("supported are {FILTER_TYPES}"));
-        }
-        _ => node.refuse(errors, "is no type of filter", format!("supported are {FILTER_TYPES}")),
-    }
-    None
-}
-
-fn read_header_modifier(node: &Node<'_>, errors: &mut Errors) -> Option<HeaderModifier> {
-    let mut fields = node.fields(errors)?;
-    let mut given = |name, errors: &mut Errors| {
-        fields.optional(name, errors, |node, errors| {
-            let list = node.list(errors, CHANGES_MAX, read_header_field)?;
-            node.refuse_twins(
-                errors,
-                &list,
-                |a, b| a.name.eq_ignore_ascii_case(&b.name),
-                TWIN,
-                TWIN_REMEDY,
-            );
-            Some(list)
-        })
-    };
-    let set = given("set", errors);
-    let add = given("add", errors);
-    let remove = fields.optional("remove", errors, |node, errors| {
-        let list = node.list(errors, CHANGES_MAX, read_changeable_name)?;
-        node.refuse_twins(
-            errors,
-            &list,
-            |a: &String, b| a.eq_ignore_ascii_case(b),
-            TWIN,
-            TWIN_REMEDY,
-        );
-        Some(list)
-    });
-    fields.finish(errors);
-    Some(HeaderModifier {
-        set: set.unwrap_or_default(),
-        add: add.unwrap_or_default(),
-        remove: remove.unwrap_or_default(),
-    })
-}
-
-fn read_header_field(node: &Node<'_>, errors: &mut Errors) -> Option<HeaderField> {
-    let mut fields = node.fields(errors)?;
-    let name = fields.required("name", errors, read_changeable_name);
-    let value = fields.required("value", errors, |node, errors| {
-        let remedy = "1 to 4096 visible ASCII characters, spaces and tabs are right, no space first or last";
-        names::checked(node, errors, names::is_header_value, "is no value of a field", remedy)
-    });
-    fields.finish(errors);
-    Some(HeaderField {
-        name: name?,
-        value: value?,
-    })
-}
-
-fn read_changeable_name(node: &Node<'_>, errors: &mut Errors) -> Option<String> {
-    let name = read_header_name(node, errors)?;
-    let lower = name.to_ascii_lowercase();
-    if lower == "host" {
-        node.refuse(errors, "can't be changed as a field", "use a URLRewrite with hostname");
-        return None;
-    }
-    if FRAMING.contains(&lower.as_str()) {
-        let problem = "can't be changed: how messages are framed depends on it (RFC 9110 section 7.6.1)";
-        node.refuse(errors, problem, "leave it out");
-        return None;
-    }
-    if lower.starts_with("weir-") {
-        node.refuse(errors, "can't be changed: it is the mesh's own", "leave it out");
-        return None;
-    }
-    Some(name)
-}
-
-fn read_redirect(node: &Node<'_>, errors: &mut Errors) -> Option<RequestRedirect> {
-    let mut fields = node.fields(errors)?;
-    let scheme = fields.optional("scheme", errors, |node, errors| {
-        node.choice(
-            errors,
-            &[("http", RedirectScheme::Http), ("https", RedirectScheme::Https)],
-        )
-    });
-    let hostname = fields.optional("hostname", errors, read_precise_hostname);
-    let path = fields.optional("path", errors, read_path_modifier);
-    let port = fields.optional("port", errors, port);
-    let status_code = fields.optional("statusCode", errors, |node, errors| {
-        let code = node.value().as_u64().and_then(|code| u16::try_from(code).ok());
-        let code = code.filter(|code| REDIRECT_CODES.contains(code));
-        if code.is_none() {
-            node.refuse(
-                errors,
-                "is no status of a redirect",
-                "301, 302, 303, 307 or 308 is right",
-            );
-        }
-        code
-    });
-    let changes = ["scheme", "hostname", "path", "port"]
-        .into_iter()
-        .any(|name| fields.get(name).is_some());
-    fields.finish(errors);
-    if !changes {
-        node.refuse(
-            errors,
-            "redirects to the request's own URL",
-            "give scheme, hostname, path or port",
-        );
-    }
-    Some(RequestRedirect {
-        scheme,
-        hostname,
-        path,
-        port,
-        status_code: status_code.unwrap_or_else(redirect_code),
-    })
-}
-
-fn read_rewrite(node: &Node<'_>, errors: &mut Errors) -> Option<UrlRewrite> {
-    let mut fields = node.fields(errors)?;
-    let hostname = fields.optional("hostname", errors, read_precise_hostname);
-    let path = fields.optional("path", errors, read_path_modifier);
-    let changes = ["hostname", "path"].into_iter().any(|name| fields.get(name).is_some());
-    fields.finish(errors);
-    if !changes {
-        node.refuse(errors, "changes nothing", "give hostname or path");
-    }
-    Some(UrlRewrite { hostname, path })
-}
-
-fn read_path_modifier(node: &Node<'_>, errors: &mut Errors) -> Option<PathModifier> {
-    /// Which part of the path is replaced.
-    #[derive(Clone, Copy)]
-    enum Part {
-        Full,
-        Prefix,
-    }
-    let mut fields = node.fields(errors)?;
-    let part = fields.required("type", errors, |node, errors| {
-        node.choice(
-            errors,
-            &[("ReplaceFullPath", Part::Full), ("ReplacePrefixMatch", Part::Prefix)],
-        )
-    });
-    let modifier = match part? {
-        Part::Full => fields
-            .required("replaceFullPath", errors, read_path)
-            .map(PathModifier::ReplaceFullPath),
-        Part::Prefix => {
-            let empty = |node: &Node<'_>| node.value().as_str() == Some("");
-            let read = |node: &Node<'_>, errors: &mut Errors| {
-                if empty(node) {
-                    Some(String::new())
-                } else {
-                    read_path(node, errors)
-                }
-            };
-            fields
-                .required("replacePrefixMatch", errors, read)
-                .map(PathModifier::ReplacePrefixMatch)
-        }
-    };
-    fields.finish(errors);
-    modifier
-}
-
-fn read_backend(node: &Node<'_>, errors: &mut Errors) -> Option<BackendRef> {
-    let mut fields = node.fields(errors)?;
-    let kind = reference::service(&mut fields, errors);
+/// Reads the fields of a reference to a port of a Service.
+pub(super) fn read_object_ref(fields: &mut Fields<'_>, errors: &mut Errors) -> Option<ObjectRef> {
+    let kind = reference::service(fields, errors);
     let namespace = fields.optional("namespace", errors, names::label);
     let name = fields.required("name", errors, names::label);
     let port = fields.required("port", errors, port);
-    let weight = fields.optional("weight", errors, |node, errors| node.integer(errors, 0..=WEIGHT_MAX));
-    fields.refused(
-        "filters",
-        errors,
-        "is not supported yet on a backend",
-        "put filters on the rule",
-    );
-    fields.finish(errors);
-    Some(BackendRef {
+    Some(ObjectRef {
         kind: kind?,
         namespace,
         name: name?,
         port: port?,
+    })
+}
+
+fn read_backend(node: &Node<'_>, errors: &mut Errors) -> Option<BackendRef> {
+    let mut fields = node.fields(errors)?;
+    let object = read_object_ref(&mut fields, errors);
+    let weight = fields.optional("weight", errors, |node, errors| node.integer(errors, 0..=WEIGHT_MAX));
+    let filters = fields.optional("filters", errors, read_filters);
+    fields.finish(errors);
+    let ObjectRef {
+        kind,
+        namespace,
+        name,
+        port,
+    } = object?;
+    Some(BackendRef {
+        kind,
+        namespace,
+        name,
+        port,
         weight: weight.unwrap_or_else(one_share),
+        filters: filters.unwrap_or_default(),
     })
 }
 
@@ -596,7 +391,7 @@ fn read_retry(node: &Node<'_>, errors: &mut Errors) -> Option<Retry> {
     })
 }
 
-fn read_path(node: &Node<'_>, errors: &mut Errors) -> Option<String> {
+pub(super) fn read_path(node: &Node<'_>, errors: &mut Errors) -> Option<String> {
     let text = node.text(errors)?;
     match names::path_problem(text) {
         Some(problem) => {
@@ -617,12 +412,12 @@ fn read_pattern(node: &Node<'_>, chars_max: usize, errors: &mut Errors) -> Optio
     names::checked(node, errors, is_right, "can't be compared with", &remedy)
 }
 
-fn read_header_name(node: &Node<'_>, errors: &mut Errors) -> Option<String> {
+pub(super) fn read_header_name(node: &Node<'_>, errors: &mut Errors) -> Option<String> {
     let remedy = "1 to 256 letters, digits and !#$%&'*+-.^_`|~ are right (RFC 9110 section 5.1)";
     names::checked(node, errors, names::is_header_name, "is no name of a field", remedy)
 }
 
-fn read_precise_hostname(node: &Node<'_>, errors: &mut Errors) -> Option<String> {
+pub(super) fn read_precise_hostname(node: &Node<'_>, errors: &mut Errors) -> Option<String> {
     let remedy = "a name like a.example.org is right: lower case, no wildcard, no port";
     names::checked(node, errors, is_hostname, "is no host name", remedy)
 }
@@ -632,25 +427,8 @@ fn is_hostname(text: &str) -> bool {
     names::is_subdomain(text) && text.parse::<std::net::IpAddr>().is_err()
 }
 
-const FILTER_TYPES: &str = "RequestHeaderModifier, ResponseHeaderModifier, RequestRedirect and URLRewrite";
-
-/// Connection-specific fields (RFC 9110 section 7.6.1, RFC 9113 section 8.2.2), and the body's length.
-const FRAMING: [&str; 9] = [
-    "connection",
-    "content-length",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "http2-settings",
-];
-
-pub(super) const REDIRECT_CODES: [u16; 5] = [301, 302, 303, 307, 308];
-
-const TWIN: &str = "is there already";
-const TWIN_REMEDY: &str = "each stands once";
+pub(super) const TWIN: &str = "is there already";
+pub(super) const TWIN_REMEDY: &str = "each stands once";
 
 /// The CRD's limits.
 pub(super) const PARENTS_MAX: usize = 32;
@@ -659,8 +437,6 @@ pub(super) const RULES_MAX: usize = 16;
 pub(super) const MATCHES_MAX: usize = 64;
 const MATCHES_OF_ROUTE_MAX: usize = 128;
 pub(super) const CONDITIONS_MAX: usize = 16;
-pub(super) const FILTERS_MAX: usize = 16;
-pub(super) const CHANGES_MAX: usize = 16;
 pub(super) const BACKENDS_MAX: usize = 16;
 pub(super) const WEIGHT_MAX: u64 = 1_000_000;
 const PATH_CHARS_MAX: usize = 1024;

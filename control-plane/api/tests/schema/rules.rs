@@ -32,6 +32,8 @@ const RULES: &[(&str, &str)] = &[
     ("redirects to the request's own URL", "at least one of"),
     ("changes nothing", "is given"),
     ("is shorter than baseEjectionTime", "not shorter than baseEjectionTime"),
+    ("stands beside percent", "only one of"),
+    ("is more than the whole", "at most `denominator`"),
     ("is longer than the whole request may take", "is at most `request`"),
     ("can't be changed", "can't be changed"),
     ("is no host name", "IP address"),

@@ -1,11 +1,13 @@
 //! Values that occur in several resources.
 
+use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use envoy_types::pb::envoy::config::core::v3::{AggregatedConfigSource, ApiVersion, ConfigSource, Metadata};
+use envoy_types::pb::envoy::config::route::v3::FilterConfig;
 use envoy_types::pb::envoy::r#type::v3::Percent;
 use envoy_types::pb::google::protobuf;
 use envoy_types::pb::google::protobuf::{Any, UInt32Value};
@@ -52,6 +54,31 @@ pub(super) fn own_metadata<M: Message + Name + Default>(
             return Err(at.fault(format_args!("{key:?}"), Problem::WithoutEffect));
         }
         own = Some(unpack(&at.key(METADATA_KEY), &any, expected)?);
+    }
+    Ok(own)
+}
+
+/// Weir's own part of the configuration of filters, which others may skip; nothing else in it has an effect.
+pub(super) fn own_filter_config<M: Message + Name + Default>(
+    at: &At<'_>,
+    configs: HashMap<String, Any>,
+    expected: &'static str,
+) -> Result<Option<M>, Fault> {
+    let mut own = None;
+    for (key, any) in configs {
+        if key != METADATA_KEY {
+            return Err(at.fault(format_args!("{key:?}"), Problem::WithoutEffect));
+        }
+        let at = at.key(METADATA_KEY);
+        take!(at, unpack(&at, &any, "a FilterConfig")?, FilterConfig { config, is_optional; disabled });
+        if !is_optional {
+            let expected = "true: others than Weir don't know it";
+            return Err(at
+                .field("is_optional")
+                .fault("false", Problem::Unsupported { expected }));
+        }
+        let at = at.field("config");
+        own = Some(unpack(&at, &at.need(config)?, expected)?);
     }
     Ok(own)
 }

@@ -3,25 +3,34 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use envoy_types::pb::envoy::config::core::v3::RuntimeFractionalPercent;
 use envoy_types::pb::envoy::config::route::v3::retry_policy::RetryBackOff;
-use envoy_types::pb::envoy::config::route::v3::route_action::{ClusterNotFoundResponseCode, ClusterSpecifier};
-use envoy_types::pb::envoy::config::route::v3::weighted_cluster::ClusterWeight;
+use envoy_types::pb::envoy::config::route::v3::route_action::{
+    ClusterNotFoundResponseCode, ClusterSpecifier, RequestMirrorPolicy,
+};
+use envoy_types::pb::envoy::config::route::v3::weighted_cluster::{ClusterWeight, cluster_weight};
 use envoy_types::pb::envoy::config::route::v3::{RetryPolicy, RouteAction, WeightedCluster};
+use envoy_types::pb::envoy::r#type::v3::FractionalPercent;
+use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
 use weir_policy::model;
-use weir_policy::model::{PathMatch, Timeouts, WeightedBackend};
+use weir_policy::model::{
+    BackendFilters, Mirror, PathMatch, PathRewrite, Redirect, Rewrite, Timeouts, WeightedBackend,
+};
 
 use super::at::{At, Fault, take};
-use super::checks::{duration, name, number_or, positive, status};
+use super::checks::{duration, name, number_or, own_filter_config, positive, status, unpack};
 use super::rewrite::{rewritten_host, rewritten_path};
-use crate::meaning::{DEFAULT_BACKOFF, DEFAULT_TIMEOUT, RETRY_ON, longest_backoff};
+use super::{headers, hosts, redirect};
+use crate::meaning::{DEFAULT_BACKOFF, DEFAULT_TIMEOUT, METADATA_KEY, RETRY_ON, longest_backoff};
 use crate::rejection::Problem;
+use crate::v1;
 
 pub(super) fn forward(at: &At<'_>, path: &PathMatch, wire: RouteAction) -> Result<model::Forward, Fault> {
     take!(at, wire, RouteAction {
         cluster_specifier, cluster_not_found_response_code, prefix_rewrite, regex_rewrite, timeout, retry_policy,
-        host_rewrite_specifier;
+        host_rewrite_specifier, request_mirror_policies;
         metadata_match, path_rewrite_policy, path_rewrite, append_x_forwarded_host, idle_timeout, flush_timeout,
-        early_data_policy, retry_policy_typed_config, request_mirror_policies, priority, rate_limits,
+        early_data_policy, retry_policy_typed_config, priority, rate_limits,
         include_vh_rate_limits, hash_policy, cors, max_grpc_timeout, grpc_timeout_offset, upgrade_configs,
         internal_redirect_policy, internal_redirect_action, max_internal_redirects, hedge_policy,
         max_stream_duration
@@ -41,7 +50,8 @@ pub(super) fn forward(at: &At<'_>, path: &PathMatch, wire: RouteAction) -> Resul
     };
     let retries = retries(&at.field("retry_policy"), retry_policy)?;
     Ok(model::Forward {
-        backends: backends(at, cluster_specifier)?,
+        backends: backends(at, path, cluster_specifier)?,
+        mirrors: mirrors(&at.field("request_mirror_policies"), request_mirror_policies)?,
         rewrite: model::Rewrite {
             host: rewritten_host(at, host_rewrite_specifier)?,
             path: rewritten_path(at, path, prefix_rewrite, regex_rewrite)?,
@@ -59,7 +69,7 @@ pub(super) fn shares(backends: &[WeightedBackend]) -> u64 {
     backends.iter().map(|backend| u64::from(backend.weight)).sum()
 }
 
-fn backends(at: &At<'_>, specifier: Option<ClusterSpecifier>) -> Result<Vec<WeightedBackend>, Fault> {
+fn backends(at: &At<'_>, path: &PathMatch, specifier: Option<ClusterSpecifier>) -> Result<Vec<WeightedBackend>, Fault> {
     let (at_cluster, at_weighted) = (at.field("cluster"), at.field("weighted_clusters"));
     let unsupported = |field: &'static str| {
         let expected = "cluster or weighted_clusters";
@@ -70,6 +80,7 @@ fn backends(at: &At<'_>, specifier: Option<ClusterSpecifier>) -> Result<Vec<Weig
             return Ok(vec![WeightedBackend {
                 cluster: name(&at_cluster, &cluster)?,
                 weight: 1,
+                filters: BackendFilters::default(),
             }]);
         }
         ClusterSpecifier::WeightedClusters(weighted) => weighted,
@@ -86,13 +97,43 @@ fn backends(at: &At<'_>, specifier: Option<ClusterSpecifier>) -> Result<Vec<Weig
     for (i, wire) in clusters.into_iter().enumerate() {
         let at = at_clusters.index(i);
         take!(at, wire, ClusterWeight {
-            name, weight;
-            cluster_header, metadata_match, request_headers_to_add, request_headers_to_remove,
-            response_headers_to_add, response_headers_to_remove, typed_per_filter_config, host_rewrite_specifier
+            name, weight, request_headers_to_add, request_headers_to_remove, response_headers_to_add,
+            response_headers_to_remove, typed_per_filter_config, host_rewrite_specifier;
+            cluster_header, metadata_match
         });
+        let at_config = at.field("typed_per_filter_config");
+        let more = own_filter_config::<v1::BackendFilters>(&at_config, typed_per_filter_config, OWN_FILTERS)?;
+        let more = backend_filters(&at_config.key(METADATA_KEY), path, more.unwrap_or_default())?;
+        let host = match host_rewrite_specifier {
+            None => None,
+            Some(cluster_weight::HostRewriteSpecifier::HostRewriteLiteral(host)) => {
+                hosts::literal(&at.field("host_rewrite_literal"), &host)?;
+                Some(host)
+            }
+        };
+        let changes = |add, remove, at_add: &'static str, at_remove: &'static str| {
+            headers::changes(&at.field(at_add), add, &at.field(at_remove), remove)
+        };
         backends.push(WeightedBackend {
             cluster: self::name(&at.field("name"), &name)?,
             weight: at.field("weight").need(weight)?.value,
+            filters: BackendFilters {
+                request_headers: changes(
+                    request_headers_to_add,
+                    request_headers_to_remove,
+                    "request_headers_to_add",
+                    "request_headers_to_remove",
+                )?,
+                response_headers: changes(
+                    response_headers_to_add,
+                    response_headers_to_remove,
+                    "response_headers_to_add",
+                    "response_headers_to_remove",
+                )?,
+                rewrite: Rewrite { host, path: more.path },
+                redirect: more.redirect,
+                mirrors: more.mirrors,
+            },
         });
     }
     let sum = shares(&backends);
@@ -102,6 +143,97 @@ fn backends(at: &At<'_>, specifier: Option<ClusterSpecifier>) -> Result<Vec<Weig
     }
     Ok(backends)
 }
+
+/// What a backend's own filter configuration says.
+struct OwnFilters {
+    path: Option<PathRewrite>,
+    redirect: Option<Redirect>,
+    mirrors: Vec<Mirror>,
+}
+
+fn backend_filters(at: &At<'_>, path: &PathMatch, wire: v1::BackendFilters) -> Result<OwnFilters, Fault> {
+    take!(at, wire, v1::BackendFilters { route, redirect; });
+    let (at_route, at_redirect) = (at.field("route"), at.field("redirect"));
+    let redirect = match redirect {
+        None => None,
+        Some(any) => Some(redirect::redirect(
+            &at_redirect,
+            path,
+            unpack(&at_redirect, &any, "a RedirectAction")?,
+        )?),
+    };
+    let at = at_route;
+    let wire = match route {
+        None => RouteAction::default(),
+        Some(any) => unpack(&at, &any, "a RouteAction")?,
+    };
+    take!(at, wire, RouteAction {
+        prefix_rewrite, regex_rewrite, request_mirror_policies;
+        cluster_specifier, cluster_not_found_response_code, timeout, retry_policy, host_rewrite_specifier,
+        metadata_match, path_rewrite_policy, path_rewrite, append_x_forwarded_host, idle_timeout, flush_timeout,
+        early_data_policy, retry_policy_typed_config, priority, rate_limits, include_vh_rate_limits, hash_policy, cors,
+        max_grpc_timeout, grpc_timeout_offset, upgrade_configs, internal_redirect_policy, internal_redirect_action,
+        max_internal_redirects, hedge_policy, max_stream_duration
+    });
+    Ok(OwnFilters {
+        path: rewritten_path(&at, path, prefix_rewrite, regex_rewrite)?,
+        redirect,
+        mirrors: mirrors(&at.field("request_mirror_policies"), request_mirror_policies)?,
+    })
+}
+
+fn mirrors(at: &At<'_>, wire: Vec<RequestMirrorPolicy>) -> Result<Vec<Mirror>, Fault> {
+    let mirrors = wire.into_iter().enumerate();
+    mirrors.map(|(i, wire)| mirror(&at.index(i), wire)).collect()
+}
+
+fn mirror(at: &At<'_>, wire: RequestMirrorPolicy) -> Result<Mirror, Fault> {
+    take!(at, wire, RequestMirrorPolicy {
+        cluster, runtime_fraction, disable_shadow_host_suffix_append;
+        cluster_header, trace_sampled, request_headers_mutations, host_rewrite_literal
+    });
+    if !disable_shadow_host_suffix_append {
+        let expected = "true: a copy asks for the same host";
+        return Err(at
+            .field("disable_shadow_host_suffix_append")
+            .fault("false", Problem::Unsupported { expected }));
+    }
+    let parts_per_million = match runtime_fraction {
+        // Published: unset is every request.
+        None => WHOLE_PARTS,
+        Some(wire) => {
+            let at = at.field("runtime_fraction");
+            take!(at, wire, RuntimeFractionalPercent { default_value; runtime_key });
+            parts_per_million(
+                &at.field("default_value"),
+                at.field("default_value").need(default_value)?,
+            )?
+        }
+    };
+    Ok(Mirror {
+        cluster: name(&at.field("cluster"), &cluster)?,
+        parts_per_million,
+    })
+}
+
+fn parts_per_million(at: &At<'_>, wire: FractionalPercent) -> Result<u32, Fault> {
+    take!(at, wire, FractionalPercent { numerator, denominator; });
+    let whole: u32 = match at.field("denominator").known(denominator)? {
+        DenominatorType::Hundred => 100,
+        DenominatorType::TenThousand => 10_000,
+        DenominatorType::Million => WHOLE_PARTS,
+    };
+    if numerator > whole {
+        let allowed = "at most the denominator";
+        return Err(at.field("numerator").fault(numerator, Problem::OutOfRange { allowed }));
+    }
+    Ok(numerator * (WHOLE_PARTS / whole))
+}
+
+const OWN_FILTERS: &str = "a weir.v1.BackendFilters";
+
+/// Every request, in parts of a million.
+const WHOLE_PARTS: u32 = 1_000_000;
 
 struct Retries {
     policy: Option<model::RetryPolicy>,

@@ -15,13 +15,13 @@ use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::Previou
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use http::StatusCode;
 use weir_policy::model;
-use weir_policy::model::{HeaderChanges, HostMatch, PathMatch, Scheme, ValueMatch};
+use weir_policy::model::{BackendFilters, HeaderChanges, HostMatch, PathMatch, Scheme, ValueMatch};
 use weir_policy::retry::UNPROCESSED_RESENDS_MAX;
 
 use super::not_sent::Notes;
 use super::route::{
     direct_response, forward_action, header_matcher, header_options, redirect_action, regex_matcher, removed,
-    route_match, string_matcher,
+    route_match, string_matcher, take_mirrors,
 };
 use super::{duration, number, pack, re2};
 use crate::meaning::{METHOD, RETRY_ON, longest_backoff};
@@ -148,11 +148,13 @@ fn route(route: &model::Route, notes: &mut Notes) -> Vec<Route> {
         action: Some(action),
         ..written.clone()
     };
-    if !is_text(request_headers) || !is_text(response_headers) {
-        notes.route(
-            name,
-            "writes a header that is no text, which Envoy can't; it answers 500",
-        );
+    let problem = if !is_text(request_headers) || !is_text(response_headers) {
+        Some("writes a header that is no text, which Envoy can't; it answers 500")
+    } else {
+        beyond_envoy(action)
+    };
+    if let Some(problem) = problem {
+        notes.route(name, problem);
         let text = "this route can't be carried out by Envoy\n";
         let failed = Action::DirectResponse(answer(StatusCode::INTERNAL_SERVER_ERROR, text));
         return vec![Route {
@@ -182,6 +184,7 @@ fn route(route: &model::Route, notes: &mut Notes) -> Vec<Route> {
             )))]
         }
         model::Action::Forward(forward) => {
+            let forward = &without_mirrors_of_backends(name, forward, notes);
             let sent = |retry: RetryPolicy| {
                 let mut action = forward_action(&matches.path, forward);
                 action.retry_policy = Some(RetryPolicy {
@@ -225,6 +228,42 @@ fn unreadable(matches: &model::RouteMatch) -> Option<&'static str> {
         ValueMatch::Exact(_) => None,
     });
     regexes.chain(path).find_map(|regex| re2::refuses(regex))
+}
+
+/// What of a route's backends Envoy has no field for, and that can't be left out.
+fn beyond_envoy(action: &model::Action) -> Option<&'static str> {
+    let model::Action::Forward(forward) = action else {
+        return None;
+    };
+    let mut filters = forward.backends.iter().map(|backend| &backend.filters);
+    filters.find_map(|filters| {
+        let BackendFilters {
+            request_headers,
+            response_headers,
+            rewrite,
+            redirect,
+            mirrors: _,
+        } = filters;
+        if redirect.is_some() {
+            return Some("redirects for one of its backends, which Envoy can't; it answers 500");
+        }
+        if rewrite.path.is_some() {
+            return Some("rewrites the path for one of its backends, which Envoy can't; it answers 500");
+        }
+        let is_text = is_text(request_headers) && is_text(response_headers);
+        (!is_text).then_some("writes a header that is no text, which Envoy can't; it answers 500")
+    })
+}
+
+fn without_mirrors_of_backends(name: &str, forward: &model::Forward, notes: &mut Notes) -> model::Forward {
+    let mut forward = forward.clone();
+    if !take_mirrors(&mut forward.backends).is_empty() {
+        notes.route(
+            name,
+            "copies the requests for one of its backends, which Envoy can't; none are sent",
+        );
+    }
+    forward
 }
 
 fn is_text(changes: &HeaderChanges) -> bool {

@@ -16,7 +16,7 @@ use weir_policy::model;
 use weir_policy::model::{HostMatch, PathMatch, ValueMatch};
 
 use super::not_sent::Notes;
-use super::route::{cluster_specifier, regex_matcher, value_matcher};
+use super::route::{cluster_specifier, regex_matcher, take_mirrors, value_matcher};
 use super::{duration, number, re2};
 use crate::meaning::{canonical_prefix, domain, longest_backoff, prefix_pattern};
 
@@ -88,6 +88,10 @@ fn route(route: &model::Route, notes: &mut Notes) -> Option<Route> {
         model::Action::Forward(forward) if forward.rewrite != model::Rewrite::default() => {
             unforwarded(notes, "rewrites, which a gRPC client can't")
         }
+        model::Action::Forward(forward) if forward.backends.iter().any(changes) => unforwarded(
+            notes,
+            "changes the calls for one of its backends, which a gRPC client can't",
+        ),
         model::Action::Forward(forward) => Action::Route(forward_action(route, forward, notes)),
     };
     Some(Route {
@@ -165,13 +169,32 @@ fn is_hidden(name: &str) -> bool {
     matches!(name, "host" | "user-agent" | "te") || name.starts_with("grpc-") || name.ends_with("-bin")
 }
 
+/// Whether calls for this backend are changed or redirected.
+fn changes(backend: &model::WeightedBackend) -> bool {
+    let model::BackendFilters {
+        request_headers,
+        response_headers,
+        rewrite,
+        redirect,
+        mirrors: _,
+    } = &backend.filters;
+    let headers = !request_headers.is_empty() || !response_headers.is_empty();
+    headers || *rewrite != model::Rewrite::default() || redirect.is_some()
+}
+
 fn forward_action(route: &model::Route, forward: &model::Forward, notes: &mut Notes) -> RouteAction {
     let model::Forward {
         backends,
+        mirrors,
         rewrite: _,
         timeouts,
         retry,
     } = forward;
+    let mut backends = backends.clone();
+    let of_backends = take_mirrors(&mut backends);
+    if !(mirrors.is_empty() && of_backends.is_empty()) {
+        notes.route(&route.name, "copies calls, which a gRPC client can't; none are sent");
+    }
     // A call is POST: it is sent again only by a route that says POST by name (model::RetryPolicy).
     let retry = retry.as_ref().filter(|_| route.matches.method.is_some());
     let longest = match (timeouts.request, timeouts.backend_request, retry) {
@@ -187,7 +210,7 @@ fn forward_action(route: &model::Route, forward: &model::Forward, notes: &mut No
         }
     };
     RouteAction {
-        cluster_specifier: Some(cluster_specifier(backends)),
+        cluster_specifier: Some(cluster_specifier(&route.matches.path, &backends)),
         max_stream_duration: longest.map(|longest| MaxStreamDuration {
             max_stream_duration: Some(duration(longest)),
             ..MaxStreamDuration::default()

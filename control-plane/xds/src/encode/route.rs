@@ -2,7 +2,7 @@
 
 use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
-use envoy_types::pb::envoy::config::core::v3::{DataSource, HeaderValue, HeaderValueOption};
+use envoy_types::pb::envoy::config::core::v3::{DataSource, HeaderValue, HeaderValueOption, RuntimeFractionalPercent};
 use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::query_parameter_matcher::QueryParameterMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::redirect_action::{
@@ -11,22 +11,26 @@ use envoy_types::pb::envoy::config::route::v3::redirect_action::{
 use envoy_types::pb::envoy::config::route::v3::retry_policy::RetryBackOff;
 use envoy_types::pb::envoy::config::route::v3::route::Action;
 use envoy_types::pb::envoy::config::route::v3::route_action::{
-    ClusterNotFoundResponseCode, ClusterSpecifier, HostRewriteSpecifier,
+    ClusterNotFoundResponseCode, ClusterSpecifier, HostRewriteSpecifier, RequestMirrorPolicy,
 };
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
-use envoy_types::pb::envoy::config::route::v3::weighted_cluster::ClusterWeight;
+use envoy_types::pb::envoy::config::route::v3::weighted_cluster::{ClusterWeight, cluster_weight};
 use envoy_types::pb::envoy::config::route::v3::{
-    DirectResponseAction, HeaderMatcher, QueryParameterMatcher, RedirectAction, RetryPolicy, Route, RouteAction,
-    RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster,
+    DirectResponseAction, FilterConfig, HeaderMatcher, QueryParameterMatcher, RedirectAction, RetryPolicy, Route,
+    RouteAction, RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster,
 };
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatchAndSubstitute, RegexMatcher, StringMatcher};
+use envoy_types::pb::envoy::r#type::v3::FractionalPercent;
+use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
 use http::StatusCode;
 use weir_policy::model;
-use weir_policy::model::{HeaderChanges, PathMatch, PathRewrite, Scheme, ValueMatch};
+use weir_policy::model::{BackendFilters, HeaderChanges, PathMatch, PathRewrite, Scheme, ValueMatch};
 
 use super::{duration, metadata, number, pack};
-use crate::meaning::{METHOD, PathChange, RETRY_ON, canonical_prefix, domain, longest_backoff, path_change};
+use crate::meaning::{
+    METADATA_KEY, METHOD, PathChange, RETRY_ON, canonical_prefix, domain, longest_backoff, path_change,
+};
 use crate::v1;
 
 /// A route configuration; also one that a listener holds itself.
@@ -124,9 +128,10 @@ pub(super) fn header_matcher(name: &str, value: StringMatcher) -> HeaderMatcher 
 
 pub(super) fn forward_action(path: &PathMatch, forward: &model::Forward) -> RouteAction {
     let mut action = RouteAction {
-        cluster_specifier: Some(cluster_specifier(&forward.backends)),
+        cluster_specifier: Some(cluster_specifier(path, &forward.backends)),
         cluster_not_found_response_code: ClusterNotFoundResponseCode::InternalServerError.into(),
         // 0 is "none"; unset would be 15 seconds.
+        request_mirror_policies: forward.mirrors.iter().map(mirror).collect(),
         timeout: Some(duration(forward.timeouts.request.unwrap_or_default())),
         retry_policy: retry_policy(forward),
         host_rewrite_specifier: forward
@@ -136,31 +141,89 @@ pub(super) fn forward_action(path: &PathMatch, forward: &model::Forward) -> Rout
             .map(HostRewriteSpecifier::HostRewriteLiteral),
         ..RouteAction::default()
     };
-    match forward.rewrite.path.as_ref().map(|rewrite| path_change(path, rewrite)) {
+    rewrite_path(&mut action, path, forward.rewrite.path.as_ref());
+    action
+}
+
+fn rewrite_path(action: &mut RouteAction, path: &PathMatch, rewrite: Option<&PathRewrite>) {
+    match rewrite.map(|rewrite| path_change(path, rewrite)) {
         Some(PathChange::Prefix(prefix)) => action.prefix_rewrite = prefix,
         Some(PathChange::Regex { pattern, substitution }) => {
             action.regex_rewrite = Some(regex_rewrite(&pattern, substitution));
         }
         None => {}
     }
-    action
 }
 
-pub(super) fn cluster_specifier(backends: &[model::WeightedBackend]) -> ClusterSpecifier {
+pub(super) fn cluster_specifier(path: &PathMatch, backends: &[model::WeightedBackend]) -> ClusterSpecifier {
     match backends {
-        [one] if one.weight == 1 => ClusterSpecifier::Cluster(one.cluster.to_string()),
+        [one] if one.weight == 1 && one.filters.is_empty() => ClusterSpecifier::Cluster(one.cluster.to_string()),
         several => ClusterSpecifier::WeightedClusters(WeightedCluster {
-            clusters: several.iter().map(cluster_weight).collect(),
+            clusters: several.iter().map(|backend| cluster_weight(path, backend)).collect(),
             ..WeightedCluster::default()
         }),
     }
 }
 
-fn cluster_weight(backend: &model::WeightedBackend) -> ClusterWeight {
+fn cluster_weight(path: &PathMatch, backend: &model::WeightedBackend) -> ClusterWeight {
+    let BackendFilters {
+        request_headers,
+        response_headers,
+        rewrite,
+        redirect,
+        mirrors,
+    } = &backend.filters;
+    // What Envoy has no field for.
+    let mut route = RouteAction {
+        request_mirror_policies: mirrors.iter().map(mirror).collect(),
+        ..RouteAction::default()
+    };
+    rewrite_path(&mut route, path, rewrite.path.as_ref());
+    let own = v1::BackendFilters {
+        route: (route != RouteAction::default()).then(|| pack(&route)),
+        redirect: redirect.as_ref().map(|redirect| pack(&redirect_action(path, redirect))),
+    };
+    let optional = FilterConfig {
+        config: Some(pack(&own)),
+        is_optional: true,
+        disabled: false,
+    };
+    let more = (own != v1::BackendFilters::default()).then(|| (METADATA_KEY.to_owned(), pack(&optional)));
     ClusterWeight {
         name: backend.cluster.to_string(),
         weight: Some(number(backend.weight)),
+        request_headers_to_add: header_options(request_headers),
+        request_headers_to_remove: removed(request_headers),
+        response_headers_to_add: header_options(response_headers),
+        response_headers_to_remove: removed(response_headers),
+        host_rewrite_specifier: rewrite
+            .host
+            .clone()
+            .map(cluster_weight::HostRewriteSpecifier::HostRewriteLiteral),
+        typed_per_filter_config: more.into_iter().collect(),
         ..ClusterWeight::default()
+    }
+}
+
+/// The mirrors of backends, taken out of them: for clients that have them for a whole route at the most.
+pub(super) fn take_mirrors(backends: &mut [model::WeightedBackend]) -> Vec<model::Mirror> {
+    let mirrors = backends.iter_mut().map(|backend| &mut backend.filters.mirrors);
+    mirrors.flat_map(std::mem::take).collect()
+}
+
+fn mirror(mirror: &model::Mirror) -> RequestMirrorPolicy {
+    RequestMirrorPolicy {
+        cluster: mirror.cluster.to_string(),
+        runtime_fraction: Some(RuntimeFractionalPercent {
+            default_value: Some(FractionalPercent {
+                numerator: mirror.parts_per_million,
+                denominator: DenominatorType::Million.into(),
+            }),
+            runtime_key: String::new(),
+        }),
+        // The copy asks for the same host.
+        disable_shadow_host_suffix_append: true,
+        ..RequestMirrorPolicy::default()
     }
 }
 

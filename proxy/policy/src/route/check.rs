@@ -6,7 +6,9 @@ use http::StatusCode;
 use http::uri::Authority;
 use regex::bytes::Regex;
 
-use crate::model::{Action, Forward, HostMatch, PathMatch, PathRewrite, Redirect, Route, ValueMatch, VirtualHost};
+use crate::model::{
+    Action, BackendFilters, Forward, HostMatch, PathMatch, PathRewrite, Redirect, Route, ValueMatch, VirtualHost,
+};
 
 use super::patterns::Patterns;
 use super::values::{HeaderMatcher, QueryMatcher, ValueMatcher};
@@ -160,7 +162,7 @@ impl Checker {
         }
         match &route.action {
             Action::Forward(forward) => self.forward(virtual_host, route, forward),
-            Action::Redirect(redirect) => self.redirect(virtual_host, route, redirect),
+            Action::Redirect(redirect) => self.redirect(virtual_host, route, "redirect", redirect),
             Action::Respond(_) => {}
         }
     }
@@ -168,6 +170,25 @@ impl Checker {
     fn forward(&mut self, virtual_host: &VirtualHost, route: &Route, forward: &Forward) {
         self.new_path(virtual_host, route, "rewrite.path", forward.rewrite.path.as_ref());
         self.new_host(virtual_host, route, "rewrite.host", forward.rewrite.host.as_deref());
+        for (index, backend) in forward.backends.iter().enumerate() {
+            let at = format!("backends[{index}]");
+            let BackendFilters { rewrite, redirect, .. } = &backend.filters;
+            self.new_path(
+                virtual_host,
+                route,
+                &format!("{at}.rewrite.path"),
+                rewrite.path.as_ref(),
+            );
+            self.new_host(
+                virtual_host,
+                route,
+                &format!("{at}.rewrite.host"),
+                rewrite.host.as_deref(),
+            );
+            if let Some(redirect) = redirect {
+                self.redirect(virtual_host, route, &format!("{at}.redirect"), redirect);
+            }
+        }
         for (field, timeout) in [
             ("timeouts.request", forward.timeouts.request),
             ("timeouts.backend_request", forward.timeouts.backend_request),
@@ -178,18 +199,13 @@ impl Checker {
         }
     }
 
-    fn redirect(&mut self, virtual_host: &VirtualHost, route: &Route, redirect: &Redirect) {
-        self.new_path(virtual_host, route, "redirect.path", redirect.path.as_ref());
-        self.new_host(virtual_host, route, "redirect.host", redirect.host.as_deref());
+    fn redirect(&mut self, virtual_host: &VirtualHost, route: &Route, at: &str, redirect: &Redirect) {
+        self.new_path(virtual_host, route, &format!("{at}.path"), redirect.path.as_ref());
+        self.new_host(virtual_host, route, &format!("{at}.host"), redirect.host.as_deref());
         if !REDIRECTS.contains(&redirect.status) {
             let held = redirect.status.as_str();
-            self.wrong(
-                virtual_host,
-                Some(route),
-                "redirect.status",
-                held,
-                Problem::NotARedirect,
-            );
+            let field = format!("{at}.status");
+            self.wrong(virtual_host, Some(route), &field, held, Problem::NotARedirect);
         }
     }
 

@@ -483,6 +483,7 @@ fn what_the_model_forbids_is_refused() {
     let forward = |path, host: Option<&str>, request| {
         Action::Forward(Forward {
             backends: vec![],
+            mirrors: vec![],
             rewrite: Rewrite {
                 host: host.map(str::to_owned),
                 path,
