@@ -328,6 +328,15 @@ async fn mesh_matching() {
         get("http://ECHO/first?kind=last").reaches("v1"),
     ];
     world.case("MeshHTTPRouteQueryParamMatching", &query, calls).await;
+    let named = route(
+        "  - {name: first, matches: [{path: {value: /named}}], backendRefs: [{name: v1, port: 80}]}
+  - {matches: [{path: {value: /other}}], backendRefs: [{name: v2, port: 80}]}",
+    );
+    let calls = vec![
+        get("http://ECHO/named").reaches("v1").target("/named"),
+        get("http://ECHO/other").reaches("v2").target("/other"),
+    ];
+    world.case("MeshHTTPRouteNamedRule", &named, calls).await;
     let weights = route("  - backendRefs: [{name: v1, port: 80, weight: 70}, {name: v2, port: 80, weight: 30}]");
     let echo = world.prepare(&weights).await;
     world.shares("MeshHTTPRouteWeight", &echo, 0.7).await;
