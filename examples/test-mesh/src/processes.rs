@@ -1,7 +1,7 @@
 //! Processes of their own, for what can't be shown inside one: being killed, starting again, memory.
 
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -58,6 +58,11 @@ impl Processes {
         Processes {
             folder: folder.to_owned(),
         }
+    }
+
+    /// The folder of the programs.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Starts a `weir-control` and waits until it is ready. Ports that `args` don't give are of the system's choice.
