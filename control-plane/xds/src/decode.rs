@@ -23,6 +23,7 @@ mod forward;
 mod headers;
 mod hosts;
 mod lb_config;
+pub mod lenient;
 mod listener;
 mod matches;
 mod outlier;

@@ -182,13 +182,39 @@ fn http_options(protocol: AppProtocol, pool: Option<&model::ConnectionPool>) -> 
     }
 }
 
-fn cluster_policy(cluster: &model::Cluster) -> v1::ClusterPolicy {
-    let balancing = match cluster.balancing {
+/// What a cluster speaks, as its options say it.
+pub(crate) fn http_options_message(protocol: AppProtocol) -> Any {
+    pack(&http_options(protocol, None))
+}
+
+/// The part of a cluster that only Weir has, for one that comes from elsewhere.
+pub(crate) fn foreign_policy(balancing: Balancing, retry_budget: model::RetryBudget) -> Metadata {
+    metadata(&v1::ClusterPolicy {
+        balancing: Some(own_balancing(balancing)),
+        retry_budget: Some(own_budget(retry_budget)),
+        ..v1::ClusterPolicy::default()
+    })
+}
+
+fn own_balancing(balancing: Balancing) -> v1::Balancing {
+    let kind = match balancing {
         Balancing::PeakEwma { decay } => v1::balancing::Kind::PeakEwma(v1::PeakEwma {
             decay: Some(duration(decay)),
         }),
         Balancing::RoundRobin => v1::balancing::Kind::RoundRobin(v1::RoundRobin {}),
     };
+    v1::Balancing { kind: Some(kind) }
+}
+
+fn own_budget(budget: model::RetryBudget) -> v1::RetryBudget {
+    v1::RetryBudget {
+        percent: budget.percent.into(),
+        min_per_second: budget.min_per_second,
+        window: Some(duration(budget.window)),
+    }
+}
+
+fn cluster_policy(cluster: &model::Cluster) -> v1::ClusterPolicy {
     v1::ClusterPolicy {
         breaker: cluster.breaker.map(|breaker| v1::FailureBreaker {
             failure_percent: breaker.failure_percent.into(),
@@ -197,12 +223,8 @@ fn cluster_policy(cluster: &model::Cluster) -> v1::ClusterPolicy {
             open_for: Some(duration(breaker.open_for)),
             half_open_requests: breaker.half_open_requests,
         }),
-        balancing: Some(v1::Balancing { kind: Some(balancing) }),
-        retry_budget: Some(v1::RetryBudget {
-            percent: cluster.retry_budget.percent.into(),
-            min_per_second: cluster.retry_budget.min_per_second,
-            window: Some(duration(cluster.retry_budget.window)),
-        }),
+        balancing: Some(own_balancing(cluster.balancing)),
+        retry_budget: Some(own_budget(cluster.retry_budget)),
         grpc: cluster.protocol == AppProtocol::Grpc,
         locality: cluster.locality.map(|locality| v1::LocalityPreference {
             overprovisioning_percent: locality.overprovisioning_percent,
@@ -299,7 +321,7 @@ fn pack<M: Message + Name>(message: &M) -> Any {
 }
 
 /// A duration; one that is longer than the longest is that.
-fn duration(duration: Duration) -> protobuf::Duration {
+pub(crate) fn duration(duration: Duration) -> protobuf::Duration {
     let duration = duration.min(DURATION_MAX);
     protobuf::Duration {
         // Neither can fail within that bound.
