@@ -25,6 +25,17 @@ pub struct Args {
     )]
     pub control_plane: Option<String>,
 
+    /// How what the control plane sends is read: strict refuses whatever this proxy would do nothing by; lenient, for
+    /// control planes that are not Weir's, skips what is harmless and shows it in /config
+    #[arg(
+        long,
+        value_name = "strict|lenient",
+        default_value = "strict",
+        env = "WEIR_XDS",
+        hide_env_values = true
+    )]
+    pub xds: String,
+
     /// A port of the app, what it speaks (http, http2, grpc) and the port where others reach it; ",edge" marks a port
     /// where requests enter the mesh. Repeatable, or several with ';' between: 8080=http@15006,edge;9090=grpc@15007
     #[arg(

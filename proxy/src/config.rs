@@ -27,6 +27,8 @@ pub struct ProxyConfig {
     pub workload: WorkloadName,
     /// Where the control plane is, as `http://host:port`. `None`: only what `state_dir` holds is in force.
     pub control_plane: Option<Uri>,
+    /// How what the control plane sends is read.
+    pub xds: Xds,
     /// The app's ports, each with the listener where others reach it; neither port occurs twice.
     pub apps: Vec<AppPort>,
     /// The workload's labels.
@@ -58,6 +60,15 @@ pub struct ProxyConfig {
     pub advertise: Option<IpAddr>,
 }
 
+/// How what a control plane sends is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Xds {
+    /// What would not be honoured is refused.
+    Strict,
+    /// For a control plane that is not Weir's: what is harmless is skipped, and shown. It is told of no workload.
+    Lenient,
+}
+
 impl ProxyConfig {
     /// A proxy for `workload` in front of `apps`, on loopback with every port 0: nothing is exported or logged, one
     /// worker. Fields are then set as needed.
@@ -66,6 +77,7 @@ impl ProxyConfig {
         ProxyConfig {
             workload,
             control_plane: None,
+            xds: Xds::Strict,
             apps,
             labels: BTreeMap::new(),
             locality: Locality::default(),
@@ -102,6 +114,7 @@ impl ProxyConfig {
         let control_plane = args
             .control_plane
             .and_then(|url| problems.read("--control-plane", &url, endpoint));
+        let xds = problems.read("--xds", &args.xds, xds);
         let inbound_address = problems.read("--inbound-address", &args.inbound_address, ip);
         let inbound_address = inbound_address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let app = |text: &str| app_port(text, inbound_address);
@@ -139,6 +152,7 @@ impl ProxyConfig {
                     name: workload?,
                 },
                 control_plane,
+                xds: xds?,
                 apps,
                 labels: labels.unwrap_or_default(),
                 locality: locality.unwrap_or_default(),
@@ -178,6 +192,10 @@ impl ProxyConfig {
         json!({
             "workload": self.workload.to_string(),
             "controlPlane": uri(&self.control_plane),
+            "xds": match self.xds {
+                Xds::Strict => "strict",
+                Xds::Lenient => "lenient",
+            },
             "apps": apps.collect::<Vec<Value>>(),
             "labels": self.labels,
             "locality": {
@@ -527,6 +545,14 @@ fn access_log(text: &str) -> Result<AccessLog, Wrong> {
     }
 }
 
+fn xds(text: &str) -> Result<Xds, Wrong> {
+    match text {
+        "strict" => Ok(Xds::Strict),
+        "lenient" => Ok(Xds::Lenient),
+        _ => Err(Wrong::Not("strict or lenient")),
+    }
+}
+
 fn workers(text: &str) -> Result<NonZeroUsize, Wrong> {
     let workers = digits(text).and_then(NonZeroUsize::new);
     workers
@@ -725,6 +751,7 @@ mod tests {
             ("--health", "1.2.3.4:65536", "of the form IP:PORT"),
             ("--outbound", "unix:", "of the form IP:PORT or unix:PATH"),
             ("--inbound-address", "1.2.3.4:5", "an IP address"),
+            ("--xds", "loose", "strict or lenient"),
             ("--advertise", "0.0.0.0", "an address that others can reach"),
             ("--labels", "a", "of the form KEY=VALUE,…"),
             ("--labels", "=b", "of the form KEY=VALUE,…"),
@@ -822,6 +849,6 @@ mod tests {
             json!({"appPort": 8080, "protocol": "http", "inbound": "0.0.0.0:15006", "edge": true})
         );
         assert_eq!(dump["drainTimeoutMs"], 30_000);
-        assert_eq!(dump.as_object().map(serde_json::Map::len), Some(16));
+        assert_eq!(dump.as_object().map(serde_json::Map::len), Some(17));
     }
 }

@@ -162,7 +162,6 @@ impl Mesh {
     }
 
     /// A receiver that is woken whenever the link to the control plane changes, or what is subscribed to over it.
-    #[cfg(test)]
     pub(crate) fn link(&self) -> watch::Receiver<LinkStatus> {
         self.shared.link.subscribe()
     }
@@ -216,6 +215,8 @@ pub(crate) struct LinkStatus {
     pub(crate) connected: Connected,
     /// Everything subscribed to, sorted by kind and name.
     pub(crate) resources: Vec<ResourceStatus>,
+    /// How much was skipped since the start of what the control plane sent.
+    pub(crate) skipped_total: u64,
 }
 
 impl Default for LinkStatus {
@@ -223,6 +224,7 @@ impl Default for LinkStatus {
         LinkStatus {
             connected: Connected::No,
             resources: Vec::new(),
+            skipped_total: 0,
         }
     }
 }
@@ -242,6 +244,9 @@ pub(crate) struct ResourceStatus {
     pub(crate) waiting: Option<String>,
     /// The last version that was refused, if none was accepted since.
     pub(crate) rejected: Option<RejectedVersion>,
+    /// What was skipped of the last version that came, by its place in the message; the first of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) skipped: Vec<String>,
 }
 
 /// How a resource stands.
@@ -397,7 +402,7 @@ mod tests {
         assert_eq!(mesh.service(&a, WAIT).await.err(), Some(lost));
         feed.report(LinkStatus {
             connected: Connected::Yes,
-            resources: Vec::new(),
+            ..LinkStatus::default()
         });
         let slow = Unavailable::NoAnswer {
             waited: WAIT,

@@ -18,14 +18,14 @@ use crate::admin::readiness::{Condition, Readiness};
 use crate::admin::{self, AdminParts};
 use crate::app_health::AppHealth;
 use crate::clock::Clock;
-use crate::config::{OutboundAddr, ProxyConfig};
+use crate::config::{OutboundAddr, ProxyConfig, Xds};
 use crate::contexts::Contexts;
 use crate::drain::{self, Drain, DrainControl};
 use crate::endpoints::Endpoint;
 use crate::explain::Explainer;
 use crate::inbound::InboundApp;
 use crate::last_good::LastGood;
-use crate::mesh::{Connected, Mesh};
+use crate::mesh::{Connected, LinkStatus, Mesh};
 use crate::metrics::{self, Observed, ObservedCluster};
 use crate::process_log::LogControl;
 use crate::snapshot::Backend;
@@ -127,7 +127,11 @@ impl Proxy {
 
         let (mesh, feed) = Mesh::new(clock, config.locality.clone());
         let node = weir_xds::node::node(&config.workload, &config.locality, VERSION);
-        let link = Link::new(control_plane.clone(), node, Settings::default(), feed, kept);
+        let settings = Settings {
+            xds: config.xds,
+            ..Settings::default()
+        };
+        let link = Link::new(control_plane.clone(), node, settings, feed, kept);
         let (health, checks) = AppHealth::new(config.apps.iter().map(|app| app.app_port), clock);
         let (drain_control, drain) = drain::pair();
         let parts = WorkerParts {
@@ -159,7 +163,16 @@ impl Proxy {
         tasks.spawn(watch_app(health.ready(), apps.collect()));
         let config_dump = config_dump(config.clone(), addresses.clone(), mesh.clone());
         let explainer = Explainer::new(mesh.clone(), Arc::clone(&workload));
-        let registration = control_plane.map(|control_plane| {
+        // Only Weir's own takes workloads.
+        let registrar = control_plane.filter(|_| config.xds == Xds::Strict);
+        if given == ControlPlaneGiven::Yes && registrar.is_none() {
+            let condition = readiness.condition("a stream to the control plane");
+            if had_state {
+                condition.met();
+            }
+            tasks.spawn(watch_link(mesh.link(), condition));
+        }
+        let registration = registrar.map(|control_plane| {
             let announcement = announcement(&config, &addresses);
             let answers = Answers {
                 config: Arc::clone(&config_dump),
@@ -508,6 +521,13 @@ async fn watch_standing(mut standing: watch::Receiver<Standing>, condition: Cond
     }
 }
 
+/// Meets the condition once a stream to the control plane is open; after that a lost one does not matter to requests.
+async fn watch_link(mut link: watch::Receiver<LinkStatus>, condition: Condition) {
+    if link.wait_for(|link| link.connected == Connected::Yes).await.is_ok() {
+        condition.met();
+    }
+}
+
 /// What others hold, for the metrics page.
 fn observed(mesh: &Mesh, clock: Clock, control_plane: ControlPlaneGiven) -> Observed {
     let now = clock.now();
@@ -550,7 +570,7 @@ fn observed(mesh: &Mesh, clock: Clock, control_plane: ControlPlaneGiven) -> Obse
 }
 
 /// Whether the proxy has a control plane at all.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum ControlPlaneGiven {
     Yes,
     No,

@@ -23,8 +23,9 @@ use weir_xds::envoy::{Any, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
 use weir_xds::{ResourceType, decode};
 
 use super::table::{self, Admission, Answer, Held, Received, Refusal, Table, Tracked};
+use crate::config::Xds;
 use crate::last_good::Kept;
-use crate::mesh::{Connected, LinkStatus};
+use crate::mesh::{Connected, LinkStatus, ResourceStatus};
 use crate::snapshot::{ClusterPart, CompiledRoutes, LastUsed, Parts, ServicePart};
 
 /// The times and bounds of a [`State`].
@@ -42,6 +43,8 @@ pub(crate) struct Settings {
     pub(crate) absent: Duration,
     /// How many names an app may use at once, per process. Names beyond are not asked for.
     pub(crate) names_max: usize,
+    /// How answers are read.
+    pub(crate) xds: Xds,
 }
 
 impl Default for Settings {
@@ -51,6 +54,7 @@ impl Default for Settings {
             clusters_wait: Duration::from_secs(5),
             absent: Duration::from_secs(1),
             names_max: 4096,
+            xds: Xds::Strict,
         }
     }
 }
@@ -100,6 +104,9 @@ pub(crate) struct State {
     endpoints: Table<ClusterName, Arc<model::ClusterEndpoints>>,
     /// Of a route configuration that does not exist; always there.
     no_routes: Option<Arc<CompiledRoutes>>,
+    /// What was skipped of resources that are subscribed to, by type and name; at most [`SKIPPED_SHOWN_MAX`] of each.
+    skipped: BTreeMap<(String, String), Vec<String>>,
+    skipped_total: u64,
 }
 
 /// How an app uses a name.
@@ -132,6 +139,8 @@ impl State {
             clusters: Table::new(ResourceType::Cluster),
             endpoints: Table::new(ResourceType::Endpoints),
             no_routes: CompiledRoutes::compile(&[]).ok().map(Arc::new),
+            skipped: BTreeMap::new(),
+            skipped_total: 0,
         }
     }
 
@@ -267,7 +276,10 @@ impl State {
     }
 
     /// Returns the NACK, if it comes to that.
-    fn receive(&mut self, now: Time, response: DeltaDiscoveryResponse) -> Option<DeltaDiscoveryRequest> {
+    fn receive(&mut self, now: Time, mut response: DeltaDiscoveryResponse) -> Option<DeltaDiscoveryRequest> {
+        if self.settings.xds == Xds::Lenient {
+            self.soften(&mut response);
+        }
         let when_ready = Admission::WhenReady(now + self.settings.clusters_wait);
         let Received { changed, nack } = match ResourceType::from_url(&response.type_url) {
             Some(ResourceType::Listener) => self.listeners.receive(response, when_ready, accept_listener),
@@ -281,6 +293,37 @@ impl State {
         };
         self.changed |= changed;
         nack
+    }
+
+    /// Takes out what a control plane that is not Weir's sets to no effect here.
+    fn soften(&mut self, response: &mut DeltaDiscoveryResponse) {
+        let Some(kind) = ResourceType::from_url(&response.type_url) else {
+            return;
+        };
+        for resource in &mut response.resources {
+            let Some(message) = &mut resource.resource else {
+                continue;
+            };
+            let decode::lenient::Softened {
+                message: softened,
+                mut skipped,
+            } = decode::lenient::soften(kind, message);
+            *message = softened;
+            for (field, set) in [
+                ("aliases", !std::mem::take(&mut resource.aliases).is_empty()),
+                ("cache_control", resource.cache_control.take().is_some()),
+                ("metadata", resource.metadata.take().is_some()),
+            ] {
+                if set {
+                    skipped.push(format!("the resource's {field}"));
+                }
+            }
+            self.skipped_total = self
+                .skipped_total
+                .saturating_add(u64::try_from(skipped.len()).unwrap_or(u64::MAX));
+            skipped.truncate(SKIPPED_SHOWN_MAX);
+            self.skipped.insert((kind.to_string(), resource.name.clone()), skipped);
+        }
     }
 
     /// Lets go of names that are not used any more.
@@ -471,12 +514,23 @@ impl State {
         parts
     }
 
-    fn status(&self) -> LinkStatus {
+    fn status(&mut self) -> LinkStatus {
         let clusters = self.clusters.statuses().chain(self.endpoints.statuses());
         let listeners = self.listeners.statuses().chain(self.routes.statuses());
+        let mut before = std::mem::take(&mut self.skipped);
+        let mut resources: Vec<ResourceStatus> = clusters.chain(listeners).collect();
+        for resource in &mut resources {
+            let key = (resource.kind.clone(), resource.name.clone());
+            // What is not subscribed to any more is dropped here.
+            if let Some(skipped) = before.remove(&key) {
+                resource.skipped.clone_from(&skipped);
+                self.skipped.insert(key, skipped);
+            }
+        }
         LinkStatus {
             connected: self.connected,
-            resources: clusters.chain(listeners).collect(),
+            resources,
+            skipped_total: self.skipped_total,
         }
     }
 }
@@ -576,3 +630,6 @@ fn same_name<K: PartialEq + ToString>(asked: &K, inside: &K) -> Result<(), Refus
         }),
     }
 }
+
+/// Of one resource; beyond that they are only counted.
+const SKIPPED_SHOWN_MAX: usize = 32;

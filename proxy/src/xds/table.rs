@@ -382,6 +382,7 @@ where
                 version,
                 waiting: candidate.map(|candidate| candidate.held.version.clone()),
                 rejected: tracked.rejected.clone(),
+                skipped: Vec::new(),
             }
         })
     }
