@@ -1,0 +1,485 @@
+//! A real Envoy under weir-control: its routes and policies, in both variants of the protocol, as caller of sidecars
+//! and as called by one.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+use weir_policy::model::AppProtocol;
+use weir_test_mesh::{Answer, Protocol, Script, ScriptedApp, TestMesh, call, until};
+
+/// An Envoy that runs; killed when dropped.
+struct Envoy {
+    admin: SocketAddr,
+    _child: Child,
+    _files: tempfile::TempDir,
+}
+
+/// Which variant of the protocol it uses.
+const VARIANTS: [&str; 2] = ["DELTA_GRPC", "GRPC"];
+
+impl Envoy {
+    /// One of this name whose node asks for this; its outbound port is of the system's choice.
+    async fn start(mesh: &TestMesh, name: &str, variant: &str, mut asks: Value) -> Envoy {
+        let peers =
+            std::env::var_os("WEIR_PEERS").expect("WEIR_PEERS: `./dev test` installs Envoy and says where it is");
+        let program = PathBuf::from(peers).join("bin/envoy");
+        let files = tempfile::tempdir().expect("a folder");
+        asks["outbound"] = json!("127.0.0.1:0");
+        let config = config(mesh.control().xds_addr(), name, variant, asks);
+        let (config_path, admin_path) = (files.path().join("envoy.json"), files.path().join("admin"));
+        std::fs::write(&config_path, config.to_string()).expect("a file");
+        let child = Command::new(&program)
+            .arg("--config-path")
+            .arg(&config_path)
+            .arg("--admin-address-path")
+            .arg(&admin_path)
+            .args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "error"])
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}; `./dev setup` installs it", program.display()));
+        let admin = until("Envoy to open its admin port", || async {
+            std::fs::read_to_string(&admin_path).ok()?.trim().parse().ok()
+        })
+        .await;
+        Envoy {
+            admin,
+            _child: child,
+            _files: files,
+        }
+    }
+
+    async fn admin(&self, path: &str) -> Answer {
+        let request = Request::get(path).header("host", "admin").body(Full::default());
+        let answer = call(self.admin, Protocol::Http1, request.expect("a request")).await;
+        answer.expect("an answer of its admin port")
+    }
+
+    /// Where a listener of this name takes connections: it is shown as soon as its port is its own.
+    async fn listener(&self, name: &str) -> SocketAddr {
+        until(&format!("Envoy's listener {name}"), || async {
+            let all = self.admin("/listeners?format=json").await.json();
+            let listener = all["listener_statuses"]
+                .as_array()?
+                .iter()
+                .find(|one| one["name"] == name)?
+                .clone();
+            let port = listener["local_address"]["socket_address"]["port_value"].as_u64()?;
+            let address = SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).ok()?));
+            TcpStream::connect(address).await.ok().map(|_| address)
+        })
+        .await
+    }
+
+    async fn outbound(&self) -> SocketAddr {
+        self.listener("weir-outbound").await
+    }
+
+    /// The sum of a counter over all that match its name.
+    async fn stat(&self, filter: &str) -> u64 {
+        let stats = self.admin(&format!("/stats?filter={filter}&format=json")).await.json();
+        let values = stats["stats"].as_array().expect("stats").iter();
+        values.filter_map(|stat| stat["value"].as_u64()).sum()
+    }
+}
+
+fn config(control: SocketAddr, name: &str, variant: &str, asks: Value) -> Value {
+    let ads = json!({"ads": {}, "resource_api_version": "V3"});
+    let http2 = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    json!({
+        "node": {"id": format!("default/{name}"), "cluster": "test", "metadata": {"weir.dev": asks}},
+        "dynamic_resources": {
+            "ads_config": {
+                "api_type": variant, "transport_api_version": "V3",
+                "grpc_services": [{"envoy_grpc": {"cluster_name": "weir-control"}}],
+            },
+            "cds_config": ads, "lds_config": ads,
+        },
+        "static_resources": {"clusters": [{
+            "name": "weir-control", "type": "STATIC", "connect_timeout": "1s",
+            "typed_extension_protocol_options": {
+                "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                    "@type": http2, "explicit_http_config": {"http2_protocol_options": {}},
+                },
+            },
+            "load_assignment": {"cluster_name": "weir-control", "endpoints": [{"lb_endpoints": [{
+                "endpoint": {"address": {"socket_address": {
+                    "address": control.ip(), "port_value": control.port(),
+                }}},
+            }]}]},
+        }]},
+        "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}},
+    })
+}
+
+async fn send(to: SocketAddr, host: &str, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+    let mut request = Request::builder().method(method).uri(path).header("host", host);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Full::new(Bytes::new())).expect("a request");
+    call(to, Protocol::Http1, request).await.expect("an answer")
+}
+
+async fn get(to: SocketAddr, host: &str, path: &str) -> Answer {
+    send(to, host, "GET", path, &[]).await
+}
+
+/// Asks until an answer is as expected: Envoy's workers have a change a moment after it is confirmed.
+async fn until_answer(to: SocketAddr, host: &str, path: &str, status: u16, text: &str) {
+    until(&format!("{host}{path} to answer {status} {text:?}"), || async {
+        let answer = get(to, host, path).await;
+        (answer.status == status && answer.text() == text).then_some(())
+    })
+    .await;
+}
+
+/// Answers with its name and the path.
+fn echo(name: &'static str) -> Script {
+    Script::http(move |seen| async move {
+        let text = format!("{name}{}", seen.head.uri.path());
+        let mut response = Response::new(Full::from(text));
+        for (name, value) in &seen.head.headers {
+            if name.as_str().starts_with("x-own") {
+                response.headers_mut().insert(name.clone(), value.clone());
+            }
+        }
+        response
+    })
+}
+
+fn route(service: &str, rules: Value) -> String {
+    let route = json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+        "metadata": {"name": "r", "namespace": "default"},
+        "spec": {"parentRefs": [{"group": "", "kind": "Service", "name": service}], "rules": rules},
+    });
+    route.to_string()
+}
+
+fn policy(service: &str, fields: Value) -> String {
+    let mut spec = fields;
+    spec["targetRefs"] = json!([{"group": "", "kind": "Service", "name": service}]);
+    let policy = json!({
+        "apiVersion": "weir.dev/v1", "kind": "BackendPolicy",
+        "metadata": {"name": "p", "namespace": "default"}, "spec": spec,
+    });
+    policy.to_string()
+}
+
+fn to(service: &str) -> Value {
+    json!([{"name": service, "port": 80}])
+}
+
+fn prefix(path: &str) -> Value {
+    json!([{"path": {"type": "PathPrefix", "value": path}}])
+}
+
+async fn routes_as_they_say(variant: &str) {
+    let mesh = TestMesh::start().await;
+    let _a = mesh.service("a", echo("a")).await;
+    let _b = mesh.service("b", echo("b")).await;
+    let envoy = Envoy::start(&mesh, "envoy-1", variant, json!({})).await;
+    let outbound = envoy.outbound().await;
+    for host in [
+        "a",
+        "a:80",
+        "a.default",
+        "a.default.svc",
+        "a.default.svc.cluster.local:80",
+        "A.Default.",
+    ] {
+        until_answer(outbound, host, "/x", 200, "a/x").await;
+    }
+    assert_eq!(get(outbound, "nowhere", "/").await.status, StatusCode::BAD_GATEWAY);
+
+    let header = |value: &str| json!([{"headers": [{"name": "x-to", "value": value}]}]);
+    let rules = json!([
+        {"matches": prefix("/b"), "backendRefs": to("b")},
+        {"matches": [{"path": {"type": "RegularExpression", "value": "/r[0-9]+"}}], "backendRefs": to("b")},
+        {"matches": header("b"), "backendRefs": to("b")},
+        {"matches": [{"queryParams": [{"name": "to", "value": "b"}]}], "backendRefs": to("b")},
+        {"matches": [{"method": "PUT"}], "backendRefs": to("b")},
+        {
+            "matches": prefix("/split"),
+            "backendRefs": [{"name": "a", "port": 80, "weight": 1}, {"name": "b", "port": 80, "weight": 3}],
+        },
+        {"matches": prefix("/none"), "backendRefs": [{"name": "a", "port": 80, "weight": 0}]},
+        {"matches": prefix("/missing"), "backendRefs": to("nowhere")},
+        {
+            "matches": prefix("/away"),
+            "filters": [{"type": "RequestRedirect", "requestRedirect": {
+                "scheme": "https", "hostname": "elsewhere.example", "statusCode": 302,
+                "path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/there"},
+            }}],
+        },
+        {
+            "matches": prefix("/old"),
+            "filters": [
+                {"type": "URLRewrite", "urlRewrite": {
+                    "path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/new"},
+                }},
+                {"type": "RequestHeaderModifier", "requestHeaderModifier": {
+                    "set": [{"name": "x-own-set", "value": "50%"}], "remove": ["x-own-gone"],
+                }},
+                {"type": "ResponseHeaderModifier", "responseHeaderModifier": {
+                    "add": [{"name": "x-added", "value": "yes"}],
+                }},
+            ],
+            "backendRefs": to("a"),
+        },
+        {"backendRefs": to("a")},
+    ]);
+    let began = Instant::now();
+    mesh.apply_in_force(&route("a", rules)).await;
+    println!("{variant}: in force at Envoy after {:?}", began.elapsed());
+    until_answer(outbound, "a", "/b/x", 200, "b/b/x").await;
+    for (path, expect) in [
+        ("/bb", "a/bb"),
+        ("/r12", "b/r12"),
+        ("/r12x", "a/r12x"),
+        ("/q?to=b", "b/q"),
+    ] {
+        assert_eq!(get(outbound, "a", path).await.text(), expect, "{path}");
+    }
+    assert_eq!(send(outbound, "a", "GET", "/", &[("x-to", "b")]).await.text(), "b/");
+    assert_eq!(send(outbound, "a", "PUT", "/", &[]).await.text(), "b/");
+    for path in ["/none", "/missing"] {
+        assert_eq!(
+            get(outbound, "a", path).await.status,
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "{path}"
+        );
+    }
+    let away = get(outbound, "a", "/away/x").await;
+    assert_eq!(away.status, StatusCode::FOUND);
+    let location = away.header("location").expect("a location").replace(":443", "");
+    assert_eq!(location, "https://elsewhere.example/there/x");
+    let old = send(
+        outbound,
+        "a",
+        "GET",
+        "/old/x",
+        &[("x-own-gone", "1"), ("x-own-kept", "1")],
+    )
+    .await;
+    assert_eq!(old.text(), "a/new/x");
+    let header = |name| old.header(name);
+    assert_eq!((header("x-own-set"), header("x-own-kept")), (Some("50%"), Some("1")));
+    assert_eq!((header("x-own-gone"), header("x-added")), (None, Some("yes")));
+    let mut of_b = 0;
+    for _ in 0..200 {
+        of_b += usize::from(get(outbound, "a", "/split").await.text().starts_with('b'));
+    }
+    // 150 expected, with a standard deviation of 6.1.
+    assert!((110..=190).contains(&of_b), "{of_b} of 200 for a weight of 3 in 4");
+
+    // What comes and goes in the mesh comes and goes at Envoy.
+    let began = Instant::now();
+    let _c = mesh.service("c", echo("c")).await;
+    until_answer(outbound, "c", "/", 200, "c/").await;
+    println!(
+        "{variant}: a new service and its workload answer after {:?}",
+        began.elapsed()
+    );
+    for key in mesh.apply(&route("a", json!([{"backendRefs": to("c")}]))).await {
+        until_answer(outbound, "a", "/b", 200, "c/b").await;
+        mesh.delete(&key).await;
+    }
+    until_answer(outbound, "a", "/b", 200, "a/b").await;
+    let key = weir_api::Key {
+        kind: weir_api::Kind::Service,
+        namespace: "default".to_owned(),
+        name: "c".to_owned(),
+    };
+    mesh.delete(&key).await;
+    until("c to be gone", || async {
+        (get(outbound, "c", "/").await.status == StatusCode::BAD_GATEWAY).then_some(())
+    })
+    .await;
+    assert_eq!(envoy.stat("update_rejected").await, 0, "nothing was refused");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn routes_as_they_say_by_delta() {
+    routes_as_they_say(VARIANTS[0]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn routes_as_they_say_by_the_state_of_the_world() {
+    routes_as_they_say(VARIANTS[1]).await;
+}
+
+/// Fails every other request with 503, the first one first.
+fn flaky() -> Script {
+    Script::http(|seen| async move {
+        let mut response = Response::new(Full::default());
+        if !seen.number.is_multiple_of(2) {
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        }
+        response
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn policies_are_carried_out() {
+    let mesh = TestMesh::start().await;
+    let flaky = mesh.service("flaky", flaky()).await;
+    let silent = mesh.service("silent", Script::http(|_| std::future::pending())).await;
+    let rules = json!([
+        {"matches": [{"method": "PATCH"}], "retry": {"codes": [503], "attempts": 1}, "backendRefs": to("flaky")},
+        {"matches": prefix("/slow"), "timeouts": {"request": "200ms"}, "backendRefs": to("silent")},
+        {"matches": prefix("/attempt"), "timeouts": {"request": "10s", "backendRequest": "200ms"}, "backendRefs": to("silent")},
+        {"retry": {"codes": [503], "attempts": 1, "backoff": "10ms"}, "backendRefs": to("flaky")},
+    ]);
+    mesh.apply(&route("flaky", rules)).await;
+    mesh.apply(&policy("silent", json!({"circuitBreaker": {"maxRequests": 1}})))
+        .await;
+    let envoy = Envoy::start(&mesh, "envoy-1", VARIANTS[0], json!({"services": ["flaky", "silent"]})).await;
+    let outbound = envoy.outbound().await;
+    let status = async |method, path| send(outbound, "flaky", method, path, &[]).await.status.as_u16();
+    until("the routes and their endpoints", || async {
+        (status("GET", "/").await == 200).then_some(())
+    })
+    .await;
+    assert_eq!(status("PUT", "/").await, 200, "idempotent: sent again");
+    assert_eq!(status("PATCH", "/").await, 200, "named by the route");
+    let before = flaky.seen().len();
+    assert_eq!(status("POST", "/").await, 503, "not idempotent, not named");
+    assert_eq!(flaky.seen().len(), before + 1);
+    for path in ["/slow", "/attempt"] {
+        let began = Instant::now();
+        assert_eq!(status("GET", path).await, 504, "{path}");
+        println!("{path}: given up after {:?}", began.elapsed());
+    }
+    let first = tokio::spawn(async move { get(outbound, "silent", "/first").await });
+    until("the first request to be under way", || async {
+        silent.seen().iter().any(|seen| seen.head.uri == "/first").then_some(())
+    })
+    .await;
+    let second = get(outbound, "silent", "/").await;
+    assert_eq!(
+        (second.status.as_u16(), second.header("x-envoy-overloaded")),
+        (503, Some("true"))
+    );
+    first.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_fails_is_left_alone() {
+    let mesh = TestMesh::start().await;
+    let good = ScriptedApp::start(Script::answer(200, "good")).await;
+    let bad = ScriptedApp::start(Script::answer(500, "bad")).await;
+    let rule = json!({
+        "consecutive5xxErrors": 2, "maxEjectionPercent": 50, "baseEjectionTime": "1m", "maxEjectionTime": "5m",
+    });
+    mesh.apply(&policy("mixed", json!({"outlierDetection": rule}))).await;
+    mesh.plain_service("mixed", AppProtocol::Http1, &[good.address(), bad.address()])
+        .await;
+    let envoy = Envoy::start(&mesh, "envoy-1", VARIANTS[1], json!({"services": ["mixed"]})).await;
+    let outbound = envoy.outbound().await;
+    until("the bad one to be called twice", || async {
+        get(outbound, "mixed", "/").await;
+        (bad.seen().len() >= 2).then_some(())
+    })
+    .await;
+    until("it to be ejected", || async {
+        (envoy.stat("mixed.default_80.outlier_detection.ejections_active").await == 1).then_some(())
+    })
+    .await;
+    let before = bad.seen().len();
+    for _ in 0..20 {
+        assert_eq!(get(outbound, "mixed", "/").await.text(), "good");
+    }
+    assert_eq!(bad.seen().len(), before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_it_cannot_do_and_what_it_refuses_is_said() {
+    let mesh = TestMesh::start().await;
+    let _a = mesh.service("a", echo("a")).await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken_at = taken.local_addr().expect("its address");
+    let inbound = json!([{"listen": taken_at.to_string(), "app": 8080, "protocol": "http"}]);
+    let envoy = Envoy::start(&mesh, "envoy-1", VARIANTS[0], json!({"inbound": inbound})).await;
+    let outbound = envoy.outbound().await;
+    until_answer(outbound, "a", "/", 200, "a/").await;
+    let failures = json!({"circuitBreaker": {"failures": {"percent": 50}}});
+    mesh.apply(&policy("a", failures)).await;
+    let path = "/apis/weir.dev/v1/namespaces/default/backendpolicies/p/proxies";
+    let view = until("the policy to be seen as not sent", || async {
+        let view = mesh.api(Method::GET, path, None).await.json();
+        (view["state"] == "Rejected").then_some(view)
+    })
+    .await;
+    let rejected = view["rejected"].as_array().expect("a list");
+    let of_envoy = rejected
+        .iter()
+        .find(|one| one["proxy"] == "default/envoy-1")
+        .expect("Envoy");
+    let reason = of_envoy["reason"].as_str().expect("a reason");
+    assert!(
+        reason.starts_with("not sent: circuitBreaker.failures is not known to Envoy"),
+        "{reason}"
+    );
+
+    // Two expressions: what RE2 reads otherwise is left out; the others come into force.
+    let odd = json!([{"path": {"type": "RegularExpression", "value": "/[a-z&&[^b]]+"}}]);
+    let rules = json!([{"matches": odd, "backendRefs": to("nowhere")}, {"backendRefs": to("a")}]);
+    mesh.apply(&route("a", rules)).await;
+    let list = until("the expression and the listener to be said", || async {
+        let list = mesh.api(Method::GET, "/apis/weir.dev/v1/proxies", None).await.json();
+        let envoy = list["items"]
+            .as_array()?
+            .iter()
+            .find(|proxy| proxy["name"] == "default/envoy-1")?
+            .clone();
+        (envoy["rejected"].as_array()?.len() == 3).then_some(envoy)
+    })
+    .await;
+    let said = list["rejected"].to_string();
+    for part in [
+        "HTTPRoute/default/r#rules[0].matches[0] has an operation on classes",
+        "cannot bind",
+        &taken_at.to_string(),
+    ] {
+        assert!(
+            said.contains(part) || said.to_lowercase().contains(part),
+            "{part}: {said}"
+        );
+    }
+    until_answer(outbound, "a", "/c", 200, "a/c").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sidecar_calls_an_app_behind_it() {
+    let mesh = TestMesh::start().await;
+    let app = ScriptedApp::start(echo("app")).await;
+    let inbound = json!([{"listen": "127.0.0.1:0", "app": app.address().port(), "protocol": "http"}]);
+    let asks = json!({"services": [], "inbound": inbound});
+    let envoy = Envoy::start(&mesh, "envoy-1", VARIANTS[0], asks).await;
+    let listen = envoy.listener("weir-inbound/127.0.0.1:0").await;
+    mesh.plain_service("behind", AppProtocol::Http1, &[listen]).await;
+    let caller = mesh.service("caller", Script::answer(200, "")).await;
+    let answer = caller.get("http://behind/x").await;
+    assert_eq!((answer.status, answer.text().as_str()), (StatusCode::OK, "app/x"));
+    let context = [("weir-context", "1;i=00000000deadbeef;p=7")];
+    assert_eq!(send(listen, "behind", "GET", "/y", &context).await.text(), "app/y");
+    let seen = app.seen();
+    assert_eq!(seen.len(), 2);
+    assert!(
+        seen.iter().all(|seen| seen.header("weir-context").is_none()),
+        "{seen:?}"
+    );
+    let all = envoy.admin("/listeners?format=json").await.json();
+    let names = all["listener_statuses"].as_array().expect("a list").len();
+    assert_eq!(names, 1, "its app calls nobody: {all:#}");
+}
