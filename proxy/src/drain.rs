@@ -5,7 +5,17 @@ use tokio::sync::watch;
 /// Tells every listener and connection when the drain begins. Cloned for each of them; the drain is over when all
 /// clones are gone.
 #[derive(Clone, Debug)]
-pub(crate) struct Drain(watch::Receiver<bool>);
+pub(crate) struct Drain {
+    told: watch::Receiver<bool>,
+    seen: Seen,
+}
+
+/// Whether [`Drain::begun`] has returned: it takes the change for seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    No,
+    Yes,
+}
 
 /// Begins the drain, and waits for its end.
 #[derive(Debug)]
@@ -13,8 +23,8 @@ pub(crate) struct DrainControl(watch::Sender<bool>);
 
 /// A drain that can be begun.
 pub(crate) fn pair() -> (DrainControl, Drain) {
-    let (sender, receiver) = watch::channel(false);
-    (DrainControl(sender), Drain(receiver))
+    let (sender, told) = watch::channel(false);
+    (DrainControl(sender), Drain { told, seen: Seen::No })
 }
 
 impl Drain {
@@ -23,7 +33,13 @@ impl Drain {
     /// # Cancel safety
     /// Nothing is lost when dropped.
     pub(crate) async fn begun(&mut self) {
-        let _ = self.0.wait_for(|begun| *begun).await;
+        let _ = self.told.wait_for(|begun| *begun).await;
+        self.seen = Seen::Yes;
+    }
+
+    /// Whether it has begun, or its control is gone. Takes no lock: the only change there is is the begin.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.seen == Seen::Yes || self.told.has_changed().unwrap_or(true)
     }
 }
 
@@ -46,8 +62,15 @@ mod tests {
     #[tokio::test]
     async fn it_ends_when_the_last_that_takes_part_has_ended() {
         let (control, mut drain) = pair();
-        let waiting = tokio::spawn(async move { drain.begun().await });
+        let other = drain.clone();
+        assert!(!drain.has_begun());
+        let waiting = tokio::spawn(async move {
+            drain.begun().await;
+            assert!(drain.has_begun());
+        });
         control.begin();
+        assert!(other.has_begun());
+        drop(other);
         waiting.await.expect("the waiter saw it begin");
         control.ended().await;
     }
