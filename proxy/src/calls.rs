@@ -1,11 +1,12 @@
 //! What both hops do with a request's trace and context: read them, decide what is ours, write them on.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body::Body as _;
 use weir_policy::context::{CONTEXT_HEADER, Context, ContextId, VERDICT_HEADER};
 use weir_policy::deadline::Deadline;
@@ -17,6 +18,8 @@ use crate::config::Edge;
 use crate::error::ProxyError;
 use crate::exchange::Exchange;
 use crate::http::body::ResponseBody;
+use crate::http::h1::violation::Refused;
+use crate::http::head::Grpc;
 use crate::record::{Direction, DownstreamAddr, RequestRecord, ResponseFlag, Sampled, TraceIds};
 use crate::worker::Worker;
 
@@ -154,6 +157,36 @@ pub(crate) fn refuse(worker: &Worker, exchange: &mut Exchange, error: &ProxyErro
     });
     response
 }
+
+/// Answers what came on an HTTP/1 connection and is no request; counted and logged as one, as far as its head could be
+/// read.
+pub(crate) fn refuse_unread(
+    worker: &Worker,
+    direction: Direction,
+    service: &Arc<str>,
+    downstream: DownstreamAddr,
+    call: &Call,
+    refused: &Refused,
+) -> Response<ResponseBody> {
+    let mut request = Request::new(());
+    if let Some((method, uri)) = &refused.line {
+        *request.method_mut() = method.clone();
+        *request.uri_mut() = uri.clone();
+    } else if let Ok(other) = Method::from_bytes(UNKNOWN_METHOD) {
+        *request.method_mut() = other;
+    }
+    let (parts, ()) = request.into_parts();
+    let mut record = record(direction, Arc::clone(service), &parts, downstream, call);
+    if refused.line.is_none() {
+        record.path.clear();
+    }
+    let mut exchange = Exchange::new(record, Rc::clone(&worker.recorder), worker.clock, Grpc::No, None);
+    worker.recorder.metrics().violated(refused.violation);
+    refuse(worker, &mut exchange, &ProxyError::Violation(refused.violation))
+}
+
+/// OpenTelemetry semantic conventions, `http.request.method`: a method that is none.
+const UNKNOWN_METHOD: &[u8] = b"_OTHER";
 
 fn parent(headers: &HeaderMap) -> Option<TraceParent> {
     // W3C Trace Context section 4.3: what can't be read begins a new trace.

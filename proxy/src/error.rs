@@ -11,6 +11,8 @@ use weir_policy::breaker::Refusal;
 use weir_policy::context::Fault;
 use weir_policy::names::ClusterName;
 
+use crate::http::body::BodyFailure;
+use crate::http::h1::violation::Violation;
 use crate::mesh::Unavailable;
 use crate::record::ResponseFlag;
 
@@ -127,9 +129,12 @@ pub(crate) enum ProxyError {
         /// The time that was given.
         limit: Duration,
     },
-    /// The body that came from downstream broke off.
-    #[error("the request's body broke off: {0}")]
-    RequestBody(String),
+    /// The body that came from downstream did not come whole.
+    #[error("the request's body {0}")]
+    RequestBody(BodyFailure),
+    /// What came on an HTTP/1 connection is no request.
+    #[error("the request is refused: {0}")]
+    Violation(Violation),
 }
 
 /// Where a request went wrong, as seen from this proxy.
@@ -175,7 +180,8 @@ impl ProxyError {
             ProxyError::BadRequest(_)
             | ProxyError::NotCarried(_)
             | ProxyError::UnknownDestination { .. }
-            | ProxyError::RequestBody(_) => Fault::Downstream,
+            | ProxyError::RequestBody(_)
+            | ProxyError::Violation(_) => Fault::Downstream,
             ProxyError::NoConfig { .. } => Fault::ControlPlane,
             ProxyError::NoRoute { .. }
             | ProxyError::NoBackend { .. }
@@ -207,6 +213,7 @@ impl ProxyError {
             | ProxyError::NotCarried(_)
             | ProxyError::UnknownDestination { .. }
             | ProxyError::RequestBody(_)
+            | ProxyError::Violation(_)
             | ProxyError::NoConfig { .. } => Hop::Listener,
             ProxyError::NoRoute { .. } | ProxyError::NoBackend { .. } | ProxyError::MissingBackend { .. } => Hop::Route,
             ProxyError::NoEndpoint { .. } | ProxyError::Refused { .. } => Hop::Cluster,
@@ -223,7 +230,10 @@ impl ProxyError {
     /// The status of the answer. Where RFC 9209 section 2.3 recommends one for the error, it is that one.
     pub(crate) fn status(&self) -> StatusCode {
         match self {
-            ProxyError::BadRequest(_) | ProxyError::RequestBody(_) => StatusCode::BAD_REQUEST,
+            ProxyError::BadRequest(_) | ProxyError::RequestBody(BodyFailure::BrokeOff(_)) => StatusCode::BAD_REQUEST,
+            ProxyError::Violation(violation) | ProxyError::RequestBody(BodyFailure::Refused(violation)) => {
+                violation.status()
+            }
             ProxyError::NotCarried(_) => StatusCode::NOT_IMPLEMENTED,
             ProxyError::NoRoute { .. } => StatusCode::NOT_FOUND,
             // Gateway API, HTTPRouteRule.backendRefs: an invalid backend is answered with 500.
@@ -245,7 +255,10 @@ impl ProxyError {
     /// The error type of `Proxy-Status` (RFC 9209 section 2.3).
     pub(crate) fn proxy_status_error(&self) -> &'static str {
         match self {
-            ProxyError::BadRequest(_) | ProxyError::RequestBody(_) | ProxyError::NotCarried(_) => "http_request_error",
+            ProxyError::BadRequest(_)
+            | ProxyError::RequestBody(_)
+            | ProxyError::Violation(_)
+            | ProxyError::NotCarried(_) => "http_request_error",
             ProxyError::UnknownDestination { .. } | ProxyError::NoRoute { .. } => "destination_not_found",
             ProxyError::NoConfig { .. } | ProxyError::NoBackend { .. } | ProxyError::MissingBackend { .. } => {
                 "proxy_configuration_error"
@@ -276,7 +289,7 @@ impl ProxyError {
         const INTERNAL: u32 = 13;
         const UNAVAILABLE: u32 = 14;
         match self {
-            ProxyError::BadRequest(_) | ProxyError::RequestBody(_) => INVALID_ARGUMENT,
+            ProxyError::BadRequest(_) | ProxyError::RequestBody(_) | ProxyError::Violation(_) => INVALID_ARGUMENT,
             ProxyError::NotCarried(_) | ProxyError::NoRoute { .. } => UNIMPLEMENTED,
             ProxyError::NoBackend { .. } | ProxyError::MissingBackend { .. } | ProxyError::Protocol { .. } => INTERNAL,
             ProxyError::Refused {
@@ -322,7 +335,8 @@ impl ProxyError {
             ProxyError::Protocol { .. } => ResponseFlag::UpstreamProtocol,
             ProxyError::AttemptTimeout { .. } => ResponseFlag::AttemptTimeout,
             ProxyError::RequestTimeout { .. } => ResponseFlag::RequestTimeout,
-            ProxyError::RequestBody(_) => ResponseFlag::DownstreamReset,
+            ProxyError::RequestBody(BodyFailure::BrokeOff(_)) => ResponseFlag::DownstreamReset,
+            ProxyError::Violation(_) | ProxyError::RequestBody(BodyFailure::Refused(_)) => ResponseFlag::BadRequest,
         }
     }
 
@@ -349,7 +363,8 @@ impl ProxyError {
             | ProxyError::Protocol { .. }
             | ProxyError::AttemptTimeout { .. }
             | ProxyError::RequestTimeout { .. }
-            | ProxyError::RequestBody(_) => None,
+            | ProxyError::RequestBody(_)
+            | ProxyError::Violation(_) => None,
         }
     }
 
@@ -375,7 +390,10 @@ impl ProxyError {
             ProxyError::AttemptTimeout { .. } | ProxyError::RequestTimeout { .. } => {
                 "look for what is slow behind it, or allow more time in the route's timeouts"
             }
-            ProxyError::RequestBody(_) => "send the whole body",
+            ProxyError::RequestBody(BodyFailure::BrokeOff(_)) => "send the whole body",
+            ProxyError::Violation(violation) | ProxyError::RequestBody(BodyFailure::Refused(violation)) => {
+                violation.hint()
+            }
         }
     }
 }

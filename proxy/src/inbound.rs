@@ -22,7 +22,7 @@ use crate::calls::{self, Call};
 use crate::config::Edge;
 use crate::error::ProxyError;
 use crate::exchange::{Attempt, Exchange};
-use crate::http::body::{Replay, ResponseBody};
+use crate::http::body::{DownstreamBody, Replay, ResponseBody};
 use crate::http::head::{Grpc, Head, strip_hop_by_hop};
 use crate::http::upstream::{Target, Wire};
 use crate::record::{AttemptOutcome, Direction, DownstreamAddr};
@@ -69,7 +69,7 @@ pub(crate) async fn serve(
     worker: &Worker,
     app: &InboundApp,
     downstream: DownstreamAddr,
-    request: Request<Incoming>,
+    request: Request<DownstreamBody>,
 ) -> Response<ResponseBody> {
     let (parts, body) = request.into_parts();
     let grpc = Grpc::of(&parts.headers);
@@ -105,7 +105,7 @@ async fn carry(
     exchange: &mut Exchange,
     call: &Call,
     mut head: Head,
-    body: Incoming,
+    body: DownstreamBody,
 ) -> Result<(Response<Incoming>, Attempt), ProxyError> {
     calls::strip_own(&mut head.headers);
     if app.edge == Edge::Yes {

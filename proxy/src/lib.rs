@@ -15,6 +15,8 @@ pub(crate) mod endpoints;
 pub(crate) mod error;
 pub(crate) mod exchange;
 pub(crate) mod explain;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub(crate) mod http;
 pub(crate) mod inbound;
 pub(crate) mod last_good;

@@ -17,6 +17,7 @@ use weir_policy::outlier::Cause;
 use weir_policy::retry::RetryKind;
 use weir_policy::spread::Distance;
 
+use crate::http::h1::violation::Violation;
 use crate::record::{AttemptOutcome, Direction, RequestRecord, ResponseFlag};
 
 /// The media type of [`Metrics::page`].
@@ -121,6 +122,7 @@ impl Metrics {
             retries: Default::default(),
             refused: Default::default(),
             mirrored: Default::default(),
+            violations: Default::default(),
             connections: Default::default(),
             unknown_destination: AtomicU64::new(0),
         });
@@ -192,6 +194,7 @@ pub(crate) struct WorkerMetrics {
     retries: [AtomicU64; RETRIED.len()],
     refused: [AtomicU64; REFUSED.len()],
     mirrored: [AtomicU64; MIRRORED.len()],
+    violations: [AtomicU64; Violation::ALL.len()],
     connections: [[AtomicI64; SIDES.len()]; DIRECTIONS.len()],
     unknown_destination: AtomicU64,
 }
@@ -271,6 +274,13 @@ impl WorkerMetrics {
         counter.fetch_add(1, Relaxed);
     }
 
+    /// Counts a request that an HTTP/1 connection refused.
+    pub(crate) fn violated(&self, violation: Violation) {
+        if let Some(counter) = self.violations.get(violation as usize) {
+            counter.fetch_add(1, Relaxed);
+        }
+    }
+
     /// Counts a request for a name that is no service of the mesh.
     pub(crate) fn unknown_destination(&self) {
         self.unknown_destination.fetch_add(1, Relaxed);
@@ -287,6 +297,9 @@ impl WorkerMetrics {
             *sum += counter.load(Relaxed);
         }
         for (sum, counter) in gathered.mirrored.iter_mut().zip(&self.mirrored) {
+            *sum += counter.load(Relaxed);
+        }
+        for (sum, counter) in gathered.violations.iter_mut().zip(&self.violations) {
             *sum += counter.load(Relaxed);
         }
         let sums = gathered.connections.iter_mut().flatten();
@@ -491,6 +504,7 @@ struct Gathered {
     retries: [u64; RETRIED.len()],
     refused: [u64; REFUSED.len()],
     mirrored: [u64; MIRRORED.len()],
+    violations: [u64; Violation::ALL.len()],
     connections: [[i64; SIDES.len()]; DIRECTIONS.len()],
     unknown_destination: u64,
     access_log_dropped: u64,
@@ -608,6 +622,13 @@ impl Gathered {
         let mut metric = encoder.encode_descriptor("weir_mirrored", help, None, MetricType::Counter)?;
         for (outcome, count) in MIRRORED.into_iter().zip(&self.mirrored) {
             counter(&mut metric, &[("outcome", outcome)], *count)?;
+        }
+        let help = "Requests that an HTTP/1 connection refused, by the rule or limit that they broke";
+        let mut metric = encoder.encode_descriptor("weir_http1_refused", help, None, MetricType::Counter)?;
+        for (violation, count) in Violation::ALL.into_iter().zip(&self.violations) {
+            if *count > 0 {
+                counter(&mut metric, &[("rule", violation.as_str())], *count)?;
+            }
         }
         let help = "Open connections";
         let mut metric = encoder.encode_descriptor("weir_connections", help, None, MetricType::Gauge)?;
@@ -862,6 +883,7 @@ mod tests {
         answered.attempts.clear();
         count(&worker, &answered);
         worker.retried(RetryKind::Policy);
+        worker.violated(Violation::LengthAndCoding);
         worker.refused(&Refusal::Open {
             retry_after: Duration::ZERO,
         });

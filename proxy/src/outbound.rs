@@ -22,7 +22,7 @@ use crate::calls::{self, Call};
 use crate::endpoints::Endpoint;
 use crate::error::ProxyError;
 use crate::exchange::{self, Attempt, Exchange, InFlight};
-use crate::http::body::{Replay, RequestBody, ResponseBody};
+use crate::http::body::{DownstreamBody, Replay, RequestBody, ResponseBody};
 use crate::http::head::{Grpc, Head, strip_hop_by_hop};
 use crate::http::upstream::{Lease, Target, Wire};
 use crate::mirror;
@@ -42,7 +42,7 @@ pub(crate) const CONFIG_WAIT: Duration = Duration::from_secs(5);
 pub(crate) async fn serve(
     worker: &Rc<Worker>,
     downstream: DownstreamAddr,
-    request: Request<Incoming>,
+    request: Request<DownstreamBody>,
 ) -> Response<ResponseBody> {
     let (parts, body) = request.into_parts();
     let grpc = Grpc::of(&parts.headers);
@@ -401,7 +401,9 @@ fn to_downstream(response: &mut Response<Incoming>, plan: &ForwardPlan<'_>) {
 mod tests {
     use super::*;
 
-    fn size_bytes<F: Future>(_: impl FnOnce(&'static Rc<Worker>, DownstreamAddr, Request<Incoming>) -> F) -> usize {
+    fn size_bytes<F: Future>(
+        _: impl FnOnce(&'static Rc<Worker>, DownstreamAddr, Request<DownstreamBody>) -> F,
+    ) -> usize {
         size_of::<F>()
     }
 

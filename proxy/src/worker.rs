@@ -3,13 +3,16 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use http::{HeaderMap, Request, Response};
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -18,16 +21,19 @@ use weir_policy::names::WorkloadName;
 use weir_policy::trace::TraceParent;
 
 use crate::app_health::AppHealth;
+use crate::calls;
 use crate::clock::Clock;
 use crate::contexts::Contexts;
 use crate::drain::Drain;
 use crate::error::ProxyError;
+use crate::http::body::{DownstreamBody, ResponseBody};
 use crate::http::downstream;
+use crate::http::h1::violation::{Refused, Violation};
 use crate::http::io::Io;
 use crate::http::upstream::Upstreams;
 use crate::inbound::{self, InboundApp};
 use crate::mesh::Mesh;
-use crate::metrics::Side;
+use crate::metrics::{ConnectionGuard, Side};
 use crate::outbound;
 use crate::record::{Direction, DownstreamAddr, Recorder, Sampled, Sampler, TraceIds};
 use crate::snapshot::Service;
@@ -281,8 +287,10 @@ async fn work(parts: WorkerParts, mut accepted: mpsc::Receiver<Accepted>, connec
         tokio::select! {
             next = accepted.recv() => {
                 let Some(next) = next else { break };
-                let serving = serve(Rc::clone(&worker), next, parts.drain.clone(), Counted(Arc::clone(&connections)));
-                tokio::task::spawn_local(serving);
+                let counted = Counted(Arc::clone(&connections));
+                if let Some(serving) = serve(Rc::clone(&worker), next, parts.drain.clone(), counted) {
+                    tokio::task::spawn_local(serving);
+                }
             }
             _ = sweep.tick() => worker.upstreams.sweep(Instant::now()),
         }
@@ -292,28 +300,69 @@ async fn work(parts: WorkerParts, mut accepted: mpsc::Receiver<Accepted>, connec
     std::future::pending::<()>().await;
 }
 
-async fn serve(worker: Rc<Worker>, accepted: Accepted, drain: Drain, _counted: Counted) {
-    // A connection that died between accept and here is nobody's loss.
-    let Ok((io, from)) = io(accepted.stream) else { return };
-    let metrics = Rc::clone(&worker.recorder);
-    match accepted.to {
-        // A request's future is boxed: hyper and the runtime move it several times on its way into a task.
-        ListenerKind::Outbound => {
-            let _counted = metrics.metrics().connection(Direction::Outbound, Side::Downstream);
-            let answer = move |request| {
-                let worker = Rc::clone(&worker);
-                Box::pin(async move { outbound::serve(&worker, from, request).await })
-            };
-            downstream::serve(io, drain, answer).await;
-        }
-        ListenerKind::Inbound(app) => {
-            let _counted = metrics.metrics().connection(Direction::Inbound, Side::Downstream);
-            let answer = move |request| {
-                let (worker, app) = (Rc::clone(&worker), Arc::clone(&app));
+/// Serves a connection; `None`: it died between accept and here, which is nobody's loss.
+fn serve(
+    worker: Rc<Worker>,
+    accepted: Accepted,
+    drain: Drain,
+    counted: Counted,
+) -> Option<impl Future<Output = ()> + 'static> {
+    let (io, from) = io(accepted.stream).ok()?;
+    let direction = match &accepted.to {
+        ListenerKind::Outbound => Direction::Outbound,
+        ListenerKind::Inbound(_) => Direction::Inbound,
+    };
+    let hop = Hop {
+        from,
+        to: accepted.to,
+        _open: worker.recorder.metrics().connection(direction, Side::Downstream),
+        _counted: counted,
+        worker,
+    };
+    Some(downstream::serve(io, drain, hop))
+}
+
+/// What answers the requests of one downstream's connection, for as long as that is open.
+struct Hop {
+    worker: Rc<Worker>,
+    from: DownstreamAddr,
+    to: ListenerKind,
+    _open: ConnectionGuard,
+    _counted: Counted,
+}
+
+impl downstream::Service for Hop {
+    // Boxed: the runtime moves it several times on its way into a task.
+    type Answer = Pin<Box<dyn Future<Output = Response<ResponseBody>>>>;
+
+    fn answer(&self, request: Request<DownstreamBody>) -> Self::Answer {
+        let (worker, from) = (Rc::clone(&self.worker), self.from);
+        match &self.to {
+            ListenerKind::Outbound => Box::pin(async move { outbound::serve(&worker, from, request).await }),
+            ListenerKind::Inbound(app) => {
+                let app = Arc::clone(app);
                 Box::pin(async move { inbound::serve(&worker, &app, from, request).await })
-            };
-            downstream::serve(io, drain, answer).await;
+            }
         }
+    }
+
+    fn refuse(&self, refused: &Refused) -> Response<ResponseBody> {
+        let unread = HeaderMap::new();
+        let (direction, service, call) = match &self.to {
+            ListenerKind::Outbound => {
+                let call = calls::outbound(&self.worker, &unread);
+                (Direction::Outbound, &self.worker.no_service, call)
+            }
+            ListenerKind::Inbound(app) => {
+                let call = calls::inbound(&self.worker, &unread, app.edge);
+                (Direction::Inbound, &app.label, call)
+            }
+        };
+        calls::refuse_unread(&self.worker, direction, service, self.from, &call, refused)
+    }
+
+    fn refused_body(&self, violation: Violation) {
+        self.worker.recorder.metrics().violated(violation);
     }
 }
 

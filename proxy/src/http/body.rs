@@ -13,6 +13,8 @@ use hyper::body::Incoming;
 
 use crate::exchange::Exchange;
 use crate::http::copy::{BodyCopy, CopyFeed, CopyState, Fed};
+use crate::http::h1;
+use crate::http::h1::violation::Violation;
 
 /// How much of one request's body is kept for another attempt. Past it the request can only be sent once. Chunks are
 /// kept by reference count, not copied.
@@ -24,6 +26,9 @@ pub(crate) enum BodyError {
     /// The peer that sends it broke off.
     #[error("broke off: {0}")]
     Peer(#[from] hyper::Error),
+    /// The same, on an HTTP/1 connection of a downstream.
+    #[error("broke off: {0}")]
+    Broken(h1::Break),
     /// A newer attempt reads the request's body now.
     #[error("another attempt took over")]
     Superseded,
@@ -35,19 +40,67 @@ pub(crate) enum BodyError {
     GivenUp,
 }
 
+/// Why a request's body did not come whole.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum BodyFailure {
+    /// It ended before its end.
+    #[error("broke off: {0}")]
+    BrokeOff(String),
+    /// It is not framed as it must be, or too slow.
+    #[error("is refused: {0}")]
+    Refused(Violation),
+}
+
+/// The body of a request as a connection gives it.
+pub(crate) enum DownstreamBody {
+    /// There is none.
+    Nothing,
+    Http1(h1::body::Body),
+    Http2(Incoming),
+}
+
+impl Body for DownstreamBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            DownstreamBody::Nothing => Poll::Ready(None),
+            DownstreamBody::Http1(body) => Pin::new(body).poll_frame(cx),
+            DownstreamBody::Http2(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::Peer),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            DownstreamBody::Nothing => true,
+            DownstreamBody::Http1(body) => body.is_end_stream(),
+            DownstreamBody::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            DownstreamBody::Nothing => SizeHint::with_exact(0),
+            DownstreamBody::Http1(body) => body.size_hint(),
+            DownstreamBody::Http2(body) => body.size_hint(),
+        }
+    }
+}
+
 /// A downstream request's body, read by one attempt at a time, each from its start.
 #[derive(Clone)]
 pub(crate) struct Replay(Rc<RefCell<Source>>);
 
 struct Source {
-    incoming: Incoming,
+    incoming: DownstreamBody,
     hint: SizeHint,
     kept: Kept,
     ended: bool,
     /// The attempt that reads now; what an older one asks for is refused.
     attempt: u32,
     received_bytes: u64,
-    failure: Option<String>,
+    failure: Option<BodyFailure>,
     /// Copies for mirrors; empty for most requests.
     copies: Vec<CopyFeed>,
 }
@@ -72,7 +125,7 @@ pub(crate) enum Part {
 }
 
 impl Replay {
-    pub(crate) fn new(incoming: Incoming) -> Replay {
+    pub(crate) fn new(incoming: DownstreamBody) -> Replay {
         Replay(Rc::new(RefCell::new(Source {
             hint: incoming.size_hint(),
             ended: incoming.is_end_stream(),
@@ -141,7 +194,7 @@ impl Replay {
     }
 
     /// What went wrong while reading from downstream, if anything did.
-    pub(crate) fn failure(&self) -> Option<String> {
+    pub(crate) fn failure(&self) -> Option<BodyFailure> {
         self.0.borrow().failure.clone()
     }
 }
@@ -250,8 +303,15 @@ impl Source {
                 return Poll::Ready(None);
             }
             Poll::Ready(Some(Err(error))) => {
-                self.failure = Some(error.to_string());
-                return Poll::Ready(Some(Err(error.into())));
+                self.failure = Some(match &error {
+                    BodyError::Broken(h1::Break::Refused(violation)) => BodyFailure::Refused(*violation),
+                    BodyError::Broken(how) => BodyFailure::BrokeOff(how.to_string()),
+                    BodyError::Peer(error) => BodyFailure::BrokeOff(error.to_string()),
+                    BodyError::Superseded | BodyError::OutOfTime | BodyError::GivenUp => {
+                        BodyFailure::BrokeOff(error.to_string())
+                    }
+                });
+                return Poll::Ready(Some(Err(error)));
             }
             Poll::Ready(Some(Ok(frame))) => frame,
         };
@@ -305,6 +365,9 @@ enum Content {
     Nothing,
     Text(Bytes),
     Streamed(Incoming),
+    /// For tests of connections, without an upstream.
+    #[cfg(test)]
+    Scripted(Pin<Box<dyn Body<Data = Bytes, Error = BodyError>>>),
 }
 
 impl ResponseBody {
@@ -324,6 +387,15 @@ impl ResponseBody {
             } else {
                 Content::Text(text.into())
             },
+            exchange: None,
+        }
+    }
+
+    /// Such a body.
+    #[cfg(test)]
+    pub(crate) fn scripted(body: impl Body<Data = Bytes, Error = BodyError> + 'static) -> ResponseBody {
+        ResponseBody {
+            content: Content::Scripted(Box::pin(body)),
             exchange: None,
         }
     }
@@ -349,6 +421,8 @@ impl Body for ResponseBody {
                 return Poll::Ready(Some(Ok(Frame::data(text))));
             }
             Content::Streamed(body) => body,
+            #[cfg(test)]
+            Content::Scripted(body) => return body.as_mut().poll_frame(cx),
         };
         // Before the frame: an answer that always has a next one would never run out of time.
         if let Some(exchange) = &mut this.exchange
@@ -390,6 +464,8 @@ impl Body for ResponseBody {
             Content::Nothing => true,
             Content::Text(_) => false,
             Content::Streamed(body) => body.is_end_stream(),
+            #[cfg(test)]
+            Content::Scripted(body) => body.is_end_stream(),
         }
     }
 
@@ -398,6 +474,8 @@ impl Body for ResponseBody {
             Content::Nothing => SizeHint::with_exact(0),
             Content::Text(text) => SizeHint::with_exact(text.len() as u64),
             Content::Streamed(body) => body.size_hint(),
+            #[cfg(test)]
+            Content::Scripted(body) => body.size_hint(),
         }
     }
 }
@@ -407,7 +485,7 @@ impl Drop for ResponseBody {
         let Some(exchange) = self.exchange.take() else {
             return;
         };
-        // hyper does not read a body that says it has ended (HEAD, 204, Content-Length: 0).
+        // A body that says it has ended is not read (HEAD, 204, Content-Length: 0).
         if self.is_end_stream() {
             exchange.complete();
         } else {

@@ -1,53 +1,72 @@
-//! Connections from downstreams: HTTP/1.1 or HTTP/2, told apart by the first bytes, until they end or are drained.
+//! Connections from downstreams: HTTP/1 or HTTP/2, told apart by the first bytes, until they end or are drained.
 
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::Future;
-use std::pin::pin;
+use std::io;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::{Buf, BytesMut};
 use http::{Request, Response};
 use hyper::body::Incoming;
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::drain::Drain;
-use crate::http::body::ResponseBody;
+use crate::http::body::{DownstreamBody, ResponseBody};
+use crate::http::h1;
+use crate::http::h1::violation::{Refused, Violation};
 use crate::http::io::Io;
 use crate::http::upstream::{HEAD_BYTES_MAX, HTTP2_CONNECTION_WINDOW_BYTES, HTTP2_STREAM_WINDOW_BYTES, LocalExecutor};
-
-/// How long a head may take to come, per request on an HTTP/1.1 connection; it is also how long an idle connection is
-/// kept. Longer than what callers keep theirs, so that it is they who close.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
-
-/// How long a connection that has carried no request yet may take, when a drain begins, to complete its first head.
-/// Without it a peer that sends half a head would hold up the drain to its end.
-const FIRST_HEAD_IN_DRAIN: Duration = Duration::from_secs(1);
 
 /// Requests under way on one HTTP/2 connection: what two sidecars share between them is one connection, so it has to be
 /// large; hyper's own default is 200.
 const HTTP2_STREAMS_MAX: u32 = 1024;
+
+/// What answers the requests of a connection.
+pub(crate) trait Service: 'static {
+    /// See [`Service::answer`].
+    type Answer: Future<Output = Response<ResponseBody>> + 'static;
+
+    /// Answers a request. Dropped, the request ends as if the downstream had left.
+    fn answer(&self, request: Request<DownstreamBody>) -> Self::Answer;
+
+    /// The answer to what came instead of a request; the connection ends with it.
+    fn refuse(&self, refused: &Refused) -> Response<ResponseBody>;
+
+    /// The body of a request that was answered was refused; the answer may have been given for that, or before.
+    fn refused_body(&self, violation: Violation);
+}
 
 /// Serves a connection until its end. When a drain begins, it is told to send no new requests (GOAWAY, or
 /// `Connection: close`), and ends when those under way have.
 ///
 /// # Cancel safety
 /// Dropped, the connection is closed and its requests end as if the downstream had left.
-pub(crate) async fn serve<S, F>(io: Io, mut drain: Drain, service: S)
-where
-    S: Fn(Request<Incoming>) -> F + 'static,
-    F: Future<Output = Response<ResponseBody>> + 'static,
-{
-    let mut builder = auto::Builder::new(LocalExecutor);
+pub(crate) fn serve<S: Service>(io: Io, drain: Drain, service: S) -> impl Future<Output = ()> {
+    // Made here and not within: what an `async fn` is given, it holds a second time.
+    let mut connection = h1::Connection::new(io, drain);
+    async move {
+        match connection.serve(&service).await {
+            h1::Served::Ended => {}
+            h1::Served::Http2 => {
+                if let Some((io, ahead, drain)) = connection.into_http2() {
+                    // Boxed: an idle HTTP/1 connection is not as large as an HTTP/2 one.
+                    Box::pin(serve_http2(Begun { ahead, io }, drain, service)).await;
+                }
+            }
+        }
+    }
+}
+
+async fn serve_http2<S: Service>(io: Begun, mut drain: Drain, service: S) {
+    let mut builder = http2::Builder::new(LocalExecutor);
     builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(HEAD_BYTES_MAX);
-    builder
-        .http2()
         .timer(TokioTimer::new())
         .initial_stream_window_size(HTTP2_STREAM_WINDOW_BYTES)
         .initial_connection_window_size(HTTP2_CONNECTION_WINDOW_BYTES)
@@ -57,9 +76,9 @@ where
         .keep_alive_timeout(Duration::from_secs(20));
     let carried = Rc::new(Cell::new(Carried::Nothing));
     let carries = Rc::clone(&carried);
-    let answer = service_fn(move |request| {
+    let answer = service_fn(move |request: Request<Incoming>| {
         carries.set(Carried::Requests);
-        let response = service(request);
+        let response = service.answer(request.map(DownstreamBody::Http2));
         async move { Ok::<_, Infallible>(response.await) }
     });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), answer));
@@ -68,7 +87,7 @@ where
         _ = connection.as_mut() => {}
         () = drain.begun() => {
             connection.as_mut().graceful_shutdown();
-            let ended = tokio::time::timeout(FIRST_HEAD_IN_DRAIN, connection.as_mut()).await;
+            let ended = tokio::time::timeout(h1::HEAD_IN_DRAIN, connection.as_mut()).await;
             match (ended, carried.get()) {
                 (Ok(_), _) | (Err(_), Carried::Nothing) => {}
                 (Err(_), Carried::Requests) => {
@@ -84,4 +103,48 @@ where
 enum Carried {
     Nothing,
     Requests,
+}
+
+/// A byte stream whose begin has been read already.
+struct Begun {
+    ahead: BytesMut,
+    io: Io,
+}
+
+impl AsyncRead for Begun {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.ahead.is_empty() {
+            return Pin::new(&mut self.io).poll_read(cx, buf);
+        }
+        let count = self.ahead.len().min(buf.remaining());
+        buf.put_slice(self.ahead.get(..count).unwrap_or_default());
+        self.ahead.advance(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Begun {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
 }

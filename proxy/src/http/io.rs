@@ -1,12 +1,14 @@
 //! The byte streams that connections run on.
 
 use std::cell::Cell;
+use std::future::Future;
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Notify;
 
@@ -15,6 +17,34 @@ use tokio::sync::Notify;
 pub(crate) enum Io {
     Tcp(TcpStream),
     Unix(UnixStream),
+    /// For tests in virtual time, which sockets have none of.
+    #[cfg(test)]
+    Memory(tokio::io::DuplexStream),
+}
+
+impl Io {
+    /// Returns once the connection has failed: the peer's system has answered what we sent with a reset. `None`:
+    /// whoever writes to this stream learns of it at once.
+    pub(crate) fn failed(&self) -> Option<impl Future<Output = ()> + use<>> {
+        let Io::Tcp(stream) = self else { return None };
+        // A handle of its own, with a place of its own in the runtime's event queue: who waits to read from this one is
+        // told only of what can be read.
+        let handle = stream.as_fd().try_clone_to_owned().ok()?;
+        let handle = TcpStream::from_std(handle.into()).ok()?;
+        Some(async move {
+            // An error of the wait itself is an end of it as well.
+            let _ = handle.ready(Interest::ERROR).await;
+        })
+    }
+
+    /// Makes the connection end with a reset when it is dropped, where it can: the end of an answer that is delimited
+    /// by the connection's end must not look like one.
+    pub(crate) fn end_with_reset(&self) {
+        if let Io::Tcp(stream) = self {
+            // Where the system does not let us, it ends as it can.
+            let _ = stream.set_zero_linger();
+        }
+    }
 }
 
 /// What has crossed a connection, read by whoever has to tell whether a request may have been seen by the peer.
@@ -128,6 +158,8 @@ impl AsyncRead for Io {
         match self.get_mut() {
             Io::Tcp(io) => Pin::new(io).poll_read(cx, buf),
             Io::Unix(io) => Pin::new(io).poll_read(cx, buf),
+            #[cfg(test)]
+            Io::Memory(io) => Pin::new(io).poll_read(cx, buf),
         }
     }
 }
@@ -137,6 +169,8 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Io::Tcp(io) => Pin::new(io).poll_write(cx, buf),
             Io::Unix(io) => Pin::new(io).poll_write(cx, buf),
+            #[cfg(test)]
+            Io::Memory(io) => Pin::new(io).poll_write(cx, buf),
         }
     }
 
@@ -148,6 +182,8 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Io::Tcp(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             Io::Unix(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            #[cfg(test)]
+            Io::Memory(io) => Pin::new(io).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -155,6 +191,8 @@ impl AsyncWrite for Io {
         match self {
             Io::Tcp(io) => io.is_write_vectored(),
             Io::Unix(io) => io.is_write_vectored(),
+            #[cfg(test)]
+            Io::Memory(io) => io.is_write_vectored(),
         }
     }
 
@@ -162,6 +200,8 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Io::Tcp(io) => Pin::new(io).poll_flush(cx),
             Io::Unix(io) => Pin::new(io).poll_flush(cx),
+            #[cfg(test)]
+            Io::Memory(io) => Pin::new(io).poll_flush(cx),
         }
     }
 
@@ -169,6 +209,8 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Io::Tcp(io) => Pin::new(io).poll_shutdown(cx),
             Io::Unix(io) => Pin::new(io).poll_shutdown(cx),
+            #[cfg(test)]
+            Io::Memory(io) => Pin::new(io).poll_shutdown(cx),
         }
     }
 }
