@@ -180,3 +180,43 @@ fn the_admin_port_drains() {
     assert_eq!(running.event("draining")["why"], "the admin port");
     assert!(running.child.wait().expect("it ends").success());
 }
+
+/// A connection that has carried a request, whose answer was read and which stays open.
+fn idle(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).expect("it listens");
+    // Answered by the proxy alone, and framed well: the connection goes on.
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nhost: no host\r\n\r\n")
+        .expect("written");
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"at the listener)\n") {
+        let mut part = [0; 1024];
+        let count = stream.read(&mut part).expect("an answer");
+        assert_ne!(count, 0, "{}", answer.escape_ascii());
+        answer.extend_from_slice(&part[..count]);
+    }
+    stream
+}
+
+#[test]
+fn an_idle_connection_takes_less_than_two_kib() {
+    // Both sides have to keep below the usual limit of 1024 open files.
+    const CONNECTIONS: u64 = 800;
+    let state = tempfile::tempdir().expect("a directory");
+    let state = state.path().display().to_string();
+    let flags = [&ANY_PORTS[..], &["--state-dir", &state, "--admin", "127.0.0.1:0"]].concat();
+    let mut running = Running::start(&flags);
+    let outbound = address(&running.event("started"), "outbound");
+    let resident_kib = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", running.child.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        kib.expect("Linux tells it")
+    };
+    // What the first ones take is there for all.
+    let mut open: Vec<TcpStream> = (0..100).map(|_| idle(outbound)).collect();
+    let before = resident_kib();
+    open.extend((0..CONNECTIONS).map(|_| idle(outbound)));
+    let each_bytes = resident_kib().saturating_sub(before) * 1024 / CONNECTIONS;
+    assert!(each_bytes < 2048, "{each_bytes} bytes for a connection that waits");
+}
