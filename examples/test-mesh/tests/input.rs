@@ -264,7 +264,7 @@ async fn two_readings_of_a_request_are_never_both_taken() {
         (
             "two hosts",
             format!("GET / HTTP/1.1\r\nhost: b\r\nhost: a\r\n\r\n{smuggled}"),
-            false,
+            true,
         ),
         ("no host", "GET / HTTP/1.1\r\n\r\n".to_owned(), true),
         (
@@ -293,7 +293,7 @@ async fn two_readings_of_a_request_are_never_both_taken() {
                 "POST / HTTP/1.1\r\nhost: b\r\ncontent-length: {}\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n{smuggled}",
                 5 + smuggled.len()
             ),
-            false,
+            true,
         ),
         (
             "chunks and a length",
@@ -301,7 +301,7 @@ async fn two_readings_of_a_request_are_never_both_taken() {
                 "POST / HTTP/1.1\r\nhost: b\r\ntransfer-encoding: chunked\r\ncontent-length: {}\r\n\r\n0\r\n\r\n{smuggled}",
                 5 + smuggled.len()
             ),
-            false,
+            true,
         ),
         (
             "a length that Connection names",
@@ -361,6 +361,48 @@ async fn two_readings_of_a_request_are_never_both_taken() {
         let (_, log) = a.stop().await;
         assert!(at_app <= log.len(), "{name}: {at_app} reached the app: {log:#?}");
     }
+}
+
+#[tokio::test]
+async fn a_refusal_is_answered_counted_and_logged() {
+    let mesh = TestMesh::start().await;
+    let a = mesh.service("a", Script::answer(200, "well")).await;
+    let smuggling =
+        b"POST /p?secret HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
+    for to in [a.outbound(), a.inbound()] {
+        let answer = String::from_utf8(say(to, smuggling).await).expect("text");
+        assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answer}");
+        let rule = "it has Content-Length and Transfer-Encoding (RFC 9112 section 6.3)";
+        let status = format!("error=http_request_error; details=\"the request is refused: {rule}\"");
+        assert!(answer.contains(&status), "{answer}");
+        let text = format!("the request is refused: {rule}; frame the body by one Content-Length or by ");
+        assert!(answer.contains(&text), "{answer}");
+    }
+    say(a.outbound(), b"nonsense\r\n\r\n").await;
+    for (rule, count) in [("length_and_coding", 2.0), ("request_line", 1.0)] {
+        let rule = format!("rule=\"{rule}\"");
+        assert_eq!(a.metric("weir_http1_refused_total", &[&rule]).await, count, "{rule}");
+    }
+    assert!(a.seen().is_empty());
+    let (_, log) = a.stop().await;
+    let lines: Vec<_> = log
+        .iter()
+        .map(|line| {
+            let text = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
+            assert_eq!(line["http.response.status_code"], 400);
+            assert_eq!(line["weir.flag"], "bad_request");
+            (text("weir.direction"), text("http.request.method"), text("url.path"))
+        })
+        .collect();
+    let expect = [
+        ("outbound", "POST", "/p"),
+        ("inbound", "POST", "/p"),
+        ("outbound", "_OTHER", ""),
+    ];
+    for (line, expect) in lines.iter().zip(expect) {
+        assert_eq!((line.0.as_str(), line.1.as_str(), line.2.as_str()), expect);
+    }
+    assert_eq!(lines.len(), 3, "{log:#?}");
 }
 
 #[tokio::test]
