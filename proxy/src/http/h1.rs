@@ -427,8 +427,9 @@ impl Connection {
             }
             loop {
                 match stream.poll_discard(cx) {
-                    Poll::Ready(Ok(1..)) => {}
-                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
+                    // A peer that sends faster than it is read never leaves the alarm its turn.
+                    Poll::Ready(Ok(1..)) if Instant::now() < due => {}
+                    Poll::Ready(Ok(_) | Err(_)) => return Poll::Ready(()),
                     Poll::Pending => return self.alarm.poll(due, cx),
                 }
             }
