@@ -291,13 +291,16 @@ impl ProxyError {
         match self {
             ProxyError::BadRequest(_) | ProxyError::RequestBody(_) | ProxyError::Violation(_) => INVALID_ARGUMENT,
             ProxyError::NotCarried(_) | ProxyError::NoRoute { .. } => UNIMPLEMENTED,
-            ProxyError::NoBackend { .. } | ProxyError::MissingBackend { .. } | ProxyError::Protocol { .. } => INTERNAL,
+            ProxyError::Protocol { .. } => INTERNAL,
             ProxyError::Refused {
                 refusal: Refusal::Connections { .. } | Refusal::Pending { .. } | Refusal::Requests { .. },
                 ..
             } => RESOURCE_EXHAUSTED,
             ProxyError::AttemptTimeout { .. } | ProxyError::RequestTimeout { .. } => DEADLINE_EXCEEDED,
-            ProxyError::UnknownDestination { .. }
+            // Gateway API, GRPCRouteRule.backendRefs: a call whose backend is invalid ends with UNAVAILABLE.
+            ProxyError::NoBackend { .. }
+            | ProxyError::MissingBackend { .. }
+            | ProxyError::UnknownDestination { .. }
             | ProxyError::NoConfig { .. }
             | ProxyError::NoEndpoint { .. }
             | ProxyError::Refused {
