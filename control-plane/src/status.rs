@@ -85,7 +85,9 @@ fn attachments(object: &Object, index: &Index) -> Vec<Attachment> {
     let attachments: BTreeSet<Attachment> = match &object.spec {
         Spec::HttpRoute(spec) => {
             let parents = spec.parent_refs.iter();
-            parents.filter_map(|parent| route::attachment(object, parent)).collect()
+            parents
+                .filter_map(|parent| route::attachment(object, parent, index))
+                .collect()
         }
         Spec::BackendPolicy(spec) => {
             let targets = spec.target_refs.iter();

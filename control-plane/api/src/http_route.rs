@@ -134,7 +134,11 @@ pub struct ParentRef {
     /// Its name.
     #[schemars(with = "Label")]
     pub name: String,
-    /// One of its ports. Default: all of them.
+    /// One of its ports, by name. Default: all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Label>")]
+    pub section_name: Option<String>,
+    /// One of its ports, by number; beside `sectionName` it is the same one. Default: all of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<NonZeroU16>,
 }

@@ -83,10 +83,12 @@ impl From<&ParentRef> for ParentReference {
             kind,
             namespace,
             name,
+            section_name,
             port,
         } = parent;
         ParentReference {
             namespace: namespace.clone(),
+            section_name: section_name.clone(),
             port: port.map(|port| port.get()),
             ..of_kind(*kind, name)
         }

@@ -320,7 +320,7 @@ fn pairs(object: &Value, pointer: &str) -> String {
 /// `name.namespace:port`, as far as it is said.
 fn reference(reference: &Value) -> String {
     let mut text = text_at(reference, "/name").to_owned();
-    for (mark, part) in [('.', "/namespace"), (':', "/port")] {
+    for (mark, part) in [('.', "/namespace"), (':', "/port"), ('#', "/sectionName")] {
         let part = scalar_at(reference, part);
         if !part.is_empty() {
             text.push(mark);
@@ -467,12 +467,12 @@ mod tests {
         check(
             Kind::HttpRoute,
             json!({
-                "spec": {"parentRefs": [{"name": "a", "port": 80}], "rules": [{"backendRefs": [backend]}, {"backendRefs": [backend]}]},
+                "spec": {"parentRefs": [{"name": "a", "port": 80}, {"name": "b", "sectionName": "http"}], "rules": [{"backendRefs": [backend]}, {"backendRefs": [backend]}]},
                 "status": {"parents": [{"conditions": conditions}]},
             }),
             &[
                 ("Hostnames", "*"),
-                ("Parents", "a:80"),
+                ("Parents", "a:80,b#http"),
                 ("Rules", "2"),
                 ("Accepted", "True"),
                 ("In Force", "Rejected"),

@@ -153,10 +153,24 @@ fn rules_of_parents_and_hosts() {
         &parents("{group: '', kind: Gateway, name: a}"),
         &[&format!("{at}.kind: \"Gateway\" is not supported")],
     );
+    let section = |section: &str, port: &str| format!("{{{a}, sectionName: {section}{port}}}");
+    good(&parents(&format!(
+        "{}, {}",
+        section("http", ""),
+        section("grpc", ", port: 1")
+    )));
     bad(
-        &parents(&format!("{{{a}, sectionName: http}}")),
-        &[&format!("{at}.sectionName: \"http\" is not supported")],
+        &parents(&section("Http", "")),
+        &[&format!("{at}.sectionName: \"Http\" ")],
     );
+    for other in [
+        section("http", ", port: 1"),
+        format!("{{{a}, port: 1}}"),
+        format!("{{{a}}}"),
+    ] {
+        let twins = parents(&format!("{}, {other}", section("http", "")));
+        bad(&twins, &["f:4: spec.parentRefs[1]: "]);
+    }
     bad(
         &parents(&format!("{{{a}}}, {{{a}, namespace: citizen}}")),
         &["f:4: spec.parentRefs[1]: "],

@@ -52,6 +52,7 @@ pub(crate) fn route(namespace: &str, name: &str, parent_namespace: &str, parent:
             kind: RefKind::Service,
             namespace: Some(parent_namespace.to_owned()),
             name: parent.to_owned(),
+            section_name: None,
             port: None,
         }],
         hostnames: Vec::new(),

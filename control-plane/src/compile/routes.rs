@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use weir_api::http_route::{
-    BackendRef, HeaderModifier, HttpRouteFilter, HttpRouteMatch, HttpRouteRule, HttpRouteSpec, PathMatch, PathModifier,
-    RETRY_ATTEMPTS, RETRY_BACKOFF, RedirectScheme, RequestRedirect, Retry, ValueMatch,
+    BackendRef, HeaderModifier, HttpRouteFilter, HttpRouteMatch, HttpRouteRule, HttpRouteSpec, ParentRef, PathMatch,
+    PathModifier, RETRY_ATTEMPTS, RETRY_BACKOFF, RedirectScheme, RequestRedirect, Retry, ValueMatch,
 };
+use weir_api::service::ServicePort;
 use weir_api::{FieldError, Object};
 use weir_policy::model;
 use weir_policy::names::{ClusterName, Consumers, Label, RouteName};
@@ -81,6 +82,34 @@ pub(crate) fn check(object: &Object, spec: &HttpRouteSpec) -> Result<(), Vec<Fie
     Err(errors)
 }
 
+/// Whether a reference to a service is for this port of it.
+pub(crate) fn is_for(parent: &ParentRef, port: &ServicePort) -> bool {
+    let number = parent.port.is_none_or(|number| number == port.port);
+    number && (parent.section_name.is_none() || parent.section_name == port.name)
+}
+
+/// What the name of a route says of where it was written.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Origin<'a> {
+    /// The resource: `HTTPRoute/citizen/portal`.
+    pub(crate) object: &'a str,
+    /// The rule, by number.
+    pub(crate) rule: usize,
+    /// What of the rule: `.matches[0]`.
+    pub(crate) part: &'a str,
+}
+
+impl<'a> Origin<'a> {
+    /// Takes a name apart; `None`: no rule of a resource has it.
+    pub(crate) fn of(route: &'a str) -> Option<Origin<'a>> {
+        let (object, place) = route.split_once("#rules[")?;
+        let (rule, part) = place.split_once(']')?;
+        let number = rule.split_once(':').map_or(rule, |(number, _)| number);
+        let rule = number.parse().ok()?;
+        Some(Origin { object, rule, part })
+    }
+}
+
 /// Takes every path.
 pub(crate) fn every_path() -> model::RouteMatch {
     model::RouteMatch {
@@ -93,12 +122,17 @@ pub(crate) fn every_path() -> model::RouteMatch {
 
 fn routes_of<'a>(of: &ClusterName, written_in: &Label, index: &'a Index) -> Vec<Of<'a, HttpRouteSpec>> {
     let mut routes = index.routes(&of.service);
+    let service = index.service(&of.service);
+    let mut ports = service.iter().flat_map(|service| &service.spec.ports);
+    let Some(port) = ports.find(|port| port.port == of.port) else {
+        return Vec::new();
+    };
     routes.retain(|route| {
         let own = route.object.metadata.namespace.as_str();
-        let claims = |parent: &weir_api::http_route::ParentRef| {
+        let claims = |parent: &ParentRef| {
             let namespace = parent.namespace.as_deref().unwrap_or(own);
-            let port = parent.port.is_none_or(|port| port == of.port);
-            port && parent.name == of.service.service.as_str() && namespace == of.service.namespace.as_str()
+            let service = parent.name == of.service.service.as_str() && namespace == of.service.namespace.as_str();
+            service && is_for(parent, port)
         };
         own == written_in.as_str() && route.spec.parent_refs.iter().any(claims)
     });
@@ -279,8 +313,10 @@ fn expand(references: &References<'_>, number: usize, rule: &HttpRouteRule) -> R
                 .transpose()?,
         }),
     };
+    // A rule with a name has it behind its number: `HTTPRoute/citizen/portal#rules[0:search].matches[0]`.
+    let named = rule.name.as_ref().map(|name| format!(":{name}")).unwrap_or_default();
     let route = |matches: model::RouteMatch, at: usize| model::Route {
-        name: format!("{}#rules[{number}].matches[{at}]", references.key()),
+        name: format!("{}#rules[{number}{named}].matches[{at}]", references.key()),
         matches,
         request_headers: filters.request.clone(),
         response_headers: filters.response.clone(),
@@ -473,15 +509,14 @@ fn wrong(path: String, held: &str, problem: &str) -> FieldError {
 
 /// The field of the HTTPRoute that a field of the model was made from.
 fn field_error(error: &CompileError) -> FieldError {
-    let place = error.route.as_deref().and_then(|route| route.split_once('#'));
-    let path = match (place, error.field.strip_prefix("matches.")) {
+    let origin = error.route.as_deref().and_then(Origin::of);
+    let path = match (origin, error.field.strip_prefix("matches.")) {
         // The resource has one field for a path's text, whatever its type.
-        (Some((_, place)), Some(field)) if field.starts_with("path.") => format!("spec.{place}.path.value"),
-        (Some((_, place)), Some(field)) => format!("spec.{place}.{field}"),
-        (Some((_, place)), None) => {
-            let rule = place.split_once('.').map_or(place, |(rule, _)| rule);
-            format!("spec.{rule}.{}", error.field)
+        (Some(Origin { rule, part, .. }), Some(field)) if field.starts_with("path.") => {
+            format!("spec.rules[{rule}]{part}.path.value")
         }
+        (Some(Origin { rule, part, .. }), Some(field)) => format!("spec.rules[{rule}]{part}.{field}"),
+        (Some(Origin { rule, .. }), None) => format!("spec.rules[{rule}].{}", error.field),
         (None, _) => "spec.hostnames".to_owned(),
     };
     wrong(path, &error.held, &error.problem.to_string())
@@ -608,6 +643,53 @@ mod tests {
             &[("portal", "/x", Some("r#rules[0].matches[0]"))],
         );
         takes(&index, "portal.citizen:80/*", &[("portal", "/x", Some("portal"))]);
+    }
+
+    #[test]
+    fn a_parent_section_limits_a_route_to_the_port_of_that_name() {
+        let of_90 = Some("r#rules[0].matches[0]");
+        for (section, number, at_80, at_90) in [
+            ("grpc", None, Some("portal"), of_90),
+            ("grpc", Some(90), Some("portal"), of_90),
+            ("grpc", Some(80), Some("portal"), Some("portal")),
+            ("gone", None, Some("portal"), Some("portal")),
+        ] {
+            let mut route = with_paths(fixture::route("citizen", "r", "citizen", "portal"), &["/x"]);
+            let parent = &mut spec_of(&mut route).parent_refs[0];
+            parent.section_name = Some(section.to_owned());
+            parent.port = number.and_then(std::num::NonZeroU16::new);
+            let index = fixture::index([portal(), route]);
+            takes(&index, "portal.citizen:80/*", &[("portal", "/x", at_80)]);
+            takes(&index, "portal.citizen:90/*", &[("portal", "/x", at_90)]);
+        }
+    }
+
+    #[test]
+    fn a_rules_name_is_in_the_names_of_its_routes_and_in_no_path() {
+        let mut route = with_paths(fixture::route("citizen", "r", "citizen", "portal"), &["/y", "/x"]);
+        spec_of(&mut route).rules[1].name = Some("search".to_owned());
+        let index = fixture::index([portal(), route]);
+        let taken = "r#rules[1:search].matches[0]";
+        takes(&index, "portal.citizen:80/*", &[("portal", "/x", Some(taken))]);
+        let origin = Origin {
+            object: "r",
+            rule: 1,
+            part: ".matches[0]",
+        };
+        assert_eq!(Origin::of(taken), Some(origin));
+        for none in [
+            "Service/citizen/portal",
+            "r#rules[search]",
+            "r#rules[1",
+            "HTTPRoute/citizen/r",
+        ] {
+            assert_eq!(Origin::of(none), None, "{none}");
+        }
+        let named = |spec: &mut HttpRouteSpec| {
+            spec.rules[0].name = Some("search".to_owned());
+            spec.rules[0].matches[0].path = PathMatch::RegularExpression("/(".into());
+        };
+        refused(named, &["spec.rules[0].matches[0].path.value"]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use weir_policy::model::RouteConfig;
 use weir_policy::route::taken_whole;
 
 use super::conditions::{Verdict, few};
+use crate::compile::routes::Origin;
 
 /// A rule of a route: the route's key as text, and the rule's place.
 type Rule = (String, usize);
@@ -50,11 +51,10 @@ impl Unreachable {
     }
 }
 
-/// `HTTPRoute/citizen/portal#rules[1].matches[0]` is of the second rule of `HTTPRoute/citizen/portal`.
+/// The rule that the route of this name is of.
 fn rule_of(route: &str) -> Option<Rule> {
-    let (object, place) = route.split_once("#rules[")?;
-    let (number, _) = place.split_once(']')?;
-    Some((object.to_owned(), number.parse().ok()?))
+    let Origin { object, rule, .. } = Origin::of(route)?;
+    Some((object.to_owned(), rule))
 }
 
 /// What of the route `key` is without effect; `None`: all of it has some.

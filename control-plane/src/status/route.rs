@@ -22,13 +22,18 @@ pub(super) struct Known {
     unreachable: BTreeMap<(Attachment, Consumers), Unreachable>,
 }
 
-/// Where a parent's callers are; `None`: it can be no Service.
-pub(super) fn attachment(object: &Object, parent: &ParentRef) -> Option<Attachment> {
+/// Where a parent's callers are; `None`: it can be no Service, or has no port of that name.
+pub(super) fn attachment(object: &Object, parent: &ParentRef, index: &Index) -> Option<Attachment> {
     let namespace = parent.namespace.as_deref().unwrap_or(&object.metadata.namespace);
-    Some(Attachment {
-        service: service_name(namespace, &parent.name)?,
-        port: parent.port,
-    })
+    let service = service_name(namespace, &parent.name)?;
+    let port = match &parent.section_name {
+        None => parent.port,
+        Some(_) => {
+            let ports = &index.service(&service)?.spec.ports;
+            Some(ports.iter().find(|port| routes::is_for(parent, port))?.port)
+        }
+    };
+    Some(Attachment { service, port })
 }
 
 /// The services that a route sends requests or copies to.
@@ -57,7 +62,7 @@ pub(super) fn status(
     let resolved = resolved(object, spec, index);
     let parents = spec.parent_refs.iter().map(|parent| {
         let parent_ref = ParentReference::from(parent);
-        let attachment = attachment(object, parent);
+        let attachment = attachment(object, parent, index);
         let accepted = accepted(object, parent, index, &usable);
         let mut verdicts = vec![accepted, resolved.clone()];
         match &attachment {
@@ -91,10 +96,11 @@ fn accepted(object: &Object, parent: &ParentRef, index: &Index, usable: &Result<
     let Some(service) = service else {
         return not("NoMatchingParent", format!("there is no {shown}"));
     };
-    if let Some(port) = parent.port
-        && service.spec.ports.iter().all(|held| held.port != port)
-    {
-        let message = format!("{shown} has no port {port}, only {}", ports(service.spec));
+    if !service.spec.ports.iter().any(|port| routes::is_for(parent, port)) {
+        let number = parent.port.map(|port| format!(" {port}")).unwrap_or_default();
+        let section = parent.section_name.as_ref();
+        let section = section.map(|section| format!(" named {section:?}")).unwrap_or_default();
+        let message = format!("{shown} has no port{number}{section}, only {}", ports(service.spec));
         return not("NoMatchingParent", message);
     }
     if let Err(errors) = usable {
@@ -199,6 +205,10 @@ impl Known {
 }
 
 fn ports(service: &ServiceSpec) -> String {
-    let ports: Vec<String> = service.ports.iter().map(|port| port.port.to_string()).collect();
+    let ports = service.ports.iter().map(|port| match &port.name {
+        Some(name) => format!("{} ({name})", port.port),
+        None => port.port.to_string(),
+    });
+    let ports: Vec<String> = ports.collect();
     few(&ports, ", ", ports.len())
 }

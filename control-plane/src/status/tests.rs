@@ -153,11 +153,30 @@ fn a_route_is_accepted_where_its_parent_has_what_it_names() {
     let no_parent = "False/NoMatchingParent: there is no Service citizen/portal";
     accepted(&[route("r")], &route("r"), no_parent);
     let port = |number| with(route("r"), |spec| spec.parent_refs[0].port = NonZeroU16::new(number));
-    let no_port = "False/NoMatchingParent: Service citizen/portal has no port 81, only 80, 90";
+    let no_port = "False/NoMatchingParent: Service citizen/portal has no port 81, only 80 (http), 90 (grpc)";
     accepted(&[portal(), port(81)], &port(81), no_port);
+    let section = |section: &str, number| {
+        with(port(number), |spec| {
+            spec.parent_refs[0].section_name = Some(section.to_owned())
+        })
+    };
+    let not_so = |named: &str| {
+        format!("False/NoMatchingParent: Service citizen/portal has no port{named}, only 80 (http), 90 (grpc)")
+    };
+    accepted(
+        &[portal(), section("web", 0)],
+        &section("web", 0),
+        &not_so(" named \"web\""),
+    );
+    accepted(
+        &[portal(), section("grpc", 80)],
+        &section("grpc", 80),
+        &not_so(" 80 named \"grpc\""),
+    );
     let fine = "True/Accepted: callers of Service citizen/portal go by it, save those with routes in their own \
                 namespace";
     accepted(&[portal(), port(90)], &port(90), fine);
+    accepted(&[portal(), section("grpc", 0)], &section("grpc", 0), fine);
     // Admission refuses it; an older control plane may have taken it.
     let unusable = with(route("r"), |spec| {
         spec.rules[0].retry = Some(Retry {
@@ -210,7 +229,7 @@ fn a_backend_resolves_where_it_is_there_and_permitted() {
                    citizen/gone";
     resolved(&[(None, "portal", 80), (None, "gone", 80)], missing);
     let port = "False/BackendNotFound: its share is answered with 500: rules[0].backendRefs[0]: Service citizen/portal \
-                has no port 81, only 80, 90";
+                has no port 81, only 80 (http), 90 (grpc)";
     resolved(&[(None, "portal", 81)], port);
     let refused = "False/RefNotPermitted: its share is answered with 500: rules[0].backendRefs[0]: no ReferenceGrant in \
                    police permits Service police/secret; rules[0].backendRefs[1]: there is no Service citizen/a; \

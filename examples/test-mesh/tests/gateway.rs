@@ -340,6 +340,31 @@ async fn mesh_matching() {
     let weights = route("  - backendRefs: [{name: v1, port: 80, weight: 70}, {name: v2, port: 80, weight: 30}]");
     let echo = world.prepare(&weights).await;
     world.shares("MeshHTTPRouteWeight", &echo, 0.7).await;
+
+    let (_, log) = world.caller.stop().await;
+    let logged = |target: &str| log.iter().find(|line| line["url.path"] == target);
+    let route = logged("/named").and_then(|line| line["weir.route"].as_str());
+    let named = route.is_some_and(|route| route.ends_with("#rules[0:first].matches[0]"));
+    assert!(named, "MeshHTTPRouteNamedRule: {route:?}");
+}
+
+/// What the mesh answers a gRPC call, by the texts of GRPCRoute's `rules` and `backendRefs`.
+#[tokio::test]
+async fn grpc_calls_without_a_backend_end_with_a_status_of_grpc() {
+    let world = World::start().await;
+    let rules = route(
+        "  - {matches: [{path: {value: /gone.Service}}], backendRefs: [{name: gone, port: 80}]}
+  - {matches: [{path: {value: /no.Service}}]}",
+    );
+    const GRPC: &[(&str, &str)] = &[("content-type", "application/grpc")];
+    let grpc = |url, code| call(Method::POST, url, GRPC).answers("grpc-status", code);
+    let calls = vec![
+        grpc("http://ECHO/gone.Service/Call", "14"),
+        grpc("http://ECHO/no.Service/Call", "14"),
+        grpc("http://ECHO/other.Service/Call", "12"),
+        get("http://ECHO/gone.Service/Call").status(500),
+    ];
+    world.case("gRPC without a backend", &rules, calls).await;
 }
 
 /// `conformance/tests/mesh`: what a route changes.
@@ -523,6 +548,14 @@ spec:
         get("http://ECHO:8080/").answers_without("x-set"),
     ];
     world.case("MeshPorts", &format!("{two_ports}{one_port}"), calls).await;
+    let by_name = one_port.replace("name: ECHO, port: 80", "name: ECHO, sectionName: alt");
+    let calls = vec![
+        get("http://ECHO/").answers_without("x-set"),
+        get("http://ECHO:8080/").answers("x-set", "set"),
+    ];
+    world
+        .case("MeshPorts, by name", &format!("{two_ports}{by_name}"), calls)
+        .await;
     let calls = vec![
         get("http://ECHO/").answers("x-set", "set"),
         get("http://ECHO:8080/").answers("x-set", "set"),

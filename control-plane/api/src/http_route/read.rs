@@ -53,8 +53,12 @@ fn read_parents(node: &Node<'_>, namespace: &str, errors: &mut Errors) -> Option
         let own = parent.namespace.as_deref().unwrap_or(namespace).to_owned();
         (own, parent.name.clone())
     };
+    fn differ<T: PartialEq>(a: Option<T>, b: Option<T>) -> bool {
+        a.is_some() && b.is_some() && a != b
+    }
     let clash = |a: &ParentRef, b: &ParentRef| {
-        target(a) == target(b) && (a.port.is_none() || b.port.is_none() || a.port == b.port)
+        let sections = (a.section_name.as_deref(), b.section_name.as_deref());
+        target(a) == target(b) && !differ(a.port, b.port) && !differ(sections.0, sections.1)
     };
     let remedy = "references to one Service name different ports, each of them";
     node.refuse_twins(
@@ -72,18 +76,14 @@ fn read_parent(node: &Node<'_>, errors: &mut Errors) -> Option<ParentRef> {
     let kind = reference::explicit_service(&mut fields, errors, "a Gateway");
     let namespace = fields.optional("namespace", errors, names::label);
     let name = fields.required("name", errors, names::label);
+    let section_name = fields.optional("sectionName", errors, names::port_name);
     let port = fields.optional("port", errors, port);
-    fields.refused(
-        "sectionName",
-        errors,
-        "is not supported",
-        "name the port by its number, in port",
-    );
     fields.finish(errors);
     Some(ParentRef {
         kind: kind?,
         namespace,
         name: name?,
+        section_name,
         port,
     })
 }
