@@ -79,7 +79,7 @@ pub(super) struct Disk {
     /// How many transactions were committed since it was opened.
     pub(super) commits: u64,
     /// Locked for as long as it is open.
-    _lock: Option<File>,
+    _lock: Option<Lock>,
 }
 
 impl Disk {
@@ -178,7 +178,7 @@ impl Disk {
 }
 
 /// Takes the directory for this process, making it if it is missing.
-fn lock(directory: &Path) -> Result<File, OpenError> {
+fn lock(directory: &Path) -> Result<Lock, OpenError> {
     let file_error = |path: &Path| {
         let path = path.to_owned();
         move |source| OpenError::File { path, source }
@@ -212,7 +212,21 @@ fn lock(directory: &Path) -> Result<File, OpenError> {
         .and_then(|()| writeln!(file, "{}", std::process::id()))
         .and_then(|()| file.flush());
     written.map_err(file_error(&path))?;
-    Ok(file)
+    Ok(Lock(file))
+}
+
+/// The lock on a directory, until it is dropped.
+///
+/// Closing the file would not do: a process that is being started holds it as well, from its fork to its exec, and a
+/// lock is held until all have closed it (flock(2)).
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // What can't be unlocked is unlocked by its closing.
+        let _ = self.0.unlock();
+    }
 }
 
 /// Makes the file if it is missing, and only its owner's: SQLite gives its side files the same mode.
@@ -347,3 +361,19 @@ INSERT INTO latest (revision) VALUES (0);
 PRAGMA user_version = 1;
 COMMIT;
 ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_ends_though_a_process_that_is_being_started_still_has_its_file() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let held = lock(directory.path()).expect("free");
+        let forked = held.0.try_clone().expect("another descriptor");
+        assert!(matches!(lock(directory.path()), Err(OpenError::Locked { .. })));
+        drop(held);
+        lock(directory.path()).expect("free again");
+        drop(forked);
+    }
+}
