@@ -3,10 +3,14 @@
 pub(crate) mod endpoints;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod grpc_route;
+mod hosts;
+mod http_route;
 pub(crate) mod index;
 pub(crate) mod outbound;
 pub(crate) mod references;
 pub(crate) mod routes;
+mod rules;
 pub(crate) mod wanted;
 
 use std::fmt;
@@ -14,7 +18,7 @@ use std::str::FromStr;
 
 use weir_api::backend_policy::{self, BackendPolicySpec};
 use weir_api::service::{self, ServicePort};
-use weir_api::{FieldError, Key, Object, Spec};
+use weir_api::{FieldError, Key, Object, RouteSpec, Spec};
 use weir_policy::model;
 use weir_policy::names::{ClusterName, Consumers, Label, ListenerName, RouteName, ServiceName};
 
@@ -204,7 +208,8 @@ fn outlier_detection(spec: backend_policy::OutlierDetection) -> model::OutlierDe
 /// All that is wrong with it, by field.
 pub(crate) fn check(object: &Object) -> Result<(), Vec<FieldError>> {
     match &object.spec {
-        Spec::HttpRoute(spec) => routes::check(object, spec),
+        Spec::HttpRoute(spec) => routes::check(object, RouteSpec::Http(spec)),
+        Spec::GrpcRoute(spec) => routes::check(object, RouteSpec::Grpc(spec)),
         Spec::Namespace(_)
         | Spec::MeshConfig(_)
         | Spec::Service(_)

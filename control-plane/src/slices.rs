@@ -269,7 +269,12 @@ fn start(store: &Store) -> Option<(Watch, BTreeSet<String>)> {
 fn touched(event: &Event) -> Option<String> {
     match event.key.kind {
         Kind::Service | Kind::Workload | Kind::EndpointSlice => Some(event.key.namespace.clone()),
-        Kind::Namespace | Kind::MeshConfig | Kind::BackendPolicy | Kind::ReferenceGrant | Kind::HttpRoute => None,
+        Kind::Namespace
+        | Kind::MeshConfig
+        | Kind::BackendPolicy
+        | Kind::ReferenceGrant
+        | Kind::HttpRoute
+        | Kind::GrpcRoute => None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! What became of each resource, written into its status. [`solve`] is pure and idempotent; one task looks at what
 //! changes in the store and on the proxies, and writes what it says.
 //!
-//! HTTPRoutes have theirs in `status.parents[]`, BackendPolicies in `status.ancestors[]`. A Service has no condition of
+//! Routes have theirs in `status.parents[]`, BackendPolicies in `status.ancestors[]`. A Service has no condition of
 //! its own: which proxies use it changes with each that comes and goes, and the view `…/proxies` says it.
 
 mod book;
@@ -19,7 +19,7 @@ use futures_util::future::join_all;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::time::Instant;
-use weir_api::{Key, Kind, Object, Spec};
+use weir_api::{Key, Kind, Object, RouteSpec, Spec};
 
 use crate::compile::index::Index;
 use crate::drain::Drain;
@@ -31,7 +31,7 @@ use book::Book;
 /// Whether the status of a kind says where it is in force.
 pub(crate) fn says_in_force(kind: Kind) -> bool {
     match kind {
-        Kind::BackendPolicy | Kind::HttpRoute => true,
+        Kind::BackendPolicy | Kind::HttpRoute | Kind::GrpcRoute => true,
         Kind::Namespace
         | Kind::MeshConfig
         | Kind::Service
@@ -62,6 +62,11 @@ pub(crate) fn solve(index: &Index, standings: &BTreeMap<Key, Standings>, now: &s
         };
         let status = match &object.spec {
             Spec::HttpRoute(spec) => {
+                let spec = RouteSpec::Http(spec);
+                serde_json::to_value(route::status(object, spec, index, standings, &mut known, now))
+            }
+            Spec::GrpcRoute(spec) => {
+                let spec = RouteSpec::Grpc(spec);
                 serde_json::to_value(route::status(object, spec, index, standings, &mut known, now))
             }
             Spec::BackendPolicy(spec) => serde_json::to_value(policy::status(object, spec, index, standings, now)),
@@ -83,8 +88,8 @@ pub(crate) fn solve(index: &Index, standings: &BTreeMap<Key, Standings>, now: &s
 /// The attachments of which a resource's status speaks.
 fn attachments(object: &Object, index: &Index) -> Vec<Attachment> {
     let attachments: BTreeSet<Attachment> = match &object.spec {
-        Spec::HttpRoute(spec) => {
-            let parents = spec.parent_refs.iter();
+        Spec::HttpRoute(_) | Spec::GrpcRoute(_) => {
+            let parents = RouteSpec::of(object).map_or(&[][..], RouteSpec::parent_refs).iter();
             parents
                 .filter_map(|parent| route::attachment(object, parent, index))
                 .collect()

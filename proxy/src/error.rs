@@ -380,7 +380,7 @@ impl ProxyError {
                 "call a service as NAME, NAME.NAMESPACE or NAME.NAMESPACE.svc.cluster.local, with :PORT where it has several"
             }
             ProxyError::NoConfig { .. } => "see that weir-control runs and this proxy reaches it (`weirctl status`)",
-            ProxyError::NoRoute { .. } => "look at the service's HTTPRoutes: none covers this path, method and header",
+            ProxyError::NoRoute { .. } => "look at the service's routes: none covers this path, method and header",
             ProxyError::NoBackend { .. } | ProxyError::MissingBackend { .. } => {
                 "correct the route's backendRefs: the Service and its port must exist"
             }

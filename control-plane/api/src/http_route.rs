@@ -15,9 +15,9 @@ use crate::schema::texts::{
     Subdomain,
 };
 
-mod filters;
+pub(crate) mod filters;
 mod mirror;
-mod read;
+pub(crate) mod read;
 
 pub use mirror::{Fraction, RequestMirror};
 
@@ -51,14 +51,6 @@ pub struct HttpRouteSpec {
     /// Rule: names occur once; all rules together have at most 128 matches.
     #[schemars(default = "every_request", length(min = 1, max = read::RULES_MAX), extend("x-kubernetes-list-type" = "atomic"))]
     pub rules: Vec<HttpRouteRule>,
-}
-
-impl HttpRouteSpec {
-    /// All that it refers to beside its parents, with where that stands.
-    pub fn references(&self) -> impl Iterator<Item = (ReferencePlace, Reference<'_>)> {
-        let rules = self.rules.iter().enumerate();
-        rules.flat_map(|(rule, given)| references(rule, &given.filters, &given.backend_refs))
-    }
 }
 
 /// All that a rule refers to.
@@ -651,7 +643,7 @@ pub const RETRY_ATTEMPTS: u32 = 1;
 pub const RETRY_BACKOFF: Duration = Duration::from_millis(25);
 
 /// What `weight` is where it is left out.
-fn one_share() -> u32 {
+pub(crate) fn one_share() -> u32 {
     1
 }
 

@@ -24,6 +24,8 @@ pub enum Kind {
     ReferenceGrant,
     /// `gateway.networking.k8s.io/v1` HTTPRoute: where requests go.
     HttpRoute,
+    /// `gateway.networking.k8s.io/v1` GRPCRoute: where gRPC calls go.
+    GrpcRoute,
 }
 
 /// Whether resources of a kind live in a namespace.
@@ -86,6 +88,7 @@ impl Kind {
         Kind::BackendPolicy,
         Kind::ReferenceGrant,
         Kind::HttpRoute,
+        Kind::GrpcRoute,
     ];
 
     /// The API group; empty for Kubernetes' core group.
@@ -109,7 +112,8 @@ impl Kind {
             | Kind::EndpointSlice
             | Kind::Workload
             | Kind::BackendPolicy
-            | Kind::HttpRoute => &["v1"],
+            | Kind::HttpRoute
+            | Kind::GrpcRoute => &["v1"],
         }
     }
 
@@ -147,7 +151,8 @@ impl Kind {
             | Kind::Workload
             | Kind::BackendPolicy
             | Kind::ReferenceGrant
-            | Kind::HttpRoute => Scope::Namespaced,
+            | Kind::HttpRoute
+            | Kind::GrpcRoute => Scope::Namespaced,
         }
     }
 
@@ -161,7 +166,8 @@ impl Kind {
             | Kind::EndpointSlice
             | Kind::BackendPolicy
             | Kind::ReferenceGrant
-            | Kind::HttpRoute => Access::Writable,
+            | Kind::HttpRoute
+            | Kind::GrpcRoute => Access::Writable,
         }
     }
 
@@ -169,7 +175,9 @@ impl Kind {
     pub fn status_part(self) -> StatusPart {
         match self {
             Kind::MeshConfig | Kind::Service | Kind::EndpointSlice | Kind::ReferenceGrant => StatusPart::None,
-            Kind::Namespace | Kind::Workload | Kind::BackendPolicy | Kind::HttpRoute => StatusPart::Kept,
+            Kind::Namespace | Kind::Workload | Kind::BackendPolicy | Kind::HttpRoute | Kind::GrpcRoute => {
+                StatusPart::Kept
+            }
         }
     }
 
@@ -342,6 +350,14 @@ impl Kind {
                 singular: "httproute",
                 short: &[],
             },
+            Kind::GrpcRoute => Facts {
+                group: "gateway.networking.k8s.io",
+                api_version: "gateway.networking.k8s.io/v1",
+                kind: "GRPCRoute",
+                plural: "grpcroutes",
+                singular: "grpcroute",
+                short: &[],
+            },
         }
     }
 }
@@ -436,6 +452,6 @@ mod tests {
     #[test]
     fn all_is_sorted_and_whole() {
         assert!(Kind::ALL.is_sorted());
-        assert_eq!(Kind::ALL.len(), 8);
+        assert_eq!(Kind::ALL.len(), 9);
     }
 }

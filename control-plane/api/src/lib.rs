@@ -8,6 +8,7 @@ mod decode;
 pub mod duration;
 pub mod endpoint_slice;
 mod error;
+pub mod grpc_route;
 pub mod http_route;
 mod kind;
 pub mod mesh_config;
@@ -17,6 +18,7 @@ mod object;
 pub mod patch;
 mod reference;
 pub mod reference_grant;
+mod route;
 pub mod schema;
 pub mod service;
 pub mod status;
@@ -29,6 +31,7 @@ pub use error::FieldError;
 pub use kind::{Access, Kind, PatchFormat, Scope, StatusPart};
 pub use object::{Key, Metadata, Object, Spec};
 pub use reference::RefKind;
+pub use route::{RouteRule, RouteSpec};
 
 #[cfg(test)]
 mod tests;

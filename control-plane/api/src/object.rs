@@ -12,6 +12,7 @@ use crate::backend_policy::{self, BackendPolicySpec};
 use crate::decode::{Errors, Fields, Node};
 use crate::endpoint_slice::{self, EndpointSliceBody};
 use crate::error::FieldError;
+use crate::grpc_route::{self, GrpcRouteSpec};
 use crate::http_route::{self, HttpRouteSpec};
 use crate::kind::{Kind, Scope};
 use crate::mesh_config::{self, MeshConfigSpec};
@@ -138,6 +139,8 @@ pub enum Spec {
     ReferenceGrant(ReferenceGrantSpec),
     /// Of an HTTPRoute.
     HttpRoute(HttpRouteSpec),
+    /// Of a GRPCRoute.
+    GrpcRoute(GrpcRouteSpec),
 }
 
 impl Spec {
@@ -152,6 +155,7 @@ impl Spec {
             Spec::BackendPolicy(_) => Kind::BackendPolicy,
             Spec::ReferenceGrant(_) => Kind::ReferenceGrant,
             Spec::HttpRoute(_) => Kind::HttpRoute,
+            Spec::GrpcRoute(_) => Kind::GrpcRoute,
         }
     }
 }
@@ -231,6 +235,7 @@ impl Serialize for Object {
             Spec::BackendPolicy(spec) => map.serialize_entry("spec", spec)?,
             Spec::ReferenceGrant(spec) => map.serialize_entry("spec", spec)?,
             Spec::HttpRoute(spec) => map.serialize_entry("spec", spec)?,
+            Spec::GrpcRoute(spec) => map.serialize_entry("spec", spec)?,
         }
         if let Some(status) = &self.status {
             map.serialize_entry("status", status)?;
@@ -264,6 +269,10 @@ fn read_object(node: &Node<'_>, namespace: Option<&str>, errors: &mut Errors) ->
         Kind::HttpRoute => {
             let read = |node: &Node<'_>, errors: &mut Errors| http_route::read(node, &own, errors);
             fields.required("spec", errors, read).map(Spec::HttpRoute)
+        }
+        Kind::GrpcRoute => {
+            let read = |node: &Node<'_>, errors: &mut Errors| grpc_route::read(node, &own, errors);
+            fields.required("spec", errors, read).map(Spec::GrpcRoute)
         }
     };
     let status = fields.get("status").map(|node| node.value().clone());
@@ -365,7 +374,7 @@ fn read_name(node: &Node<'_>, kind: Kind, errors: &mut Errors) -> Option<String>
     match kind {
         // Parts of the mesh's names, each one label of a DNS name.
         Kind::Namespace | Kind::Service | Kind::Workload => names::label(node, errors),
-        Kind::EndpointSlice | Kind::BackendPolicy | Kind::ReferenceGrant | Kind::HttpRoute => {
+        Kind::EndpointSlice | Kind::BackendPolicy | Kind::ReferenceGrant | Kind::HttpRoute | Kind::GrpcRoute => {
             names::subdomain(node, errors)
         }
         Kind::MeshConfig => {

@@ -135,7 +135,7 @@ fn read_to(node: &Node<'_>, errors: &mut Errors) -> Option<GrantTo> {
 const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
 
 /// The kinds that have references to Services of other namespaces.
-const ROUTES: [Kind; 1] = [Kind::HttpRoute];
+const ROUTES: [Kind; 2] = [Kind::HttpRoute, Kind::GrpcRoute];
 
 /// The CRD's limit.
 const LIST_MAX: usize = 16;

@@ -16,6 +16,7 @@ use serde_json::{Map, Value, json};
 
 use crate::backend_policy::BackendPolicySpec;
 use crate::endpoint_slice::EndpointSliceBody;
+use crate::grpc_route::GrpcRouteSpec;
 use crate::http_route::HttpRouteSpec;
 use crate::kind::Kind;
 use crate::mesh_config::MeshConfigSpec;
@@ -144,6 +145,7 @@ fn body(kind: Kind, generator: &mut SchemaGenerator) -> Body {
         Kind::BackendPolicy => spec::<BackendPolicySpec>(generator),
         Kind::ReferenceGrant => spec::<ReferenceGrantSpec>(generator),
         Kind::HttpRoute => spec::<HttpRouteSpec>(generator),
+        Kind::GrpcRoute => spec::<GrpcRouteSpec>(generator),
     }
 }
 
@@ -212,7 +214,7 @@ fn status(kind: Kind, generator: &mut SchemaGenerator) -> Schema {
     let mut status = match kind {
         Kind::Workload => generator.subschema_for::<WorkloadStatus>(),
         Kind::BackendPolicy => generator.subschema_for::<PolicyStatus>(),
-        Kind::HttpRoute => generator.subschema_for::<RouteStatus>(),
+        Kind::HttpRoute | Kind::GrpcRoute => generator.subschema_for::<RouteStatus>(),
         Kind::Namespace => generator.subschema_for::<NamespaceStatus>(),
         Kind::MeshConfig | Kind::Service | Kind::EndpointSlice | Kind::ReferenceGrant => {
             json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})

@@ -59,7 +59,7 @@ pub fn columns(kind: Kind) -> &'static [Column] {
         Kind::Workload => WORKLOAD,
         Kind::BackendPolicy => POLICY,
         Kind::ReferenceGrant => REFERENCE_GRANT,
-        Kind::HttpRoute => ROUTE,
+        Kind::HttpRoute | Kind::GrpcRoute => ROUTE,
     }
 }
 

@@ -134,6 +134,71 @@ fn all_that_is_wrong_in_a_route_is_said_at_once() {
     );
 }
 
+/// A GRPCRoute with one rule of these fields, in flow style.
+fn grpc_rule(fields: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1
+kind: GRPCRoute
+metadata: {{name: a, namespace: citizen}}
+spec: {{{PARENT}, rules: [{{{fields}}}]}}"
+    )
+}
+
+#[test]
+fn rules_of_calls() {
+    let matching = |method: &str| grpc_rule(&format!("matches: [{{method: {method}}}]"));
+    let refused = |fields: &str, expect: &str| bad(&grpc_rule(fields), &[&format!("f:4: spec.rules[0].{expect}")]);
+    good(&grpc_rule(""));
+    good(&grpc_rule("matches: [{}, {headers: [{name: x-site, value: a}]}]"));
+    for method in [
+        "{service: a.b_1.C}",
+        "{service: .a.b}",
+        "{method: Get}",
+        "{type: Exact, service: a, method: Get}",
+        "{type: RegularExpression, service: 'a/b|c-d'}",
+        "{type: RegularExpression, method: '[0-9].*'}",
+    ] {
+        good(&matching(method));
+    }
+    let at = "f:4: spec.rules[0].matches[0].method";
+    for (method, expect) in [
+        ("{}", ": {} takes every call"),
+        ("{type: Exact}", ": "),
+        ("{type: Prefix, service: a}", ".type: \"Prefix\" "),
+        ("{service: a-b}", ".service: \"a-b\" is no such name"),
+        ("{service: ''}", ".service: \"\" is no such name"),
+        ("{service: a, method: b.c}", ".method: \"b.c\" is no such name"),
+        ("{type: RegularExpression, service: ''}", ".service: \"\" "),
+        ("{service: a, path: b}", ".path: \"b\" stands in an unknown field"),
+    ] {
+        bad(&matching(method), &[&format!("{at}{expect}")]);
+    }
+    refused("matches: [{path: {value: /a}}]", "matches[0].path: ");
+    refused(
+        "matches: [{headers: [{name: Content-Type, value: a}]}]",
+        "matches[0].headers[0]: ",
+    );
+    refused("timeouts: {request: 1s}", "timeouts: ");
+    refused("sessionPersistence: {type: Cookie}", "sessionPersistence: ");
+    let redirect = "filters: [{type: RequestRedirect, requestRedirect: {port: 81}}]";
+    let expect = "filters[0].type: \"RequestRedirect\" is no type of a GRPCRoute's filter";
+    refused(redirect, expect);
+    refused(
+        "filters: [{type: ExtensionRef}]",
+        "filters[0].type: \"ExtensionRef\" is not supported",
+    );
+    let backend = format!(
+        "backendRefs: [{{name: a, port: 90, {}}}]",
+        redirect.replace("RequestRedirect", "URLRewrite")
+    );
+    refused(
+        &backend,
+        "backendRefs[0].filters[0].type: \"URLRewrite\" is no type of a GRPCRoute's filter",
+    );
+    let twins = grpc_rule("name: one}, {name: one");
+    bad(&twins, &["f:4: spec.rules[1]: "]);
+}
+
 #[test]
 fn rules_of_parents_and_hosts() {
     let spec = |fields: &str| format!("{HEAD}spec: {{{fields}, rules: [{{}}]}}");
@@ -1060,7 +1125,7 @@ fn grants_are_read_in_both_versions_and_written_in_one() {
     bad(
         &grant("v1beta1", others),
         &[
-            "f:4: spec.from[0].kind: \"Gateway\" is not supported; \"HTTPRoute\" is right",
+            "f:4: spec.from[0].kind: \"Gateway\" is not supported; \"HTTPRoute\" or \"GRPCRoute\" is right",
             "f:4: spec.to[0].kind: \"Secret\" is not supported; \"Service\" is right",
             "f:4: spec.to[0].nam: \"b\" stands in an unknown field; ",
         ],
@@ -1090,11 +1155,10 @@ backendRefs:
   - {type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /b}}}
 - {name: b, port: 80, filters: [{type: RequestRedirect, requestRedirect: {port: 81}}]}",
     );
-    let Spec::HttpRoute(spec) = good(&text).spec else {
-        panic!("a route")
-    };
-    let places = spec
-        .references()
+    let object = good(&text);
+    let places = crate::RouteSpec::of(&object)
+        .into_iter()
+        .flat_map(crate::RouteSpec::references)
         .map(|(at, to)| format!("{at}: {}.{}:{}", to.name, to.namespace.unwrap_or("-"), to.port));
     let places: Vec<String> = places.collect();
     assert_eq!(

@@ -93,7 +93,8 @@ fn is_pruned(kind: Kind) -> bool {
         | Kind::Workload
         | Kind::BackendPolicy
         | Kind::ReferenceGrant
-        | Kind::HttpRoute => false,
+        | Kind::HttpRoute
+        | Kind::GrpcRoute => false,
     };
     kind.access() == Access::Writable && !takes_others
 }

@@ -243,7 +243,12 @@ pub(crate) fn generation(object: &Value) -> i64 {
 /// Whether proxies get anything that is made of a kind.
 pub(crate) fn concerns_proxies(kind: Kind) -> bool {
     match kind {
-        Kind::Service | Kind::EndpointSlice | Kind::BackendPolicy | Kind::ReferenceGrant | Kind::HttpRoute => true,
+        Kind::Service
+        | Kind::EndpointSlice
+        | Kind::BackendPolicy
+        | Kind::ReferenceGrant
+        | Kind::HttpRoute
+        | Kind::GrpcRoute => true,
         Kind::Namespace | Kind::MeshConfig | Kind::Workload => false,
     }
 }

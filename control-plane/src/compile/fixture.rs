@@ -7,6 +7,7 @@ use std::sync::Arc;
 use weir_api::endpoint_slice::{
     AddressType, Conditions, EndpointSliceBody, SliceEndpoint, SlicePort, TargetRef as EndpointTarget,
 };
+use weir_api::grpc_route::{GrpcRouteRule, GrpcRouteSpec};
 use weir_api::http_route::{BackendRef, HttpRouteMatch, HttpRouteRule, HttpRouteSpec, ParentRef, PathMatch};
 use weir_api::reference_grant::{GrantFrom, GrantTo, ReferenceGrantSpec};
 use weir_api::service::{self, SERVICE_NAME_LABEL, ServicePort, ServiceSpec};
@@ -59,6 +60,28 @@ pub(crate) fn route(namespace: &str, name: &str, parent_namespace: &str, parent:
         rules: vec![rule("/", &[parent])],
     };
     Object::new(namespace, name, Spec::HttpRoute(spec))
+}
+
+/// A route for gRPC calls, whose only rule sends every call to `parent` in the route's own namespace.
+pub(crate) fn grpc_route(namespace: &str, name: &str, parent_namespace: &str, parent: &str) -> Object {
+    let http = route(namespace, name, parent_namespace, parent);
+    let parents = weir_api::RouteSpec::of(&http).expect("a route").parent_refs();
+    let spec = GrpcRouteSpec {
+        parent_refs: parents.to_vec(),
+        hostnames: Vec::new(),
+        rules: vec![GrpcRouteRule {
+            backend_refs: vec![backend(parent)],
+            ..GrpcRouteRule::default()
+        }],
+    };
+    Object::new(namespace, name, Spec::GrpcRoute(spec))
+}
+
+pub(crate) fn grpc_spec_of(route: &mut Object) -> &mut GrpcRouteSpec {
+    match &mut route.spec {
+        Spec::GrpcRoute(spec) => spec,
+        other => panic!("no GRPCRoute: {other:?}"),
+    }
 }
 
 pub(crate) fn rule(prefix: &str, backends: &[&str]) -> HttpRouteRule {

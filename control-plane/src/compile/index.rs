@@ -1,16 +1,16 @@
 //! The store's objects by what they are about, so that one service's configuration is found without looking at the
 //! rest of the mesh.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use weir_api::backend_policy::BackendPolicySpec;
 use weir_api::endpoint_slice::{EndpointSliceBody, TargetRef};
-use weir_api::http_route::HttpRouteSpec;
 use weir_api::reference_grant::ReferenceGrantSpec;
 use weir_api::service::{SERVICE_NAME_LABEL, ServiceSpec};
 use weir_api::workload::WorkloadSpec;
-use weir_api::{Key, Kind, Metadata, Object, Spec};
+use weir_api::{Key, Kind, Metadata, Object, RouteSpec, Spec};
 use weir_policy::names::{ServiceName, WorkloadName};
 
 use super::references::is_not_permitted;
@@ -32,6 +32,13 @@ pub(crate) struct Index {
 pub(crate) struct Of<'a, S> {
     pub(crate) object: &'a Object,
     pub(crate) spec: &'a S,
+}
+
+/// A route of either kind.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Attached<'a> {
+    pub(crate) object: &'a Object,
+    pub(crate) spec: RouteSpec<'a>,
 }
 
 /// Which part of a service's configuration a change may touch.
@@ -88,12 +95,14 @@ impl Index {
     }
 
     /// The routes that name this service as a parent, oldest first, then by namespace and name.
-    pub(crate) fn routes(&self, of: &ServiceName) -> Vec<Of<'_, HttpRouteSpec>> {
-        let routes = self.attached(of).filter_map(|object| match &object.spec {
-            Spec::HttpRoute(spec) => Some(Of { object, spec }),
-            _ => None,
+    pub(crate) fn routes(&self, of: &ServiceName) -> Vec<Attached<'_>> {
+        let routes = self.attached(of).filter_map(|object| {
+            let spec = RouteSpec::of(object)?;
+            Some(Attached { object, spec })
         });
-        oldest_first(routes.collect())
+        let mut routes: Vec<Attached<'_>> = routes.collect();
+        routes.sort_by(|a, b| by_age(a.object, b.object));
+        routes
     }
 
     /// The policies that target this service, oldest first, then by namespace and name.
@@ -186,7 +195,8 @@ impl Index {
             | Spec::Service(_)
             | Spec::EndpointSlice(_)
             | Spec::BackendPolicy(_)
-            | Spec::HttpRoute(_) => return about(object),
+            | Spec::HttpRoute(_)
+            | Spec::GrpcRoute(_) => return about(object),
         };
         let others = others.into_iter().flatten().filter_map(|key| self.objects.get(key));
         others.flat_map(|other| about(other)).collect()
@@ -196,12 +206,14 @@ impl Index {
 /// Of the oldest object first; what was created in one second is told apart by namespace and name (Gateway API,
 /// HTTPRouteRule "precedence", and Weir's rule for policies).
 fn oldest_first<S>(mut objects: Vec<Of<'_, S>>) -> Vec<Of<'_, S>> {
-    objects.sort_by(|a, b| {
-        let (a, b) = (&a.object.metadata, &b.object.metadata);
-        let by_age = a.creation_timestamp.cmp(&b.creation_timestamp);
-        by_age.then_with(|| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)))
-    });
+    objects.sort_by(|a, b| by_age(a.object, b.object));
     objects
+}
+
+fn by_age(a: &Object, b: &Object) -> Ordering {
+    let (a, b) = (&a.metadata, &b.metadata);
+    let by_age = a.creation_timestamp.cmp(&b.creation_timestamp);
+    by_age.then_with(|| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)))
 }
 
 /// Whether two states of an object differ in their status alone, and in the revision that came with it.
@@ -243,8 +255,8 @@ fn about(object: &Object) -> BTreeSet<(ServiceName, Part)> {
                 .filter_map(|target| named(own, &target.name, Part::Clusters))
                 .collect()
         }
-        Spec::HttpRoute(spec) => {
-            let parents = spec.parent_refs.iter();
+        Spec::HttpRoute(_) | Spec::GrpcRoute(_) => {
+            let parents = RouteSpec::of(object).map_or(&[][..], RouteSpec::parent_refs).iter();
             let parents = parents.filter_map(|parent| {
                 let namespace = parent.namespace.as_deref().unwrap_or(own);
                 named(namespace, &parent.name, Part::Routes)
@@ -272,29 +284,20 @@ fn workloads_of(object: &Object) -> BTreeSet<WorkloadName> {
         | Spec::Workload(_)
         | Spec::BackendPolicy(_)
         | Spec::ReferenceGrant(_)
-        | Spec::HttpRoute(_) => BTreeSet::new(),
+        | Spec::HttpRoute(_)
+        | Spec::GrpcRoute(_) => BTreeSet::new(),
     }
 }
 
 /// The namespaces other than its own that a route refers to.
 fn namespaces_referred_to(object: &Object) -> BTreeSet<String> {
     let own = object.metadata.namespace.as_str();
-    match &object.spec {
-        Spec::HttpRoute(spec) => {
-            let namespaces = spec.references().filter_map(|(_, to)| to.namespace);
-            namespaces
-                .filter(|namespace| *namespace != own)
-                .map(str::to_owned)
-                .collect()
-        }
-        Spec::Namespace(_)
-        | Spec::MeshConfig(_)
-        | Spec::Service(_)
-        | Spec::EndpointSlice(_)
-        | Spec::Workload(_)
-        | Spec::BackendPolicy(_)
-        | Spec::ReferenceGrant(_) => BTreeSet::new(),
-    }
+    let references = RouteSpec::of(object).into_iter().flat_map(RouteSpec::references);
+    let namespaces = references.filter_map(|(_, to)| to.namespace);
+    namespaces
+        .filter(|namespace| *namespace != own)
+        .map(str::to_owned)
+        .collect()
 }
 
 /// The workload that an endpoint of a slice in namespace `own` refers to; `None`: it refers to something else.

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use weir_api::http_route::{HttpRouteSpec, ParentRef, Reference};
-use weir_api::{Key, Object};
+use weir_api::http_route::{ParentRef, Reference};
+use weir_api::{Key, Object, RouteSpec};
 use weir_policy::names::{ClusterName, Label, ServiceName};
 
 use super::index::{Index, service_name};
@@ -56,8 +56,8 @@ impl<'a> References<'a> {
 }
 
 /// The grants that open a way for a route, with their generations.
-pub(crate) fn grants_for(object: &Object, spec: &HttpRouteSpec, index: &Index) -> BTreeSet<(Key, i64)> {
-    let references = References::of(object, &spec.parent_refs, index);
+pub(crate) fn grants_for(object: &Object, spec: RouteSpec<'_>, index: &Index) -> BTreeSet<(Key, i64)> {
+    let references = References::of(object, spec.parent_refs(), index);
     let own = object.metadata.namespace.as_str();
     let abroad = spec.references().filter_map(|(_, to)| {
         let namespace = to.namespace.filter(|namespace| *namespace != own)?;

@@ -1,22 +1,22 @@
-//! The routes of a service port for a group of consumers, merged from all HTTPRoutes that name it as a parent.
+//! The routes of a service port for a group of consumers, merged from all HTTPRoutes or GRPCRoutes that name it as a
+//! parent.
 
 use std::collections::BTreeSet;
 
-use http::{HeaderName, HeaderValue, Method, StatusCode};
-use weir_api::http_route::{
-    BackendRef, HeaderModifier, HttpRouteFilter, HttpRouteMatch, HttpRouteRule, HttpRouteSpec, ParentRef, PathMatch,
-    PathModifier, RETRY_ATTEMPTS, RETRY_BACKOFF, RedirectScheme, RequestRedirect, Retry, ValueMatch,
-};
+use http::StatusCode;
+use weir_api::http_route::ParentRef;
 use weir_api::service::ServicePort;
-use weir_api::{FieldError, Object};
+use weir_api::{FieldError, Kind, Object, RouteSpec};
 use weir_policy::model;
 use weir_policy::names::{ClusterName, Consumers, Label, RouteName};
 use weir_policy::precedence;
 use weir_policy::route::{CompileError, RouteTable};
 
-use super::index::{Index, Of};
+use super::hosts::{Host, hosts, intersect};
+use super::index::{Attached, Index, service_name};
 use super::references::{References, grants_for};
-use super::{Compiled, source};
+use super::rules::wrong;
+use super::{Compiled, grpc_route, http_route, source};
 
 /// The routes of a service port. `None`: no such service or port.
 ///
@@ -30,10 +30,11 @@ pub(crate) fn route_config(name: &RouteName, index: &Index) -> Option<Compiled<m
         Consumers::Any => Vec::new(),
         Consumers::Namespace(namespace) => consumer_routes(&name.cluster, namespace, index),
     };
-    let routes = match own.as_slice() {
+    let attached = match own.as_slice() {
         [] => routes_of(&name.cluster, &name.cluster.service.namespace, index),
         _ => own,
     };
+    let routes = accepted(attached).routes;
     let mut sources = vec![source(service.object)];
     sources.extend(routes.iter().map(|route| source(route.object)));
     let grants = routes.iter().map(|route| grants_for(route.object, route.spec, index));
@@ -50,25 +51,76 @@ pub(crate) fn route_config(name: &RouteName, index: &Index) -> Option<Compiled<m
 }
 
 /// The routes that clients of this namespace have for a service port of another one, oldest first.
-pub(crate) fn consumer_routes<'a>(of: &ClusterName, client: &Label, index: &'a Index) -> Vec<Of<'a, HttpRouteSpec>> {
+pub(crate) fn consumer_routes<'a>(of: &ClusterName, client: &Label, index: &'a Index) -> Vec<Attached<'a>> {
     if of.service.namespace == *client {
         return Vec::new();
     }
     routes_of(of, client, index)
 }
 
-/// Converts one HTTPRoute and compiles its matches with the proxy's own compiler.
+/// Which routes of a port hold, and which don't because an older one of the other kind is for some of the same hosts
+/// (Gateway API, GRPCRouteSpec.hostnames).
+pub(crate) struct Accepted<'a> {
+    /// Those that hold, oldest first.
+    pub(crate) routes: Vec<Attached<'a>>,
+    /// Those that don't, each with the one that holds instead.
+    pub(crate) displaced: Vec<(&'a Object, &'a Object)>,
+}
+
+/// Decides between the routes of one port and one group of consumers.
+pub(crate) fn accepted(oldest_first: Vec<Attached<'_>>) -> Accepted<'_> {
+    let mut accepted = Accepted {
+        routes: Vec::with_capacity(oldest_first.len()),
+        displaced: Vec::new(),
+    };
+    for route in oldest_first {
+        let clashes = |older: &&Attached<'_>| {
+            older.object.kind() != route.object.kind() && intersect(older.spec.hostnames(), route.spec.hostnames())
+        };
+        match accepted.routes.iter().find(clashes) {
+            Some(older) => accepted.displaced.push((route.object, older.object)),
+            None => accepted.routes.push(route),
+        }
+    }
+    accepted
+}
+
+/// The older route of the other kind that holds instead of this one at a port of this parent; `None`: it holds at all
+/// of them.
+pub(crate) fn displaced<'a>(object: &Object, parent: &ParentRef, index: &'a Index) -> Option<&'a Object> {
+    let own = object.metadata.namespace.as_str();
+    let service = service_name(parent.namespace.as_deref().unwrap_or(own), &parent.name)?;
+    let written_in: Label = own.parse().ok()?;
+    let ports = index.service(&service)?.spec.ports.iter();
+    let mut ports = ports.filter(|port| is_for(parent, port));
+    ports.find_map(|port| {
+        let cluster = ClusterName {
+            service: service.clone(),
+            port: port.port,
+        };
+        let displaced = accepted(routes_of(&cluster, &written_in, index)).displaced;
+        let mut displaced = displaced.into_iter();
+        displaced.find_map(|(route, by)| (route.key() == object.key()).then_some(by))
+    })
+}
+
+/// The virtual hosts of one route alone.
+#[cfg(test)]
+pub(crate) fn hosts_of(object: &Object, index: &Index) -> Vec<model::VirtualHost> {
+    let spec = RouteSpec::of(object).expect("a route");
+    virtual_hosts(&[Attached { object, spec }], index)
+}
+
+/// Converts one route and compiles its matches with the proxy's own compiler.
 ///
 /// # Errors
 /// All that is wrong, by field.
-pub(crate) fn check(object: &Object, spec: &HttpRouteSpec) -> Result<(), Vec<FieldError>> {
+pub(crate) fn check(object: &Object, spec: RouteSpec<'_>) -> Result<(), Vec<FieldError>> {
     // Where references lead is no matter of the object alone.
     let index = Index::default();
-    let references = References::of(object, &spec.parent_refs, &index);
-    for (number, rule) in spec.rules.iter().enumerate() {
-        expand(&references, number, rule).map_err(|error| vec![error])?;
-    }
-    let hosts = virtual_hosts(&[Of { object, spec }], &index);
+    let references = References::of(object, spec.parent_refs(), &index);
+    expand(&references, spec).map_err(|error| vec![error])?;
+    let hosts = virtual_hosts(&[Attached { object, spec }], &index);
     let Err(wrong) = RouteTable::compile(&hosts) else {
         return Ok(());
     };
@@ -120,7 +172,7 @@ pub(crate) fn every_path() -> model::RouteMatch {
     }
 }
 
-fn routes_of<'a>(of: &ClusterName, written_in: &Label, index: &'a Index) -> Vec<Of<'a, HttpRouteSpec>> {
+fn routes_of<'a>(of: &ClusterName, written_in: &Label, index: &'a Index) -> Vec<Attached<'a>> {
     let mut routes = index.routes(&of.service);
     let service = index.service(&of.service);
     let mut ports = service.iter().flat_map(|service| &service.spec.ports);
@@ -134,12 +186,12 @@ fn routes_of<'a>(of: &ClusterName, written_in: &Label, index: &'a Index) -> Vec<
             let service = parent.name == of.service.service.as_str() && namespace == of.service.namespace.as_str();
             service && is_for(parent, port)
         };
-        own == written_in.as_str() && route.spec.parent_refs.iter().any(claims)
+        own == written_in.as_str() && route.spec.parent_refs().iter().any(claims)
     });
     routes
 }
 
-/// What holds without any HTTPRoute: every request goes to the service port itself.
+/// What holds without any route: every request goes to the service port itself.
 fn to_own_cluster(cluster: &ClusterName) -> model::VirtualHost {
     let service = &cluster.service;
     let forward = model::Forward {
@@ -172,22 +224,21 @@ fn to_own_cluster(cluster: &ClusterName) -> model::VirtualHost {
 /// though, a request that no rule of a more specific host matches is matched against those of less specific ones
 /// (HTTPRouteSpec.hostnames: specificity only orders). So each virtual host holds the routes of every host that covers
 /// its own, the most specific first, each group by precedence.
-fn virtual_hosts(oldest_first: &[Of<'_, HttpRouteSpec>], index: &Index) -> Vec<model::VirtualHost> {
-    let named = oldest_first.iter().flat_map(|route| hosts(route.spec));
+fn virtual_hosts(oldest_first: &[Attached<'_>], index: &Index) -> Vec<model::VirtualHost> {
+    let named = oldest_first.iter().flat_map(|route| hosts(route.spec.hostnames()));
     let distinct: BTreeSet<Host> = named.collect();
     let of_host = |host: &Host| {
         let mut routes = Vec::new();
         for cover in distinct.iter().filter(|cover| cover.covers(host)) {
-            let mut group = Vec::new();
+            let mut group = Expanded::default();
             for route in oldest_first {
-                // Of several hosts of one HTTPRoute the most specific decides, so that its rules are here once.
-                let closest = hosts(route.spec).filter(|own| own.covers(host)).min();
+                // Of several hosts of one route the most specific decides, so that its rules are here once.
+                let closest = hosts(route.spec.hostnames()).filter(|own| own.covers(host)).min();
                 if closest.as_ref() == Some(cover) {
-                    group.extend(expand_all(route, index));
+                    group.append(expand_all(route, index));
                 }
             }
-            precedence::sort(&mut group);
-            routes.append(&mut group);
+            routes.append(&mut group.sorted());
         }
         model::VirtualHost {
             name: host.to_string(),
@@ -198,319 +249,71 @@ fn virtual_hosts(oldest_first: &[Of<'_, HttpRouteSpec>], index: &Index) -> Vec<m
     distinct.iter().map(of_host).collect()
 }
 
-/// A host that routes are for; the more specific sorts first.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Host {
-    Exact(String),
-    /// The number of characters, in reverse, stands first so that the longest sorts first.
-    Suffix(std::cmp::Reverse<usize>, String),
-    Any,
-}
-
-impl Host {
-    fn read(text: &str) -> Host {
-        match text.strip_prefix("*.") {
-            Some(suffix) => Host::Suffix(std::cmp::Reverse(suffix.len()), suffix.to_owned()),
-            None => Host::Exact(text.to_owned()),
+/// All routes of a route object, in its own order. One that can't be converted, which admission should have refused,
+/// answers its requests with 500: part of it would be something else than what was written.
+fn expand_all(route: &Attached<'_>, index: &Index) -> Expanded {
+    let references = References::of(route.object, route.spec.parent_refs(), index);
+    expand(&references, route.spec).unwrap_or_else(|error| {
+        let respond = model::DirectResponse {
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            body: format!("{} can't be used: {error}\n", route.object.key()),
+        };
+        let route = model::Route {
+            name: route.object.key().to_string(),
+            matches: every_path(),
+            request_headers: model::HeaderChanges::default(),
+            response_headers: model::HeaderChanges::default(),
+            action: model::Action::Respond(respond),
+        };
+        Expanded {
+            http: vec![route],
+            grpc: Vec::new(),
         }
-    }
-
-    /// Whether every request for `other` is one for this host.
-    fn covers(&self, other: &Host) -> bool {
-        match (self, other) {
-            (Host::Any, _) => true,
-            (Host::Exact(own), Host::Exact(other)) => own == other,
-            (Host::Suffix(_, own), Host::Suffix(_, other)) => own == other || below(other, own),
-            (Host::Suffix(_, own), Host::Exact(other)) => below(other, own),
-            (Host::Exact(_), Host::Suffix(..) | Host::Any) | (Host::Suffix(..), Host::Any) => false,
-        }
-    }
-
-    fn to_model(&self) -> model::HostMatch {
-        match self {
-            Host::Exact(host) => model::HostMatch::Exact(host.clone()),
-            Host::Suffix(_, suffix) => model::HostMatch::Suffix(suffix.clone()),
-            Host::Any => model::HostMatch::Any,
-        }
-    }
-}
-
-impl std::fmt::Display for Host {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Host::Exact(host) => f.write_str(host),
-            Host::Suffix(_, suffix) => write!(f, "*.{suffix}"),
-            Host::Any => f.write_str("*"),
-        }
-    }
-}
-
-fn below(host: &str, suffix: &str) -> bool {
-    host.strip_suffix(suffix)
-        .is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
-}
-
-fn hosts(spec: &HttpRouteSpec) -> impl Iterator<Item = Host> {
-    let any = spec.hostnames.is_empty().then_some(Host::Any);
-    spec.hostnames.iter().map(|host| Host::read(host)).chain(any)
-}
-
-/// All routes of an HTTPRoute. One that can't be converted, which admission should have refused, answers its requests
-/// with 500: part of it would be something else than what was written.
-fn expand_all(route: &Of<'_, HttpRouteSpec>, index: &Index) -> Vec<model::Route> {
-    let references = References::of(route.object, &route.spec.parent_refs, index);
-    let mut all = Vec::new();
-    for (number, rule) in route.spec.rules.iter().enumerate() {
-        match expand(&references, number, rule) {
-            Ok(mut routes) => all.append(&mut routes),
-            Err(error) => {
-                let respond = model::DirectResponse {
-                    status: StatusCode::INTERNAL_SERVER_ERROR,
-                    body: format!("{} can't be used: {error}\n", route.object.key()),
-                };
-                return vec![model::Route {
-                    name: route.object.key().to_string(),
-                    matches: every_path(),
-                    request_headers: model::HeaderChanges::default(),
-                    response_headers: model::HeaderChanges::default(),
-                    action: model::Action::Respond(respond),
-                }];
-            }
-        }
-    }
-    all
-}
-
-/// One route for each match of a rule.
-fn expand(references: &References<'_>, number: usize, rule: &HttpRouteRule) -> Result<Vec<model::Route>, FieldError> {
-    let path = format!("spec.rules[{number}]");
-    let mut filters = filters(references, &path, &rule.filters)?;
-    let mut backends = Vec::with_capacity(rule.backend_refs.len());
-    for (at, backend) in rule.backend_refs.iter().enumerate() {
-        backends.push(weighted_backend(
-            references,
-            &format!("{path}.backendRefs[{at}]"),
-            backend,
-        )?);
-    }
-    rule_before_backend(&mut filters, &mut backends);
-    let action = match filters.redirect {
-        Some(redirect) => model::Action::Redirect(redirect),
-        None => model::Action::Forward(model::Forward {
-            backends,
-            mirrors: filters.mirrors,
-            rewrite: filters.rewrite,
-            timeouts: rule
-                .timeouts
-                .map_or_else(model::Timeouts::default, |timeouts| model::Timeouts {
-                    request: timeouts.request,
-                    backend_request: timeouts.backend_request,
-                }),
-            retry: rule
-                .retry
-                .as_ref()
-                .map(|retry| retry_policy(&path, retry))
-                .transpose()?,
-        }),
-    };
-    // A rule with a name has it behind its number: `HTTPRoute/citizen/portal#rules[0:search].matches[0]`.
-    let named = rule.name.as_ref().map(|name| format!(":{name}")).unwrap_or_default();
-    let route = |matches: model::RouteMatch, at: usize| model::Route {
-        name: format!("{}#rules[{number}{named}].matches[{at}]", references.key()),
-        matches,
-        request_headers: filters.request.clone(),
-        response_headers: filters.response.clone(),
-        action: action.clone(),
-    };
-    if rule.matches.is_empty() {
-        return Ok(vec![route(every_path(), 0)]);
-    }
-    let matches = rule.matches.iter().enumerate();
-    let routes = matches.map(|(at, given)| route_match(&format!("{path}.matches[{at}]"), given).map(|m| route(m, at)));
-    routes.collect()
-}
-
-fn route_match(path: &str, given: &HttpRouteMatch) -> Result<model::RouteMatch, FieldError> {
-    let mut headers = Vec::with_capacity(given.headers.len());
-    for (at, header) in given.headers.iter().enumerate() {
-        headers.push(model::HeaderMatch {
-            name: header_name(&format!("{path}.headers[{at}].name"), &header.name)?,
-            value: value_match(&header.value),
-        });
-    }
-    let query = given.query_params.iter().map(|parameter| model::QueryMatch {
-        name: parameter.name.clone(),
-        value: value_match(&parameter.value),
-    });
-    let method = given.method.map(|method| {
-        let wrong = |_| wrong(format!("{path}.method"), method.as_str(), "is no method");
-        Method::from_bytes(method.as_str().as_bytes()).map_err(wrong)
-    });
-    Ok(model::RouteMatch {
-        path: match &given.path {
-            PathMatch::Exact(path) => model::PathMatch::Exact(path.clone()),
-            PathMatch::PathPrefix(path) => model::PathMatch::Prefix(path.clone()),
-            PathMatch::RegularExpression(pattern) => model::PathMatch::Regex(pattern.clone()),
-        },
-        method: method.transpose()?,
-        headers,
-        query: query.collect(),
     })
 }
 
-fn value_match(given: &ValueMatch) -> model::ValueMatch {
-    match given {
-        ValueMatch::Exact(value) => model::ValueMatch::Exact(value.clone()),
-        ValueMatch::RegularExpression(pattern) => model::ValueMatch::Regex(pattern.clone()),
-    }
-}
-
+/// Routes of the model; those of the two kinds are never merged.
 #[derive(Default)]
-struct Filters {
-    request: model::HeaderChanges,
-    response: model::HeaderChanges,
-    redirect: Option<model::Redirect>,
-    rewrite: model::Rewrite,
-    mirrors: Vec<model::Mirror>,
+struct Expanded {
+    http: Vec<model::Route>,
+    grpc: Vec<(grpc_route::Precedence, model::Route)>,
 }
 
-fn weighted_backend(
-    references: &References<'_>,
-    path: &str,
-    backend: &BackendRef,
-) -> Result<model::WeightedBackend, FieldError> {
-    let filters = filters(references, path, &backend.filters)?;
-    Ok(model::WeightedBackend {
-        cluster: references.cluster(backend.reference()),
-        weight: backend.weight,
-        filters: model::BackendFilters {
-            request_headers: filters.request,
-            response_headers: filters.response,
-            rewrite: filters.rewrite,
-            redirect: filters.redirect,
-            mirrors: filters.mirrors,
+impl Expanded {
+    fn append(&mut self, mut other: Expanded) {
+        self.http.append(&mut other.http);
+        self.grpc.append(&mut other.grpc);
+    }
+
+    /// In order of precedence; ties keep the order they came in.
+    fn sorted(mut self) -> Vec<model::Route> {
+        precedence::sort(&mut self.http);
+        self.grpc.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let grpc = self.grpc.into_iter().map(|(_, route)| route);
+        self.http.into_iter().chain(grpc).collect()
+    }
+}
+
+fn expand(references: &References<'_>, spec: RouteSpec<'_>) -> Result<Expanded, FieldError> {
+    Ok(match spec {
+        RouteSpec::Http(spec) => Expanded {
+            http: http_route::expand(references, spec)?,
+            grpc: Vec::new(),
+        },
+        RouteSpec::Grpc(spec) => Expanded {
+            http: Vec::new(),
+            grpc: grpc_route::expand(references, spec)?,
         },
     })
 }
 
-/// A rule's changes to headers come before those of its backends. The wire has it the other way round, as Envoy does
-/// it: where a backend has changes of its own, those of the rule become part of each backend's.
-fn rule_before_backend(rule: &mut Filters, backends: &mut [model::WeightedBackend]) {
-    if backends
-        .iter()
-        .any(|backend| !backend.filters.request_headers.is_empty())
-    {
-        for model::WeightedBackend { filters, .. } in backends.iter_mut() {
-            filters.request_headers = rule.request.then(&filters.request_headers);
-        }
-        rule.request = model::HeaderChanges::default();
-    }
-    if backends
-        .iter()
-        .any(|backend| !backend.filters.response_headers.is_empty())
-    {
-        for model::WeightedBackend { filters, .. } in backends {
-            filters.response_headers = rule.response.then(&filters.response_headers);
-        }
-        rule.response = model::HeaderChanges::default();
-    }
-}
-
-fn filters(references: &References<'_>, path: &str, given: &[HttpRouteFilter]) -> Result<Filters, FieldError> {
-    let mut filters = Filters::default();
-    for (at, filter) in given.iter().enumerate() {
-        let path = format!("{path}.filters[{at}]");
-        match filter {
-            HttpRouteFilter::RequestHeaderModifier(modifier) => {
-                filters.request = header_changes(&format!("{path}.requestHeaderModifier"), modifier)?;
-            }
-            HttpRouteFilter::ResponseHeaderModifier(modifier) => {
-                filters.response = header_changes(&format!("{path}.responseHeaderModifier"), modifier)?;
-            }
-            HttpRouteFilter::RequestRedirect(given) => {
-                filters.redirect = Some(redirect(&format!("{path}.requestRedirect"), given)?);
-            }
-            HttpRouteFilter::UrlRewrite(rewrite) => {
-                filters.rewrite = model::Rewrite {
-                    host: rewrite.hostname.clone(),
-                    path: rewrite.path.as_ref().map(path_rewrite),
-                };
-            }
-            HttpRouteFilter::RequestMirror(mirror) => filters.mirrors.push(model::Mirror {
-                cluster: references.cluster(mirror.backend_ref.reference()),
-                parts_per_million: mirror.parts_per_million(),
-            }),
-        }
-    }
-    Ok(filters)
-}
-
-fn header_changes(path: &str, modifier: &HeaderModifier) -> Result<model::HeaderChanges, FieldError> {
-    let fields = |list: &str, fields: &[weir_api::http_route::HeaderField]| {
-        let fields = fields.iter().enumerate();
-        let read = fields.map(|(at, field)| {
-            let name = header_name(&format!("{path}.{list}[{at}].name"), &field.name)?;
-            let value = HeaderValue::from_str(&field.value);
-            let value = value.map_err(|_| wrong(format!("{path}.{list}[{at}].value"), &field.value, "is no value"))?;
-            Ok((name, value))
-        });
-        read.collect::<Result<Vec<_>, FieldError>>()
-    };
-    let remove = modifier.remove.iter().enumerate();
-    let remove = remove.map(|(at, name)| header_name(&format!("{path}.remove[{at}]"), name));
-    Ok(model::HeaderChanges {
-        remove: remove.collect::<Result<_, _>>()?,
-        set: fields("set", &modifier.set)?,
-        add: fields("add", &modifier.add)?,
-    })
-}
-
-fn redirect(path: &str, given: &RequestRedirect) -> Result<model::Redirect, FieldError> {
-    Ok(model::Redirect {
-        scheme: given.scheme.map(|scheme| match scheme {
-            RedirectScheme::Http => model::Scheme::Http,
-            RedirectScheme::Https => model::Scheme::Https,
-        }),
-        host: given.hostname.clone(),
-        port: given.port,
-        path: given.path.as_ref().map(path_rewrite),
-        status: status(&format!("{path}.statusCode"), given.status_code)?,
-    })
-}
-
-fn path_rewrite(given: &PathModifier) -> model::PathRewrite {
-    match given {
-        PathModifier::ReplaceFullPath(path) => model::PathRewrite::Full(path.clone()),
-        PathModifier::ReplacePrefixMatch(prefix) => model::PathRewrite::Prefix(prefix.clone()),
-    }
-}
-
-fn retry_policy(path: &str, retry: &Retry) -> Result<model::RetryPolicy, FieldError> {
-    let codes = retry.codes.iter().enumerate();
-    let codes = codes.map(|(at, code)| status(&format!("{path}.retry.codes[{at}]"), *code));
-    Ok(model::RetryPolicy {
-        attempts: retry.attempts.unwrap_or(RETRY_ATTEMPTS),
-        codes: codes.collect::<Result<_, _>>()?,
-        backoff: retry.backoff.unwrap_or(RETRY_BACKOFF),
-    })
-}
-
-fn header_name(path: &str, name: &str) -> Result<HeaderName, FieldError> {
-    HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong(path.to_owned(), name, "is no field name"))
-}
-
-fn status(path: &str, code: u16) -> Result<StatusCode, FieldError> {
-    StatusCode::from_u16(code).map_err(|_| FieldError::new(path, &code.into(), "is no status", ""))
-}
-
-fn wrong(path: String, held: &str, problem: &str) -> FieldError {
-    FieldError::new(path, &held.into(), problem, "")
-}
-
-/// The field of the HTTPRoute that a field of the model was made from.
+/// The field of the resource that a field of the model was made from.
 fn field_error(error: &CompileError) -> FieldError {
     let origin = error.route.as_deref().and_then(Origin::of);
     let path = match (origin, error.field.strip_prefix("matches.")) {
+        (Some(Origin { object, rule, part }), Some(field)) if is_grpc(object) && field.starts_with("path.") => {
+            format!("spec.rules[{rule}]{part}.method")
+        }
         // The resource has one field for a path's text, whatever its type.
         (Some(Origin { rule, part, .. }), Some(field)) if field.starts_with("path.") => {
             format!("spec.rules[{rule}]{part}.path.value")
@@ -522,10 +325,21 @@ fn field_error(error: &CompileError) -> FieldError {
     wrong(path, &error.held, &error.problem.to_string())
 }
 
+/// Whether the object of this key, as text, is a GRPCRoute.
+fn is_grpc(object: &str) -> bool {
+    let kind = object.split_once('/').map_or(object, |(kind, _)| kind);
+    kind == Kind::GrpcRoute.kind()
+}
+
 #[cfg(test)]
 mod tests {
+    use http::{HeaderName, HeaderValue, Method};
     use weir_api::Spec;
-    use weir_api::http_route::{HeaderField, HeaderMatch, HttpMethod, RouteTimeouts, UrlRewrite};
+    use weir_api::grpc_route::{GrpcMethodCompare, GrpcMethodMatch, GrpcRouteMatch};
+    use weir_api::http_route::{
+        HeaderField, HeaderMatch, HeaderModifier, HttpMethod, HttpRouteFilter, HttpRouteSpec, PathMatch, PathModifier,
+        RETRY_ATTEMPTS, RETRY_BACKOFF, Retry, RouteTimeouts, UrlRewrite, ValueMatch,
+    };
     use weir_policy::route::RequestFacts;
 
     use super::*;
@@ -693,6 +507,80 @@ mod tests {
     }
 
     #[test]
+    fn of_two_kinds_for_one_host_of_a_port_the_older_holds() {
+        let http = |second| {
+            created(
+                with_paths(fixture::route("citizen", "http", "citizen", "portal"), &["/"]),
+                second,
+            )
+        };
+        let grpc = |second, hosts: &[&str], port| {
+            let mut route = fixture::grpc_route("citizen", "grpc", "citizen", "portal");
+            let spec = fixture::grpc_spec_of(&mut route);
+            spec.hostnames = hosts.iter().map(|host| (*host).to_owned()).collect();
+            spec.parent_refs[0].port = std::num::NonZeroU16::new(port);
+            created(route, second)
+        };
+        let hosted = with_hosts(http(1), &["a.example.org"]);
+        for (http, grpc, at_80, at_90, displaced) in [
+            (http(1), grpc(2, &[], 0), "http", "http", "grpc"),
+            (http(2), grpc(1, &[], 0), "grpc", "grpc", "http"),
+            (http(1), grpc(1, &[], 0), "grpc", "grpc", "http"),
+            (http(1), grpc(2, &[], 90), "http", "http", "grpc"),
+            (http(2), grpc(1, &[], 90), "http", "grpc", "http"),
+            (
+                hosted.clone(),
+                grpc(2, &["a.example.org", "b.example.org"], 0),
+                "http",
+                "http",
+                "grpc",
+            ),
+            (hosted.clone(), grpc(2, &["*.example.org"], 0), "http", "http", "grpc"),
+            (hosted, grpc(2, &["b.example.org"], 0), "grpc http", "grpc http", ""),
+        ] {
+            let index = fixture::index([portal(), http.clone(), grpc.clone()]);
+            let what = format!("{http:?} {grpc:?}");
+            for (port, expect) in [(80, at_80), (90, at_90)] {
+                let name = named(&format!("portal.citizen:{port}/*"));
+                let sources = route_config(&name, &index).expect("there").sources;
+                let mut routes: Vec<&str> = sources[1..].iter().map(|(key, _)| key.name.as_str()).collect();
+                routes.sort_unstable();
+                assert_eq!(routes.join(" "), expect, "{port}: {what}");
+            }
+            for route in [&http, &grpc] {
+                let parent = &RouteSpec::of(route).expect("a route").parent_refs()[0];
+                let other = super::displaced(route, parent, &index);
+                assert_eq!(other.is_some(), route.metadata.name == displaced, "{what}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_call_pattern_that_can_not_be_used_is_refused_by_its_field() {
+        let of = |service: Option<&str>, method: Option<&str>| GrpcMethodMatch {
+            compare: GrpcMethodCompare::RegularExpression,
+            service: service.map(str::to_owned),
+            method: method.map(str::to_owned),
+        };
+        for (method, field, held) in [
+            (of(Some("a)|(b"), None), "service", "a)|(b"),
+            (of(Some("a.*"), Some("Get(")), "method", "Get("),
+        ] {
+            let mut route = fixture::grpc_route("citizen", "r", "citizen", "portal");
+            fixture::grpc_spec_of(&mut route).rules[0].matches = vec![GrpcRouteMatch {
+                method: Some(method),
+                headers: Vec::new(),
+            }];
+            let errors = crate::compile::check(&route).expect_err("refused");
+            let [error] = errors.as_slice() else {
+                panic!("one: {errors:?}")
+            };
+            assert_eq!(error.path, format!("spec.rules[0].matches[0].method.{field}"));
+            assert!(error.to_string().contains(held), "{error}");
+        }
+    }
+
+    #[test]
     fn consumer_routes_replace_producer_routes_for_their_namespace_only() {
         let index = fixture::index([
             portal(),
@@ -796,7 +684,7 @@ mod tests {
         };
         let index = Index::default();
         let references = References::of(&object, &spec.parent_refs, &index);
-        let routes = expand(&references, 0, &spec.rules[0]).expect("it converts");
+        let routes = http_route::expand(&references, spec).expect("it converts");
         let changes = model::HeaderChanges {
             remove: vec![HeaderName::from_static("x-gone")],
             set: vec![(HeaderName::from_static("x-set"), HeaderValue::from_static("1"))],
@@ -862,7 +750,7 @@ mod tests {
         };
         let index = Index::default();
         let references = References::of(&object, &spec.parent_refs, &index);
-        let routes = expand(&references, 0, &spec.rules[0]).expect("it converts");
+        let routes = http_route::expand(&references, spec).expect("it converts");
         let values =
             |changes: &model::HeaderChanges| changes.set.iter().map(|(_, value)| value.clone()).collect::<Vec<_>>();
         let model::Action::Forward(forward) = &routes[0].action else {

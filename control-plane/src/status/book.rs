@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use weir_api::{Key, Kind, Object, Spec};
+use weir_api::{Key, Kind, Object, RouteSpec, Spec};
 use weir_policy::names::ServiceName;
 
 use super::{route, says_in_force};
@@ -188,14 +188,15 @@ impl Book {
 /// Whether statuses are made from a kind.
 fn is_read(kind: Kind) -> bool {
     match kind {
-        Kind::Service | Kind::BackendPolicy | Kind::HttpRoute | Kind::ReferenceGrant => true,
+        Kind::Service | Kind::BackendPolicy | Kind::HttpRoute | Kind::GrpcRoute | Kind::ReferenceGrant => true,
         Kind::Namespace | Kind::MeshConfig | Kind::EndpointSlice | Kind::Workload => false,
     }
 }
 
 fn sends_to(object: &Object) -> BTreeSet<ServiceName> {
     match &object.spec {
-        Spec::HttpRoute(spec) => route::backends(object, spec).collect(),
+        Spec::HttpRoute(spec) => route::backends(object, RouteSpec::Http(spec)).collect(),
+        Spec::GrpcRoute(spec) => route::backends(object, RouteSpec::Grpc(spec)).collect(),
         Spec::Namespace(_)
         | Spec::MeshConfig(_)
         | Spec::Service(_)

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use weir_api::http_route::HttpRouteSpec;
+use weir_api::RouteSpec;
 use weir_api::status::{ConditionStatus, condition};
 use weir_policy::model::RouteConfig;
 use weir_policy::route::taken_whole;
@@ -57,11 +57,19 @@ fn rule_of(route: &str) -> Option<Rule> {
     Some((object.to_owned(), rule))
 }
 
+/// The answer to what has no valid backend.
+pub(super) fn without_backend(spec: RouteSpec<'_>) -> &'static str {
+    match spec {
+        RouteSpec::Http(_) => "500",
+        RouteSpec::Grpc(_) => "UNAVAILABLE",
+    }
+}
+
 /// What of the route `key` is without effect; `None`: all of it has some.
-pub(super) fn verdict(key: &str, spec: &HttpRouteSpec, unreachable: &Unreachable) -> Option<Verdict> {
+pub(super) fn verdict(key: &str, spec: RouteSpec<'_>, unreachable: &Unreachable) -> Option<Verdict> {
     let mut taken = Vec::new();
     let mut weightless = Vec::new();
-    for (number, rule) in spec.rules.iter().enumerate() {
+    for (number, rule) in spec.rules().into_iter().enumerate() {
         if let Some((object, by)) = unreachable.taker(&(key.to_owned(), number)) {
             let by = match object == key {
                 true => format!("rules[{by}]"),
@@ -71,9 +79,12 @@ pub(super) fn verdict(key: &str, spec: &HttpRouteSpec, unreachable: &Unreachable
                 "rules[{number}] takes no request, since {by} takes all of its requests"
             ));
         }
-        let weights = &rule.backend_refs;
+        let weights = rule.backend_refs;
         if !weights.is_empty() && weights.iter().all(|backend| backend.weight == 0) {
-            weightless.push(format!("rules[{number}] answers with 500, since all its weights are 0"));
+            let answer = without_backend(spec);
+            weightless.push(format!(
+                "rules[{number}] answers with {answer}, since all its weights are 0"
+            ));
         }
     }
     let reason = match (taken.as_slice(), weightless.as_slice()) {

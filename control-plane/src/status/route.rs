@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use weir_api::http_route::{HttpRouteSpec, ParentRef};
+use weir_api::http_route::ParentRef;
 use weir_api::service::ServiceSpec;
 use weir_api::status::{CONTROLLER_NAME, ConditionStatus, ParentReference, RouteParentStatus, RouteStatus, condition};
-use weir_api::{FieldError, Object};
+use weir_api::{FieldError, Object, RouteSpec};
 use weir_policy::names::{ClusterName, Consumers, Label, RouteName, ServiceName};
 
 use super::conditions::{Observation, Verdict, conditions, few, quoted};
@@ -37,7 +37,7 @@ pub(super) fn attachment(object: &Object, parent: &ParentRef, index: &Index) -> 
 }
 
 /// The services that a route sends requests or copies to.
-pub(super) fn backends(object: &Object, spec: &HttpRouteSpec) -> impl Iterator<Item = ServiceName> {
+pub(super) fn backends<'a>(object: &'a Object, spec: RouteSpec<'a>) -> impl Iterator<Item = ServiceName> + 'a {
     spec.references().filter_map(|(_, to)| {
         let namespace = to.namespace.unwrap_or(&object.metadata.namespace);
         service_name(namespace, to.name)
@@ -47,7 +47,7 @@ pub(super) fn backends(object: &Object, spec: &HttpRouteSpec) -> impl Iterator<I
 /// What is to be said of a route.
 pub(super) fn status(
     object: &Object,
-    spec: &HttpRouteSpec,
+    spec: RouteSpec<'_>,
     index: &Index,
     standings: &Standings,
     known: &mut Known,
@@ -60,7 +60,7 @@ pub(super) fn status(
     };
     let usable = crate::compile::check(object);
     let resolved = resolved(object, spec, index);
-    let parents = spec.parent_refs.iter().map(|parent| {
+    let parents = spec.parent_refs().iter().map(|parent| {
         let parent_ref = ParentReference::from(parent);
         let attachment = attachment(object, parent, index);
         let accepted = accepted(object, parent, index, &usable);
@@ -103,6 +103,14 @@ fn accepted(object: &Object, parent: &ParentRef, index: &Index, usable: &Result<
         let message = format!("{shown} has no port{number}{section}, only {}", ports(service.spec));
         return not("NoMatchingParent", message);
     }
+    if let Some(other) = routes::displaced(object, parent, index) {
+        let message = format!(
+            "{} is for some of the same hosts of {shown}; of two kinds of routes the older holds, of one age the first by \
+             name",
+            other.key()
+        );
+        return not("Conflicted", message);
+    }
     if let Err(errors) = usable {
         let shown: Vec<String> = errors.iter().map(|error| quoted(&error.to_string())).collect();
         let message = format!(
@@ -119,8 +127,8 @@ fn accepted(object: &Object, parent: &ParentRef, index: &Index, usable: &Result<
 }
 
 /// Whether each backend is there and may be used.
-fn resolved(object: &Object, spec: &HttpRouteSpec, index: &Index) -> Verdict {
-    let references = References::of(object, &spec.parent_refs, index);
+fn resolved(object: &Object, spec: RouteSpec<'_>, index: &Index) -> Verdict {
+    let references = References::of(object, spec.parent_refs(), index);
     let mut reason = None;
     let (mut unsent, mut uncopied) = (Vec::new(), Vec::new());
     for (place, to) in spec.references() {
@@ -149,10 +157,8 @@ fn resolved(object: &Object, spec: &HttpRouteSpec, index: &Index) -> Verdict {
             Some(_) => uncopied.push(format!("{place}: {message}")),
         }
     }
-    let lists = [
-        ("its share is answered with 500", unsent),
-        ("no copies are sent", uncopied),
-    ];
+    let answered = format!("its share is answered with {}", effect::without_backend(spec));
+    let lists = [(answered.as_str(), unsent), ("no copies are sent", uncopied)];
     let lists = lists.iter().filter(|(_, problems)| !problems.is_empty());
     let said = lists.map(|(effect, problems)| format!("{effect}: {}", few(problems, "; ", problems.len())));
     match reason {

@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
 use weir_api::{Key, Kind};
 use weir_policy::model::AppProtocol;
-use weir_test_mesh::{Answer, Member, MemberSettings, Script, TestMesh, until};
+use weir_test_mesh::{Answer, Member, MemberSettings, Protocol, Script, Seen, TestMesh, until};
 
 /// Answers with what reached it, in the field `x-saw`.
 fn tells(name: &'static str) -> Script {
@@ -29,6 +29,12 @@ fn tells(name: &'static str) -> Script {
         let mut response = Response::new(Full::default());
         let saw = saw.to_string().parse().expect("a header's value");
         response.headers_mut().insert("x-saw", saw);
+        if seen.header("content-type") == Some("application/grpc") {
+            // An answer of trailers alone, which are its header (gRPC, PROTOCOL-HTTP2.md, "Trailers-Only").
+            let headers = response.headers_mut();
+            headers.insert("content-type", HeaderValue::from_static("application/grpc"));
+            headers.insert("grpc-status", HeaderValue::from_static("0"));
+        }
         response
     })
 }
@@ -38,19 +44,30 @@ struct World {
     mesh: TestMesh,
     caller: Member,
     backends: [Member; 2],
+    protocol: AppProtocol,
     cases: AtomicU32,
 }
 
 impl World {
     async fn start() -> World {
+        World::of(AppProtocol::Http1).await
+    }
+
+    /// A world whose backends speak this.
+    async fn of(protocol: AppProtocol) -> World {
         let mesh = TestMesh::start().await;
-        let v1 = mesh.service("v1", tells("v1")).await;
-        let v2 = mesh.service("v2", tells("v2")).await;
+        let settings = || MemberSettings {
+            protocol,
+            ..MemberSettings::default()
+        };
+        let v1 = mesh.service_with("v1", tells("v1"), settings()).await;
+        let v2 = mesh.service_with("v2", tells("v2"), settings()).await;
         let caller = mesh.service("caller", Script::answer(200, "")).await;
         World {
             mesh,
             caller,
             backends: [v1, v2],
+            protocol,
             cases: AtomicU32::new(0),
         }
     }
@@ -68,17 +85,17 @@ impl World {
     async fn prepare(&self, resources: &str) -> String {
         let number = self.cases.fetch_add(1, Ordering::Relaxed);
         let echo = format!("echo-{number}");
-        self.mesh.apply_service(&echo, "v1", AppProtocol::Http1).await;
+        self.mesh.apply_service(&echo, "v1", self.protocol).await;
         self.mesh.apply_in_force(&resources.replace("ECHO", &echo)).await;
         echo
     }
 
     /// The share of requests that v1 gets is this, and v2 gets the others. Of 500 draws the share is within a tenth but
     /// once in a million times.
-    async fn shares(&self, name: &str, echo: &str, expect: f64) {
+    async fn shares(&self, name: &str, echo: &str, call: Call, expect: f64) {
         let mut of_v1 = 0.0;
         for _ in 0..500 {
-            let answer = get("http://ECHO/").send(&self.caller, echo).await;
+            let answer = call.send(&self.caller, echo).await;
             assert_eq!(answer.status, StatusCode::OK, "{name}: {}", answer.text());
             match saw(&answer)["backend"].as_str() {
                 Some("v1") => of_v1 += 1.0 / 500.0,
@@ -99,6 +116,7 @@ fn saw(answer: &Answer) -> Value {
 
 /// A call and what must come of it.
 struct Call {
+    spoken: Protocol,
     method: Method,
     url: &'static str,
     headers: &'static [(&'static str, &'static str)],
@@ -114,8 +132,18 @@ fn get(url: &'static str) -> Call {
     call(Method::GET, url, &[])
 }
 
+/// A gRPC call, as gRPC's clients make it.
+fn grpc(url: &'static str) -> Call {
+    const GRPC: &[(&str, &str)] = &[("content-type", "application/grpc"), ("te", "trailers")];
+    Call {
+        spoken: Protocol::Http2,
+        ..call(Method::POST, url, GRPC)
+    }
+}
+
 fn call(method: Method, url: &'static str, headers: &'static [(&'static str, &'static str)]) -> Call {
     Call {
+        spoken: Protocol::Http1,
         method,
         url,
         headers,
@@ -171,7 +199,13 @@ impl Call {
         for (name, value) in self.headers {
             request = request.header(*name, *value);
         }
-        from.call(request.body(Full::default()).expect("a request")).await
+        let request = request.body(Full::default()).expect("a request");
+        match self.spoken {
+            Protocol::Http1 => from.call(request).await,
+            Protocol::Http2 => weir_test_mesh::call(from.outbound(), Protocol::Http2, request)
+                .await
+                .expect("an answer of the sidecar"),
+        }
     }
 
     async fn check(&self, name: &str, from: &Member, echo: &str) {
@@ -210,6 +244,11 @@ spec:
 {rules}
 "
     )
+}
+
+/// The same of kind GRPCRoute.
+fn grpc_route(rules: &str) -> String {
+    route(rules).replace("kind: HTTPRoute", "kind: GRPCRoute")
 }
 
 #[tokio::test]
@@ -339,7 +378,9 @@ async fn mesh_matching() {
     world.case("MeshHTTPRouteNamedRule", &named, calls).await;
     let weights = route("  - backendRefs: [{name: v1, port: 80, weight: 70}, {name: v2, port: 80, weight: 30}]");
     let echo = world.prepare(&weights).await;
-    world.shares("MeshHTTPRouteWeight", &echo, 0.7).await;
+    world
+        .shares("MeshHTTPRouteWeight", &echo, get("http://ECHO/"), 0.7)
+        .await;
 
     let (_, log) = world.caller.stop().await;
     let logged = |target: &str| log.iter().find(|line| line["url.path"] == target);
@@ -356,12 +397,10 @@ async fn grpc_calls_without_a_backend_end_with_a_status_of_grpc() {
         "  - {matches: [{path: {value: /gone.Service}}], backendRefs: [{name: gone, port: 80}]}
   - {matches: [{path: {value: /no.Service}}]}",
     );
-    const GRPC: &[(&str, &str)] = &[("content-type", "application/grpc")];
-    let grpc = |url, code| call(Method::POST, url, GRPC).answers("grpc-status", code);
     let calls = vec![
-        grpc("http://ECHO/gone.Service/Call", "14"),
-        grpc("http://ECHO/no.Service/Call", "14"),
-        grpc("http://ECHO/other.Service/Call", "12"),
+        grpc("http://ECHO/gone.Service/Call").answers("grpc-status", "14"),
+        grpc("http://ECHO/no.Service/Call").answers("grpc-status", "14"),
+        grpc("http://ECHO/other.Service/Call").answers("grpc-status", "12"),
         get("http://ECHO/gone.Service/Call").status(500),
     ];
     world.case("gRPC without a backend", &rules, calls).await;
@@ -507,6 +546,146 @@ async fn mesh_filters() {
     }
 }
 
+/// `conformance/tests/mesh` and `conformance/tests` of GRPCRoute.
+#[tokio::test]
+async fn grpc_routes() {
+    let world = World::of(AppProtocol::Grpc).await;
+    let weights = grpc_route("  - backendRefs: [{name: v1, port: 80, weight: 70}, {name: v2, port: 80, weight: 30}]");
+    let echo = world.prepare(&weights).await;
+    let any = grpc("http://ECHO/pkg.Echo/Any");
+    world.shares("MeshGRPCRouteWeight", &echo, any, 0.7).await;
+
+    let matching = grpc_route(
+        "  - matches: [{method: {service: pkg.Echo, method: One}}]
+    backendRefs: [{name: v1, port: 80}]
+  - matches: [{method: {service: pkg.Echo}}]
+    backendRefs: [{name: v2, port: 80}]
+  - matches: [{method: {method: Three}}, {method: {type: RegularExpression, service: 'other[.].*'}}]
+    backendRefs: [{name: v1, port: 80}]",
+    );
+    let unmatched = |url| grpc(url).answers("grpc-status", "12");
+    let calls = vec![
+        grpc("http://ECHO/pkg.Echo/One")
+            .reaches("v1")
+            .answers("grpc-status", "0"),
+        grpc("http://ECHO/pkg.Echo/Two").reaches("v2"),
+        grpc("http://ECHO/pkg.Echo/Three").reaches("v2"),
+        grpc("http://ECHO/any.Name/Three").reaches("v1"),
+        grpc("http://ECHO/other.Name/Four").reaches("v1"),
+        unmatched("http://ECHO/pkg.EchoTwo/One"),
+        unmatched("http://ECHO/any.Name/Four"),
+        get("http://ECHO/pkg.Echo/One").status(404),
+    ];
+    world.case("GRPCExactMethodMatching", &matching, calls).await;
+
+    let headers = grpc_route(
+        "  - matches: [{headers: [{name: version, value: one}]}]
+    backendRefs: [{name: v1, port: 80}]
+  - name: both
+    matches: [{method: {service: pkg.Echo}, headers: [{name: version, type: RegularExpression, value: 't.*'}]}]
+    filters:
+    - {type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-a, value: rule}]}}
+    - {type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: x-d, value: rule}]}}
+    backendRefs:
+    - name: v2
+      port: 80
+      filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-b, value: backend}]}}]
+  - {matches: [{method: {service: no.Backend}}]}
+  - {matches: [{method: {service: gone.Backend}}], backendRefs: [{name: gone, port: 80}]}",
+    );
+    const ONE: &[(&str, &str)] = &[("content-type", "application/grpc+proto"), ("version", "one")];
+    const TWO: &[(&str, &str)] = &[("content-type", "application/grpc"), ("version", "two")];
+    let with = |url, headers| Call { headers, ..grpc(url) };
+    let calls = vec![
+        with("http://ECHO/pkg.Echo/One", ONE).reaches("v1").misses("x-a"),
+        with("http://ECHO/pkg.Echo/One", TWO)
+            .reaches("v2")
+            .sees("x-a", "rule")
+            .sees("x-b", "backend")
+            .answers("x-d", "rule"),
+        unmatched("http://ECHO/pkg.Echo/One"),
+        grpc("http://ECHO/no.Backend/Any").answers("grpc-status", "14"),
+        grpc("http://ECHO/gone.Backend/Any").answers("grpc-status", "14"),
+    ];
+    world
+        .case(
+            "GRPCRouteHeaderMatching, MeshGRPCRouteRequestHeaderModifier",
+            &headers,
+            calls,
+        )
+        .await;
+
+    let named = grpc_route(
+        "  - matches: [{method: {service: pkg.Echo}}]
+    filters: [{type: RequestMirror, requestMirror: {backendRef: {name: v2, port: 80}}}]
+    backendRefs: [{name: v1, port: 80}]",
+    )
+    .replace("spec:", "spec:\n  hostnames: [ECHO.default.svc.cluster.local, ECHO]")
+    .replace(
+        "kind: Service, name: ECHO",
+        "kind: Service, name: ECHO, sectionName: web",
+    );
+    let calls = vec![grpc("http://ECHO/pkg.Echo/Mirrored").reaches("v1")];
+    world.case("MeshGRPCRouteRequestMirror", &named, calls).await;
+    let v2 = &world.backends[1];
+    until("the copy", || async {
+        (reached(v2, "/pkg.Echo/Mirrored") == 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn of_two_kinds_of_routes_the_older_holds() {
+    let world = World::of(AppProtocol::Grpc).await;
+    let older = grpc_route("  - backendRefs: [{name: v1, port: 80}]");
+    let echo = world.prepare(&older).await;
+    // Of one age, if both come in one second, the first by name holds.
+    let younger = route("  - backendRefs: [{name: v2, port: 80}]")
+        .replace("metadata: {name: ECHO", "metadata: {name: ECHO-younger")
+        .replace("ECHO", &echo);
+    let [younger] = world.mesh.apply(&younger).await.try_into().expect("one resource");
+    let said = until("the younger one to be judged", || async {
+        let answer = world.mesh.api(Method::GET, &younger.path(), None).await;
+        let conditions = answer.json()["status"]["parents"][0]["conditions"].clone();
+        let accepted = conditions
+            .as_array()?
+            .iter()
+            .find(|held| held["type"] == "Accepted")?
+            .clone();
+        Some(accepted)
+    })
+    .await;
+    assert_eq!(
+        (&said["status"], &said["reason"]),
+        (&json!("False"), &json!("Conflicted")),
+        "{said}"
+    );
+    grpc("http://ECHO/pkg.Echo/One")
+        .reaches("v1")
+        .check("older", &world.caller, &echo)
+        .await;
+    get("http://ECHO/")
+        .status(404)
+        .check("older", &world.caller, &echo)
+        .await;
+
+    let older = Key {
+        kind: Kind::GrpcRoute,
+        name: echo.clone(),
+        ..younger.clone()
+    };
+    world.mesh.delete(&older).await;
+    world.mesh.control_api().in_force(&younger).await;
+    grpc("http://ECHO/pkg.Echo/One")
+        .reaches("v2")
+        .check("alone", &world.caller, &echo)
+        .await;
+    get("http://ECHO/")
+        .reaches("v2")
+        .check("alone", &world.caller, &echo)
+        .await;
+}
+
 const ANSWER_SET: &str = "
   - filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: X-Set, value: set}]}}]
     backendRefs: [{name: v1, namespace: default, port: 80}]
@@ -527,7 +706,7 @@ async fn mesh_parents() {
         .header("host", endpoint.to_string())
         .body(Full::default())
         .expect("a request");
-    let answer = weir_test_mesh::call(endpoint, weir_test_mesh::Protocol::Http1, direct)
+    let answer = weir_test_mesh::call(endpoint, Protocol::Http1, direct)
         .await
         .expect("an answer");
     assert_eq!((answer.status.as_u16(), answer.header("x-set")), (200, None));
@@ -672,7 +851,8 @@ async fn backend_filters() {
 /// How many requests for this target reached a backend.
 fn reached(backend: &Member, target: &str) -> usize {
     let seen = backend.seen();
-    seen.iter().filter(|seen| seen.head.uri == target).count()
+    let is_it = |seen: &&Seen| seen.head.uri.path_and_query().is_some_and(|held| held == target);
+    seen.iter().filter(is_it).count()
 }
 
 /// `conformance/tests`: copies, and what they must not do to the request.

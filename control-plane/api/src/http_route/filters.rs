@@ -5,9 +5,18 @@ use super::*;
 use crate::decode::{Errors, Node, port};
 use crate::names;
 
+/// Which kind of route filters are of.
+#[derive(Clone, Copy)]
+pub(crate) enum FilterOf {
+    /// It has all of them.
+    HttpRoute,
+    /// It has those that change headers, and mirrors.
+    GrpcRoute,
+}
+
 /// Reads a list of filters.
-pub(super) fn read_filters(node: &Node<'_>, errors: &mut Errors) -> Option<Vec<HttpRouteFilter>> {
-    let filters = node.list(errors, FILTERS_MAX, read_filter)?;
+pub(crate) fn read_filters(node: &Node<'_>, of: FilterOf, errors: &mut Errors) -> Option<Vec<HttpRouteFilter>> {
+    let filters = node.list(errors, FILTERS_MAX, |node, errors| read_filter(node, of, errors))?;
     node.refuse_twins(
         errors,
         &filters,
@@ -43,9 +52,9 @@ enum FilterType {
     Mirror,
 }
 
-fn read_filter(node: &Node<'_>, errors: &mut Errors) -> Option<HttpRouteFilter> {
+fn read_filter(node: &Node<'_>, of: FilterOf, errors: &mut Errors) -> Option<HttpRouteFilter> {
     let mut fields = node.fields(errors)?;
-    let filter_type = fields.required("type", errors, read_filter_type);
+    let filter_type = fields.required("type", errors, |node, errors| read_filter_type(node, of, errors));
     let Some(filter_type) = filter_type else {
         // Its other fields belong to a type that is wrong or missing: one error says enough.
         return None;
@@ -71,17 +80,28 @@ fn read_filter(node: &Node<'_>, errors: &mut Errors) -> Option<HttpRouteFilter> 
     filter
 }
 
-fn read_filter_type(node: &Node<'_>, errors: &mut Errors) -> Option<FilterType> {
-    match node.text(errors)? {
-        "RequestHeaderModifier" => return Some(FilterType::RequestHeader),
-        "ResponseHeaderModifier" => return Some(FilterType::ResponseHeader),
-        "RequestRedirect" => return Some(FilterType::Redirect),
-        "URLRewrite" => return Some(FilterType::Rewrite),
-        "RequestMirror" => return Some(FilterType::Mirror),
-        "CORS" | "ExternalAuth" | "ExtensionRef" => {
-            node.refuse(errors, "is not supported yet", format!("supported are {FILTER_TYPES}"));
+fn read_filter_type(node: &Node<'_>, of: FilterOf, errors: &mut Errors) -> Option<FilterType> {
+    let supported = match of {
+        FilterOf::HttpRoute => HTTP_FILTERS,
+        FilterOf::GrpcRoute => GRPC_FILTERS,
+    };
+    match (node.text(errors)?, of) {
+        ("RequestHeaderModifier", _) => return Some(FilterType::RequestHeader),
+        ("ResponseHeaderModifier", _) => return Some(FilterType::ResponseHeader),
+        ("RequestMirror", _) => return Some(FilterType::Mirror),
+        ("RequestRedirect", FilterOf::HttpRoute) => return Some(FilterType::Redirect),
+        ("URLRewrite", FilterOf::HttpRoute) => return Some(FilterType::Rewrite),
+        ("CORS" | "ExternalAuth", FilterOf::HttpRoute) | ("ExtensionRef", _) => {
+            node.refuse(errors, "is not supported yet", format!("supported are {supported}"));
         }
-        _ => node.refuse(errors, "is no type of filter", format!("supported are {FILTER_TYPES}")),
+        (_, FilterOf::HttpRoute) => node.refuse(errors, "is no type of filter", format!("supported are {supported}")),
+        (_, FilterOf::GrpcRoute) => {
+            node.refuse(
+                errors,
+                "is no type of a GRPCRoute's filter",
+                format!("supported are {supported}"),
+            );
+        }
     }
     None
 }
@@ -246,8 +266,9 @@ fn read_path_modifier(node: &Node<'_>, errors: &mut Errors) -> Option<PathModifi
     modifier
 }
 
-const FILTER_TYPES: &str =
+const HTTP_FILTERS: &str =
     "RequestHeaderModifier, ResponseHeaderModifier, RequestRedirect, URLRewrite and RequestMirror";
+const GRPC_FILTERS: &str = "RequestHeaderModifier, ResponseHeaderModifier and RequestMirror";
 
 /// Connection-specific fields (RFC 9110 section 7.6.1, RFC 9113 section 8.2.2), and the body's length.
 const FRAMING: [&str; 9] = [
@@ -265,5 +286,5 @@ const FRAMING: [&str; 9] = [
 pub(super) const REDIRECT_CODES: [u16; 5] = [301, 302, 303, 307, 308];
 
 /// The CRD's limits.
-pub(super) const FILTERS_MAX: usize = 16;
+pub(crate) const FILTERS_MAX: usize = 16;
 pub(super) const CHANGES_MAX: usize = 16;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::filters::read_filters;
+use super::filters::{FilterOf, read_filters};
 use super::*;
 use crate::decode::{Errors, Fields, Node, port};
 use crate::names;
@@ -46,7 +46,7 @@ impl Default for HttpRouteRule {
     }
 }
 
-fn read_parents(node: &Node<'_>, namespace: &str, errors: &mut Errors) -> Option<Vec<ParentRef>> {
+pub(crate) fn read_parents(node: &Node<'_>, namespace: &str, errors: &mut Errors) -> Option<Vec<ParentRef>> {
     let parents = node.list(errors, PARENTS_MAX, read_parent)?;
     node.refuse_empty(errors, "a route is for at least one Service");
     let target = |parent: &ParentRef| {
@@ -88,7 +88,7 @@ fn read_parent(node: &Node<'_>, errors: &mut Errors) -> Option<ParentRef> {
     })
 }
 
-fn read_hostnames(node: &Node<'_>, errors: &mut Errors) -> Option<Vec<String>> {
+pub(crate) fn read_hostnames(node: &Node<'_>, errors: &mut Errors) -> Option<Vec<String>> {
     let hostnames = node.list(errors, HOSTNAMES_MAX, |node, errors| {
         let is_right = |host: &str| host.len() <= 253 && is_hostname(host.strip_prefix("*.").unwrap_or(host));
         let remedy = "a name like a.example.org or *.example.org is right: lower case, no address, no port";
@@ -123,9 +123,10 @@ fn read_rule(node: &Node<'_>, errors: &mut Errors) -> Option<HttpRouteRule> {
     let matches = fields.optional("matches", errors, |node, errors| {
         node.list(errors, MATCHES_MAX, read_match)
     });
-    let filters = fields.optional("filters", errors, read_filters);
+    let of = FilterOf::HttpRoute;
+    let filters = fields.optional("filters", errors, |node, errors| read_filters(node, of, errors));
     let backend_refs = fields.optional("backendRefs", errors, |node, errors| {
-        node.list(errors, BACKENDS_MAX, read_backend)
+        node.list(errors, BACKENDS_MAX, |node, errors| read_backend(node, of, errors))
     });
     let timeouts = fields.optional("timeouts", errors, read_timeouts);
     let retry = fields.optional("retry", errors, read_retry);
@@ -209,17 +210,7 @@ fn read_match(node: &Node<'_>, errors: &mut Errors) -> Option<HttpRouteMatch> {
         Some(node) => read_path_match(&node, errors),
         None => Some(PathMatch::default()),
     };
-    let headers = fields.optional("headers", errors, |node, errors| {
-        let headers = node.list(errors, CONDITIONS_MAX, read_header_match)?;
-        node.refuse_twins(
-            errors,
-            &headers,
-            |a, b| a.name.eq_ignore_ascii_case(&b.name),
-            TWIN,
-            TWIN_REMEDY,
-        );
-        Some(headers)
-    });
+    let headers = fields.optional("headers", errors, read_header_matches);
     let query_params = fields.optional("queryParams", errors, |node, errors| {
         let params = node.list(errors, CONDITIONS_MAX, read_query_match)?;
         node.refuse_twins(errors, &params, |a, b| a.name == b.name, TWIN, TWIN_REMEDY);
@@ -271,6 +262,18 @@ fn read_path_match(node: &Node<'_>, errors: &mut Errors) -> Option<PathMatch> {
         Compare::Prefix => read_path(&value, errors).map(PathMatch::PathPrefix),
         Compare::Regex => read_pattern(&value, PATH_CHARS_MAX, errors).map(PathMatch::RegularExpression),
     }
+}
+
+pub(crate) fn read_header_matches(node: &Node<'_>, errors: &mut Errors) -> Option<Vec<HeaderMatch>> {
+    let headers = node.list(errors, CONDITIONS_MAX, read_header_match)?;
+    node.refuse_twins(
+        errors,
+        &headers,
+        |a, b| a.name.eq_ignore_ascii_case(&b.name),
+        TWIN,
+        TWIN_REMEDY,
+    );
+    Some(headers)
 }
 
 fn read_header_match(node: &Node<'_>, errors: &mut Errors) -> Option<HeaderMatch> {
@@ -327,11 +330,11 @@ pub(super) fn read_object_ref(fields: &mut Fields<'_>, errors: &mut Errors) -> O
     })
 }
 
-fn read_backend(node: &Node<'_>, errors: &mut Errors) -> Option<BackendRef> {
+pub(crate) fn read_backend(node: &Node<'_>, of: FilterOf, errors: &mut Errors) -> Option<BackendRef> {
     let mut fields = node.fields(errors)?;
     let object = read_object_ref(&mut fields, errors);
     let weight = fields.optional("weight", errors, |node, errors| node.integer(errors, 0..=WEIGHT_MAX));
-    let filters = fields.optional("filters", errors, read_filters);
+    let filters = fields.optional("filters", errors, |node, errors| read_filters(node, of, errors));
     fields.finish(errors);
     let ObjectRef {
         kind,
@@ -403,7 +406,7 @@ pub(super) fn read_path(node: &Node<'_>, errors: &mut Errors) -> Option<String> 
 }
 
 /// A value to compare with, or a regular expression: not empty, bounded, without control characters.
-fn read_pattern(node: &Node<'_>, chars_max: usize, errors: &mut Errors) -> Option<String> {
+pub(crate) fn read_pattern(node: &Node<'_>, chars_max: usize, errors: &mut Errors) -> Option<String> {
     let is_right = |text: &str| {
         let printable = !text.chars().any(|c| c.is_control() && c != '\t');
         !text.is_empty() && text.chars().nth(chars_max).is_none() && printable
@@ -431,14 +434,14 @@ pub(super) const TWIN: &str = "is there already";
 pub(super) const TWIN_REMEDY: &str = "each stands once";
 
 /// The CRD's limits.
-pub(super) const PARENTS_MAX: usize = 32;
-pub(super) const HOSTNAMES_MAX: usize = 16;
-pub(super) const RULES_MAX: usize = 16;
-pub(super) const MATCHES_MAX: usize = 64;
-const MATCHES_OF_ROUTE_MAX: usize = 128;
-pub(super) const CONDITIONS_MAX: usize = 16;
-pub(super) const BACKENDS_MAX: usize = 16;
-pub(super) const WEIGHT_MAX: u64 = 1_000_000;
+pub(crate) const PARENTS_MAX: usize = 32;
+pub(crate) const HOSTNAMES_MAX: usize = 16;
+pub(crate) const RULES_MAX: usize = 16;
+pub(crate) const MATCHES_MAX: usize = 64;
+pub(crate) const MATCHES_OF_ROUTE_MAX: usize = 128;
+pub(crate) const CONDITIONS_MAX: usize = 16;
+pub(crate) const BACKENDS_MAX: usize = 16;
+pub(crate) const WEIGHT_MAX: u64 = 1_000_000;
 const PATH_CHARS_MAX: usize = 1024;
 const HEADER_CHARS_MAX: usize = 4096;
 const QUERY_CHARS_MAX: usize = 1024;

@@ -1,0 +1,84 @@
+//! What HTTPRoute and GRPCRoute have in common.
+
+use crate::grpc_route::GrpcRouteSpec;
+use crate::http_route::{BackendRef, HttpRouteFilter, HttpRouteSpec, ParentRef, Reference, ReferencePlace, references};
+use crate::object::{Object, Spec};
+
+/// What a route asks for, whichever of the two it is.
+#[derive(Clone, Copy, Debug)]
+pub enum RouteSpec<'a> {
+    /// An HTTPRoute.
+    Http(&'a HttpRouteSpec),
+    /// A GRPCRoute.
+    Grpc(&'a GrpcRouteSpec),
+}
+
+/// A rule of a route, without its matches.
+#[derive(Clone, Copy, Debug)]
+pub struct RouteRule<'a> {
+    /// What changes.
+    pub filters: &'a [HttpRouteFilter],
+    /// Where requests go.
+    pub backend_refs: &'a [BackendRef],
+}
+
+impl<'a> RouteSpec<'a> {
+    /// What an object asks for; `None`: it is no route.
+    pub fn of(object: &'a Object) -> Option<RouteSpec<'a>> {
+        match &object.spec {
+            Spec::HttpRoute(spec) => Some(RouteSpec::Http(spec)),
+            Spec::GrpcRoute(spec) => Some(RouteSpec::Grpc(spec)),
+            Spec::Namespace(_)
+            | Spec::MeshConfig(_)
+            | Spec::Service(_)
+            | Spec::EndpointSlice(_)
+            | Spec::Workload(_)
+            | Spec::BackendPolicy(_)
+            | Spec::ReferenceGrant(_) => None,
+        }
+    }
+
+    /// The services whose callers it is for.
+    pub fn parent_refs(self) -> &'a [ParentRef] {
+        match self {
+            RouteSpec::Http(spec) => &spec.parent_refs,
+            RouteSpec::Grpc(spec) => &spec.parent_refs,
+        }
+    }
+
+    /// Hosts it is for; empty: every host.
+    pub fn hostnames(self) -> &'a [String] {
+        match self {
+            RouteSpec::Http(spec) => &spec.hostnames,
+            RouteSpec::Grpc(spec) => &spec.hostnames,
+        }
+    }
+
+    /// Its rules.
+    pub fn rules(self) -> Vec<RouteRule<'a>> {
+        match self {
+            RouteSpec::Http(spec) => spec
+                .rules
+                .iter()
+                .map(|rule| RouteRule {
+                    filters: &rule.filters,
+                    backend_refs: &rule.backend_refs,
+                })
+                .collect(),
+            RouteSpec::Grpc(spec) => spec
+                .rules
+                .iter()
+                .map(|rule| RouteRule {
+                    filters: &rule.filters,
+                    backend_refs: &rule.backend_refs,
+                })
+                .collect(),
+        }
+    }
+
+    /// All that it refers to beside its parents, with where that stands.
+    pub fn references(self) -> impl Iterator<Item = (ReferencePlace, Reference<'a>)> {
+        let rules = self.rules().into_iter().enumerate();
+        rules.flat_map(|(number, rule)| references(number, rule.filters, rule.backend_refs))
+    }
+}
