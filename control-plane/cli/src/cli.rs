@@ -1,4 +1,8 @@
 //! What can be asked for on the command line.
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "these comments are what --help prints, as people read it in a terminal"
+)]
 
 use std::collections::BTreeMap;
 use std::fmt;
