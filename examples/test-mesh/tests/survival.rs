@@ -127,8 +127,8 @@ async fn has_endpoints(api: Api, service: &str, expect: &[&str]) {
     .await;
 }
 
-/// Resources as somebody wrote them: without the status, which the control plane writes when it has something to say, and
-/// without the version that comes with it.
+/// Resources as somebody wrote them: without the status, which the control plane writes when it has something to say,
+/// and without the version that comes with it.
 async fn as_written(api: Api, kind: &str) -> Vec<Value> {
     let listed = api.request(Method::GET, kind, None).await.json();
     let mut items = listed["items"].as_array().expect("a list").clone();
