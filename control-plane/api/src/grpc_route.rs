@@ -7,8 +7,8 @@ use serde::Serialize;
 use crate::decode::{Errors, Node};
 use crate::http_route::filters::{FILTERS_MAX, FilterOf, read_filters};
 use crate::http_route::read::{
-    BACKENDS_MAX, CONDITIONS_MAX, HOSTNAMES_MAX, MATCHES_MAX, MATCHES_OF_ROUTE_MAX, PARENTS_MAX, RULES_MAX,
-    read_backend, read_header_matches, read_hostnames, read_parents, read_pattern,
+    BACKENDS_MAX, CONDITIONS_MAX, HOSTNAMES_MAX, MATCHES_MAX, PARENTS_MAX, RULES_MAX, check_rules, read_backend,
+    read_header_matches, read_hostnames, read_parents, read_pattern,
 };
 use crate::http_route::{BackendRef, HeaderMatch, HeaderModifier, HttpRouteFilter, ParentRef, RequestMirror};
 use crate::names;
@@ -186,19 +186,9 @@ pub(crate) fn read(node: &Node<'_>, namespace: &str, errors: &mut Errors) -> Opt
 
 fn read_rules(node: &Node<'_>, errors: &mut Errors) -> Option<Vec<GrpcRouteRule>> {
     let rules = node.list(errors, RULES_MAX, read_rule)?;
-    let same = |a: &GrpcRouteRule, b: &GrpcRouteRule| a.name.is_some() && a.name == b.name;
-    node.refuse_twins(
-        errors,
-        &rules,
-        same,
-        "has the name of an earlier rule",
-        "each rule has a name of its own",
-    );
-    let matches: usize = rules.iter().map(|rule| rule.matches.len()).sum();
-    if matches > MATCHES_OF_ROUTE_MAX {
-        let remedy = format!("at most {MATCHES_OF_ROUTE_MAX} are right; make two routes of it");
-        node.refuse(errors, format!("has {matches} matches in all"), remedy);
-    }
+    let names: Vec<Option<&str>> = rules.iter().map(|rule| rule.name.as_deref()).collect();
+    let matches = rules.iter().map(|rule| rule.matches.len()).sum();
+    check_rules(node, errors, &names, matches);
     Some(rules)
 }
 

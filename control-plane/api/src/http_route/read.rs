@@ -101,20 +101,26 @@ pub(crate) fn read_hostnames(node: &Node<'_>, errors: &mut Errors) -> Option<Vec
 fn read_rules(node: &Node<'_>, errors: &mut Errors) -> Option<Vec<HttpRouteRule>> {
     let rules = node.list(errors, RULES_MAX, read_rule)?;
     node.refuse_empty(errors, "a route has at least one rule");
-    let same = |a: &HttpRouteRule, b: &HttpRouteRule| a.name.is_some() && a.name == b.name;
+    let names: Vec<Option<&str>> = rules.iter().map(|rule| rule.name.as_deref()).collect();
+    let matches = rules.iter().map(|rule| rule.matches.len()).sum();
+    check_rules(node, errors, &names, matches);
+    Some(rules)
+}
+
+/// What holds between the rules of a route, of either kind: each has a name of its own, if any, and together they have
+/// no more matches than a proxy is to try.
+pub(crate) fn check_rules(node: &Node<'_>, errors: &mut Errors, names: &[Option<&str>], matches: usize) {
     node.refuse_twins(
         errors,
-        &rules,
-        same,
+        names,
+        |a, b| a.is_some() && a == b,
         "has the name of an earlier rule",
         "each rule has a name of its own",
     );
-    let matches: usize = rules.iter().map(|rule| rule.matches.len()).sum();
     if matches > MATCHES_OF_ROUTE_MAX {
         let remedy = format!("at most {MATCHES_OF_ROUTE_MAX} are right; make two routes of it");
         node.refuse(errors, format!("has {matches} matches in all"), remedy);
     }
-    Some(rules)
 }
 
 fn read_rule(node: &Node<'_>, errors: &mut Errors) -> Option<HttpRouteRule> {
@@ -438,7 +444,7 @@ pub(crate) const PARENTS_MAX: usize = 32;
 pub(crate) const HOSTNAMES_MAX: usize = 16;
 pub(crate) const RULES_MAX: usize = 16;
 pub(crate) const MATCHES_MAX: usize = 64;
-pub(crate) const MATCHES_OF_ROUTE_MAX: usize = 128;
+const MATCHES_OF_ROUTE_MAX: usize = 128;
 pub(crate) const CONDITIONS_MAX: usize = 16;
 pub(crate) const BACKENDS_MAX: usize = 16;
 pub(crate) const WEIGHT_MAX: u64 = 1_000_000;
