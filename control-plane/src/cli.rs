@@ -29,7 +29,12 @@ pub(crate) struct Cli {
     api_hosts: Vec<String>,
 
     /// Where proxies find xDS, register workloads and send traces, in cleartext: loopback only.
-    #[arg(long, value_name = "ADDR", env = "WEIR_XDS", default_value = "127.0.0.1:15010")]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "WEIR_XDS_ADDRESS",
+        default_value = "127.0.0.1:15010"
+    )]
     xds: SocketAddr,
 
     /// After this time a workload whose stream is lost leaves, while most of its zone is confirmed: 500ms, 60s, 5m, 1h.

@@ -93,7 +93,7 @@ pub(crate) struct ApplyArgs {
     #[command(flatten)]
     pub(crate) files: Files,
     /// Namespace of resources that name none (and the only one that resources may name); otherwise: default
-    #[arg(short, long, env = "WEIR_NAMESPACE", value_parser = namespace)]
+    #[arg(short, long, env = "WEIRCTL_NAMESPACE", value_parser = namespace)]
     pub(crate) namespace: Option<String>,
     /// Let the control plane check everything, change nothing
     #[arg(long, conflicts_with = "wait")]
@@ -157,7 +157,7 @@ pub(crate) struct DiffArgs {
     #[command(flatten)]
     pub(crate) files: Files,
     /// Namespace of resources that name none (and the only one that resources may name); otherwise: default
-    #[arg(short, long, env = "WEIR_NAMESPACE", value_parser = namespace)]
+    #[arg(short, long, env = "WEIRCTL_NAMESPACE", value_parser = namespace)]
     pub(crate) namespace: Option<String>,
 }
 
@@ -171,7 +171,7 @@ pub(crate) struct One {
     #[arg(value_parser = name)]
     pub(crate) name: String,
     /// Its namespace; otherwise: default
-    #[arg(short, long, env = "WEIR_NAMESPACE", value_parser = namespace)]
+    #[arg(short, long, env = "WEIRCTL_NAMESPACE", value_parser = namespace)]
     pub(crate) namespace: Option<String>,
 }
 
@@ -308,7 +308,7 @@ pub(crate) struct GetArgs {
     #[arg(value_parser = name)]
     pub(crate) name: Option<String>,
     /// Their namespace
-    #[arg(short, long, env = "WEIR_NAMESPACE", default_value = "default", value_parser = namespace)]
+    #[arg(short, long, env = "WEIRCTL_NAMESPACE", default_value = "default", value_parser = namespace)]
     pub(crate) namespace: String,
     /// Those of all namespaces
     #[arg(short = 'A', long, conflicts_with = "name")]
@@ -360,7 +360,7 @@ pub(crate) struct DeleteArgs {
     )]
     pub(crate) selector: Option<String>,
     /// Their namespace; otherwise: default
-    #[arg(short, long, env = "WEIR_NAMESPACE", value_parser = namespace)]
+    #[arg(short, long, env = "WEIRCTL_NAMESPACE", value_parser = namespace)]
     pub(crate) namespace: Option<String>,
     /// What is not there is no failure
     #[arg(long)]

@@ -81,22 +81,16 @@ async fn follow(guides: &[&str]) {
     }
     let folder = tempfile::tempdir().expect("a folder");
     let programs = Processes::of_this_build().folder().to_owned();
-    let flags = format!(
-        "--api 127.0.0.1:{} --xds 127.0.0.1:{}",
-        port_for("7440", &mut ports),
-        port_for("15010", &mut ports)
-    );
-    // Not by variables: those of a proxy have the same names.
-    let control = format!(
-        "weir-control() {{ exec {}/weir-control {flags} \"$@\"; }}\n",
-        programs.display()
-    );
-    script.insert_str(0, &control);
     let inherited = std::env::var_os("PATH").unwrap_or_default();
     let path = std::env::join_paths([programs].into_iter().chain(std::env::split_paths(&inherited))).expect("a path");
     let mut shell = Command::new("bash")
         .current_dir(folder.path())
         .env("PATH", path)
+        .env("WEIR_API", format!("127.0.0.1:{}", port_for("7440", &mut ports)))
+        .env(
+            "WEIR_XDS_ADDRESS",
+            format!("127.0.0.1:{}", port_for("15010", &mut ports)),
+        )
         .env(
             "WEIR_SERVER",
             format!("http://127.0.0.1:{}", port_for("7440", &mut ports)),
