@@ -221,6 +221,47 @@ async fn routes_by_path_header_and_weight_come_into_force() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grpc_route_holds_for_grpcs_own_client() {
+    let mesh = TestMesh::start().await;
+    let (a, b) = (Server::start("a").await, Server::start("b").await);
+    plain(&mesh, "one", &[&a]).await;
+    plain(&mesh, "two", &[&b]).await;
+    let mut client = Client::start(&mesh, "default/grpc-1");
+    assert_eq!(client.unary(ONE, "/any.Other/Call", "").await, "a/any.Other/Call");
+    let rules = json!([
+        {"matches": [{"method": {"service": "any.Exact", "method": "Call"}}], "backendRefs": to("two")},
+        {"matches": [{"method": {"service": "any.Service"}}], "backendRefs": to("two")},
+        {
+            "matches": [{"method": {"type": "RegularExpression", "service": "any[.]Re[a-z]+", "method": "Call"}}],
+            "backendRefs": to("two"),
+        },
+        {"matches": [{"headers": [{"name": "x-to", "value": "two"}]}], "backendRefs": to("two")},
+        {"matches": [{"method": {"service": "any.Other"}}], "backendRefs": to("one")},
+    ]);
+    let route = json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "GRPCRoute",
+        "metadata": {"name": "r", "namespace": "default"},
+        "spec": {"parentRefs": [{"group": "", "kind": "Service", "name": "one"}], "rules": rules},
+    });
+    mesh.apply_in_force(&route.to_string()).await;
+    for (method, expect) in [
+        ("/any.Exact/Call", "b"),
+        ("/any.Service/Call", "b"),
+        ("/any.Regex/Call", "b"),
+        ("/any.Other/Call", "a"),
+    ] {
+        assert_eq!(client.unary(ONE, method, "").await, format!("{expect}{method}"));
+    }
+    let call = json!({"target": ONE, "method": SAY, "message": "hi", "metadata": {"x-to": "two"}});
+    assert_eq!(outcome(&client.call(call).await), "b:hi");
+    // Through a sidecar this is UNIMPLEMENTED; gRPC's own client says so of a call that no route takes (gRFC A28).
+    for method in ["/any.Exact/Other", "/any.Regex/Other", "/any.Service2/Call"] {
+        let call = json!({"target": ONE, "method": method, "message": ""});
+        assert_eq!(outcome(&client.call(call).await), "UNAVAILABLE", "{method}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn timeouts_and_retries_are_as_the_route_says() {
     let mesh = TestMesh::start().await;
     let server = Server::start("a").await;
