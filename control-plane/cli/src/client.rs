@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use ureq::http::{Method, Request, Uri};
-use weir_api::views::{Outcome, Status, WatchEvent};
+use weir_api::views::{ObjectList, Outcome, Status, WatchEvent};
+use weir_api::{Key, Kind, Scope, names};
 
 use crate::error::CliError;
 
@@ -75,6 +76,22 @@ impl Client {
     pub(crate) fn view<T: DeserializeOwned>(&self, what: &str, path: &str) -> Result<T, CliError> {
         let value = self.get(what, path)?;
         serde_json::from_value(value).map_err(|error| self.strange(what, &error.to_string()))
+    }
+
+    /// Reads which resources of a kind have these labels; `namespace` is empty for kinds of the whole cluster. What they
+    /// hold is no matter, so that those of a newer control plane are found as well.
+    ///
+    /// # Errors
+    /// Also when one of them has no name: none is passed over.
+    pub(crate) fn keys(&self, kind: Kind, namespace: &str, selector: &str) -> Result<Vec<Key>, CliError> {
+        let of = Some(namespace).filter(|namespace| !namespace.is_empty());
+        let path = format!("{}?labelSelector={}", kind.path(of), encode(selector));
+        let list: ObjectList = self.view(kind.plural(), &path)?;
+        let keys = list.items.iter().map(|item| {
+            let what = || self.strange(kind.plural(), "a resource in the list has no name that can be one");
+            key_of(kind, item).ok_or_else(what)
+        });
+        keys.collect()
     }
 
     /// Reads JSON, and what the peer's clock said then, in seconds of Unix time.
@@ -215,6 +232,24 @@ impl Client {
     }
 }
 
+/// The key of a resource in a list; `None`: it can be none's, and must not come into a path.
+fn key_of(kind: Kind, item: &Value) -> Option<Key> {
+    let name = item["metadata"]["name"]
+        .as_str()
+        .filter(|name| names::is_subdomain(name))?;
+    let namespace = match kind.scope() {
+        Scope::Cluster => "",
+        Scope::Namespaced => item["metadata"]["namespace"]
+            .as_str()
+            .filter(|name| names::is_label(name))?,
+    };
+    Some(Key {
+        kind,
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+    })
+}
+
 /// A text as a value in a query.
 pub(crate) fn encode(text: &str) -> String {
     percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
@@ -231,3 +266,33 @@ const TEXT_BYTES_MAX: usize = 2_000;
 
 /// How much of an answer is read.
 const BODY_BYTES_MAX: u64 = 256 << 20;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_resource_in_a_list_is_known_by_its_name_whatever_it_holds() {
+        let key = |kind, metadata| {
+            let item = json!({"metadata": metadata, "spec": {"of": "a newer version"}});
+            key_of(kind, &item).map(|key| key.to_string())
+        };
+        let whole = json!({"name": "a.b", "namespace": "n"});
+        assert_eq!(key(Kind::HttpRoute, whole).as_deref(), Some("HTTPRoute/n/a.b"));
+        assert_eq!(
+            key(Kind::Namespace, json!({"name": "n"})).as_deref(),
+            Some("Namespace/n")
+        );
+        for metadata in [
+            json!({"name": "a"}),
+            json!({"namespace": "n"}),
+            json!({"name": "../a", "namespace": "n"}),
+            json!({"name": "a", "namespace": "n/../m"}),
+            json!({"name": 1, "namespace": "n"}),
+        ] {
+            assert_eq!(key(Kind::HttpRoute, metadata.clone()), None, "{metadata}");
+        }
+    }
+}

@@ -1,10 +1,10 @@
 //! `weirctl delete`.
 
-use weir_api::views::{ObjectList, Reason};
-use weir_api::{Key, Object};
+use weir_api::Key;
+use weir_api::views::Reason;
 
 use crate::cli::DeleteArgs;
-use crate::client::{Client, encode};
+use crate::client::Client;
 use crate::error::CliError;
 use crate::output::{Out, say, short};
 use crate::{sources, wait};
@@ -54,14 +54,11 @@ fn keys(client: &Client, args: &DeleteArgs) -> Result<Vec<Key>, CliError> {
     }
     let namespace = crate::cli::namespace_of(kind, args.namespace.as_deref());
     if let Some(selector) = &args.selector {
-        let of = Some(namespace.as_str()).filter(|namespace| !namespace.is_empty());
-        let path = format!("{}?labelSelector={}", kind.path(of), encode(selector));
-        let list: ObjectList = client.view(kind.plural(), &path)?;
-        if list.items.is_empty() {
+        let keys = client.keys(kind, &namespace, &selector.to_string())?;
+        if keys.is_empty() {
             say(&format!("no {} has {selector}", kind.plural()));
         }
-        let objects = list.items.into_iter().filter_map(|item| Object::parse(item).ok());
-        return Ok(objects.map(|object| object.key()).collect());
+        return Ok(keys);
     }
     if args.names.is_empty() {
         return Err(CliError::Usage(format!(

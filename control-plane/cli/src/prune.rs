@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use weir_api::views::{ObjectList, Reason};
-use weir_api::{Access, Key, Kind, Object};
+use weir_api::views::Reason;
+use weir_api::{Access, Key, Kind};
 
 use crate::cli::{ApplyArgs, Selector};
-use crate::client::{Client, encode};
+use crate::client::Client;
 use crate::error::CliError;
 use crate::output::{Out, Tone, say, short};
 use crate::sources::Source;
@@ -44,14 +44,8 @@ pub(crate) fn run(
     // What was created last goes first.
     for &kind in Kind::ALL.iter().rev().filter(|kind| is_pruned(**kind)) {
         for namespace in &namespaces {
-            let path = format!(
-                "{}?labelSelector={}",
-                kind.path(Some(namespace)),
-                encode(&selector.to_string())
-            );
-            let list: ObjectList = client.view(kind.plural(), &path)?;
-            let keys = list.items.into_iter().filter_map(|item| Object::parse(item).ok());
-            gone.extend(keys.map(|object| object.key()).filter(|key| !kept.contains(key)));
+            let keys = client.keys(kind, namespace, &selector.to_string())?;
+            gone.extend(keys.into_iter().filter(|key| !kept.contains(key)));
         }
     }
     let really = args.yes && !args.dry_run;
