@@ -36,7 +36,7 @@ pub struct Fraction {
 }
 
 impl RequestMirror {
-    /// How many in a million requests are copied, rounded to the nearest.
+    /// How many in a million requests are copied, rounded to the nearest; at least one, unless none are asked for.
     pub fn parts_per_million(&self) -> u32 {
         const WHOLE: u64 = 1_000_000;
         let (part, of) = match (self.percent, self.fraction) {
@@ -46,7 +46,7 @@ impl RequestMirror {
         };
         let (part, of) = (u64::from(part), u64::from(of).max(1));
         let parts = (part * WHOLE + of / 2) / of;
-        u32::try_from(parts.min(WHOLE)).unwrap_or(u32::MAX)
+        u32::try_from(parts.clamp(part.min(1), WHOLE)).unwrap_or(u32::MAX)
     }
 }
 
@@ -119,7 +119,8 @@ mod tests {
             (None, fraction(2, 3), 666_667),
             (None, fraction(5, 1000), 5_000),
             (None, fraction(i32::MAX as u32, i32::MAX as u32), 1_000_000),
-            (None, fraction(1, i32::MAX as u32), 0),
+            (None, fraction(1, i32::MAX as u32), 1),
+            (None, fraction(0, i32::MAX as u32), 0),
         ] {
             let mirror = RequestMirror {
                 backend_ref: ObjectRef {
