@@ -1,6 +1,7 @@
 //! Weir's control plane: the API, the store, the xDS server, the trace view.
 
 mod api;
+mod by_namespace;
 mod compile;
 mod drain;
 mod files;
@@ -148,7 +149,10 @@ impl Control {
                 }
             }
         }
-        running.own("namespaces", namespaces::keep(store.clone(), drain.clone()));
+        running.own(
+            "namespaces",
+            by_namespace::keep(store.clone(), namespaces::Removal, drain.clone()),
+        );
         let mesh_config = MeshConfig {
             unconfirmed_timeout: config.unconfirmed_timeout,
         };

@@ -15,7 +15,7 @@ use crate::store::Store;
 use crate::traces::{Bounds, Traces};
 use crate::workloads::{self, Workloads};
 use crate::xds::{self, Xds};
-use crate::{slices, status, views};
+use crate::{by_namespace, slices, status, views};
 
 /// The mesh's servers over one store; clones share them.
 #[derive(Clone, Debug)]
@@ -42,7 +42,7 @@ pub(crate) fn start(
 ) -> (Mesh, impl Future<Output = ()> + Send + 'static) {
     let (xds, serve_xds) = xds::server(store.clone(), drain.clone());
     let (workloads, keep_workloads) = workloads::server(store.clone(), config.unconfirmed_timeout, drain.clone());
-    let keep_slices = slices::keep(store.clone(), drain.clone());
+    let keep_slices = by_namespace::keep(store.clone(), slices::Slices, drain.clone());
     let mesh = Mesh {
         store,
         xds,

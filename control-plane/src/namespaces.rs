@@ -6,53 +6,33 @@ use std::time::Duration;
 
 use weir_api::{Access, Key, Kind, Scope};
 
-use crate::drain::Drain;
-use crate::store::{Event, Op, Precondition, Store, Watch, WatchEnded, WriteError};
+use crate::by_namespace::{Chore, Round};
+use crate::store::{Event, Op, Precondition, Revision, Store, WriteError};
 
-/// Empties and removes each namespace that is being deleted, until drained.
-pub(crate) async fn keep(store: Store, mut drain: Drain) {
-    loop {
-        let Some((mut watch, mut going)) = start(&store) else {
-            continue;
-        };
-        loop {
-            let failed = empty_all(&store, &mut going).await;
-            let retry = async {
-                match failed {
-                    Failed::No => std::future::pending().await,
-                    Failed::Yes => tokio::time::sleep(RETRY_AFTER).await,
-                }
-            };
-            // Each arm is cancel safe: a watch and a sleep lose nothing.
-            tokio::select! {
-                () = drain.begun() => return,
-                () = retry => {}
-                events = watch.next() => match events {
-                    Ok(events) => going.extend(events.iter().filter_map(|event| concerned(&store, event))),
-                    Err(WatchEnded::Compacted(_)) => break,
-                    Err(WatchEnded::Closed) => return,
-                },
-            }
-        }
+/// Empties and removes each namespace that is being deleted.
+pub(crate) struct Removal;
+
+impl Chore for Removal {
+    const RETRY_AFTER: Duration = Duration::from_millis(100);
+
+    fn first(&self, store: &Store) -> (BTreeSet<String>, Revision) {
+        let (namespaces, revision) = store.list(Kind::Namespace, None);
+        let names = namespaces.iter().map(|stored| stored.object.metadata.name.clone());
+        (names.filter(|name| is_going(store, name)).collect(), revision)
     }
-}
 
-/// A watch from now, and the namespaces to be emptied. `None`: more was written meanwhile than the store remembers.
-fn start(store: &Store) -> Option<(Watch, BTreeSet<String>)> {
-    let (namespaces, revision) = store.list(Kind::Namespace, None);
-    let watch = store.watch(revision).ok()?;
-    let names = namespaces.iter().map(|stored| stored.object.metadata.name.clone());
-    Some((watch, names.filter(|name| is_going(store, name)).collect()))
-}
+    fn touched(&self, store: &Store, event: &Event) -> Option<String> {
+        let name = match event.key.kind.scope() {
+            Scope::Namespaced => &event.key.namespace,
+            Scope::Cluster if event.key.kind == Kind::Namespace => &event.key.name,
+            Scope::Cluster => return None,
+        };
+        is_going(store, name).then(|| name.clone())
+    }
 
-/// The namespace to be looked at after a change.
-fn concerned(store: &Store, event: &Event) -> Option<String> {
-    let name = match event.key.kind.scope() {
-        Scope::Namespaced => &event.key.namespace,
-        Scope::Cluster if event.key.kind == Kind::Namespace => &event.key.name,
-        Scope::Cluster => return None,
-    };
-    is_going(store, name).then(|| name.clone())
+    async fn round(&self, store: &Store, going: &mut BTreeSet<String>) -> Round {
+        empty_all(store, going).await
+    }
 }
 
 fn is_going(store: &Store, name: &str) -> bool {
@@ -68,15 +48,9 @@ fn key(name: &str) -> Key {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Failed {
-    No,
-    Yes,
-}
-
 /// Takes each namespace out of `going` when what can be done for now is written.
-async fn empty_all(store: &Store, going: &mut BTreeSet<String>) -> Failed {
-    let mut failed = Failed::No;
+async fn empty_all(store: &Store, going: &mut BTreeSet<String>) -> Round {
+    let mut round = Round::Done;
     for name in std::mem::take(going) {
         let ops = ops(store, &name);
         if ops.is_empty() {
@@ -84,11 +58,11 @@ async fn empty_all(store: &Store, going: &mut BTreeSet<String>) -> Failed {
         }
         match store.write(ops).await {
             Ok(_) => {}
-            Err(WriteError::Closed) => return Failed::No,
+            Err(WriteError::Closed) => return Round::Done,
             // Somebody was quicker with one of them, or something came in between.
             Err(WriteError::NotFound { .. } | WriteError::NotEmpty { .. }) if is_going(store, &name) => {
                 going.insert(name);
-                failed = Failed::Yes;
+                round = Round::Again;
             }
             Err(WriteError::NotFound { .. } | WriteError::NotEmpty { .. }) => {}
             Err(
@@ -99,11 +73,11 @@ async fn empty_all(store: &Store, going: &mut BTreeSet<String>) -> Failed {
             ) => {
                 tracing::error!(namespace = name, %error, "a namespace is not deleted; trying again");
                 going.insert(name);
-                failed = Failed::Yes;
+                round = Round::Again;
             }
         }
     }
-    failed
+    round
 }
 
 /// Everything that goes now: what users write and what is made of it, and the namespace with it if nothing else is
@@ -137,9 +111,6 @@ fn ops(store: &Store, name: &str) -> Vec<Op> {
     ops
 }
 
-/// Between tries when others change the same, or the disk fails.
-const RETRY_AFTER: Duration = Duration::from_millis(100);
-
 #[cfg(test)]
 mod tests {
     use std::net::IpAddr;
@@ -148,8 +119,10 @@ mod tests {
     use weir_api::{Object, Spec};
 
     use super::*;
+    use crate::by_namespace;
     use crate::drain;
     use crate::store::Location;
+    use crate::store::Watch;
     use crate::store::samples::{self, namespace, service};
 
     /// Nobody takes the workload away here: the namespace stays for as long as the test wants.
@@ -181,7 +154,7 @@ mod tests {
         });
         let from = store.write(ops).await.expect("written").revision;
         let (drainer, drain) = drain::channel();
-        let keeping = tokio::spawn(keep(store.clone(), drain));
+        let keeping = tokio::spawn(by_namespace::keep(store.clone(), Removal, drain));
         let mut watch = store.watch(from).expect("now");
         let gone = async |watch: &mut Watch, key: &Key| {
             while store.get(key).is_some() {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
+use std::time::Duration;
 
 use weir_api::endpoint_slice::{
     AddressType, Conditions, EndpointSliceBody, SliceEndpoint, SlicePort, TargetRef as EndpointTarget,
@@ -13,9 +14,9 @@ use weir_api::service::{AppProtocol, SERVICE_NAME_LABEL, ServicePort, ServiceSpe
 use weir_api::workload::{WorkloadPort, WorkloadSpec, WorkloadStatus};
 use weir_api::{Key, Kind, Object, Spec};
 
+use crate::by_namespace::{Chore, Round};
 use crate::compile::Version;
-use crate::drain::Drain;
-use crate::store::{Event, Op, Precondition, Store, Stored, Watch, WatchEnded, WriteError};
+use crate::store::{Event, Op, Precondition, Revision, Store, Stored, WriteError};
 
 /// The label that says who writes a slice (Kubernetes, EndpointSlice "Management").
 pub(crate) const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
@@ -229,41 +230,26 @@ fn slice_name(service: &str, group: &Group, number: usize) -> String {
     format!("{service}-{hash}")
 }
 
-/// Writes the slices of every namespace whenever something they depend on changes, until drained: what others change
-/// in them is put right as well.
-pub(crate) async fn keep(store: Store, mut drain: Drain) {
-    loop {
-        let Some((mut watch, mut dirty)) = start(&store) else {
-            continue;
-        };
-        loop {
-            let failed = write_all(&store, &mut dirty).await;
-            let retry = async {
-                match failed {
-                    Failed::No => std::future::pending().await,
-                    Failed::Yes => tokio::time::sleep(RETRY_AFTER).await,
-                }
-            };
-            // Each arm is cancel safe: a watch and a sleep lose nothing.
-            tokio::select! {
-                () = drain.begun() => return,
-                () = retry => {}
-                events = watch.next() => match events {
-                    Ok(events) => dirty.extend(events.iter().filter_map(|event| touched(event))),
-                    Err(WatchEnded::Compacted(_)) => break,
-                    Err(WatchEnded::Closed) => return,
-                },
-            }
-        }
-    }
-}
+/// Writes the slices of every namespace whenever something they depend on changes: what others change in them is put
+/// right as well.
+pub(crate) struct Slices;
 
-/// A watch from now, and every namespace to be looked at. `None`: more was written meanwhile than the store remembers.
-fn start(store: &Store) -> Option<(Watch, BTreeSet<String>)> {
-    let (all, revision) = store.all();
-    let watch = store.watch(revision).ok()?;
-    let dirty = all.iter().map(|stored| stored.object.metadata.namespace.clone());
-    Some((watch, dirty.filter(|namespace| !namespace.is_empty()).collect()))
+impl Chore for Slices {
+    const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+    fn first(&self, store: &Store) -> (BTreeSet<String>, Revision) {
+        let (all, revision) = store.all();
+        let namespaces = all.iter().map(|stored| stored.object.metadata.namespace.clone());
+        (namespaces.filter(|namespace| !namespace.is_empty()).collect(), revision)
+    }
+
+    fn touched(&self, _: &Store, event: &Event) -> Option<String> {
+        touched(event)
+    }
+
+    async fn round(&self, store: &Store, dirty: &mut BTreeSet<String>) -> Round {
+        write_all(store, dirty).await
+    }
 }
 
 fn touched(event: &Event) -> Option<String> {
@@ -278,15 +264,9 @@ fn touched(event: &Event) -> Option<String> {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Failed {
-    No,
-    Yes,
-}
-
 /// Solves each namespace and takes it out of `dirty` when that is written.
-async fn write_all(store: &Store, dirty: &mut BTreeSet<String>) -> Failed {
-    let mut failed = Failed::No;
+async fn write_all(store: &Store, dirty: &mut BTreeSet<String>) -> Round {
+    let mut round = Round::Done;
     for namespace in std::mem::take(dirty) {
         let list = |kind| store.list(kind, Some(&namespace)).0;
         let ops = solve(&list(Kind::Service), &list(Kind::Workload), &list(Kind::EndpointSlice));
@@ -298,22 +278,21 @@ async fn write_all(store: &Store, dirty: &mut BTreeSet<String>) -> Failed {
             // Somebody wrote one of them in between: the watch says so, and the namespace is solved anew.
             Err(WriteError::Conflict { .. } | WriteError::Exists { .. } | WriteError::NotFound { .. }) => {
                 dirty.insert(namespace);
-                failed = Failed::Yes;
+                round = Round::Again;
             }
             Err(WriteError::Closed) => {}
             Err(error @ (WriteError::Storage(_) | WriteError::NotEmpty { .. } | WriteError::Terminating { .. })) => {
                 tracing::error!(namespace, %error, "endpoint slices are not written; trying again");
                 dirty.insert(namespace);
-                failed = Failed::Yes;
+                round = Round::Again;
             }
         }
     }
-    failed
+    round
 }
 
 /// Kubernetes' bound of one slice.
 const ENDPOINTS_MAX: usize = 1_000;
-const RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -322,7 +301,6 @@ mod tests {
 
     use super::*;
     use crate::compile::fixture;
-    use crate::store::Revision;
 
     fn stored(object: Object) -> Arc<Stored> {
         Arc::new(Stored {

@@ -78,8 +78,8 @@ impl Client {
         serde_json::from_value(value).map_err(|error| self.strange(what, &error.to_string()))
     }
 
-    /// Reads which resources of a kind have these labels; `namespace` is empty for kinds of the whole cluster. What they
-    /// hold is no matter, so that those of a newer control plane are found as well.
+    /// Reads which resources of a kind have these labels; `namespace` is empty for kinds of the whole cluster. What
+    /// they hold is no matter, so that those of a newer control plane are found as well.
     ///
     /// # Errors
     /// Also when one of them has no name: none is passed over.
