@@ -373,10 +373,20 @@ enum Content {
 impl ResponseBody {
     /// The upstream's body; `exchange` learns of its end.
     pub(crate) fn streamed(body: Incoming, exchange: Box<Exchange>) -> ResponseBody {
-        ResponseBody {
-            content: Content::Streamed(body),
+        ResponseBody::of(Content::Streamed(body), exchange)
+    }
+
+    /// A body that has ended already is never read (HEAD, 204, `Content-Length: 0`): its exchange ends here, so that a
+    /// client that has its answer finds what the request held given back.
+    fn of(content: Content, exchange: Box<Exchange>) -> ResponseBody {
+        let mut body = ResponseBody {
+            content,
             exchange: Some(exchange),
+        };
+        if body.is_end_stream() {
+            body.finish();
         }
+        body
     }
 
     /// A text of the mesh's own; empty: no body at all.
@@ -485,11 +495,49 @@ impl Drop for ResponseBody {
         let Some(exchange) = self.exchange.take() else {
             return;
         };
-        // A body that says it has ended is not read (HEAD, 204, Content-Length: 0).
+        // Its end may have come since, for which nobody asked any more.
         if self.is_end_stream() {
             exchange.complete();
         } else {
             exchange.downstream_left();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt as _, Empty, Full};
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::http::head::Grpc;
+    use crate::metrics::Metrics;
+    use crate::record::Recorder;
+    use crate::record::tests::record;
+
+    #[test]
+    fn an_exchange_ends_with_the_last_of_its_answer_not_with_what_carries_it() {
+        let recorded = |metrics: &Metrics| {
+            let page = metrics.page().expect("the page");
+            page.contains("weir_requests_total{")
+        };
+        let begin = |metrics: &Metrics, content: Content| {
+            let recorder = Rc::new(Recorder::new(metrics.worker(), None, None));
+            let exchange = Exchange::new(record(), recorder, Clock::start(), Grpc::No, None);
+            ResponseBody::of(content, Box::new(exchange))
+        };
+
+        let metrics = Metrics::default();
+        let nothing = Content::Scripted(Box::pin(Empty::new().map_err(|never| match never {})));
+        let body = begin(&metrics, nothing);
+        assert!(recorded(&metrics), "there is nothing to wait for");
+        drop(body);
+
+        let metrics = Metrics::default();
+        let some = Content::Scripted(Box::pin(Full::new(Bytes::from("some")).map_err(|never| match never {})));
+        let body = begin(&metrics, some);
+        assert!(!recorded(&metrics));
+        drop(body);
+        assert!(recorded(&metrics));
     }
 }
