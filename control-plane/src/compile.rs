@@ -180,6 +180,7 @@ pub(crate) fn cluster(name: &ClusterName, index: &Index) -> Option<Compiled<mode
             min_per_second: retry_budget.min_per_second,
             window: retry_budget.window,
         },
+        sources: sources.iter().map(|(key, _)| key.to_string()).collect(),
     };
     Some(Compiled { resource, sources })
 }
@@ -403,6 +404,8 @@ mod tests {
         let name = "portal.citizen:90".parse().expect("a cluster");
         let compiled = cluster(&name, &index).expect("there");
         assert_eq!(compiled.sources.len(), 2, "the service and the policy that holds");
+        let shown = ["Service/citizen/portal", "BackendPolicy/citizen/b"];
+        assert_eq!(compiled.resource.sources, shown);
         assert_eq!(compiled.resource.protocol, model::AppProtocol::Grpc);
         assert_eq!(compiled.resource.balancing, model::Balancing::RoundRobin);
         assert_eq!(compiled.resource.connect_timeout, Duration::from_millis(250));

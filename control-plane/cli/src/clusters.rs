@@ -19,6 +19,7 @@ pub(crate) struct Cluster {
     pending: Count,
     requests: Count,
     retry_budget: Option<RetryBudget>,
+    sources: Vec<String>,
     endpoints: Vec<Endpoint>,
     endpoints_left_out: u64,
 }
@@ -74,6 +75,12 @@ impl Cluster {
             ));
         }
         clean(&parts.join(", "))
+    }
+
+    /// What it is made from; `None`: nobody said.
+    pub(crate) fn made_from(&self) -> Option<String> {
+        let named = !self.sources.is_empty();
+        named.then(|| clean(&format!("made from {}", self.sources.join(", "))))
     }
 
     /// Prints its endpoints, one in a line.

@@ -322,6 +322,9 @@ impl Printer<'_> {
         let share = format!("weight {}, {:.1} %", backend.weight, backend.share_percent);
         let summary = backend.cluster.summary();
         self.field("backend", &format!("{} ({share}): {summary}", backend.cluster.name))?;
+        if let Some(made_from) = backend.cluster.made_from() {
+            self.field("", &made_from)?;
+        }
         if let Some(problem) = &backend.problem {
             let (text, tone) = said(problem);
             self.toned("", tone, &text)?;

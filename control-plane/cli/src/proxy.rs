@@ -43,6 +43,9 @@ fn print_endpoints(client: &Client, answer: Value, out: &mut Out) -> Result<(), 
     for cluster in clusters {
         let name = out.paint(Tone::Head, &clean(&cluster.name));
         out.line(&format!("{name}   {}", cluster.summary()))?;
+        if let Some(made_from) = cluster.made_from() {
+            out.line(&format!("  {made_from}"))?;
+        }
         cluster.print_endpoints(out)?;
     }
     Ok(())

@@ -39,7 +39,7 @@ pub enum Resource {
     /// A route configuration.
     Route(model::RouteConfig),
     /// A cluster.
-    Cluster(model::Cluster),
+    Cluster(Box<model::Cluster>),
     /// A cluster's endpoints.
     Endpoints(model::ClusterEndpoints),
 }
@@ -74,7 +74,7 @@ pub fn decode(kind: ResourceType, name: &str, any: &Any) -> Result<Resource, Rej
     let read = match kind {
         ResourceType::Listener => listener(any).map(Resource::Listener),
         ResourceType::Route => route_config(any).map(Resource::Route),
-        ResourceType::Cluster => cluster(any).map(Resource::Cluster),
+        ResourceType::Cluster => cluster(any).map(Box::new).map(Resource::Cluster),
         ResourceType::Endpoints => endpoints(any).map(Resource::Endpoints),
     };
     let resource = read.map_err(|rejection| Rejection {

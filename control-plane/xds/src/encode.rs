@@ -229,6 +229,7 @@ fn cluster_policy(cluster: &model::Cluster) -> v1::ClusterPolicy {
         locality: cluster.locality.map(|locality| v1::LocalityPreference {
             overprovisioning_percent: locality.overprovisioning_percent,
         }),
+        sources: cluster.sources.clone(),
     }
 }
 

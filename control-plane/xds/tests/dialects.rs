@@ -313,7 +313,7 @@ fn of_routes_each_client_is_told_what_it_can_do() {
 fields! { cluster_fields:
     Cluster {
         name, protocol, connect_timeout, balancing, limits, breaker, outlier_detection, slow_start, locality, pool,
-        panic_percent, retry_budget,
+        panic_percent, retry_budget, sources,
     }
     SlowStart { window, aggression, min_weight_percent }
     LocalityPreference { overprovisioning_percent }
@@ -342,6 +342,7 @@ fn cluster() -> Cluster {
         pool: ConnectionPool::default(),
         panic_percent: 1,
         retry_budget: RetryBudget::default(),
+        sources: Vec::new(),
     }
 }
 
@@ -426,6 +427,8 @@ const CLUSTERS: &[Row<Cluster>] = &[
     Row("LocalityPreference.overprovisioning_percent", stays_near, |c| c.locality.as_mut().expect("one").overprovisioning_percent = 200, [Said, Nothing, Nothing]),
     Row("ConnectionPool.idle_timeout", nothing, |c| c.pool.idle_timeout = Duration::from_secs(9), [Said, No, Said]),
     Row("ConnectionPool.max_requests_per_connection", nothing, |c| c.pool.max_requests_per_connection = Some(9), [Said, No, Said]),
+    // A gRPC client has nobody to show them to.
+    Row("Cluster.sources", nothing, |c| c.sources = vec!["BackendPolicy/citizen/portal".to_owned()], [Said, Nothing, Said]),
     Row("Cluster.panic_percent", nothing, |c| c.panic_percent = 50, [Said, Nothing, Said]),
     Row("OutlierDetection.consecutive_5xx_errors", ejects, |c| outlier(c).consecutive_5xx_errors = Some(5), [Said, No, Said]),
     Row("OutlierDetection.consecutive_gateway_errors", ejects, |c| outlier(c).consecutive_gateway_errors = Some(5), [Said, No, Said]),

@@ -1156,6 +1156,7 @@ fn sound_cluster() -> Any {
         pool: ConnectionPool::default(),
         panic_percent: 1,
         retry_budget: RetryBudget::default(),
+        sources: vec!["Service/citizen/portal".to_owned()],
     })
 }
 
@@ -1418,6 +1419,13 @@ fn policies_of_clusters() {
         refused!(
             "metadata.typed_filter_metadata[\"weir.dev\"].locality.overprovisioning_percent",
             Problem::OutOfRange { .. }
+        ),
+    );
+    policy(
+        |p| p.sources = vec!["Service/citizen/portal".to_owned(), String::new()],
+        refused!(
+            "metadata.typed_filter_metadata[\"weir.dev\"].sources[1]",
+            Problem::Missing
         ),
     );
     cluster(

@@ -476,6 +476,7 @@ fn cluster() -> impl Strategy<Value = Cluster> {
             option::of(slow_start()),
             option::of(locality()),
             pool(),
+            vec("[A-Za-z]{1,8}/[a-z]{1,8}/[a-z]{1,8}", 0..3),
         ),
         budget,
     );
@@ -493,6 +494,7 @@ fn cluster() -> impl Strategy<Value = Cluster> {
             pool: choice.4,
             panic_percent: choice.1,
             retry_budget,
+            sources: choice.5,
         },
     )
 }

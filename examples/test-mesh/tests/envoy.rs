@@ -83,6 +83,15 @@ impl Envoy {
         self.listener("weir-outbound").await
     }
 
+    /// What a cluster is made from, as Envoy shows it.
+    async fn made_from(&self, cluster: &str) -> Value {
+        let dump = self.admin("/config_dump?resource=dynamic_active_clusters").await.json();
+        let clusters = dump["configs"].as_array().expect("clusters").iter();
+        let mut clusters = clusters.map(|found| &found["cluster"]);
+        let found = clusters.find(|found| found["name"] == cluster).expect("the cluster");
+        found["metadata"]["filter_metadata"]["weir.dev"]["sources"].clone()
+    }
+
     /// The sum of a counter over all that match its name.
     async fn stat(&self, filter: &str) -> u64 {
         let stats = self.admin(&format!("/stats?filter={filter}&format=json")).await.json();
@@ -371,6 +380,8 @@ async fn policies_are_carried_out() {
         (503, Some("true"))
     );
     first.abort();
+    let made_from = envoy.made_from("silent.default:80").await;
+    assert_eq!(made_from, json!(["Service/default/silent", "BackendPolicy/default/p"]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -344,6 +344,8 @@ pub struct Cluster {
     pub panic_percent: u8,
     /// How much retries may add.
     pub retry_budget: RetryBudget,
+    /// The resources that it is made from, as `KIND/NAMESPACE/NAME`: for people, without any effect. None is empty.
+    pub sources: Vec<String>,
 }
 
 /// What an app port speaks.

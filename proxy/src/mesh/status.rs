@@ -77,6 +77,9 @@ struct KnownCluster {
     breaker: &'static str,
     breaker_opened_total: u64,
     retry_budget: RetryBudgetStatus,
+    /// What it is made from.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    sources: Vec<String>,
     /// Where near endpoints are preferred: the share of each level, in percent.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     levels: BTreeMap<&'static str, u8>,
@@ -254,6 +257,7 @@ fn known(cluster: &Cluster, now: Time) -> KnownCluster {
             min_per_second: cluster.config.retry_budget.min_per_second,
             window_ms: cluster.config.retry_budget.window.as_millis(),
         },
+        sources: cluster.config.sources.clone(),
         levels: in_use
             .percents()
             .map(|(level, share)| (level.as_str(), share))

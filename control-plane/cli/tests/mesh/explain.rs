@@ -19,12 +19,22 @@ spec:
       backendRefs: [{name: shop, port: 80}]
 ";
 
+const POLICY: &str = r"
+apiVersion: weir.dev/v1
+kind: BackendPolicy
+metadata: {name: for-shop, namespace: default}
+spec:
+  targetRefs: [{group: '', kind: Service, name: shop}]
+  circuitBreaker: {maxRequests: 99}
+";
+
 #[tokio::test]
 async fn a_request_is_explained_from_anywhere() {
     let mesh = TestMesh::start().await;
     let shop = mesh.service("shop", Script::answer(200, "")).await;
     let _other = mesh.service("other", Script::answer(200, "")).await;
-    mesh.apply(ROUTE).await;
+    mesh.apply_in_force(ROUTE).await;
+    mesh.apply_in_force(POLICY).await;
     let a = mesh.service("a", Script::answer(200, "")).await;
     let inbound = shop.inbound().to_string();
 
@@ -58,7 +68,8 @@ async fn a_request_is_explained_from_anywhere() {
             "header x-group holds another value\n",
             "route     HTTPRoute/default/shop#rules[1].matches[0] (path under /cart)\n",
             "has 9000 ms in all; is sent again only where that is safe for every request\n",
-            "backend   shop.default:80 (weight 1, 100.0 %): http1, peak_ewma, breaker closed, requests 0 of 1024",
+            "backend   shop.default:80 (weight 1, 100.0 %): http1, peak_ewma, breaker closed, requests 0 of 99",
+            "made from Service/default/shop, BackendPolicy/default/for-shop\n",
             &inbound,
             "healthy   yes    it is healthy",
             "default/shop",
@@ -75,14 +86,18 @@ async fn a_request_is_explained_from_anywhere() {
 
     let endpoints = ["proxy", "endpoints", "a", "--cluster", "shop.default:80"];
     let directly = ["proxy", "endpoints", "--proxy", &direct, "--cluster", "shop.default:80"];
-    weirctl(&mesh, &endpoints)
-        .await
-        .ends(0)
-        .prints(&["shop.default:80   http1, peak_ewma", &inbound, "yes"]);
-    weirctl(&mesh, &directly)
-        .await
-        .ends(0)
-        .prints(&["shop.default:80   http1, peak_ewma", &inbound, "yes"]);
+    weirctl(&mesh, &endpoints).await.ends(0).prints(&[
+        "shop.default:80   http1, peak_ewma",
+        "  made from Service/default/shop, BackendPolicy/default/for-shop\n",
+        &inbound,
+        "yes",
+    ]);
+    weirctl(&mesh, &directly).await.ends(0).prints(&[
+        "shop.default:80   http1, peak_ewma",
+        "  made from Service/default/shop, BackendPolicy/default/for-shop\n",
+        &inbound,
+        "yes",
+    ]);
     for args in [
         vec!["proxy", "config", "a"],
         vec!["proxy", "config", "--proxy", &direct],

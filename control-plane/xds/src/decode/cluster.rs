@@ -62,7 +62,7 @@ pub(super) fn cluster(at: &At<'_>, wire: Cluster) -> Result<model::Cluster, Faul
     let at_typed = at_metadata.field("typed_filter_metadata");
     let at_policy = at_typed.key(METADATA_KEY);
     take!(at_policy, at_policy.need(policy)?, v1::ClusterPolicy {
-        breaker, balancing, retry_budget, grpc, locality;
+        breaker, balancing, retry_budget, grpc, locality, sources;
     });
     let balancing = self::balancing(&at_policy.field("balancing"), balancing)?;
     balanced_alike(&at.field("lb_policy"), lb_policy, &balancing)?;
@@ -97,6 +97,7 @@ pub(super) fn cluster(at: &At<'_>, wire: Cluster) -> Result<model::Cluster, Faul
         pool,
         panic_percent: panic_percent(&at.field("common_lb_config"), common_lb_config)?,
         retry_budget: self::retry_budget(&at_policy.field("retry_budget"), retry_budget)?,
+        sources: self::sources(&at_policy.field("sources"), sources)?,
     })
 }
 
@@ -244,6 +245,13 @@ fn connection_pool(at: &At<'_>, wire: Option<CommonProtocolOptions>) -> Result<C
         // 0 is no limit, as it is said there.
         max_requests_per_connection: Some(number_or(max_requests_per_connection, 0)).filter(|limit| *limit > 0),
     })
+}
+
+fn sources(at: &At<'_>, wire: Vec<String>) -> Result<Vec<String>, Fault> {
+    match wire.iter().position(String::is_empty) {
+        Some(i) => Err(at.index(i).fault("", Problem::Missing)),
+        None => Ok(wire),
+    }
 }
 
 fn locality(at: &At<'_>, wire: v1::LocalityPreference) -> Result<LocalityPreference, Fault> {

@@ -1,7 +1,7 @@
 //! The model in Envoy's terms: socket listeners, one route configuration over all services, clusters, endpoints.
 //!
-//! What exists only between weir proxies does not go along: no metadata of Weir's, and `weir-context` and
-//! `weir-verdict` are taken out of what passes.
+//! What exists only between weir proxies does not go along: of Weir's metadata only what a cluster is made from, for
+//! people; `weir-context` and `weir-verdict` are taken out of what passes.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -13,7 +13,7 @@ use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbPolicy,
 };
 use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster};
-use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
+use envoy_types::pb::envoy::config::core::v3::{Metadata, TrafficDirection};
 use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, LbEndpoint, LocalityLbEndpoints};
 use envoy_types::pb::envoy::config::listener::v3::filter::ConfigType;
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener};
@@ -23,7 +23,8 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
     RouteSpecifier, ServerHeaderTransformation,
 };
 use envoy_types::pb::envoy::r#type::v3::Percent;
-use envoy_types::pb::google::protobuf::{Any, UInt32Value};
+use envoy_types::pb::google::protobuf::value::Kind;
+use envoy_types::pb::google::protobuf::{Any, ListValue, Struct, UInt32Value, Value};
 use weir_policy::context;
 use weir_policy::model;
 use weir_policy::model::{Balancing, EndpointHealth};
@@ -34,7 +35,7 @@ use super::{
     rds, router_filter, socket,
 };
 use crate::envoy_node::{InboundPort, InboundProtocol};
-use crate::meaning::HTTP_OPTIONS;
+use crate::meaning::{HTTP_OPTIONS, METADATA_KEY};
 
 /// The name of the listener where an Envoy's app sends its calls, and of its routes.
 pub const OUTBOUND: &str = "weir-outbound";
@@ -158,6 +159,7 @@ pub fn cluster(cluster: &model::Cluster) -> Sent {
         pool,
         panic_percent,
         retry_budget,
+        sources,
     } = cluster;
     let mut notes = Notes::default();
     if breaker.is_some() {
@@ -223,8 +225,28 @@ pub fn cluster(cluster: &model::Cluster) -> Sent {
         lb_config: lb_config::lb_config(balancing, slow_start.as_ref()),
         ignore_health_on_host_removal: true,
         typed_extension_protocol_options: protocol_options(*protocol, Some(pool)),
+        metadata: shown_sources(sources),
         ..Cluster::default()
     }))
+}
+
+/// For people who read Envoy's `/config_dump`.
+fn shown_sources(sources: &[String]) -> Option<Metadata> {
+    if sources.is_empty() {
+        return None;
+    }
+    let value = |kind| Value { kind: Some(kind) };
+    let values = sources.iter().cloned().map(|source| value(Kind::StringValue(source)));
+    let list = value(Kind::ListValue(ListValue {
+        values: values.collect(),
+    }));
+    let shown = Struct {
+        fields: HashMap::from([("sources".to_owned(), list)]),
+    };
+    Some(Metadata {
+        filter_metadata: HashMap::from([(METADATA_KEY.to_owned(), shown)]),
+        ..Metadata::default()
+    })
 }
 
 /// A cluster's endpoints but those that drain: in a panic Envoy would use these as well.

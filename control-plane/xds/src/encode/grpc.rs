@@ -59,6 +59,8 @@ pub fn cluster(cluster: &model::Cluster) -> Result<Sent, NotSent> {
         pool,
         panic_percent: _,
         retry_budget: _,
+        // Its metadata is shown nowhere.
+        sources: _,
     } = cluster;
     match protocol {
         AppProtocol::Http2 | AppProtocol::Grpc => {}
