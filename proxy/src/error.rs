@@ -4,16 +4,18 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
 use weir_policy::breaker::Refusal;
 use weir_policy::context::Fault;
 use weir_policy::names::ClusterName;
+use weir_xds::ResourceType;
 
 use crate::http::body::BodyFailure;
 use crate::http::h1::violation::Violation;
-use crate::mesh::Unavailable;
+use crate::mesh::{RefusedResource, Unavailable};
 use crate::record::ResponseFlag;
 
 /// Why a request ended at the proxy.
@@ -41,6 +43,9 @@ pub(crate) enum ProxyError {
         /// How the wait ended.
         why: Unavailable,
     },
+    /// What the control plane said was refused by this proxy, and nothing was in force before.
+    #[error(transparent)]
+    ConfigRefused(Arc<RefusedResource>),
     /// No rule of the routes matches.
     #[error("no rule of the routes of {service} matches this request")]
     NoRoute {
@@ -171,6 +176,7 @@ impl ProxyError {
                 why: why.to_string(),
             },
             Unavailable::NoAnswer { .. } | Unavailable::Overloaded => ProxyError::NoConfig { authority, why },
+            Unavailable::Refused(refused) => ProxyError::ConfigRefused(refused),
         }
     }
 
@@ -182,7 +188,7 @@ impl ProxyError {
             | ProxyError::UnknownDestination { .. }
             | ProxyError::RequestBody(_)
             | ProxyError::Violation(_) => Fault::Downstream,
-            ProxyError::NoConfig { .. } => Fault::ControlPlane,
+            ProxyError::NoConfig { .. } | ProxyError::ConfigRefused(_) => Fault::ControlPlane,
             ProxyError::NoRoute { .. }
             | ProxyError::NoBackend { .. }
             | ProxyError::MissingBackend { .. }
@@ -215,6 +221,11 @@ impl ProxyError {
             | ProxyError::RequestBody(_)
             | ProxyError::Violation(_)
             | ProxyError::NoConfig { .. } => Hop::Listener,
+            ProxyError::ConfigRefused(refused) => match refused.kind {
+                ResourceType::Listener => Hop::Listener,
+                ResourceType::Route => Hop::Route,
+                ResourceType::Cluster | ResourceType::Endpoints => Hop::Cluster,
+            },
             ProxyError::NoRoute { .. } | ProxyError::NoBackend { .. } | ProxyError::MissingBackend { .. } => Hop::Route,
             ProxyError::NoEndpoint { .. } | ProxyError::Refused { .. } => Hop::Cluster,
             ProxyError::Connect { .. }
@@ -243,9 +254,10 @@ impl ProxyError {
             | ProxyError::Reset { .. }
             | ProxyError::Unprocessed { .. }
             | ProxyError::Protocol { .. } => StatusCode::BAD_GATEWAY,
-            ProxyError::NoConfig { .. } | ProxyError::NoEndpoint { .. } | ProxyError::Refused { .. } => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            ProxyError::NoConfig { .. }
+            | ProxyError::ConfigRefused(_)
+            | ProxyError::NoEndpoint { .. }
+            | ProxyError::Refused { .. } => StatusCode::SERVICE_UNAVAILABLE,
             ProxyError::ConnectTimeout { .. }
             | ProxyError::AttemptTimeout { .. }
             | ProxyError::RequestTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
@@ -260,9 +272,10 @@ impl ProxyError {
             | ProxyError::Violation(_)
             | ProxyError::NotCarried(_) => "http_request_error",
             ProxyError::UnknownDestination { .. } | ProxyError::NoRoute { .. } => "destination_not_found",
-            ProxyError::NoConfig { .. } | ProxyError::NoBackend { .. } | ProxyError::MissingBackend { .. } => {
-                "proxy_configuration_error"
-            }
+            ProxyError::NoConfig { .. }
+            | ProxyError::ConfigRefused(_)
+            | ProxyError::NoBackend { .. }
+            | ProxyError::MissingBackend { .. } => "proxy_configuration_error",
             ProxyError::NoEndpoint { .. }
             | ProxyError::Refused {
                 refusal: Refusal::Open { .. },
@@ -302,6 +315,7 @@ impl ProxyError {
             | ProxyError::MissingBackend { .. }
             | ProxyError::UnknownDestination { .. }
             | ProxyError::NoConfig { .. }
+            | ProxyError::ConfigRefused(_)
             | ProxyError::NoEndpoint { .. }
             | ProxyError::Refused {
                 refusal: Refusal::Open { .. },
@@ -321,6 +335,7 @@ impl ProxyError {
             ProxyError::NotCarried(_) => ResponseFlag::NotCarried,
             ProxyError::UnknownDestination { .. } => ResponseFlag::UnknownDestination,
             ProxyError::NoConfig { .. } => ResponseFlag::NoConfig,
+            ProxyError::ConfigRefused(_) => ResponseFlag::ConfigRefused,
             ProxyError::NoRoute { .. } => ResponseFlag::NoRoute,
             ProxyError::NoBackend { .. } | ProxyError::MissingBackend { .. } => ResponseFlag::NoBackend,
             ProxyError::NoEndpoint { .. } => ResponseFlag::NoEndpoint,
@@ -356,6 +371,8 @@ impl ProxyError {
             ProxyError::BadRequest(_)
             | ProxyError::NotCarried(_)
             | ProxyError::UnknownDestination { .. }
+            // Only another version helps, and nobody knows when it comes.
+            | ProxyError::ConfigRefused(_)
             | ProxyError::NoRoute { .. }
             | ProxyError::NoBackend { .. }
             | ProxyError::MissingBackend { .. }
@@ -380,6 +397,9 @@ impl ProxyError {
                 "call a service as NAME, NAME.NAMESPACE or NAME.NAMESPACE.svc.cluster.local, with :PORT where it has several"
             }
             ProxyError::NoConfig { .. } => "see that weir-control runs and this proxy reaches it (`weirctl status`)",
+            ProxyError::ConfigRefused(_) => {
+                "correct what the text names; if nobody wrote it, update the older one of weir-control and this proxy"
+            }
             ProxyError::NoRoute { .. } => "look at the service's routes: none covers this path, method and header",
             ProxyError::NoBackend { .. } | ProxyError::MissingBackend { .. } => {
                 "correct the route's backendRefs: the Service and its port must exist"

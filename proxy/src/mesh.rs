@@ -14,6 +14,7 @@ use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 use weir_policy::model::Locality;
 use weir_policy::names::ListenerName;
+use weir_xds::ResourceType;
 
 use crate::clock::Clock;
 use crate::snapshot::{ClusterStates, Lookup, Service, Snapshot};
@@ -60,7 +61,37 @@ pub(crate) enum Unavailable {
     /// Too many names wait to be asked for.
     #[error("too many names wait for the control plane's answer")]
     Overloaded,
+    /// What the control plane answered was refused here, and nothing was in force before.
+    #[error("{0}")]
+    Refused(Arc<RefusedResource>),
 }
+
+/// A resource that nothing is in force of, because this proxy refused the first version that came.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this proxy refused {kind} {name}: {reason}")]
+pub(crate) struct RefusedResource {
+    /// What it is.
+    pub(crate) kind: ResourceType,
+    /// Its name.
+    pub(crate) name: String,
+    /// Why, in one line of at most [`REASON_BYTES_MAX`]; `/config` has the whole.
+    pub(crate) reason: String,
+}
+
+impl RefusedResource {
+    pub(crate) fn new(kind: ResourceType, name: String, rejected: &RejectedVersion) -> RefusedResource {
+        let mut reason = rejected.reason.clone();
+        if reason.len() > REASON_BYTES_MAX {
+            let end = (0..=REASON_BYTES_MAX).rev().find(|end| reason.is_char_boundary(*end));
+            reason.truncate(end.unwrap_or(0));
+            reason.push_str("...");
+        }
+        RefusedResource { kind, name, reason }
+    }
+}
+
+/// The most that is said of a refusal to callers: the text stands in a field of a header.
+const REASON_BYTES_MAX: usize = 512;
 
 /// Whether there is a stream to the control plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -123,9 +154,9 @@ impl Mesh {
             waited: self.shared.clock.now().saturating_since(began),
             connected: self.connected(),
         };
-        self.demand(name).map_err(|refused| match refused {
-            Refused::Full => Unavailable::Overloaded,
-            Refused::Closed => no_answer(),
+        self.demand(name).map_err(|not_asked| match not_asked {
+            NotAsked::Full => Unavailable::Overloaded,
+            NotAsked::Closed => no_answer(),
         })?;
         let answered = async {
             loop {
@@ -182,10 +213,11 @@ impl Mesh {
             }
             Lookup::NoSuchService { until } if now < *until => Some(Err(Unavailable::NoSuchService)),
             Lookup::NoSuchService { .. } => None,
+            Lookup::Refused(refused) => Some(Err(Unavailable::Refused(Arc::clone(refused)))),
         }
     }
 
-    fn demand(&self, name: &ListenerName) -> Result<(), Refused> {
+    fn demand(&self, name: &ListenerName) -> Result<(), NotAsked> {
         let mut asked = self.shared.asked.lock().unwrap_or_else(PoisonError::into_inner);
         if asked.contains(name) {
             return Ok(());
@@ -194,8 +226,8 @@ impl Mesh {
             .demands
             .try_send(name.clone())
             .map_err(|error| match error {
-                mpsc::error::TrySendError::Full(_) => Refused::Full,
-                mpsc::error::TrySendError::Closed(_) => Refused::Closed,
+                mpsc::error::TrySendError::Full(_) => NotAsked::Full,
+                mpsc::error::TrySendError::Closed(_) => NotAsked::Closed,
             })?;
         asked.insert(name.clone());
         Ok(())
@@ -203,7 +235,7 @@ impl Mesh {
 }
 
 /// Why a question could not be put.
-enum Refused {
+enum NotAsked {
     Full,
     Closed,
 }
@@ -439,6 +471,28 @@ mod tests {
         };
         let (refused, ()) = tokio::join!(mesh.service(&a, WAIT), answering);
         assert_eq!(refused.err(), Some(Unavailable::NoSuchService));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_this_proxy_refused_is_told_at_once_and_shortly() {
+        let (mesh, feed) = Mesh::new(Clock::start(), Locality::default());
+        let a = listener_name("a:80");
+        let rejected = RejectedVersion {
+            version: "1".to_owned(),
+            reason: "字".repeat(REASON_BYTES_MAX),
+        };
+        let refused = RefusedResource::new(ResourceType::Listener, a.to_string(), &rejected);
+        let cut = refused.reason.strip_suffix("...").expect("it is cut, and says so");
+        assert!(cut.len() <= REASON_BYTES_MAX && cut.len() + "字".len() > REASON_BYTES_MAX);
+        publish(
+            &feed,
+            Parts {
+                refused: vec![(a.clone(), refused.clone())],
+                ..Parts::default()
+            },
+        );
+        let told = mesh.service(&a, Duration::ZERO).await;
+        assert_eq!(told.err(), Some(Unavailable::Refused(Arc::new(refused))));
     }
 
     #[tokio::test(start_paused = true)]

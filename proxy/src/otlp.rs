@@ -283,6 +283,7 @@ fn is_failure(flag: ResponseFlag) -> bool {
         | ResponseFlag::UnknownDestination
         | ResponseFlag::NoRoute => false,
         ResponseFlag::NoConfig
+        | ResponseFlag::ConfigRefused
         | ResponseFlag::NoBackend
         | ResponseFlag::NoEndpoint
         | ResponseFlag::LimitReached

@@ -178,6 +178,7 @@ pub(crate) fn drawn_cluster<'a>(route: &Route, drawn: Option<&'a Backend>) -> Re
         Some(Backend::Unanswered(cluster)) => Err(ProxyError::NoEndpoint {
             cluster: cluster.to_string(),
         }),
+        Some(Backend::Refused(_, refused)) => Err(ProxyError::ConfigRefused(Arc::clone(refused))),
         None => Err(ProxyError::NoBackend {
             route: route.name.clone(),
         }),

@@ -557,7 +557,7 @@ fn observed(mesh: &Mesh, clock: Clock, control_plane: ControlPlaneGiven) -> Obse
                 requests: counts.requests,
             })
         }
-        Backend::Missing(_) | Backend::Unanswered(_) => None,
+        Backend::Missing(_) | Backend::Unanswered(_) | Backend::Refused(..) => None,
     });
     Observed {
         control_plane: match (control_plane, mesh.connected()) {

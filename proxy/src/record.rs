@@ -177,6 +177,8 @@ pub(crate) enum ResponseFlag {
     UnknownDestination,
     /// The control plane has not answered about the name.
     NoConfig,
+    /// What the control plane said of the name or its cluster was refused here.
+    ConfigRefused,
     /// No rule of the service's routes matches.
     NoRoute,
     /// The rule has no backend that exists and has weight.
@@ -207,7 +209,7 @@ pub(crate) enum ResponseFlag {
 
 impl ResponseFlag {
     /// Every flag, each at the place of its number.
-    pub(crate) const ALL: [ResponseFlag; 20] = [
+    pub(crate) const ALL: [ResponseFlag; 21] = [
         ResponseFlag::None,
         ResponseFlag::Direct,
         ResponseFlag::BadRequest,
@@ -215,6 +217,7 @@ impl ResponseFlag {
         ResponseFlag::DownstreamReset,
         ResponseFlag::UnknownDestination,
         ResponseFlag::NoConfig,
+        ResponseFlag::ConfigRefused,
         ResponseFlag::NoRoute,
         ResponseFlag::NoBackend,
         ResponseFlag::NoEndpoint,
@@ -240,6 +243,7 @@ impl ResponseFlag {
             ResponseFlag::DownstreamReset => "downstream_reset",
             ResponseFlag::UnknownDestination => "unknown_destination",
             ResponseFlag::NoConfig => "no_config",
+            ResponseFlag::ConfigRefused => "config_refused",
             ResponseFlag::NoRoute => "no_route",
             ResponseFlag::NoBackend => "no_backend",
             ResponseFlag::NoEndpoint => "no_endpoint",

@@ -24,6 +24,7 @@ use weir_policy::time::Time;
 
 use crate::clock::Clock;
 use crate::endpoints::{Changes, Endpoint, EndpointState, InUse, Levels};
+use crate::mesh::RefusedResource;
 
 /// Everything in force at one moment. Immutable.
 #[derive(Debug, Default)]
@@ -61,6 +62,8 @@ pub(crate) enum Lookup {
         /// When to ask again.
         until: Time,
     },
+    /// What the control plane said of it was refused here, and nothing was in force before.
+    Refused(Arc<RefusedResource>),
 }
 
 /// A service as an app reaches it by one name.
@@ -123,6 +126,8 @@ pub(crate) enum Backend {
     Missing(ClusterName),
     /// The control plane named it and then did not tell of it in time: answered with 503.
     Unanswered(ClusterName),
+    /// What the control plane told of it first was refused here: answered with 503.
+    Refused(ClusterName, Arc<RefusedResource>),
 }
 
 impl Backend {
@@ -131,7 +136,8 @@ impl Backend {
         match (self, other) {
             (Backend::Cluster(a), Backend::Cluster(b)) => Arc::ptr_eq(a, b),
             (Backend::Missing(a), Backend::Missing(b)) | (Backend::Unanswered(a), Backend::Unanswered(b)) => a == b,
-            (Backend::Cluster(_) | Backend::Missing(_) | Backend::Unanswered(_), _) => false,
+            (Backend::Refused(a, a_why), Backend::Refused(b, b_why)) => a == b && a_why == b_why,
+            (Backend::Cluster(_) | Backend::Missing(_) | Backend::Unanswered(_) | Backend::Refused(..), _) => false,
         }
     }
 }
@@ -425,6 +431,8 @@ pub(crate) struct Parts {
     pub(crate) services: Vec<ServicePart>,
     /// Names that don't exist, and until when that is believed.
     pub(crate) absent: Vec<(ListenerName, Time)>,
+    /// Names of which something was refused, and nothing is in force.
+    pub(crate) refused: Vec<(ListenerName, RefusedResource)>,
     /// What was answered about clusters; one that isn't here wasn't.
     pub(crate) clusters: HashMap<ClusterName, ClusterPart>,
 }
@@ -449,6 +457,8 @@ pub(crate) enum ClusterPart {
     },
     /// It does not.
     Absent,
+    /// The first that was told of it, or of its endpoints, was refused.
+    Refused(RefusedResource),
 }
 
 /// The snapshot after `previous`. What did not change is shared with it; states are taken over.
@@ -460,9 +470,12 @@ pub(crate) fn compile(previous: &Snapshot, states: &ClusterStates, parts: Parts)
             clusters.insert(name.clone(), backend);
         }
     }
-    let mut services = HashMap::with_capacity(parts.services.len() + parts.absent.len());
+    let mut services = HashMap::with_capacity(parts.services.len() + parts.absent.len() + parts.refused.len());
     for (name, until) in parts.absent {
         services.insert(name, Lookup::NoSuchService { until });
+    }
+    for (name, refused) in parts.refused {
+        services.insert(name, Lookup::Refused(Arc::new(refused)));
     }
     for part in parts.services {
         let service = bind_service(previous, &clusters, &part);
@@ -485,6 +498,7 @@ fn bind_cluster(
     match answered {
         None => Backend::Unanswered(name.clone()),
         Some(ClusterPart::Absent) => Backend::Missing(name.clone()),
+        Some(ClusterPart::Refused(refused)) => Backend::Refused(name.clone(), Arc::new(refused.clone())),
         Some(ClusterPart::Held { config, endpoints }) => {
             if let Some(Backend::Cluster(old)) = previous.clusters.get(name)
                 && Arc::ptr_eq(&old.config, config)
@@ -546,7 +560,7 @@ fn bind_service(previous: &Snapshot, clusters: &HashMap<ClusterName, Backend>, p
     }
     let label = match previous.services.get(&part.name) {
         Some(Lookup::Service(old)) => Arc::clone(&old.label),
-        Some(Lookup::NoSuchService { .. }) | None => part.name.to_string().into(),
+        Some(Lookup::NoSuchService { .. } | Lookup::Refused(_)) | None => part.name.to_string().into(),
     };
     Arc::new(Service {
         name: part.name.clone(),
@@ -604,6 +618,7 @@ mod tests {
                     last_used: Arc::clone(&self.last_used),
                 }],
                 absent: Vec::new(),
+                refused: Vec::new(),
                 clusters: HashMap::from([(cluster_name(NAME), held)]),
             }
         }
@@ -1011,6 +1026,7 @@ mod tests {
                     last_used: Arc::new(LastUsed::new(Time::ZERO)),
                 }],
                 absent: Vec::new(),
+                refused: Vec::new(),
                 clusters: HashMap::from([(
                     cluster_name(&name),
                     ClusterPart::Held {

@@ -124,7 +124,7 @@ impl Worker {
         // What was found under an older snapshot is not to be found under this one.
         let current = match snapshot.service(&service.name) {
             Some(crate::snapshot::Lookup::Service(current)) => Arc::ptr_eq(current, service),
-            Some(crate::snapshot::Lookup::NoSuchService { .. }) | None => false,
+            Some(crate::snapshot::Lookup::NoSuchService { .. } | crate::snapshot::Lookup::Refused(_)) | None => false,
         };
         if !current {
             return;

@@ -385,7 +385,7 @@ fn used(mesh: &Mesh) -> BTreeSet<String> {
     let snapshot = mesh.current();
     let services = snapshot.services().filter_map(|(name, lookup)| match lookup {
         Lookup::Service(_) => Some(name.to_string()),
-        Lookup::NoSuchService { .. } => None,
+        Lookup::NoSuchService { .. } | Lookup::Refused(_) => None,
     });
     services.collect()
 }

@@ -355,11 +355,15 @@ async fn what_is_harmless_is_skipped_and_shown_and_what_guards_is_refused() {
     })
     .await;
     assert!(!dump.contains("\"skipped_total\":0"), "{dump}");
-    for (host, guard) in [
-        ("tls.default", "transport_socket"),
-        ("guarded.default", "http_filters[0]"),
+    for (host, resource, guard) in [
+        ("tls.default", "cluster tls.default:80", "transport_socket"),
+        (
+            "guarded.default",
+            "listener guarded.default.svc.cluster.local",
+            "http_filters[0]",
+        ),
     ] {
-        let asks = tokio::spawn(get_in_vain(outbound(&proxy), host));
+        refused_at_once(&proxy, host, &[resource, guard]).await;
         let dump = until(&format!("{guard} to be refused"), || async {
             let dump = config(&proxy).await.to_string();
             dump.contains(guard).then_some(dump)
@@ -367,14 +371,25 @@ async fn what_is_harmless_is_skipped_and_shown_and_what_guards_is_refused() {
         .await;
         let refused = dump.contains("is set, and has no effect here") || dump.contains("must be");
         assert!(refused, "{guard}: {dump}");
-        asks.abort();
     }
     assert_eq!(app.seen().len(), 1, "no request went round a guard");
 }
 
-async fn get_in_vain(to: SocketAddr, host: &'static str) {
-    let answer = get(to, host, "/").await;
-    assert!(answer.status.is_server_error());
+/// Asks for what the sidecar refused the first version of: the answer says so, and what of it, without waiting for
+/// another version.
+async fn refused_at_once(proxy: &Proxy, host: &str, parts: &[&str]) {
+    let answer = get(outbound(proxy), host, "/").await;
+    let text = answer.text();
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{text}");
+    assert!(text.contains("fault: control-plane"), "{text}");
+    let proxy_status = answer.header("proxy-status").expect("a reason");
+    assert!(
+        proxy_status.contains("error=proxy_configuration_error"),
+        "{proxy_status}"
+    );
+    for part in ["this proxy refused"].iter().chain(parts) {
+        assert!(text.contains(part) && proxy_status.contains(part), "{part}: {text}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -382,7 +397,13 @@ async fn strictly_read_nothing_of_it_comes_into_force() {
     let app = ScriptedApp::start(Script::answer(200, "b")).await;
     let control_plane = foreign(app.address()).await;
     let proxy = sidecar(control_plane, app.address(), Xds::Strict).await;
-    let asks = tokio::spawn(get_in_vain(outbound(&proxy), "b.default"));
+    let listener = "listener b.default.svc.cluster.local";
+    refused_at_once(&proxy, "b.default", &[listener, "tcp_backlog_size"]).await;
+    let explain = "/explain?url=http://b.default/";
+    let explained = get(proxy.addresses().admin, "localhost", explain).await.json();
+    assert_eq!(explained["outcome"]["flag"], "config_refused", "{explained}");
+    let metrics = get(proxy.addresses().metrics, "localhost", "/metrics").await.text();
+    assert!(metrics.contains("flag=\"config_refused\""), "{metrics}");
     until("the listener to be refused", || async {
         config(&proxy)
             .await
@@ -391,6 +412,5 @@ async fn strictly_read_nothing_of_it_comes_into_force() {
             .then_some(())
     })
     .await;
-    asks.abort();
     assert!(app.seen().is_empty());
 }

@@ -1,5 +1,7 @@
 //! What is said of a request. Pure: made of the snapshot, by the matcher that serves requests.
 
+use std::sync::Arc;
+
 use http::{HeaderMap, HeaderName};
 use serde::Serialize;
 use weir_policy::breaker::{BreakerState, Refusal};
@@ -237,6 +239,7 @@ impl Explanation {
             (Some(Lookup::NoSuchService { .. }), _) => {
                 return Err(ProxyError::of_name(authority, Unavailable::NoSuchService));
             }
+            (Some(Lookup::Refused(refused)), _) => return Err(ProxyError::ConfigRefused(Arc::clone(refused))),
             (None, Some(ProxyError::NoConfig { why, .. })) => return Err(ProxyError::of_name(authority, why.clone())),
             (None, _) => return Ok(Outcome::ask()),
         };

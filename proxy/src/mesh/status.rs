@@ -35,6 +35,9 @@ pub(crate) struct Status {
 pub(crate) struct ServiceStatus {
     name: String,
     exists: bool,
+    /// Why it has nothing in force, where what came of it was refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<String>,
     /// The route configuration; none where the listener holds its routes itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     routes_from: Option<String>,
@@ -179,12 +182,16 @@ impl Status {
 
 fn service(name: &ListenerName, lookup: &Lookup) -> ServiceStatus {
     let (routes_from, routes) = match lookup {
-        Lookup::NoSuchService { .. } => (None, Vec::new()),
+        Lookup::NoSuchService { .. } | Lookup::Refused(_) => (None, Vec::new()),
         Lookup::Service(service) => (service.routes_name.as_ref().map(ToString::to_string), routes(service)),
     };
     ServiceStatus {
         name: name.to_string(),
-        exists: matches!(lookup, Lookup::Service(_)),
+        exists: !matches!(lookup, Lookup::NoSuchService { .. }),
+        refused: match lookup {
+            Lookup::Refused(refused) => Some(refused.to_string()),
+            Lookup::Service(_) | Lookup::NoSuchService { .. } => None,
+        },
         routes_from,
         routes,
     }
@@ -217,6 +224,7 @@ pub(crate) fn cluster(name: &ClusterName, backend: &Backend, now: Time) -> Clust
         Backend::Cluster(cluster) => ("known", Some(known(cluster, now))),
         Backend::Missing(_) => ("missing", None),
         Backend::Unanswered(_) => ("unanswered", None),
+        Backend::Refused(..) => ("refused", None),
     };
     ClusterStatus {
         name: name.to_string(),

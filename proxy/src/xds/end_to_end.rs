@@ -148,7 +148,9 @@ fn addresses(service: &Service) -> Vec<String> {
                 Backend::Cluster(cluster) => {
                     addresses.extend(cluster.endpoints.iter().map(|endpoint| endpoint.address.to_string()));
                 }
-                Backend::Missing(name) | Backend::Unanswered(name) => addresses.push(name.to_string()),
+                Backend::Missing(name) | Backend::Unanswered(name) | Backend::Refused(name, _) => {
+                    addresses.push(name.to_string())
+                }
             }
         }
     }

@@ -8,6 +8,7 @@ use weir_xds::ResourceType;
 
 use super::scenario::{Scenario, cluster, endpoints, garbage, listener, listener_name, resource, response, route};
 use super::state::{Input, Settings};
+use crate::mesh::RefusedResource;
 use crate::snapshot::{Backend, Lookup};
 
 const SERVICES: [&str; 3] = ["a", "b", "c"];
@@ -54,9 +55,11 @@ struct Server {
     under_way: Vec<Name>,
     /// What each cluster and its endpoints were told to be, in short.
     told: BTreeMap<Name, Option<Vec<String>>>,
-    /// Clusters that were once told not to exist while they were subscribed to: routes that name them may be in force
-    /// before their endpoints are told.
-    once_missing: BTreeSet<String>,
+    /// Clusters that were once told not to exist, or in a way that nobody can read, while subscribed to: routes
+    /// that name them may be in force before their endpoints are told.
+    once_without: BTreeSet<String>,
+    /// What it told last that nobody can read.
+    garbled: BTreeSet<Name>,
     nonce: u64,
     unanswered: BTreeSet<String>,
 }
@@ -84,12 +87,17 @@ impl Server {
                     self.subscribed.remove(&(kind, name.to_owned()));
                     self.under_way.retain(|under_way| *under_way != (kind, name.to_owned()));
                     self.told.remove(&(kind, name.to_owned()));
-                    self.once_missing.remove(name);
+                    self.garbled.remove(&(kind, name.to_owned()));
+                    self.once_without.remove(name);
                 } else if let Some(nonce) = word.strip_prefix("ack:").or_else(|| word.strip_prefix("nack:")) {
                     assert!(self.unanswered.remove(nonce), "{nonce} was answered twice");
                 }
             }
         }
+    }
+
+    fn has_garbled(&self, refused: &RefusedResource) -> bool {
+        self.garbled.contains(&(refused.kind, refused.name.clone()))
     }
 
     fn next_nonce(&mut self) -> String {
@@ -101,6 +109,7 @@ impl Server {
 
     fn answer(&mut self, (kind, name): Name) -> Input {
         let nonce = self.next_nonce();
+        self.garbled.remove(&(kind, name.clone()));
         let any = match kind {
             ResourceType::Listener => {
                 let short = name.split('.').next().expect("a service");
@@ -110,7 +119,7 @@ impl Server {
             ResourceType::Cluster => {
                 let exists = self.clusters[&name].0.then(|| cluster(&name));
                 if exists.is_none() {
-                    self.once_missing.insert(name.clone());
+                    self.once_without.insert(name.clone());
                 }
                 self.told
                     .insert((kind, name.clone()), exists.as_ref().map(|_| Vec::new()));
@@ -145,11 +154,23 @@ fn addresses(count: u8) -> Vec<String> {
     (0..count).map(|index| format!("10.0.0.{index}:80")).collect()
 }
 
+/// Where names go of which nothing is refused or unanswered.
+fn in_force(scenario: &Scenario) -> Vec<String> {
+    let mut lines = scenario.services();
+    lines.retain(|line| !line.contains("refused") && !line.contains("unanswered"));
+    lines
+}
+
 /// Each backend in the snapshot is exactly what was last told of it.
 fn check(scenario: &Scenario, server: &Server) {
     for (name, lookup) in scenario.snapshot.services() {
-        let Lookup::Service(service) = lookup else {
-            panic!("{name} exists");
+        let service = match lookup {
+            Lookup::Service(service) => service,
+            Lookup::Refused(refused) => {
+                assert!(server.has_garbled(refused), "{name}: {refused}");
+                continue;
+            }
+            Lookup::NoSuchService { .. } => panic!("{name} exists"),
         };
         for (id, _) in service.table.routes() {
             for backend in &service.route(id).expect("a route of this table").backends {
@@ -157,13 +178,17 @@ fn check(scenario: &Scenario, server: &Server) {
                     Backend::Unanswered(cluster) => {
                         let (cluster, kind) = (cluster.to_string(), ResourceType::Endpoints);
                         assert!(
-                            server.once_missing.contains(&cluster),
+                            server.once_without.contains(&cluster),
                             "{name} goes to {cluster} too early"
                         );
                         assert!(!server.told.contains_key(&(kind, cluster)));
                         continue;
                     }
                     Backend::Missing(cluster) => (cluster.to_string(), None),
+                    Backend::Refused(cluster, refused) => {
+                        assert!(server.has_garbled(refused), "{name}: {cluster}: {refused}");
+                        continue;
+                    }
                     Backend::Cluster(cluster) => {
                         let endpoints = cluster.endpoints.iter().map(|endpoint| endpoint.address.to_string());
                         (cluster.config.name.to_string(), Some(endpoints.collect::<Vec<_>>()))
@@ -191,7 +216,8 @@ proptest! {
             subscribed: BTreeSet::new(),
             under_way: Vec::new(),
             told: BTreeMap::new(),
-            once_missing: BTreeSet::new(),
+            once_without: BTreeSet::new(),
+            garbled: BTreeSet::new(),
             nonce: 0,
             unanswered: BTreeSet::new(),
         };
@@ -223,18 +249,21 @@ proptest! {
                 Step::Garbage(index) => {
                     let subscribed: Vec<Name> = server.subscribed.iter().cloned().collect();
                     if let Some((kind, name)) = subscribed.get(index % subscribed.len().max(1)) {
-                        let before = scenario.snapshot.version;
+                        server.garbled.insert((*kind, name.clone()));
+                        server.once_without.insert(name.clone());
+                        let before = in_force(&scenario);
                         let nonce = server.next_nonce();
                         let bad = vec![resource(name, &nonce, garbage(*kind))];
                         server.hear(&scenario.input(Input::Response(response(*kind, &nonce, bad, &[]))));
                         prop_assert!(!server.unanswered.contains(&nonce), "refused at once");
-                        prop_assert_eq!(scenario.snapshot.version, before);
+                        let after = in_force(&scenario);
+                        prop_assert!(before.iter().all(|line| after.contains(line)), "{before:?}, then {after:?}");
                     }
                 }
                 Step::Reconnect => {
-                    let before = scenario.services();
+                    let before = in_force(&scenario);
                     server.hear(&scenario.input(Input::Closed));
-                    prop_assert_eq!(&before, &scenario.services());
+                    prop_assert_eq!(before, in_force(&scenario));
                     server.under_way.clear();
                     server.unanswered.clear();
                     let lines = scenario.input(Input::Opened);

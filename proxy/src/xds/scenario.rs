@@ -349,9 +349,16 @@ impl Scenario {
     pub(crate) fn services(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for (name, lookup) in self.snapshot.services() {
-            let Lookup::Service(service) = lookup else {
-                lines.push(format!("{name} does not exist"));
-                continue;
+            let service = match lookup {
+                Lookup::Service(service) => service,
+                Lookup::NoSuchService { .. } => {
+                    lines.push(format!("{name} does not exist"));
+                    continue;
+                }
+                Lookup::Refused(refused) => {
+                    lines.push(format!("{name}: {} {} was refused", refused.kind, refused.name));
+                    continue;
+                }
             };
             let mut line = format!("{name} ->");
             for (id, _) in service.table.routes() {
@@ -359,6 +366,7 @@ impl Scenario {
                     line += &match backend {
                         Backend::Missing(name) => format!(" {name}(missing)"),
                         Backend::Unanswered(name) => format!(" {name}(unanswered)"),
+                        Backend::Refused(name, refused) => format!(" {name}({} refused)", refused.kind),
                         Backend::Cluster(cluster) => {
                             let endpoints = cluster.endpoints.iter().map(|endpoint| endpoint.address.to_string());
                             format!(" {}[{}]", cluster.config.name, endpoints.collect::<Vec<_>>().join(","))

@@ -25,7 +25,7 @@ use weir_xds::{ResourceType, decode};
 use super::table::{self, Admission, Answer, Held, Received, Refusal, Table, Tracked};
 use crate::config::Xds;
 use crate::last_good::Kept;
-use crate::mesh::{Connected, LinkStatus, ResourceStatus};
+use crate::mesh::{Connected, LinkStatus, RefusedResource, RejectedVersion, ResourceStatus};
 use crate::snapshot::{ClusterPart, CompiledRoutes, LastUsed, Parts, ServicePart};
 
 /// The times and bounds of a [`State`].
@@ -463,6 +463,10 @@ impl State {
                 parts.absent.push((name.clone(), until));
                 continue;
             }
+            if let Some(refused) = self.refused(name) {
+                parts.refused.push((name.clone(), refused));
+                continue;
+            }
             let source = self
                 .listeners
                 .entries
@@ -493,10 +497,32 @@ impl State {
         parts
     }
 
+    /// Why nothing is in force of a name, if that is because the first version of its listener or of the routes that
+    /// this names was refused.
+    fn refused(&self, name: &ListenerName) -> Option<RefusedResource> {
+        let listener = self.listeners.entries.get(name)?;
+        if let Some(rejected) = listener.first_refused() {
+            return Some(RefusedResource::new(ResourceType::Listener, name.to_string(), rejected));
+        }
+        match listener.values().next()? {
+            ListenerRoutes::Inline(_) => None,
+            ListenerRoutes::Named(routes) => {
+                let rejected = self.routes.entries.get(routes)?.first_refused()?;
+                Some(RefusedResource::new(ResourceType::Route, routes.to_string(), rejected))
+            }
+        }
+    }
+
     fn cluster_parts(&self) -> HashMap<ClusterName, ClusterPart> {
         let mut parts = HashMap::new();
         for (name, tracked) in &self.clusters.entries {
-            let endpoints = self.endpoints.entries.get(name).map(|tracked| &tracked.answer);
+            let endpoints = self.endpoints.entries.get(name);
+            if let Some((kind, rejected)) = cluster_refused(tracked, endpoints) {
+                let refused = RefusedResource::new(kind, name.to_string(), rejected);
+                parts.insert(name.clone(), ClusterPart::Refused(refused));
+                continue;
+            }
+            let endpoints = endpoints.map(|tracked| &tracked.answer);
             let part = match (&tracked.answer, endpoints) {
                 (Answer::Held(config), Some(Answer::Held(endpoints))) => ClusterPart::Held {
                     config: Arc::clone(&config.value),
@@ -571,15 +597,33 @@ fn ready(
     endpoints: &Table<ClusterName, Arc<model::ClusterEndpoints>>,
 ) -> bool {
     routes.clusters.iter().all(|name| {
-        let endpoints = endpoints.entries.get(name).map(|tracked| &tracked.answer);
+        let (cluster, endpoints) = (clusters.entries.get(name), endpoints.entries.get(name));
+        // Where nothing serves them, callers are better told at once than made to wait for what was refused.
+        if serving.is_none() && cluster.is_some_and(|cluster| cluster_refused(cluster, endpoints).is_some()) {
+            return true;
+        }
+        let endpoints = endpoints.map(|tracked| &tracked.answer);
         let moves_there = serving.is_some_and(|serving| !serving.contains(name));
-        match clusters.entries.get(name).map(|tracked| &tracked.answer) {
+        match cluster.map(|tracked| &tracked.answer) {
             Some(Answer::Held(_)) if moves_there => endpoints.and_then(Answer::value).is_some_and(|all| takes(all)),
             Some(Answer::Held(_)) => endpoints.is_some_and(Answer::is_there),
             Some(Answer::Absent) => true,
             Some(Answer::None) | None => false,
         }
     })
+}
+
+/// What of a cluster was refused, if nothing is in force of it for that.
+fn cluster_refused<'a>(
+    cluster: &'a Tracked<Arc<model::Cluster>>,
+    endpoints: Option<&'a Tracked<Arc<model::ClusterEndpoints>>>,
+) -> Option<(ResourceType, &'a RejectedVersion)> {
+    match &cluster.answer {
+        Answer::None => Some((ResourceType::Cluster, cluster.first_refused()?)),
+        Answer::Held(_) => Some((ResourceType::Endpoints, endpoints?.first_refused()?)),
+        // Its endpoints don't matter.
+        Answer::Absent => None,
+    }
 }
 
 /// Whether any endpoint may take new requests.

@@ -151,6 +151,14 @@ impl<T> Tracked<T> {
         }
     }
 
+    /// Why nothing is in force or to come, if that is because what came was refused.
+    pub(crate) fn first_refused(&self) -> Option<&RejectedVersion> {
+        match (&self.answer, &self.candidate) {
+            (Answer::None, None) => self.rejected.as_ref(),
+            (Answer::None, Some(_)) | (Answer::Absent | Answer::Held(_), _) => None,
+        }
+    }
+
     /// The values in force and to come.
     pub(crate) fn values(&self) -> impl Iterator<Item = &T> {
         let candidate = self.candidate.as_ref().map(|candidate| &candidate.held.value);
@@ -250,7 +258,10 @@ where
         self.unacknowledged.clear();
         for tracked in self.entries.values_mut() {
             tracked.asked = Asked::No;
-            tracked.candidate = None;
+            // What was refused beside it comes again as well: nothing is known of the name.
+            if tracked.candidate.take().is_some() {
+                tracked.rejected = None;
+            }
         }
     }
 
@@ -274,15 +285,22 @@ where
                 continue;
             };
             let version = resource.version.clone();
+            let was_refused = tracked.first_refused().is_some();
             match take(tracked, &name, resource, admission, &accept) {
                 Ok(Taken::Unchanged) => {}
                 Ok(Taken::InForce) => changed = true,
-                Ok(Taken::Waits) => waiting.push(name),
+                Ok(Taken::Waits) => {
+                    // Who asks waits again.
+                    changed |= was_refused;
+                    waiting.push(name);
+                }
                 Err(refusal) => {
                     // A line for each, whatever is quoted in it.
                     let reason = refusal.to_string().replace('\n', " ");
                     refused.push(format!("{name}: {reason}"));
                     tracked.rejected = Some(RejectedVersion { version, reason });
+                    // Who waits for the first version is told.
+                    changed |= tracked.first_refused().is_some();
                 }
             }
         }
@@ -399,7 +417,7 @@ where
 /// What came of a response.
 #[derive(Debug)]
 pub(crate) struct Received {
-    /// Whether anything in force changed.
+    /// Whether anything changed that is in force, or that nothing is in force for.
     pub(crate) changed: bool,
     /// The answer, if something was refused.
     pub(crate) nack: Option<DeltaDiscoveryRequest>,

@@ -592,3 +592,67 @@ fn what_is_kept_follows_what_is_in_force() {
         .collect();
     assert_eq!(names, [format!("{A}@1"), "a.n:80/*@2".to_owned()]);
 }
+
+#[test]
+fn a_first_version_that_is_refused_is_told_at_once_and_until_a_good_one_comes() {
+    let mut s = Scenario::new(Settings::default());
+    s.input(Input::Opened);
+    s.demand("a:80");
+    s.demand("b:80");
+    assert_eq!(
+        s.answer(Listener, "l1", A, "1", garbage(Listener)),
+        ["listener nack:l1"]
+    );
+    assert_eq!(s.services(), [format!("{A}: listener {A} was refused")]);
+    s.answer(Listener, "l2", A, "2", listener("a:80", "a.n:80/*"));
+    assert_eq!(s.services(), NOTHING, "its routes are waited for");
+    assert_eq!(
+        s.answer(Route, "r1", "a.n:80/*", "1", uncompilable_route("a.n:80/*")),
+        ["route nack:r1"]
+    );
+    assert_eq!(s.services(), [format!("{A}: route a.n:80/* was refused")]);
+
+    s.answer(Route, "r2", "a.n:80/*", "2", route("a.n:80/*", &["a.n:80"]));
+    s.answer(Endpoints, "e1", "a.n:80", "1", endpoints("a.n:80", &["10.0.0.1:80"]));
+    assert_eq!(s.services(), NOTHING, "its cluster is waited for");
+    assert_eq!(
+        s.answer(Cluster, "c1", "a.n:80", "1", garbage(Cluster)),
+        ["cluster nack:c1", "listener ack:l2", "route ack:r2"]
+    );
+    assert_eq!(s.services(), [format!("{A} -> a.n:80(cluster refused)")]);
+    s.answer(Cluster, "c2", "a.n:80", "2", cluster("a.n:80"));
+    assert_eq!(s.services(), [format!("{A} -> a.n:80[10.0.0.1:80]")]);
+    // What came once stays in force whatever comes.
+    s.answer(Cluster, "c3", "a.n:80", "3", garbage(Cluster));
+    s.answer(Endpoints, "e2", "a.n:80", "2", garbage(Endpoints));
+    s.answer(Listener, "l3", A, "3", garbage(Listener));
+    assert_eq!(s.services(), [format!("{A} -> a.n:80[10.0.0.1:80]")]);
+}
+
+#[test]
+fn endpoints_that_are_refused_first_count_like_their_cluster() {
+    let mut s = Scenario::new(Settings::default());
+    s.input(Input::Opened);
+    s.demand("a:80");
+    s.answer(Listener, "l1", A, "1", inline_listener("a:80", &["a.n:80", "b.n:80"]));
+    s.answer(Cluster, "c1", "a.n:80", "1", cluster("a.n:80"));
+    s.answer(Endpoints, "e1", "a.n:80", "1", garbage(Endpoints));
+    s.answer(Endpoints, "e2", "b.n:80", "1", garbage(Endpoints));
+    assert_eq!(s.services(), NOTHING, "nothing was said of b's cluster");
+    s.remove(Cluster, "c2", "b.n:80");
+    assert_eq!(
+        s.services(),
+        [format!("{A} -> a.n:80(endpoints refused) b.n:80(missing)")]
+    );
+}
+
+#[test]
+fn requests_are_not_moved_to_a_refused_cluster_before_their_time() {
+    let mut s = Scenario::with_a();
+    let before = s.services();
+    s.answer(Route, "r2", "a.n:80/*", "2", route("a.n:80/*", &["b.n:80"]));
+    s.answer(Cluster, "c2", "b.n:80", "1", garbage(Cluster));
+    assert_eq!(s.services(), before);
+    s.pass(Settings::default().clusters_wait);
+    assert_eq!(s.services(), [format!("{A} -> b.n:80(cluster refused)")]);
+}
