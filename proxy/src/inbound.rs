@@ -180,6 +180,7 @@ async fn carry(
         let facts = AttemptFacts {
             method: &head.method,
             sent: failed.sent,
+            grpc_status: None,
             attempts_made: attempts,
             unprocessed_resends,
             safe_resends,

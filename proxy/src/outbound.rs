@@ -211,10 +211,12 @@ async fn forward(
         };
         let mut in_flight = InFlight::begin(cluster, endpoint, worker.clock);
         exchange.attempts(endpoint.address);
+        let mut grpc_status = None;
         let sent = match attempt_at(worker, head, call, &body, plan, &at).await {
             Ok((mut response, lease)) => {
                 in_flight.answered(&response, exchange.grpc());
                 let status = response.status();
+                grpc_status = plan.retry.and_then(|_| exchange::grpc_status(response.headers()));
                 exchange.attempt_answered(endpoint.address, endpoint.workload.as_deref(), lease.wire(), &response);
                 exchange::report(&mut permit, &response, exchange.grpc(), worker.clock.now());
                 to_downstream(&mut response, plan);
@@ -252,6 +254,7 @@ async fn forward(
         let facts = AttemptFacts {
             method: &head.method,
             sent,
+            grpc_status,
             attempts_made: counts.attempts,
             unprocessed_resends: counts.unprocessed_resends,
             safe_resends: counts.safe_resends,

@@ -138,8 +138,10 @@ struct Timeouts {
 #[serde(default)]
 struct Retry {
     attempts: u64,
+    on: Vec<String>,
     codes: Vec<u16>,
     backoff_ms: u64,
+    methods: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -287,16 +289,20 @@ impl Printer<'_> {
                 None => "is sent again only where that is safe for every request".to_owned(),
                 Some(Retry {
                     attempts,
+                    on,
                     codes,
                     backoff_ms,
+                    methods,
                 }) => {
-                    let codes: Vec<String> = codes.iter().map(u16::to_string).collect();
-                    let on = if codes.is_empty() {
+                    let codes = codes.iter().map(u16::to_string);
+                    let on: Vec<String> = on.iter().cloned().chain(codes).collect();
+                    let on = if on.is_empty() {
                         String::new()
                     } else {
-                        format!(" on {}", codes.join(", "))
+                        format!(" on {}", on.join(", "))
                     };
-                    format!("is sent again up to {attempts} times{on}, after {backoff_ms} ms first")
+                    let methods = if methods == "Any" { ", whatever the method" } else { "" };
+                    format!("is sent again up to {attempts} times{on}{methods}, after {backoff_ms} ms first")
                 }
             });
         }

@@ -720,8 +720,10 @@ mod tests {
                 },
                 retry: Some(model::RetryPolicy {
                     attempts: RETRY_ATTEMPTS,
+                    on: model::RetryOn::no_answer(),
                     codes: vec![StatusCode::SERVICE_UNAVAILABLE],
-                    backoff: RETRY_BACKOFF,
+                    backoff: model::Backoff::tenfold(RETRY_BACKOFF),
+                    methods: model::RetryMethods::Idempotent,
                 }),
             }),
         };

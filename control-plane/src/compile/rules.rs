@@ -238,8 +238,10 @@ fn retry_policy(path: &str, retry: &Retry) -> Result<model::RetryPolicy, FieldEr
     let codes = codes.map(|(at, code)| status(&format!("{path}.retry.codes[{at}]"), *code));
     Ok(model::RetryPolicy {
         attempts: retry.attempts.unwrap_or(RETRY_ATTEMPTS),
+        on: model::RetryOn::no_answer(),
         codes: codes.collect::<Result<_, _>>()?,
-        backoff: retry.backoff.unwrap_or(RETRY_BACKOFF),
+        backoff: model::Backoff::tenfold(retry.backoff.unwrap_or(RETRY_BACKOFF)),
+        methods: model::RetryMethods::Idempotent,
     })
 }
 

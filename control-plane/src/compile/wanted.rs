@@ -284,7 +284,7 @@ pub(super) fn attributed(not_sent: Vec<NotSent>, sources: &[(Key, i64)], index: 
     let owner = |not_sent: &NotSent| {
         let mut keys = sources.iter().map(|(key, _)| key);
         match &not_sent.place {
-            Place::Route(name) => {
+            Place::Route(name) | Place::RouteField(name, _) => {
                 let object = name.split_once('#').map_or(name.as_str(), |(object, _)| object);
                 keys.find(|key| key.to_string() == object)
             }

@@ -53,7 +53,7 @@ mod outlier;
 mod re2;
 mod route;
 
-pub use not_sent::{NotSent, Place, PolicyField, Sent};
+pub use not_sent::{NotSent, Place, PolicyField, RouteField, Sent};
 
 /// A listener, as `envoy.config.listener.v3.Listener` with an API listener (gRFC A27, "LDS Proto").
 pub fn listener(listener: &model::Listener) -> Any {

@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::time::Duration;
 
-use weir_policy::model::{Endpoint, FailurePercentage, HostMatch, Locality, PathMatch, PathRewrite};
+use weir_policy::model::{Endpoint, FailurePercentage, HostMatch, Locality, PathMatch, PathRewrite, RetryPolicy};
 
 /// The key of Weir's typed metadata.
 pub(crate) const METADATA_KEY: &str = "weir.dev";
@@ -14,8 +14,8 @@ pub(crate) const ROUTER_FILTER: &str = "envoy.filters.http.router";
 /// The key of a cluster's HTTP options.
 pub(crate) const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
-/// What a retry policy of the model retries, in Envoy's words: `reset` takes in disconnects and per-try timeouts.
-pub(crate) const RETRY_ON: [&str; 4] = ["connect-failure", "refused-stream", "reset", "retriable-status-codes"];
+/// The word of a retry policy that says that its list of statuses is meant.
+pub(crate) const RETRIABLE_STATUS_CODES: &str = "retriable-status-codes";
 
 /// The pseudo-header on which a condition on the method is written.
 pub(crate) const METHOD: &str = ":method";
@@ -32,6 +32,13 @@ pub(crate) const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Envoy's published default of the wait before the first retry.
 pub(crate) const DEFAULT_BACKOFF: Duration = Duration::from_millis(25);
+
+/// The words of a retry policy, as they are written.
+pub(crate) fn retry_words(retry: &RetryPolicy) -> String {
+    let by_status = (!retry.codes.is_empty()).then_some(RETRIABLE_STATUS_CODES);
+    let words: Vec<&str> = retry.on.iter().map(|on| on.word()).chain(by_status).collect();
+    words.join(",")
+}
 
 /// Envoy's published default of each number of failures one after the other that ejects an endpoint.
 pub(crate) const DEFAULT_CONSECUTIVE: u32 = 5;
@@ -73,7 +80,7 @@ pub(crate) const DEFAULT_PANIC_PERCENT: u8 = 50;
 /// The longest duration on the wire, 285 years: just below what Envoy takes, which counts nanoseconds in 64 bits.
 pub(crate) const DURATION_MAX: Duration = Duration::from_secs(9_000_000_000);
 
-/// The longest wait between retries, by the model's rule: ten times the first, or the longest.
+/// The longest wait between retries where none is given: ten times the first, Envoy's published default.
 pub(crate) fn longest_backoff(first: Duration) -> Duration {
     first.saturating_mul(10).min(DURATION_MAX)
 }

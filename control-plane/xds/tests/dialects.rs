@@ -79,7 +79,8 @@ fields! { route_fields:
     Mirror { cluster, parts_per_million }
     Rewrite { host, path }
     Timeouts { request, backend_request }
-    RetryPolicy { attempts, codes, backoff }
+    RetryPolicy { attempts, on, codes, backoff, methods }
+    Backoff { base, max }
     Redirect { scheme, host, port, path, status }
     DirectResponse { status, body }
 }
@@ -182,8 +183,10 @@ fn retried(config: &mut RouteConfig) {
     route(config).matches.method = Some(Method::POST);
     forward(config).retry = Some(RetryPolicy {
         attempts: 1,
+        on: RetryOn::no_answer(),
         codes: vec![StatusCode::SERVICE_UNAVAILABLE],
-        backoff: Duration::from_millis(25),
+        backoff: Backoff::tenfold(Duration::from_millis(25)),
+        methods: RetryMethods::Idempotent,
     });
 }
 
@@ -284,7 +287,18 @@ const ROUTES: &[Row<RouteConfig>] = &[
     // All of these are UNAVAILABLE to a call.
     Row("RetryPolicy.codes", retried, |c| retry(c).codes = vec![StatusCode::BAD_GATEWAY], [Said, Nothing, Said]),
     Row("RetryPolicy.codes", retried, |c| retry(c).codes = vec![StatusCode::INTERNAL_SERVER_ERROR], [Said, No, Said]),
-    Row("RetryPolicy.backoff", retried, |c| retry(c).backoff = Duration::from_millis(50), [Said, Said, Said]),
+    Row("RetryPolicy.on", retried, |c| retry(c).on = [RetryOn::Internal].into(), [Said, Said, Said]),
+    Row("RetryPolicy.on", retried, |c| retry(c).on = [RetryOn::GatewayError].into(), [Said, Nothing, Said]),
+    Row("RetryPolicy.on", retried, |c| retry(c).on = [RetryOn::ServerError].into(), [Said, No, Said]),
+    Row("RetryPolicy.backoff", retried, |c| retry(c).backoff = Backoff::tenfold(Duration::from_millis(50)), [Said, Said, Said]),
+    Row("Backoff.base", retried, |c| retry(c).backoff.base = Duration::from_millis(50), [Said, Said, Said]),
+    Row("Backoff.max", retried, |c| retry(c).backoff.max = Duration::from_millis(50), [Said, Said, Said]),
+    Row("RetryPolicy.methods", |c| {
+        retried(c);
+        route(c).matches.method = None;
+    }, |c| retry(c).methods = RetryMethods::Any, [Said, Said, Said]),
+    // The method is named, so that it is sent again anyway.
+    Row("RetryPolicy.methods", retried, |c| retry(c).methods = RetryMethods::Any, [Said, Nothing, Nothing]),
     // Whatever a redirect says, a call fails.
     Row("Redirect.scheme", redirect, |c| redirected(c).scheme = Some(Scheme::Https), [Said, Nothing, Said]),
     Row("Redirect.host", redirect, |c| redirected(c).host = Some("x".to_owned()), [Said, Nothing, Said]),

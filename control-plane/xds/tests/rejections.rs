@@ -129,8 +129,10 @@ fn sound_routes() -> Any {
             },
             retry: Some(model::RetryPolicy {
                 attempts: 2,
+                on: model::RetryOn::no_answer(),
                 codes: vec![http::StatusCode::BAD_GATEWAY],
-                backoff: Duration::from_secs(1),
+                backoff: model::Backoff::tenfold(Duration::from_secs(1)),
+                methods: model::RetryMethods::Any,
             }),
         }),
     };
@@ -810,9 +812,10 @@ fn mirrors() {
 #[test]
 fn retries() {
     for tokens in [
-        "5xx",
-        "connect-failure",
-        "connect-failure,refused-stream,reset,retriable-status-codes,5xx",
+        "retriable-4xx",
+        "reset,envoy-ratelimited,retriable-status-codes",
+        "reset,",
+        "Reset",
     ] {
         retry(
             |r| r.retry_on = tokens.to_owned(),
@@ -822,6 +825,34 @@ fn retries() {
             ),
         );
     }
+    retry(
+        |r| r.retry_on = "reset".to_owned(),
+        refused!(
+            "virtual_hosts[0].routes[0].route.retry_policy.retriable_status_codes",
+            Problem::WithoutEffect
+        ),
+    );
+    retry(
+        |r| r.retriable_status_codes.clear(),
+        refused!(
+            "virtual_hosts[0].routes[0].route.retry_policy.retriable_status_codes",
+            Problem::Missing
+        ),
+    );
+    retry(
+        |r| r.retriable_request_headers[0].invert_match = true,
+        refused!(
+            "virtual_hosts[0].routes[0].route.retry_policy.retriable_request_headers",
+            Problem::Unsupported { .. }
+        ),
+    );
+    retry(
+        |r| r.retriable_request_headers[0].name = "x-again".to_owned(),
+        refused!(
+            "virtual_hosts[0].routes[0].route.retry_policy.retriable_request_headers",
+            Problem::Unsupported { .. }
+        ),
+    );
     retry(
         |r| r.retry_on.clear(),
         refused!(
@@ -853,10 +884,10 @@ fn retries() {
         ),
     );
     retry(
-        |r| r.retry_back_off.as_mut().expect("a back-off").max_interval = wire(Duration::from_secs(11)),
+        |r| r.retry_back_off.as_mut().expect("a back-off").max_interval = wire(Duration::from_millis(999)),
         refused!(
             "virtual_hosts[0].routes[0].route.retry_policy.retry_back_off.max_interval",
-            Problem::Unsupported { .. }
+            Problem::OutOfRange { .. }
         ),
     );
     retry(
@@ -1701,7 +1732,8 @@ fn what_is_unset_means_what_is_published() {
     };
     assert_eq!(forward.timeouts.request, Some(Duration::from_secs(15)));
     let retry = forward.retry.as_ref().expect("a policy");
-    assert_eq!((retry.attempts, retry.backoff), (1, Duration::from_millis(25)));
+    let backoff = model::Backoff::tenfold(Duration::from_millis(25));
+    assert_eq!((retry.attempts, retry.backoff), (1, backoff));
 
     let any = changed(&sound_endpoints(), |a: &mut ClusterLoadAssignment| {
         a.endpoints[0].locality = None;

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
-use proptest::collection::{btree_map, vec};
+use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -303,8 +303,8 @@ fn forward() -> impl Strategy<Value = Forward> {
     });
     let rewrite = (option::of(dns_name()), option::of(path_rewrite()));
     let timeouts = (option::of(duration()), option::of(duration()));
-    let retry = (any::<u32>(), vec(status(400..=599), 0..4), duration());
-    let parts = (vec(backend, 0..4), mirrors(), rewrite, timeouts, option::of(retry));
+    let retry = option::of(retry_policy());
+    let parts = (vec(backend, 0..4), mirrors(), rewrite, timeouts, retry);
     parts.prop_map(|(backends, mirrors, rewrite, timeouts, retry)| Forward {
         backends,
         mirrors,
@@ -316,11 +316,30 @@ fn forward() -> impl Strategy<Value = Forward> {
             request: timeouts.0,
             backend_request: timeouts.1,
         },
-        retry: retry.map(|(attempts, codes, backoff)| RetryPolicy {
+        retry,
+    })
+}
+
+/// On one word or status at the least: without any there is no policy.
+fn retry_policy() -> impl Strategy<Value = RetryPolicy> {
+    let words = btree_set(select(RetryOn::ALL.to_vec()), 0..4);
+    let backoff = (duration(), duration()).prop_map(|(a, b)| Backoff {
+        base: a.min(b),
+        max: a.max(b),
+    });
+    let methods = select(vec![RetryMethods::Idempotent, RetryMethods::Any]);
+    let parts = (any::<u32>(), words, vec(status(400..=599), 0..4), backoff, methods);
+    parts.prop_map(|(attempts, mut on, codes, backoff, methods)| {
+        if on.is_empty() && codes.is_empty() {
+            on.insert(RetryOn::Reset);
+        }
+        RetryPolicy {
             attempts,
+            on,
             codes,
             backoff,
-        }),
+            methods,
+        }
     })
 }
 

@@ -182,7 +182,7 @@ fn routes(name: &str, cluster: &str, domains: &[&str]) -> RouteConfiguration {
             cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
             idle_timeout: seconds(60),
             retry_policy: Some(RetryPolicy {
-                retry_on: "5xx,unavailable".to_owned(),
+                retry_on: "5xx,http3-post-connect-failure".to_owned(),
                 num_retries: number(2),
                 ..RetryPolicy::default()
             }),
@@ -343,7 +343,7 @@ async fn what_is_harmless_is_skipped_and_shown_and_what_guards_is_refused() {
         "initial_fetch_timeout",
         "validate_clusters",
         "routes[0].route.idle_timeout",
-        "retry_on: \\\"unavailable\\\"",
+        "retry_on: \\\"http3-post-connect-failure\\\"",
         "alt_stat_name",
         "lb_endpoints[0].load_balancing_weight",
         "lb_endpoints[0].endpoint.hostname",

@@ -1,6 +1,7 @@
 //! The mesh's internal model: what the control plane tells a proxy, as plain data. One model, whatever the wire:
 //! `weir-xds` converts it to and from the published protos, the proxy compiles it, tables in tests are written in it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -270,17 +271,132 @@ pub struct Timeouts {
 }
 
 /// When a request is sent again because a route says so (Gateway API, GEP-1731).
-///
-/// Methods that are not idempotent are sent again only by a route that matches their method by name: RFC 9110 section
-/// 9.2.2 forbids a proxy to do it unasked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
     /// How often at most, beside the first attempt.
     pub attempts: u32,
-    /// Statuses that are tried again. Resets, refused connections and per-attempt timeouts are as well.
+    /// What is tried again, beside `codes`.
+    pub on: BTreeSet<RetryOn>,
+    /// Statuses that are tried again.
     pub codes: Vec<StatusCode>,
-    /// The wait before the first retry; it doubles with each, up to ten times itself, and is jittered.
-    pub backoff: Duration,
+    /// How long each retry waits.
+    pub backoff: Backoff,
+    /// Of which methods a request is sent again that may have been processed.
+    pub methods: RetryMethods,
+}
+
+/// What is tried again, in Envoy's words (`x-envoy-retry-on`, `x-envoy-retry-grpc-on`) and with their meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RetryOn {
+    /// An answer with a 5xx, or none: what [`RetryOn::Reset`] takes.
+    ServerError,
+    /// An answer of 502, 503 or 504, or none: what [`RetryOn::Reset`] takes.
+    GatewayError,
+    /// No answer: reset, not connected, refused, out of the time for one attempt.
+    Reset,
+    /// No connection.
+    ConnectFailure,
+    /// The peer says that it did not process the request (REFUSED_STREAM).
+    RefusedStream,
+    /// The gRPC status CANCELLED. Of these statuses those count that stand in an answer's head: what follows messages
+    /// came too late.
+    Cancelled,
+    /// The gRPC status DEADLINE_EXCEEDED.
+    DeadlineExceeded,
+    /// The gRPC status INTERNAL.
+    Internal,
+    /// The gRPC status RESOURCE_EXHAUSTED.
+    ResourceExhausted,
+    /// The gRPC status UNAVAILABLE.
+    Unavailable,
+}
+
+impl RetryOn {
+    /// Every word.
+    pub const ALL: [RetryOn; 10] = [
+        RetryOn::ServerError,
+        RetryOn::GatewayError,
+        RetryOn::Reset,
+        RetryOn::ConnectFailure,
+        RetryOn::RefusedStream,
+        RetryOn::Cancelled,
+        RetryOn::DeadlineExceeded,
+        RetryOn::Internal,
+        RetryOn::ResourceExhausted,
+        RetryOn::Unavailable,
+    ];
+
+    /// What HTTPRoute's `retry` takes beside its codes: whatever has no answer (GEP-1731).
+    pub fn no_answer() -> BTreeSet<RetryOn> {
+        BTreeSet::from([RetryOn::Reset, RetryOn::ConnectFailure, RetryOn::RefusedStream])
+    }
+
+    /// The word.
+    pub fn word(self) -> &'static str {
+        match self {
+            RetryOn::ServerError => "5xx",
+            RetryOn::GatewayError => "gateway-error",
+            RetryOn::Reset => "reset",
+            RetryOn::ConnectFailure => "connect-failure",
+            RetryOn::RefusedStream => "refused-stream",
+            RetryOn::Cancelled => "cancelled",
+            RetryOn::DeadlineExceeded => "deadline-exceeded",
+            RetryOn::Internal => "internal",
+            RetryOn::ResourceExhausted => "resource-exhausted",
+            RetryOn::Unavailable => "unavailable",
+        }
+    }
+
+    /// What a word says.
+    pub fn of_word(word: &str) -> Option<RetryOn> {
+        RetryOn::ALL.into_iter().find(|on| on.word() == word)
+    }
+
+    /// The gRPC status that it takes (gRPC, statuscodes.md).
+    pub fn grpc_status(self) -> Option<u32> {
+        match self {
+            RetryOn::Cancelled => Some(1),
+            RetryOn::DeadlineExceeded => Some(4),
+            RetryOn::ResourceExhausted => Some(8),
+            RetryOn::Internal => Some(13),
+            RetryOn::Unavailable => Some(14),
+            RetryOn::ServerError
+            | RetryOn::GatewayError
+            | RetryOn::Reset
+            | RetryOn::ConnectFailure
+            | RetryOn::RefusedStream => None,
+        }
+    }
+}
+
+/// How long retries wait: the first `base`, each that follows twice as long, none longer than `max`, of which chance
+/// takes the upper half. A `base` of zero: none waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    /// The first.
+    pub base: Duration,
+    /// The longest, not shorter than the first.
+    pub max: Duration,
+}
+
+impl Backoff {
+    /// From `base` up to ten times itself, Envoy's published default.
+    pub fn tenfold(base: Duration) -> Backoff {
+        Backoff {
+            base,
+            max: base.saturating_mul(10),
+        }
+    }
+}
+
+/// Of which methods a request is sent again that may have been processed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RetryMethods {
+    /// Of idempotent ones, and of one that the route matches by name: RFC 9110 section 9.2.2 forbids a proxy to do it
+    /// to others unasked.
+    Idempotent,
+    /// Of every one: who wrote it knows that the app can take it twice.
+    Any,
 }
 
 /// A redirect (Gateway API, HTTPRequestRedirectFilter); what is `None` stays as it was asked for.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 
-use crate::model::{RetryBudget, RetryPolicy};
+use crate::model::{Backoff, RetryBudget, RetryMethods, RetryOn, RetryPolicy};
 use crate::split::scale;
 use crate::time::{Time, saturating_nanos};
 use crate::window::Window;
@@ -66,6 +66,8 @@ pub struct AttemptFacts<'a> {
     pub method: &'a Method,
     /// How far the attempt came.
     pub sent: Sent,
+    /// The `grpc-status` in the answer's head, if there is one.
+    pub grpc_status: Option<u32>,
     /// Attempts made, this one included.
     pub attempts_made: u32,
     /// How many of them were made by [`RetryKind::Unprocessed`].
@@ -120,6 +122,9 @@ pub enum Why {
         "the method is not idempotent, the request may have been processed, and the route does not name the method"
     )]
     NotIdempotent,
+    /// No answer came, and the policy of the route does not take that.
+    #[error("the route's retry policy does not take an attempt that ends like this one")]
+    NotTaken,
     /// Its body can't be sent again.
     #[error("part of the request's body is gone")]
     BodyGone,
@@ -134,8 +139,9 @@ pub fn decide(facts: &AttemptFacts<'_>, random: u64) -> Decision {
         Sent::No | Sent::Refused => true,
         Sent::Maybe { .. } | Sent::Answered(_) | Sent::TimedOut => false,
     };
-    if let Sent::Answered(status) = facts.sent
-        && !facts.policy.is_some_and(|policy| policy.codes.contains(&status))
+    let taken = facts.policy.is_some_and(|policy| takes(policy, facts));
+    if let Sent::Answered(_) = facts.sent
+        && !taken
     {
         return Decision::Respond(Why::Final);
     }
@@ -149,7 +155,7 @@ pub fn decide(facts: &AttemptFacts<'_>, random: u64) -> Decision {
             backoff: facts
                 .unprocessed_resends
                 .checked_sub(1)
-                .and_then(|doublings| backoff(UNPROCESSED_BACKOFF, doublings, random)),
+                .and_then(|doublings| backoff(Backoff::tenfold(UNPROCESSED_BACKOFF), doublings, random)),
         };
     }
     let fell_with_its_connection = facts.sent == Sent::Maybe { reused: Reused::Yes };
@@ -163,7 +169,12 @@ pub fn decide(facts: &AttemptFacts<'_>, random: u64) -> Decision {
         let spent = unprocessed || (fell_with_its_connection && is_safe(facts.method));
         return Decision::Respond(if spent { Why::AttemptsSpent } else { Why::NoPolicy });
     };
-    if !unprocessed && !facts.method.is_idempotent() && facts.method_named == MethodNamed::No {
+    if !taken {
+        return Decision::Respond(Why::NotTaken);
+    }
+    let may_be_repeated =
+        facts.method.is_idempotent() || facts.method_named == MethodNamed::Yes || policy.methods == RetryMethods::Any;
+    if !unprocessed && !may_be_repeated {
         return Decision::Respond(Why::NotIdempotent);
     }
     let by_policy = facts
@@ -180,20 +191,37 @@ pub fn decide(facts: &AttemptFacts<'_>, random: u64) -> Decision {
     }
 }
 
+/// Whether a policy takes what became of an attempt.
+fn takes(policy: &RetryPolicy, facts: &AttemptFacts<'_>) -> bool {
+    use RetryOn::{ConnectFailure, GatewayError, RefusedStream, Reset, ServerError};
+    let on = |word| policy.on.contains(&word);
+    let unanswered = || on(Reset) || on(ServerError) || on(GatewayError);
+    match facts.sent {
+        Sent::No => on(ConnectFailure) || unanswered(),
+        Sent::Refused => on(RefusedStream) || unanswered(),
+        Sent::Maybe { .. } | Sent::TimedOut => unanswered(),
+        Sent::Answered(status) => {
+            let by_grpc_status =
+                |word: &RetryOn| word.grpc_status().is_some_and(|taken| facts.grpc_status == Some(taken));
+            policy.codes.contains(&status)
+                || (status.is_server_error() && on(ServerError))
+                || (matches!(status.as_u16(), 502..=504) && on(GatewayError))
+                || policy.on.iter().any(by_grpc_status)
+        }
+    }
+}
+
 /// GET, HEAD and OPTIONS: the methods that are sent again without being asked to. TRACE is safe as well (RFC 9110
 /// section 9.2.1), but nobody is helped by it.
 fn is_safe(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
-/// The wait before a retry: `base` doubled with each retry made, at most ten times `base`, of which `random` takes 50
-/// to 100 %: enough to pull callers apart, and never so little that the wait is none. `None` if `base` is zero.
-fn backoff(base: Duration, doublings: u32, random: u64) -> Option<Duration> {
-    let factor = 1_u32
-        .checked_shl(doublings)
-        .unwrap_or(BACKOFF_FACTOR_MAX)
-        .min(BACKOFF_FACTOR_MAX);
-    let full = saturating_nanos(base.saturating_mul(factor));
+/// The wait before a retry: `base` doubled with each retry made, at most `max`, of which `random` takes 50 to 100 %:
+/// enough to pull callers apart, and never so little that the wait is none. `None` if `base` is zero.
+fn backoff(Backoff { base, max }: Backoff, doublings: u32, random: u64) -> Option<Duration> {
+    let factor = 1_u32.checked_shl(doublings).unwrap_or(u32::MAX);
+    let full = saturating_nanos(base.saturating_mul(factor).min(max));
     let half = full / 2;
     let wait = half + scale(random, (full - half).saturating_add(1));
     (full > 0).then(|| Duration::from_nanos(wait))
@@ -267,7 +295,6 @@ impl Budget {
 }
 
 const UNPROCESSED_BACKOFF: Duration = Duration::from_millis(25);
-const BACKOFF_FACTOR_MAX: u32 = 10;
 
 #[cfg(test)]
 mod tests {
@@ -282,8 +309,10 @@ mod tests {
     fn policy() -> RetryPolicy {
         RetryPolicy {
             attempts: 2,
+            on: RetryOn::no_answer(),
             codes: vec![StatusCode::SERVICE_UNAVAILABLE, StatusCode::BAD_GATEWAY],
-            backoff: BASE,
+            backoff: Backoff::tenfold(BASE),
+            methods: RetryMethods::Idempotent,
         }
     }
 
@@ -292,6 +321,7 @@ mod tests {
         AttemptFacts {
             method,
             sent,
+            grpc_status: None,
             attempts_made: 1,
             unprocessed_resends: 0,
             safe_resends: 0,
@@ -410,6 +440,82 @@ mod tests {
         }
     }
 
+    /// What each word takes, of a GET that is sent again by nothing else.
+    #[test]
+    fn each_word_takes_what_envoy_says_that_it_does() {
+        use RetryOn::*;
+        let answered = |status| Sent::Answered(StatusCode::from_u16(status).expect("a status"));
+        let unanswered = [ServerError, GatewayError, Reset];
+        let table: &[(Sent, Option<u32>, &[RetryOn])] = &[
+            (Sent::No, None, &[ServerError, GatewayError, Reset, ConnectFailure]),
+            (Sent::Refused, None, &[ServerError, GatewayError, Reset, RefusedStream]),
+            (ON_FRESH, None, &unanswered),
+            (Sent::TimedOut, None, &unanswered),
+            (answered(200), None, &[]),
+            (answered(404), None, &[]),
+            (answered(500), None, &[ServerError]),
+            (answered(501), None, &[ServerError]),
+            (answered(502), None, &[ServerError, GatewayError]),
+            (answered(503), None, &[ServerError, GatewayError]),
+            (answered(504), None, &[ServerError, GatewayError]),
+            (answered(505), None, &[ServerError]),
+            (answered(200), Some(0), &[]),
+            (answered(200), Some(1), &[Cancelled]),
+            (answered(200), Some(2), &[]),
+            (answered(200), Some(4), &[DeadlineExceeded]),
+            (answered(200), Some(8), &[ResourceExhausted]),
+            (answered(200), Some(13), &[Internal]),
+            (answered(200), Some(14), &[Unavailable]),
+        ];
+        for (sent, grpc_status, takers) in table {
+            for word in RetryOn::ALL {
+                let policy = RetryPolicy {
+                    on: [word].into(),
+                    codes: Vec::new(),
+                    ..policy()
+                };
+                let facts = AttemptFacts {
+                    attempts_made: 4,
+                    unprocessed_resends: UNPROCESSED_RESENDS_MAX,
+                    grpc_status: *grpc_status,
+                    policy: Some(&policy),
+                    ..first(&Method::GET, *sent)
+                };
+                let expect = match (takers.contains(&word), sent) {
+                    (true, _) => Ok(RetryKind::Policy),
+                    (false, Sent::Answered(_)) => Err(Why::Final),
+                    (false, _) => Err(Why::NotTaken),
+                };
+                assert_eq!(outcome(&facts), expect, "{word:?} of {sent:?} {grpc_status:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_word_is_read_as_itself() {
+        for word in RetryOn::ALL {
+            assert_eq!(RetryOn::of_word(word.word()), Some(word));
+        }
+        assert_eq!(RetryOn::of_word("retriable-4xx"), None);
+    }
+
+    #[test]
+    fn a_policy_for_any_method_sends_all_of_them_again() {
+        let policy = RetryPolicy {
+            methods: RetryMethods::Any,
+            ..policy()
+        };
+        for method in [Method::POST, Method::PATCH, Method::GET] {
+            for sent in [UNAVAILABLE, ON_FRESH, Sent::TimedOut] {
+                let facts = AttemptFacts {
+                    policy: Some(&policy),
+                    ..first(&method, sent)
+                };
+                assert_eq!(outcome(&facts), Ok(RetryKind::Policy), "{method} {sent:?}");
+            }
+        }
+    }
+
     #[test]
     fn a_policy_covers_what_the_default_no_longer_does() {
         let policy = policy();
@@ -509,11 +615,17 @@ mod tests {
                 assert_eq!(decide(&facts, random), Decision::Retry { kind, backoff });
             }
         }
-        assert_eq!(backoff(Duration::ZERO, 3, 7), None);
+        assert_eq!(backoff(Backoff::tenfold(Duration::ZERO), 3, 7), None);
         assert_eq!(
-            backoff(Duration::MAX, 3, u64::MAX),
+            backoff(Backoff::tenfold(Duration::MAX), 3, u64::MAX),
             Some(Duration::from_nanos(u64::MAX))
         );
+        let cut = Backoff {
+            base: BASE,
+            max: BASE * 3,
+        };
+        let longest = [0, 1, 2, 40].map(|doublings| backoff(cut, doublings, u64::MAX));
+        assert_eq!(longest, [BASE, BASE * 2, BASE * 3, BASE * 3].map(Some));
     }
 
     #[test]

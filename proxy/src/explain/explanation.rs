@@ -7,7 +7,7 @@ use serde::Serialize;
 use weir_policy::breaker::{BreakerState, Refusal};
 use weir_policy::model::{
     Action, BackendFilters, DirectResponse, Forward, HeaderChanges, HostMatch, Mirror, PathRewrite, Redirect,
-    RetryPolicy, Rewrite, Route, Timeouts, WeightedBackend,
+    RetryMethods, RetryPolicy, Rewrite, Route, Timeouts, WeightedBackend,
 };
 use weir_policy::names::{ListenerName, WorkloadName};
 use weir_policy::route::{self, HostEntry, RequestFacts, RouteId, RouteTable, Unmet};
@@ -150,8 +150,13 @@ struct TimeoutsPart {
 #[derive(Debug, Serialize)]
 struct RetryPart {
     attempts: u32,
+    /// What is tried again beside these codes, in Envoy's words.
+    on: Vec<&'static str>,
     codes: Vec<u16>,
     backoff_ms: u128,
+    max_backoff_ms: u128,
+    /// Of which methods a request is sent again that may have been processed: `Idempotent` or `Any`.
+    methods: &'static str,
 }
 
 #[derive(Debug, Serialize)]
@@ -430,13 +435,21 @@ impl ForwardPart {
         let retry = retry.as_ref().map(|retry| {
             let RetryPolicy {
                 attempts,
+                on,
                 codes,
                 backoff,
+                methods,
             } = retry;
             RetryPart {
                 attempts: *attempts,
+                on: on.iter().map(|on| on.word()).collect(),
                 codes: codes.iter().map(|code| code.as_u16()).collect(),
-                backoff_ms: backoff.as_millis(),
+                backoff_ms: backoff.base.as_millis(),
+                max_backoff_ms: backoff.max.as_millis(),
+                methods: match methods {
+                    RetryMethods::Idempotent => "Idempotent",
+                    RetryMethods::Any => "Any",
+                },
             }
         });
         ForwardPart {

@@ -1,27 +1,29 @@
 //! How a request is sent on: to which clusters, how long, how often.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::RuntimeFractionalPercent;
+use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::retry_policy::RetryBackOff;
 use envoy_types::pb::envoy::config::route::v3::route_action::{
     ClusterNotFoundResponseCode, ClusterSpecifier, RequestMirrorPolicy,
 };
 use envoy_types::pb::envoy::config::route::v3::weighted_cluster::{ClusterWeight, cluster_weight};
-use envoy_types::pb::envoy::config::route::v3::{RetryPolicy, RouteAction, WeightedCluster};
+use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, RetryPolicy, RouteAction, WeightedCluster};
 use envoy_types::pb::envoy::r#type::v3::FractionalPercent;
 use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
 use weir_policy::model;
 use weir_policy::model::{
-    BackendFilters, Mirror, PathMatch, PathRewrite, Redirect, Rewrite, Timeouts, WeightedBackend,
+    BackendFilters, Backoff, Mirror, PathMatch, PathRewrite, Redirect, RetryMethods, RetryOn, Rewrite, Timeouts,
+    WeightedBackend,
 };
 
 use super::at::{At, Fault, take};
 use super::checks::{duration, name, number_or, own_filter_config, positive, status, unpack};
 use super::rewrite::{rewritten_host, rewritten_path};
 use super::{headers, hosts, redirect};
-use crate::meaning::{DEFAULT_BACKOFF, DEFAULT_TIMEOUT, METADATA_KEY, RETRY_ON, longest_backoff};
+use crate::meaning::{DEFAULT_BACKOFF, DEFAULT_TIMEOUT, METADATA_KEY, METHOD, RETRIABLE_STATUS_CODES, longest_backoff};
 use crate::rejection::Problem;
 use crate::v1;
 
@@ -248,10 +250,9 @@ fn retries(at: &At<'_>, wire: Option<RetryPolicy>) -> Result<Retries, Fault> {
         });
     };
     take!(at, wire, RetryPolicy {
-        retry_on, num_retries, per_try_timeout, retriable_status_codes, retry_back_off;
+        retry_on, num_retries, per_try_timeout, retriable_status_codes, retry_back_off, retriable_request_headers;
         per_try_idle_timeout, retry_priority, retry_host_predicate, retry_options_predicates,
-        host_selection_retry_max_attempts, rate_limited_retry_back_off, retriable_headers,
-        retriable_request_headers, refresh_cluster_on_retry
+        host_selection_retry_max_attempts, rate_limited_retry_back_off, retriable_headers, refresh_cluster_on_retry
     });
     let per_try_timeout = match per_try_timeout {
         Some(wire) => Some(positive(&at.field("per_try_timeout"), wire)?),
@@ -262,12 +263,20 @@ fn retries(at: &At<'_>, wire: Option<RetryPolicy>) -> Result<Retries, Fault> {
         at.refuse("num_retries", &num_retries)?;
         at.refuse("retriable_status_codes", &retriable_status_codes)?;
         at.refuse("retry_back_off", &retry_back_off)?;
+        at.refuse("retriable_request_headers", &retriable_request_headers)?;
         return Ok(Retries {
             policy: None,
             per_try_timeout,
         });
     }
-    retried_on(&at.field("retry_on"), &retry_on)?;
+    let words = words(&at.field("retry_on"), &retry_on)?;
+    match words.by_status {
+        ByStatus::Yes if retriable_status_codes.is_empty() => {
+            return Err(at.field("retriable_status_codes").fault("", Problem::Missing));
+        }
+        ByStatus::Yes => {}
+        ByStatus::No => at.refuse("retriable_status_codes", &retriable_status_codes)?,
+    }
     let mut codes = Vec::with_capacity(retriable_status_codes.len());
     for (i, code) in retriable_status_codes.into_iter().enumerate() {
         let at = at.field("retriable_status_codes");
@@ -276,35 +285,85 @@ fn retries(at: &At<'_>, wire: Option<RetryPolicy>) -> Result<Retries, Fault> {
     Ok(Retries {
         policy: Some(model::RetryPolicy {
             attempts: number_or(num_retries, 1),
+            on: words.on,
             codes,
             backoff: backoff(&at.field("retry_back_off"), retry_back_off)?,
+            methods: methods(&at.field("retriable_request_headers"), retriable_request_headers)?,
         }),
         per_try_timeout,
     })
 }
 
-/// The conditions must be just those that the model's retries have.
-fn retried_on(at: &At<'_>, held: &str) -> Result<(), Fault> {
-    let tokens: HashSet<&str> = held.split(',').map(str::trim).collect();
-    let expected: HashSet<&str> = RETRY_ON.into_iter().collect();
-    if tokens != expected {
-        let expected = "connect-failure,refused-stream,reset,retriable-status-codes";
-        return Err(at.fault(format_args!("{held:?}"), Problem::Unsupported { expected }));
-    }
-    Ok(())
+/// The words of `retry_on`.
+struct Words {
+    on: BTreeSet<RetryOn>,
+    by_status: ByStatus,
 }
 
-fn backoff(at: &At<'_>, wire: Option<RetryBackOff>) -> Result<Duration, Fault> {
-    let Some(wire) = wire else { return Ok(DEFAULT_BACKOFF) };
-    take!(at, wire, RetryBackOff { base_interval, max_interval; });
-    let (at_base, at_longest) = (at.field("base_interval"), at.field("max_interval"));
-    let base = positive(&at_base, at_base.need(base_interval)?)?;
-    if let Some(wire) = max_interval {
-        let longest = positive(&at_longest, wire)?;
-        if longest != longest_backoff(base) {
-            let expected = "ten times base_interval";
-            return Err(at_longest.fault(format_args!("{longest:?}"), Problem::Unsupported { expected }));
+/// Whether the list of statuses is meant.
+enum ByStatus {
+    Yes,
+    No,
+}
+
+fn words(at: &At<'_>, held: &str) -> Result<Words, Fault> {
+    let mut words = Words {
+        on: BTreeSet::new(),
+        by_status: ByStatus::No,
+    };
+    for word in held.split(',').map(str::trim) {
+        match RetryOn::of_word(word) {
+            Some(on) => {
+                words.on.insert(on);
+            }
+            None if word == RETRIABLE_STATUS_CODES => words.by_status = ByStatus::Yes,
+            None => {
+                let expected = "5xx, gateway-error, reset, connect-failure, refused-stream, retriable-status-codes, \
+                                cancelled, deadline-exceeded, internal, resource-exhausted or unavailable";
+                return Err(at.fault(format_args!("{word:?}"), Problem::Unsupported { expected }));
+            }
         }
     }
-    Ok(base)
+    Ok(words)
+}
+
+/// Nothing, or the one condition that every request fulfils.
+fn methods(at: &At<'_>, wire: Vec<HeaderMatcher>) -> Result<RetryMethods, Fault> {
+    match wire.as_slice() {
+        [] => Ok(RetryMethods::Idempotent),
+        [
+            HeaderMatcher {
+                name,
+                invert_match: false,
+                treat_missing_header_as_empty: false,
+                header_match_specifier: Some(HeaderMatchSpecifier::PresentMatch(true)),
+            },
+        ] if name == METHOD => Ok(RetryMethods::Any),
+        [first, ..] => {
+            let expected = "left out, or :method with a present_match of true";
+            Err(at.fault(format_args!("{:?}", first.name), Problem::Unsupported { expected }))
+        }
+    }
+}
+
+fn backoff(at: &At<'_>, wire: Option<RetryBackOff>) -> Result<Backoff, Fault> {
+    let (base, max) = match wire {
+        None => (DEFAULT_BACKOFF, None),
+        Some(wire) => {
+            take!(at, wire, RetryBackOff { base_interval, max_interval; });
+            let at_base = at.field("base_interval");
+            (positive(&at_base, at_base.need(base_interval)?)?, max_interval)
+        }
+    };
+    let Some(wire) = max else {
+        let max = longest_backoff(base);
+        return Ok(Backoff { base, max });
+    };
+    let at = at.field("max_interval");
+    let max = duration(&at, wire)?;
+    if max < base {
+        let allowed = "not shorter than base_interval";
+        return Err(at.fault(format_args!("{max:?}"), Problem::OutOfRange { allowed }));
+    }
+    Ok(Backoff { base, max })
 }

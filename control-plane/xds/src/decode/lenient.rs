@@ -15,7 +15,6 @@ use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, LbEndpoint};
 use envoy_types::pb::envoy::config::listener::v3::Listener;
 use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
-use envoy_types::pb::envoy::config::route::v3::retry_policy::RetryBackOff;
 use envoy_types::pb::envoy::config::route::v3::route::Action;
 use envoy_types::pb::envoy::config::route::v3::route_action::{ClusterNotFoundResponseCode, ClusterSpecifier};
 use envoy_types::pb::envoy::config::route::v3::{
@@ -30,11 +29,11 @@ use envoy_types::pb::envoy::r#type::matcher::v3::StringMatcher;
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use envoy_types::pb::google::protobuf::Any;
 use prost::{Message, Name};
-use weir_policy::model::{AppProtocol, Balancing, RetryBudget};
+use weir_policy::model::{AppProtocol, Balancing, RetryBudget, RetryOn};
 
 use super::at::{At, Held as _};
 use crate::encode;
-use crate::meaning::{HTTP_OPTIONS, METADATA_KEY, RETRY_ON, ROUTER_FILTER, longest_backoff};
+use crate::meaning::{HTTP_OPTIONS, METADATA_KEY, RETRIABLE_STATUS_CODES, ROUTER_FILTER};
 use crate::type_url::ResourceType;
 
 /// A message that [`super::decode`] may take.
@@ -362,8 +361,7 @@ fn route_action(at: &At<'_>, message: &mut RouteAction, skipped: &mut Skipped) {
     }
 }
 
-/// Weir sends again what was reset, or answered with one of some statuses, or nothing beyond what is safe. Envoy's
-/// words for the former two become that; of the others none is added to what was asked for.
+/// Envoy's words that Weir has too stay. `reset-before-request` goes without a word, since that is sent again anyway.
 fn retry_policy(at: &At<'_>, message: &mut RetryPolicy, skipped: &mut Skipped) {
     skip!(
         skipped,
@@ -379,54 +377,28 @@ fn retry_policy(at: &At<'_>, message: &mut RetryPolicy, skipped: &mut Skipped) {
         refresh_cluster_on_retry,
     );
     let asked = std::mem::take(&mut message.retry_on);
-    let words: BTreeSet<&str> = asked
+    let mut words: BTreeSet<&str> = asked
         .split(',')
         .map(str::trim)
         .filter(|word| !word.is_empty())
         .collect();
-    let mut codes: BTreeSet<u32> = BTreeSet::new();
-    if words.contains("retriable-status-codes") {
-        codes.extend(&message.retriable_status_codes);
-    }
-    for (word, more) in [
-        ("5xx", 500..=599),
-        ("gateway-error", 502..=504),
-        ("retriable-4xx", 409..=409),
-    ] {
-        if words.contains(word) {
-            codes.extend(more);
-        }
-    }
-    let resets = ["5xx", "gateway-error", "reset"]
-        .iter()
-        .any(|word| words.contains(word));
-    if resets {
-        message.retry_on = RETRY_ON.join(",");
-        message.retriable_status_codes = codes.into_iter().collect();
-        if let Some(RetryBackOff {
-            base_interval: Some(base),
-            max_interval,
-        }) = &mut message.retry_back_off
-        {
-            let tenfold = super::checks::duration(at, *base)
-                .ok()
-                .map(longest_backoff)
-                .map(encode::duration);
-            if *max_interval != tenfold && max_interval.take().is_some() {
-                skipped.push(at.field("retry_back_off").field("max_interval").to_string());
-            }
-        }
-    } else {
-        message.num_retries = None;
+    if !words.contains(RETRIABLE_STATUS_CODES) {
         message.retriable_status_codes.clear();
+    }
+    if words.remove("retriable-4xx") {
+        message.retriable_status_codes.push(409);
+    }
+    words.remove("reset-before-request");
+    words.remove(RETRIABLE_STATUS_CODES);
+    let (mut known, left_out): (Vec<&str>, Vec<&str>) =
+        words.into_iter().partition(|word| RetryOn::of_word(word).is_some());
+    known.extend((!message.retriable_status_codes.is_empty()).then_some(RETRIABLE_STATUS_CODES));
+    message.retry_on = known.join(",");
+    if known.is_empty() {
+        message.num_retries = None;
         message.retry_back_off = None;
     }
-    let known = |word: &&str| match *word {
-        "5xx" | "gateway-error" | "reset" | "connect-failure" | "refused-stream" | "reset-before-request" => true,
-        "retriable-status-codes" | "retriable-4xx" => resets,
-        _ => false,
-    };
-    let left_out = words.iter().filter(|word| !known(word));
+    let left_out = left_out.into_iter();
     skipped.extend(left_out.map(|word| format!("{}: {word:?}", at.field("retry_on"))));
 }
 

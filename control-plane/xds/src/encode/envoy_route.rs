@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use envoy_types::pb::envoy::config::core::v3::DataSource;
 use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
-use envoy_types::pb::envoy::config::route::v3::retry_policy::{RetryBackOff, RetryHostPredicate, retry_host_predicate};
+use envoy_types::pb::envoy::config::route::v3::retry_policy::{RetryHostPredicate, retry_host_predicate};
 use envoy_types::pb::envoy::config::route::v3::route::Action;
 use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
@@ -15,16 +15,18 @@ use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::Previou
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use http::StatusCode;
 use weir_policy::model;
-use weir_policy::model::{BackendFilters, HeaderChanges, HostMatch, PathMatch, Scheme, ValueMatch};
+use weir_policy::model::{
+    BackendFilters, HeaderChanges, HostMatch, PathMatch, RetryMethods, RetryOn, Scheme, ValueMatch,
+};
 use weir_policy::retry::UNPROCESSED_RESENDS_MAX;
 
 use super::not_sent::Notes;
 use super::route::{
     direct_response, forward_action, header_matcher, header_options, redirect_action, regex_matcher, removed,
-    route_match, string_matcher, take_mirrors,
+    retry_back_off, route_match, string_matcher, take_mirrors,
 };
 use super::{duration, number, pack, re2};
-use crate::meaning::{METHOD, RETRY_ON, longest_backoff};
+use crate::meaning::{METHOD, retry_words};
 
 /// The virtual hosts that requests for these names use. A name that none of `hosts` takes has one without routes, which
 /// answers 404.
@@ -196,6 +198,7 @@ fn route(route: &model::Route, notes: &mut Notes) -> Vec<Route> {
             match (&forward.retry, &matches.method) {
                 (None, _) => vec![sent(unprocessed_again())],
                 (Some(retry), Some(_)) => vec![sent(again(retry))],
+                (Some(retry), None) if retry.methods == RetryMethods::Any => vec![sent(again(retry))],
                 // Of methods that are not named only idempotent ones are sent again (model::RetryPolicy).
                 (Some(retry), None) => {
                     let mut idempotent = sent(again(retry));
@@ -299,17 +302,24 @@ fn unprocessed_again() -> RetryPolicy {
 fn again(retry: &model::RetryPolicy) -> RetryPolicy {
     let model::RetryPolicy {
         attempts,
+        on,
         codes,
         backoff,
+        methods: _,
     } = retry;
+    // Each of these takes in all that is unprocessed.
+    let unanswered = [RetryOn::ServerError, RetryOn::GatewayError, RetryOn::Reset];
+    let mut words = retry_words(retry);
+    if !unanswered.iter().any(|word| on.contains(word)) {
+        for word in UNPROCESSED {
+            words.extend([",", word]);
+        }
+    }
     RetryPolicy {
-        retry_on: RETRY_ON.join(","),
+        retry_on: words,
         num_retries: Some(number(*attempts)),
         retriable_status_codes: codes.iter().map(|code| code.as_u16().into()).collect(),
-        retry_back_off: (!backoff.is_zero()).then(|| RetryBackOff {
-            base_interval: Some(duration(*backoff)),
-            max_interval: Some(duration(longest_backoff(*backoff))),
-        }),
+        retry_back_off: (!backoff.base.is_zero()).then(|| retry_back_off(*backoff)),
         ..elsewhere()
     }
 }

@@ -1,10 +1,10 @@
 //! Route configurations as gRPC's clients understand them (gRFC A28: matching and weights; A31: timeouts; A36: what is
 //! not forwarded; A44: retries).
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU16;
 
 use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
-use envoy_types::pb::envoy::config::route::v3::retry_policy::RetryBackOff;
 use envoy_types::pb::envoy::config::route::v3::route::Action;
 use envoy_types::pb::envoy::config::route::v3::route_action::MaxStreamDuration;
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
@@ -13,12 +13,12 @@ use envoy_types::pb::envoy::config::route::v3::{
 };
 use http::{Method, StatusCode};
 use weir_policy::model;
-use weir_policy::model::{HostMatch, PathMatch, ValueMatch};
+use weir_policy::model::{HostMatch, PathMatch, RetryMethods, RetryOn, ValueMatch};
 
-use super::not_sent::Notes;
-use super::route::{cluster_specifier, regex_matcher, take_mirrors, value_matcher};
+use super::not_sent::{Notes, RouteField};
+use super::route::{cluster_specifier, regex_matcher, retry_back_off, take_mirrors, value_matcher};
 use super::{duration, number, re2};
-use crate::meaning::{canonical_prefix, domain, longest_backoff, prefix_pattern};
+use crate::meaning::{canonical_prefix, domain, prefix_pattern};
 
 /// A route configuration for the services' port, `None`: for any.
 pub(super) fn configuration(
@@ -195,16 +195,20 @@ fn forward_action(route: &model::Route, forward: &model::Forward, notes: &mut No
     if !(mirrors.is_empty() && of_backends.is_empty()) {
         notes.route(&route.name, "copies calls, which a gRPC client can't; none are sent");
     }
-    // A call is POST: it is sent again only by a route that says POST by name (model::RetryPolicy).
-    let retry = retry.as_ref().filter(|_| route.matches.method.is_some());
+    // A call is POST: it is sent again only by a route that says POST by name, or any method (model::RetryPolicy).
+    let names_post = route.matches.method.is_some();
+    let retry = retry
+        .as_ref()
+        .filter(|retry| names_post || retry.methods == RetryMethods::Any);
     let longest = match (timeouts.request, timeouts.backend_request, retry) {
         (request, None, _) => request,
         // Without retries there is one attempt.
         (request, Some(attempt), None) => Some(request.map_or(attempt, |request| request.min(attempt))),
         (request, Some(_), Some(_)) => {
-            notes.route(
+            notes.route_field(
                 &route.name,
-                "has timeouts.backendRequest, which a gRPC client does not know",
+                RouteField::Retry,
+                "has a timeout for one attempt, which a gRPC client does not know",
             );
             request
         }
@@ -223,34 +227,59 @@ fn forward_action(route: &model::Route, forward: &model::Forward, notes: &mut No
 fn retry_policy(name: &str, retry: &model::RetryPolicy, notes: &mut Notes) -> Option<RetryPolicy> {
     let model::RetryPolicy {
         attempts,
+        on,
         codes,
         backoff,
+        methods: _,
     } = retry;
     // gRPC refuses a policy of none.
     if *attempts == 0 {
         return None;
     }
     if *attempts > ATTEMPTS_MAX {
-        notes.route(
+        notes.route_field(
             name,
+            RouteField::Retry,
             "sends again more than 4 times, which is the most of a gRPC client",
         );
     }
-    if !codes.iter().all(is_unavailable) {
-        notes.route(
+    if !codes.iter().all(is_unavailable) || on.contains(&RetryOn::ServerError) {
+        notes.route_field(
             name,
+            RouteField::Retry,
             "sends again on statuses that a gRPC client does not take for UNAVAILABLE",
         );
     }
+    // What has no answer is UNAVAILABLE to a gRPC client, as these statuses are.
+    let mut words: BTreeSet<RetryOn> = on.iter().map(|word| as_grpc(*word)).collect();
+    words.extend(codes.iter().any(is_unavailable).then_some(RetryOn::Unavailable));
+    let words: Vec<&str> = words.into_iter().map(RetryOn::word).collect();
+    // One without words it would refuse.
+    if words.is_empty() {
+        return None;
+    }
     Some(RetryPolicy {
-        retry_on: "unavailable".to_owned(),
+        retry_on: words.join(","),
         num_retries: Some(number(*attempts)),
-        retry_back_off: (!backoff.is_zero()).then(|| RetryBackOff {
-            base_interval: Some(duration(*backoff)),
-            max_interval: Some(duration(longest_backoff(*backoff))),
-        }),
+        retry_back_off: (!backoff.base.is_zero()).then(|| retry_back_off(*backoff)),
         ..RetryPolicy::default()
     })
+}
+
+/// The word in its place, of those that a gRPC client knows (gRFC A44).
+fn as_grpc(word: RetryOn) -> RetryOn {
+    match word {
+        RetryOn::ServerError
+        | RetryOn::GatewayError
+        | RetryOn::Reset
+        | RetryOn::ConnectFailure
+        | RetryOn::RefusedStream => RetryOn::Unavailable,
+        RetryOn::Cancelled
+        | RetryOn::DeadlineExceeded
+        | RetryOn::Internal
+        | RetryOn::ResourceExhausted
+        | RetryOn::Unavailable => word,
+    }
 }
 
 /// gRPC, "HTTP to gRPC Status Code Mapping".

@@ -33,6 +33,8 @@ impl fmt::Display for NotSent {
 pub enum Place {
     /// In the route of this name, which begins with its resource: `HTTPRoute/citizen/r#rules[0].matches[0]`.
     Route(String),
+    /// In a policy for the route of this name, or in the route itself.
+    RouteField(String, RouteField),
     /// In the service: what its port speaks.
     Protocol,
     /// In a policy for the cluster.
@@ -42,11 +44,18 @@ pub enum Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Place::Route(name) => f.write_str(name),
+            Place::Route(name) | Place::RouteField(name, _) => f.write_str(name),
             Place::Protocol => f.write_str("appProtocol"),
             Place::Policy(field) => field.fmt(f),
         }
     }
+}
+
+/// A field of a policy for routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RouteField {
+    /// `retry`
+    Retry,
 }
 
 /// A field of a policy for a cluster.
@@ -103,6 +112,13 @@ impl Notes {
         self.0.push(NotSent {
             place: Place::Route(name.to_owned()),
             problem: problem.into(),
+        });
+    }
+
+    pub(super) fn route_field(&mut self, name: &str, field: RouteField, problem: &str) {
+        self.0.push(NotSent {
+            place: Place::RouteField(name.to_owned(), field),
+            problem: problem.to_owned(),
         });
     }
 

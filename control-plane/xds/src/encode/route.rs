@@ -25,12 +25,10 @@ use envoy_types::pb::envoy::r#type::v3::FractionalPercent;
 use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
 use http::StatusCode;
 use weir_policy::model;
-use weir_policy::model::{BackendFilters, HeaderChanges, PathMatch, PathRewrite, Scheme, ValueMatch};
+use weir_policy::model::{BackendFilters, HeaderChanges, PathMatch, PathRewrite, RetryMethods, Scheme, ValueMatch};
 
 use super::{duration, metadata, number, pack};
-use crate::meaning::{
-    METADATA_KEY, METHOD, PathChange, RETRY_ON, canonical_prefix, domain, longest_backoff, path_change,
-};
+use crate::meaning::{METADATA_KEY, METHOD, PathChange, canonical_prefix, domain, path_change, retry_words};
 use crate::v1;
 
 /// A route configuration; also one that a listener holds itself.
@@ -231,14 +229,15 @@ fn retry_policy(forward: &model::Forward) -> Option<RetryPolicy> {
     let per_try_timeout = forward.timeouts.backend_request.map(duration);
     match &forward.retry {
         Some(retry) => Some(RetryPolicy {
-            retry_on: RETRY_ON.join(","),
+            retry_on: retry_words(retry),
             num_retries: Some(number(retry.attempts)),
             per_try_timeout,
             retriable_status_codes: retry.codes.iter().map(|code| code.as_u16().into()).collect(),
-            retry_back_off: Some(RetryBackOff {
-                base_interval: Some(duration(retry.backoff)),
-                max_interval: Some(duration(longest_backoff(retry.backoff))),
-            }),
+            retry_back_off: Some(retry_back_off(retry.backoff)),
+            retriable_request_headers: match retry.methods {
+                RetryMethods::Idempotent => Vec::new(),
+                RetryMethods::Any => vec![every_method()],
+            },
             ..RetryPolicy::default()
         }),
         // Envoy has the timeout of one attempt only here; without `retry_on` nothing is retried.
@@ -246,6 +245,24 @@ fn retry_policy(forward: &model::Forward) -> Option<RetryPolicy> {
             per_try_timeout: Some(timeout),
             ..RetryPolicy::default()
         }),
+    }
+}
+
+/// A condition on requests to be sent again that every request fulfils. Without it a weir proxy takes the methods that
+/// RFC 9110 section 9.2.2 allows, where an Envoy takes all.
+fn every_method() -> HeaderMatcher {
+    HeaderMatcher {
+        name: METHOD.to_owned(),
+        header_match_specifier: Some(HeaderMatchSpecifier::PresentMatch(true)),
+        ..HeaderMatcher::default()
+    }
+}
+
+pub(super) fn retry_back_off(backoff: model::Backoff) -> RetryBackOff {
+    let model::Backoff { base, max } = backoff;
+    RetryBackOff {
+        base_interval: Some(duration(base)),
+        max_interval: Some(duration(max)),
     }
 }
 
