@@ -9,6 +9,7 @@ mod http_route;
 pub(crate) mod index;
 pub(crate) mod outbound;
 pub(crate) mod references;
+pub(crate) mod route_policies;
 pub(crate) mod routes;
 mod rules;
 pub(crate) mod wanted;
@@ -217,6 +218,7 @@ pub(crate) fn check(object: &Object) -> Result<(), Vec<FieldError>> {
         | Spec::EndpointSlice(_)
         | Spec::Workload(_)
         | Spec::BackendPolicy(_)
+        | Spec::RoutePolicy(_)
         | Spec::ReferenceGrant(_) => Ok(()),
     }
 }

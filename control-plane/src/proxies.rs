@@ -77,7 +77,7 @@ pub(crate) fn of_object(model: &Model, key: &Key, generation: i64, revision: Rev
     view
 }
 
-/// A service, or a port of it, that an object is attached to. What is said of an attachment, is said of it alone.
+/// A service, or a port of it, that an object is attached to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Attachment {
     /// The service.
@@ -85,6 +85,9 @@ pub(crate) struct Attachment {
     /// The port; `None`: all of them.
     pub(crate) port: Option<NonZeroU16>,
 }
+
+/// Attachments of which something is said together, since each proxy counts once.
+pub(crate) type Extent = BTreeSet<Attachment>;
 
 impl Attachment {
     fn covers(&self, wanted: &Wanted) -> bool {
@@ -129,31 +132,35 @@ pub(crate) const NAMED_MAX: usize = 3;
 pub(crate) struct Summaries {
     /// Up to where the store's changes are taken into account.
     pub(crate) seen: Revision,
-    /// By object and attachment, in the order in which they were asked for.
+    /// By object and extent, in the order in which they were asked for.
     pub(crate) of: Vec<Vec<Summary>>,
 }
 
-/// Where objects are in force at each of their attachments. Concerned are the same proxies as in [`of_object`].
-pub(crate) fn summaries(model: &Model, of: &[(Key, Vec<Attachment>)]) -> Summaries {
+/// Where objects are in force in each of their extents. Concerned are the same proxies as in [`of_object`].
+pub(crate) fn summaries(model: &Model, of: &[(Key, Vec<Extent>)]) -> Summaries {
     let newest: BTreeSet<StreamId> = model.newest_streams().values().map(|(id, _)| *id).collect();
     // Many routes of one service concern the same resources, whose subscribers are looked at once; but for those of
     // which something can't be sent, each by itself.
     let mut known: BTreeMap<(Vec<&Wanted>, Option<&Key>), Summary> = BTreeMap::new();
-    let mut summary = |key, attachment: &Attachment| {
-        let resources = model.resources_of(&attachment.service);
-        let concerned = resources.filter(|(wanted, resource)| attachment.covers(wanted) && resource.concerns(key));
-        let (concerned, resources): (Vec<&Wanted>, Vec<&Resource>) = concerned.unzip();
-        let not_sent = resources
-            .iter()
+    let mut summary = |key, extent: &Extent| {
+        let concerned = extent.iter().flat_map(|attachment| {
+            let resources = model.resources_of(&attachment.service);
+            resources.filter(|(wanted, resource)| attachment.covers(wanted) && resource.concerns(key))
+        });
+        // What is of several services, as an Envoy's routes are, is there once.
+        let concerned: BTreeMap<&Wanted, &Resource> = concerned.collect();
+        let not_sent = concerned
+            .values()
             .any(|resource| resource.not_sent_of(key).next().is_some());
+        let concerned = concerned.into_keys().collect();
         let summary = known.entry((concerned, not_sent.then_some(key)));
         summary
             .or_insert_with_key(|(concerned, _)| summarize(model, &newest, concerned, key))
             .clone()
     };
-    let of = of.iter().map(|(key, attachments)| {
-        let attachments = attachments.iter();
-        attachments.map(|attachment| summary(key, attachment)).collect()
+    let of = of.iter().map(|(key, extents)| {
+        let extents = extents.iter();
+        extents.map(|extent| summary(key, extent)).collect()
     });
     Summaries {
         of: of.collect(),

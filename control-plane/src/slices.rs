@@ -258,6 +258,7 @@ fn touched(event: &Event) -> Option<String> {
         Kind::Namespace
         | Kind::MeshConfig
         | Kind::BackendPolicy
+        | Kind::RoutePolicy
         | Kind::ReferenceGrant
         | Kind::HttpRoute
         | Kind::GrpcRoute => None,

@@ -1,15 +1,17 @@
 //! What became of each resource, written into its status. [`solve`] is pure and idempotent; one task looks at what
 //! changes in the store and on the proxies, and writes what it says.
 //!
-//! Routes have theirs in `status.parents[]`, BackendPolicies in `status.ancestors[]`. A Service has no condition of
+//! Routes have theirs in `status.parents[]`, policies in `status.ancestors[]`. A Service has no condition of
 //! its own: which proxies use it changes with each that comes and goes, and the view `…/proxies` says it.
 
+mod backend_policy;
 mod book;
 mod conditions;
 mod effect;
 mod in_force;
 mod policy;
 mod route;
+mod route_policy;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,7 +25,7 @@ use weir_api::{Key, Kind, Object, RouteSpec, Spec};
 
 use crate::compile::index::Index;
 use crate::drain::Drain;
-use crate::proxies::{Attachment, Summary};
+use crate::proxies::{Extent, Summary};
 use crate::store::{Op, Precondition, Revision, Store, Stored, Watch, WatchEnded, WriteError};
 use crate::xds::{Closed, Xds};
 use book::Book;
@@ -31,7 +33,7 @@ use book::Book;
 /// Whether the status of a kind says where it is in force.
 pub(crate) fn says_in_force(kind: Kind) -> bool {
     match kind {
-        Kind::BackendPolicy | Kind::HttpRoute | Kind::GrpcRoute => true,
+        Kind::BackendPolicy | Kind::RoutePolicy | Kind::HttpRoute | Kind::GrpcRoute => true,
         Kind::Namespace
         | Kind::MeshConfig
         | Kind::Service
@@ -41,13 +43,13 @@ pub(crate) fn says_in_force(kind: Kind) -> bool {
     }
 }
 
-/// Where one resource is in force, by attachment. Nobody is concerned by one that is not there.
+/// Where one resource is in force, by extent. Nobody is concerned by one that is not there.
 #[derive(Debug, Default)]
-pub(crate) struct Standings(BTreeMap<Attachment, Summary>);
+pub(crate) struct Standings(BTreeMap<Extent, Summary>);
 
 impl Standings {
-    fn at(&self, attachment: &Attachment) -> Summary {
-        self.0.get(attachment).cloned().unwrap_or_default()
+    fn at(&self, extent: &Extent) -> Summary {
+        self.0.get(extent).cloned().unwrap_or_default()
     }
 }
 
@@ -69,7 +71,14 @@ pub(crate) fn solve(index: &Index, standings: &BTreeMap<Key, Standings>, now: &s
                 let spec = RouteSpec::Grpc(spec);
                 serde_json::to_value(route::status(object, spec, index, standings, &mut known, now))
             }
-            Spec::BackendPolicy(spec) => serde_json::to_value(policy::status(object, spec, index, standings, now)),
+            Spec::BackendPolicy(spec) => {
+                let claims = backend_policy::claims(object, spec, index);
+                serde_json::to_value(policy::status(object, claims, standings, now))
+            }
+            Spec::RoutePolicy(spec) => {
+                let claims = route_policy::claims(object, spec, index);
+                serde_json::to_value(policy::status(object, claims, standings, now))
+            }
             Spec::Namespace(_)
             | Spec::MeshConfig(_)
             | Spec::Service(_)
@@ -85,21 +94,16 @@ pub(crate) fn solve(index: &Index, standings: &BTreeMap<Key, Standings>, now: &s
     changed
 }
 
-/// The attachments of which a resource's status speaks.
-fn attachments(object: &Object, index: &Index) -> Vec<Attachment> {
-    let attachments: BTreeSet<Attachment> = match &object.spec {
+/// The extents of which a resource's status speaks.
+fn extents(object: &Object, index: &Index) -> Vec<Extent> {
+    let extents: BTreeSet<Extent> = match &object.spec {
         Spec::HttpRoute(_) | Spec::GrpcRoute(_) => {
             let parents = RouteSpec::of(object).map_or(&[][..], RouteSpec::parent_refs).iter();
-            parents
-                .filter_map(|parent| route::attachment(object, parent, index))
-                .collect()
+            let attachments = parents.filter_map(|parent| route::attachment(object, parent, index));
+            attachments.map(|attachment| [attachment].into()).collect()
         }
-        Spec::BackendPolicy(spec) => {
-            let targets = spec.target_refs.iter();
-            targets
-                .filter_map(|target| policy::attachment(object, target, index))
-                .collect()
-        }
+        Spec::BackendPolicy(spec) => backend_policy::extents(object, spec, index).into_iter().collect(),
+        Spec::RoutePolicy(spec) => route_policy::extents(object, spec, index).into_iter().collect(),
         Spec::Namespace(_)
         | Spec::MeshConfig(_)
         | Spec::Service(_)
@@ -107,7 +111,7 @@ fn attachments(object: &Object, index: &Index) -> Vec<Attachment> {
         | Spec::ReferenceGrant(_)
         | Spec::Workload(_) => BTreeSet::new(),
     };
-    attachments.into_iter().collect()
+    extents.into_iter().collect()
 }
 
 /// The status that a resource has. What can't be read was not written here, and says nothing.
@@ -250,15 +254,15 @@ impl Keeper {
     async fn look(&mut self, keys: &[Key]) -> Result<(), Closed> {
         let asked = keys.iter().filter_map(|key| {
             let object = self.book.object(key)?;
-            Some((key.clone(), attachments(object, self.book.index())))
+            Some((key.clone(), extents(object, self.book.index())))
         });
-        let asked: Vec<(Key, Vec<Attachment>)> = asked.collect();
+        let asked: Vec<(Key, Vec<Extent>)> = asked.collect();
         let summaries = self.xds.summaries(asked.clone()).await?;
         let mut standings = BTreeMap::new();
-        for ((key, attachments), of) in asked.into_iter().zip(summaries.of) {
+        for ((key, extents), of) in asked.into_iter().zip(summaries.of) {
             // What the xDS server has not seen yet, nobody can say anything of.
             if self.revision(&key).is_some_and(|revision| revision <= summaries.seen) {
-                standings.insert(key, Standings(attachments.into_iter().zip(of).collect()));
+                standings.insert(key, Standings(extents.into_iter().zip(of).collect()));
             } else {
                 self.again(key);
             }

@@ -29,7 +29,7 @@ use weir_xds::node::{self, ClientIdentity, Dialect};
 use weir_xds::{ResourceType, envoy};
 
 use crate::drain::Drain;
-use crate::proxies::{self, Attachment, Summaries};
+use crate::proxies::{self, Extent, Summaries};
 use crate::store::{self, Revision, Store, WatchEnded};
 use crate::workloads::registry::StreamId;
 use model::{Model, Pushes, Told};
@@ -93,7 +93,7 @@ enum Query {
     },
     Stirred(oneshot::Sender<BTreeSet<Key>>),
     Summaries {
-        of: Vec<(Key, Vec<Attachment>)>,
+        of: Vec<(Key, Vec<Extent>)>,
         answer: oneshot::Sender<Summaries>,
     },
 }
@@ -200,7 +200,7 @@ impl Xds {
     ///
     /// # Errors
     /// When the server is shut down.
-    pub(crate) async fn summaries(&self, of: Vec<(Key, Vec<Attachment>)>) -> Result<Summaries, Closed> {
+    pub(crate) async fn summaries(&self, of: Vec<(Key, Vec<Extent>)>) -> Result<Summaries, Closed> {
         let (answer, answered) = oneshot::channel();
         self.query(Query::Summaries { of, answer }, answered).await
     }

@@ -19,6 +19,9 @@ pub enum Kind {
     Workload,
     /// `weir.dev/v1` BackendPolicy: how a service's endpoints are used.
     BackendPolicy,
+    /// `weir.dev/v1` RoutePolicy: what becomes of the requests that routes take. Before the routes, so that none is in
+    /// force without it.
+    RoutePolicy,
     /// `gateway.networking.k8s.io/v1` ReferenceGrant: who may refer to what is in a namespace. Before the routes, so
     /// that a door is open when a route goes through it.
     ReferenceGrant,
@@ -86,6 +89,7 @@ impl Kind {
         Kind::EndpointSlice,
         Kind::Workload,
         Kind::BackendPolicy,
+        Kind::RoutePolicy,
         Kind::ReferenceGrant,
         Kind::HttpRoute,
         Kind::GrpcRoute,
@@ -112,6 +116,7 @@ impl Kind {
             | Kind::EndpointSlice
             | Kind::Workload
             | Kind::BackendPolicy
+            | Kind::RoutePolicy
             | Kind::HttpRoute
             | Kind::GrpcRoute => &["v1"],
         }
@@ -150,6 +155,7 @@ impl Kind {
             | Kind::EndpointSlice
             | Kind::Workload
             | Kind::BackendPolicy
+            | Kind::RoutePolicy
             | Kind::ReferenceGrant
             | Kind::HttpRoute
             | Kind::GrpcRoute => Scope::Namespaced,
@@ -165,6 +171,7 @@ impl Kind {
             | Kind::Service
             | Kind::EndpointSlice
             | Kind::BackendPolicy
+            | Kind::RoutePolicy
             | Kind::ReferenceGrant
             | Kind::HttpRoute
             | Kind::GrpcRoute => Access::Writable,
@@ -175,9 +182,12 @@ impl Kind {
     pub fn status_part(self) -> StatusPart {
         match self {
             Kind::MeshConfig | Kind::Service | Kind::EndpointSlice | Kind::ReferenceGrant => StatusPart::None,
-            Kind::Namespace | Kind::Workload | Kind::BackendPolicy | Kind::HttpRoute | Kind::GrpcRoute => {
-                StatusPart::Kept
-            }
+            Kind::Namespace
+            | Kind::Workload
+            | Kind::BackendPolicy
+            | Kind::RoutePolicy
+            | Kind::HttpRoute
+            | Kind::GrpcRoute => StatusPart::Kept,
         }
     }
 
@@ -334,6 +344,14 @@ impl Kind {
                 singular: "backendpolicy",
                 short: &["bp"],
             },
+            Kind::RoutePolicy => Facts {
+                group: "weir.dev",
+                api_version: "weir.dev/v1",
+                kind: "RoutePolicy",
+                plural: "routepolicies",
+                singular: "routepolicy",
+                short: &["rp"],
+            },
             Kind::ReferenceGrant => Facts {
                 group: "gateway.networking.k8s.io",
                 api_version: "gateway.networking.k8s.io/v1",
@@ -452,6 +470,6 @@ mod tests {
     #[test]
     fn all_is_sorted_and_whole() {
         assert!(Kind::ALL.is_sorted());
-        assert_eq!(Kind::ALL.len(), 9);
+        assert_eq!(Kind::ALL.len(), 10);
     }
 }

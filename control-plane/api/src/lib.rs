@@ -19,6 +19,7 @@ pub mod patch;
 mod reference;
 pub mod reference_grant;
 mod route;
+pub mod route_policy;
 pub mod schema;
 pub mod service;
 pub mod status;

@@ -19,6 +19,7 @@ use crate::mesh_config::{self, MeshConfigSpec};
 use crate::names;
 use crate::namespace::{self, NamespaceSpec};
 use crate::reference_grant::{self, ReferenceGrantSpec};
+use crate::route_policy::{self, RoutePolicySpec};
 use crate::schema::texts::{LabelOrEmpty, LabelValue, Subdomain};
 use crate::service::{self, ServiceSpec};
 use crate::workload::{self, WorkloadSpec};
@@ -135,6 +136,8 @@ pub enum Spec {
     Workload(WorkloadSpec),
     /// Of a BackendPolicy.
     BackendPolicy(BackendPolicySpec),
+    /// Of a RoutePolicy.
+    RoutePolicy(RoutePolicySpec),
     /// Of a ReferenceGrant.
     ReferenceGrant(ReferenceGrantSpec),
     /// Of an HTTPRoute.
@@ -153,6 +156,7 @@ impl Spec {
             Spec::EndpointSlice(_) => Kind::EndpointSlice,
             Spec::Workload(_) => Kind::Workload,
             Spec::BackendPolicy(_) => Kind::BackendPolicy,
+            Spec::RoutePolicy(_) => Kind::RoutePolicy,
             Spec::ReferenceGrant(_) => Kind::ReferenceGrant,
             Spec::HttpRoute(_) => Kind::HttpRoute,
             Spec::GrpcRoute(_) => Kind::GrpcRoute,
@@ -233,6 +237,7 @@ impl Serialize for Object {
             }
             Spec::Workload(spec) => map.serialize_entry("spec", spec)?,
             Spec::BackendPolicy(spec) => map.serialize_entry("spec", spec)?,
+            Spec::RoutePolicy(spec) => map.serialize_entry("spec", spec)?,
             Spec::ReferenceGrant(spec) => map.serialize_entry("spec", spec)?,
             Spec::HttpRoute(spec) => map.serialize_entry("spec", spec)?,
             Spec::GrpcRoute(spec) => map.serialize_entry("spec", spec)?,
@@ -263,6 +268,9 @@ fn read_object(node: &Node<'_>, namespace: Option<&str>, errors: &mut Errors) ->
         Kind::BackendPolicy => fields
             .required("spec", errors, backend_policy::read)
             .map(Spec::BackendPolicy),
+        Kind::RoutePolicy => fields
+            .required("spec", errors, route_policy::read)
+            .map(Spec::RoutePolicy),
         Kind::ReferenceGrant => fields
             .required("spec", errors, reference_grant::read)
             .map(Spec::ReferenceGrant),
@@ -374,9 +382,12 @@ fn read_name(node: &Node<'_>, kind: Kind, errors: &mut Errors) -> Option<String>
     match kind {
         // Parts of the mesh's names, each one label of a DNS name.
         Kind::Namespace | Kind::Service | Kind::Workload => names::label(node, errors),
-        Kind::EndpointSlice | Kind::BackendPolicy | Kind::ReferenceGrant | Kind::HttpRoute | Kind::GrpcRoute => {
-            names::subdomain(node, errors)
-        }
+        Kind::EndpointSlice
+        | Kind::BackendPolicy
+        | Kind::RoutePolicy
+        | Kind::ReferenceGrant
+        | Kind::HttpRoute
+        | Kind::GrpcRoute => names::subdomain(node, errors),
         Kind::MeshConfig => {
             let is_right = |name: &str| name == mesh_config::NAME;
             names::checked(

@@ -16,6 +16,8 @@ pub enum RouteSpec<'a> {
 /// A rule of a route, without its matches.
 #[derive(Clone, Copy, Debug)]
 pub struct RouteRule<'a> {
+    /// Its name.
+    pub name: Option<&'a str>,
     /// What changes.
     pub filters: &'a [HttpRouteFilter],
     /// Where requests go.
@@ -34,6 +36,7 @@ impl<'a> RouteSpec<'a> {
             | Spec::EndpointSlice(_)
             | Spec::Workload(_)
             | Spec::BackendPolicy(_)
+            | Spec::RoutePolicy(_)
             | Spec::ReferenceGrant(_) => None,
         }
     }
@@ -61,6 +64,7 @@ impl<'a> RouteSpec<'a> {
                 .rules
                 .iter()
                 .map(|rule| RouteRule {
+                    name: rule.name.as_deref(),
                     filters: &rule.filters,
                     backend_refs: &rule.backend_refs,
                 })
@@ -69,6 +73,7 @@ impl<'a> RouteSpec<'a> {
                 .rules
                 .iter()
                 .map(|rule| RouteRule {
+                    name: rule.name.as_deref(),
                     filters: &rule.filters,
                     backend_refs: &rule.backend_refs,
                 })

@@ -23,6 +23,7 @@ use crate::mesh_config::MeshConfigSpec;
 use crate::namespace::{NamespaceSpec, NamespaceStatus};
 use crate::object::Metadata;
 use crate::reference_grant::ReferenceGrantSpec;
+use crate::route_policy::RoutePolicySpec;
 use crate::service::ServiceSpec;
 use crate::status::{PolicyStatus, RouteStatus};
 use crate::views;
@@ -143,6 +144,7 @@ fn body(kind: Kind, generator: &mut SchemaGenerator) -> Body {
         Kind::EndpointSlice => top::<EndpointSliceBody>(generator),
         Kind::Workload => spec::<WorkloadSpec>(generator),
         Kind::BackendPolicy => spec::<BackendPolicySpec>(generator),
+        Kind::RoutePolicy => spec::<RoutePolicySpec>(generator),
         Kind::ReferenceGrant => spec::<ReferenceGrantSpec>(generator),
         Kind::HttpRoute => spec::<HttpRouteSpec>(generator),
         Kind::GrpcRoute => spec::<GrpcRouteSpec>(generator),
@@ -213,7 +215,7 @@ fn resource(kind: Kind, generator: &mut SchemaGenerator) -> Value {
 fn status(kind: Kind, generator: &mut SchemaGenerator) -> Schema {
     let mut status = match kind {
         Kind::Workload => generator.subschema_for::<WorkloadStatus>(),
-        Kind::BackendPolicy => generator.subschema_for::<PolicyStatus>(),
+        Kind::BackendPolicy | Kind::RoutePolicy => generator.subschema_for::<PolicyStatus>(),
         Kind::HttpRoute | Kind::GrpcRoute => generator.subschema_for::<RouteStatus>(),
         Kind::Namespace => generator.subschema_for::<NamespaceStatus>(),
         Kind::MeshConfig | Kind::Service | Kind::EndpointSlice | Kind::ReferenceGrant => {

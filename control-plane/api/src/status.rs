@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::backend_policy::TargetRef;
 use crate::http_route::ParentRef;
 use crate::reference::RefKind;
+use crate::route_policy::RouteTargetRef;
 
 /// Who writes what is said in entries of a status (`controllerName`).
 pub const CONTROLLER_NAME: &str = "weir.dev/weir-control";
@@ -105,6 +106,24 @@ impl From<&TargetRef> for ParentReference {
         ParentReference {
             section_name: section_name.clone(),
             ..of_kind(*kind, name)
+        }
+    }
+}
+
+impl From<&RouteTargetRef> for ParentReference {
+    fn from(target: &RouteTargetRef) -> ParentReference {
+        let RouteTargetRef {
+            kind,
+            name,
+            section_name,
+        } = target;
+        ParentReference {
+            group: kind.group().to_owned(),
+            kind: kind.kind().to_owned(),
+            namespace: None,
+            name: name.clone(),
+            section_name: section_name.clone(),
+            port: None,
         }
     }
 }

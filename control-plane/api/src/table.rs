@@ -57,7 +57,7 @@ pub fn columns(kind: Kind) -> &'static [Column] {
         Kind::Service => SERVICE,
         Kind::EndpointSlice => ENDPOINT_SLICE,
         Kind::Workload => WORKLOAD,
-        Kind::BackendPolicy => POLICY,
+        Kind::BackendPolicy | Kind::RoutePolicy => POLICY,
         Kind::ReferenceGrant => REFERENCE_GRANT,
         Kind::HttpRoute | Kind::GrpcRoute => ROUTE,
     }

@@ -850,6 +850,74 @@ fn backend_policies() {
 }
 
 #[test]
+fn route_policies() {
+    let head = "apiVersion: weir.dev/v1\nkind: RoutePolicy\nmetadata: {name: p, namespace: n}\n";
+    let target = "{group: gateway.networking.k8s.io, kind: HTTPRoute, name: a.b, sectionName: c}";
+    let spec = |fields: &str| format!("{head}spec: {{targetRefs: [{target}], {fields}}}");
+    let object = good(&spec("retry: {on: [5xx, unavailable], backoff: {base: 10ms}}"));
+    let Spec::RoutePolicy(policy) = &object.spec else {
+        panic!("a policy")
+    };
+    assert_eq!(policy.target_refs[0].key("n").to_string(), "HTTPRoute/n/a.b");
+    let retry = policy.retry.as_ref().expect("given");
+    let words = [
+        crate::route_policy::RetryOn::ServerError,
+        crate::route_policy::RetryOn::Unavailable,
+    ];
+    assert_eq!(retry.on.as_deref(), Some(&words[..]));
+    let value = object.to_value()["spec"]["retry"].clone();
+    let expect = serde_json::json!({"on": ["5xx", "unavailable"], "backoff": {"base": "10ms"}});
+    assert_eq!(value, expect, "what is left out is the rule's own");
+    good(&spec("retry: {}"));
+    let targets = |targets: &str| format!("{head}spec: {{targetRefs: [{targets}]}}");
+    bad(&targets(""), &["f:4: spec.targetRefs: [] is empty"]);
+    bad(
+        &targets(&format!("{target}, {target}")),
+        &["f:4: spec.targetRefs[1]: {"],
+    );
+    bad(
+        &targets("{group: '', kind: HTTPRoute, name: a}"),
+        &["f:4: spec.targetRefs[0].group: \"\" is not the group of HTTPRoute"],
+    );
+    bad(
+        &targets("{group: '', kind: Service, name: a, sectionName: b}"),
+        &["f:4: spec.targetRefs[0].sectionName: \"b\" would be without effect for a Service"],
+    );
+    bad(
+        &targets("{group: '', kind: Service, name: a, namespace: b}"),
+        &["f:4: spec.targetRefs[0].namespace: \"b\" is not supported"],
+    );
+    bad(
+        &targets("{kind: Gateway, name: a}"),
+        &[
+            "f:4: spec.targetRefs[0].kind: \"Gateway\" is not supported",
+            "f:4: spec.targetRefs[0].group: ",
+        ],
+    );
+    for (retry, wrong) in [
+        ("on: [4xx]", "on[0]: \"4xx\" is not supported"),
+        ("on: [reset, reset]", "on[1]: \"reset\" is there already"),
+        ("codes: [200]", "codes[0]: 200 is out of range"),
+        ("codes: [503, 503]", "codes[1]: 503 is there already"),
+        ("attempts: 11", "attempts: 11 is out of range"),
+        ("perTryTimeout: 0s", "perTryTimeout: \"0s\" is out of range"),
+        ("backoff: {max: 1s}", "backoff.base: "),
+        (
+            "backoff: {base: 2s, max: 1s}",
+            "backoff.max: \"1s\" is shorter than base",
+        ),
+        ("methods: All", "methods: \"All\" is not supported"),
+        ("budget: 1", "budget: 1 stands in an unknown field"),
+    ] {
+        let expect = format!("f:4: spec.retry.{wrong}");
+        bad(&spec(&format!("retry: {{{retry}}}")), &[&expect]);
+    }
+    for later in ["mirror: {}", "timeout: 1s"] {
+        bad(&spec(later), &["f:4: spec."]);
+    }
+}
+
+#[test]
 fn outlier_rules_are_those_given_or_two_by_default() {
     let head = "apiVersion: weir.dev/v1\nkind: BackendPolicy\nmetadata: {name: p, namespace: n}\n";
     let target = "targetRefs: [{group: '', kind: Service, name: a}]";

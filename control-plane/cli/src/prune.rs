@@ -86,6 +86,7 @@ fn is_pruned(kind: Kind) -> bool {
         | Kind::EndpointSlice
         | Kind::Workload
         | Kind::BackendPolicy
+        | Kind::RoutePolicy
         | Kind::ReferenceGrant
         | Kind::HttpRoute
         | Kind::GrpcRoute => false,

@@ -246,6 +246,7 @@ pub(crate) fn concerns_proxies(kind: Kind) -> bool {
         Kind::Service
         | Kind::EndpointSlice
         | Kind::BackendPolicy
+        | Kind::RoutePolicy
         | Kind::ReferenceGrant
         | Kind::HttpRoute
         | Kind::GrpcRoute => true,

@@ -10,6 +10,7 @@ use weir_api::endpoint_slice::{
 use weir_api::grpc_route::{GrpcRouteRule, GrpcRouteSpec};
 use weir_api::http_route::{BackendRef, HttpRouteMatch, HttpRouteRule, HttpRouteSpec, ParentRef, PathMatch};
 use weir_api::reference_grant::{GrantFrom, GrantTo, ReferenceGrantSpec};
+use weir_api::route_policy::{RoutePolicySpec, RouteTargetRef};
 use weir_api::service::{self, SERVICE_NAME_LABEL, ServicePort, ServiceSpec};
 use weir_api::workload::{WorkloadLocality, WorkloadPort, WorkloadSpec};
 use weir_api::{Kind, Object, RefKind, Spec};
@@ -126,6 +127,28 @@ pub(crate) fn grant(namespace: &str, name: &str, from: &str, to: Option<&str>) -
         }],
     };
     Object::new(namespace, name, Spec::ReferenceGrant(spec))
+}
+
+/// A RoutePolicy of `citizen` for these: kind, name, rule.
+pub(crate) fn route_policy(name: &str, targets: &[(Kind, &str, Option<&str>)]) -> Object {
+    let targets = targets.iter().map(|(kind, name, rule)| RouteTargetRef {
+        kind: *kind,
+        name: (*name).to_owned(),
+        section_name: rule.map(str::to_owned),
+    });
+    let spec = RoutePolicySpec {
+        target_refs: targets.collect(),
+        ..RoutePolicySpec::default()
+    };
+    Object::new("citizen", name, Spec::RoutePolicy(spec))
+}
+
+/// What a RoutePolicy asks for, to be changed.
+pub(crate) fn route_policy_spec_of(policy: &mut Object) -> &mut RoutePolicySpec {
+    match &mut policy.spec {
+        Spec::RoutePolicy(spec) => spec,
+        other => panic!("a RoutePolicy: {other:?}"),
+    }
 }
 
 pub(crate) fn spec_of(route: &mut Object) -> &mut HttpRouteSpec {

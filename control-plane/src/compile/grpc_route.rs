@@ -11,6 +11,7 @@ use weir_policy::model;
 use weir_policy::route::check_regex;
 
 use super::references::References;
+use super::route_policies::RoutePolicies;
 use super::rules::{self, RuleParts};
 
 /// What decides between routes: characters of the service, characters of the method, then conditions on the header,
@@ -21,17 +22,19 @@ pub(super) struct Precedence(Reverse<usize>, Reverse<usize>, Reverse<usize>);
 /// All routes of a GRPCRoute, in its own order, each with what decides between it and others.
 pub(super) fn expand(
     references: &References<'_>,
+    policies: &RoutePolicies<'_>,
     spec: &GrpcRouteSpec,
 ) -> Result<Vec<(Precedence, model::Route)>, FieldError> {
     let mut routes = Vec::new();
     for (number, rule) in spec.rules.iter().enumerate() {
-        routes.append(&mut expand_rule(references, number, rule)?);
+        routes.append(&mut expand_rule(references, policies, number, rule)?);
     }
     Ok(routes)
 }
 
 fn expand_rule(
     references: &References<'_>,
+    policies: &RoutePolicies<'_>,
     number: usize,
     rule: &GrpcRouteRule,
 ) -> Result<Vec<(Precedence, model::Route)>, FieldError> {
@@ -41,6 +44,7 @@ fn expand_rule(
         backends: &rule.backend_refs,
         timeouts: None,
         retry: None,
+        policy: policies.for_rule(rule.name.as_deref()).map(|policy| policy.spec),
     };
     let done = rules::done(references, &at, &parts)?;
     let every_call = [GrpcRouteMatch::default()];

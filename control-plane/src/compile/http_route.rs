@@ -6,14 +6,19 @@ use weir_api::http_route::{HttpRouteMatch, HttpRouteRule, HttpRouteSpec, PathMat
 use weir_policy::model;
 
 use super::references::References;
+use super::route_policies::RoutePolicies;
 use super::routes::every_path;
 use super::rules::{self, Place, RuleParts};
 
 /// All routes of an HTTPRoute, in its own order.
-pub(super) fn expand(references: &References<'_>, spec: &HttpRouteSpec) -> Result<Vec<model::Route>, FieldError> {
+pub(super) fn expand(
+    references: &References<'_>,
+    policies: &RoutePolicies<'_>,
+    spec: &HttpRouteSpec,
+) -> Result<Vec<model::Route>, FieldError> {
     let mut routes = Vec::new();
     for (number, rule) in spec.rules.iter().enumerate() {
-        routes.append(&mut expand_rule(references, number, rule)?);
+        routes.append(&mut expand_rule(references, policies, number, rule)?);
     }
     Ok(routes)
 }
@@ -21,6 +26,7 @@ pub(super) fn expand(references: &References<'_>, spec: &HttpRouteSpec) -> Resul
 /// One route for each match of a rule.
 fn expand_rule(
     references: &References<'_>,
+    policies: &RoutePolicies<'_>,
     number: usize,
     rule: &HttpRouteRule,
 ) -> Result<Vec<model::Route>, FieldError> {
@@ -30,6 +36,7 @@ fn expand_rule(
         backends: &rule.backend_refs,
         timeouts: rule.timeouts,
         retry: rule.retry.as_ref(),
+        policy: policies.for_rule(rule.name.as_deref()).map(|policy| policy.spec),
     };
     let done = rules::done(references, &at, &parts)?;
     if rule.matches.is_empty() {

@@ -8,12 +8,14 @@ use std::sync::Arc;
 use weir_api::backend_policy::BackendPolicySpec;
 use weir_api::endpoint_slice::{EndpointSliceBody, TargetRef};
 use weir_api::reference_grant::ReferenceGrantSpec;
+use weir_api::route_policy::RoutePolicySpec;
 use weir_api::service::{SERVICE_NAME_LABEL, ServiceSpec};
 use weir_api::workload::WorkloadSpec;
 use weir_api::{Key, Kind, Metadata, Object, RouteSpec, Spec};
 use weir_policy::names::{ServiceName, WorkloadName};
 
 use super::references::is_not_permitted;
+use super::route_policies::service_key;
 
 /// Objects that configuration is made from, found by the service they are about.
 #[derive(Debug, Default)]
@@ -23,6 +25,8 @@ pub(crate) struct Index {
     attached: BTreeMap<ServiceName, BTreeSet<Key>>,
     /// Slices by the workload that one of their endpoints names.
     slices_of: BTreeMap<WorkloadName, BTreeSet<Key>>,
+    /// RoutePolicies by what they are for, whether or not it exists.
+    policies_for: BTreeMap<Key, BTreeSet<Key>>,
     /// Routes by each namespace other than their own that one of their references names.
     refer_to: BTreeMap<String, BTreeSet<Key>>,
 }
@@ -82,12 +86,7 @@ impl Index {
         if is_not_permitted(name) {
             return None;
         }
-        let key = Key {
-            kind: Kind::Service,
-            namespace: name.namespace.as_str().to_owned(),
-            name: name.service.as_str().to_owned(),
-        };
-        let object = self.objects.get(&key)?;
+        let object = self.objects.get(&service_key(name))?;
         match &object.spec {
             Spec::Service(spec) => Some(Of { object, spec }),
             _ => None,
@@ -110,6 +109,19 @@ impl Index {
         let policies = self.attached(of).filter_map(|object| match &object.spec {
             Spec::BackendPolicy(spec) => Some(Of { object, spec }),
             _ => None,
+        });
+        oldest_first(policies.collect())
+    }
+
+    /// The policies for a route or a service that name it, oldest first, then by namespace and name.
+    pub(crate) fn route_policies(&self, of: &Key) -> Vec<Of<'_, RoutePolicySpec>> {
+        let keys = self.policies_for.get(of).into_iter().flatten();
+        let policies = keys.filter_map(|key| {
+            let object: &Object = self.objects.get(key)?;
+            match &object.spec {
+                Spec::RoutePolicy(spec) => Some(Of { object, spec }),
+                _ => None,
+            }
         });
         oldest_first(policies.collect())
     }
@@ -169,6 +181,9 @@ impl Index {
         for workload in workloads_of(object) {
             self.slices_of.entry(workload).or_default().insert(key.clone());
         }
+        for target in policy_targets(object) {
+            self.policies_for.entry(target).or_default().insert(key.clone());
+        }
         for namespace in namespaces_referred_to(object) {
             self.refer_to.entry(namespace).or_default().insert(key.clone());
         }
@@ -181,6 +196,9 @@ impl Index {
         for workload in workloads_of(object) {
             remove(&mut self.slices_of, &workload, key);
         }
+        for target in policy_targets(object) {
+            remove(&mut self.policies_for, &target, key);
+        }
         for namespace in namespaces_referred_to(object) {
             remove(&mut self.refer_to, &namespace, key);
         }
@@ -188,6 +206,12 @@ impl Index {
 
     fn touches(&self, object: &Object) -> BTreeSet<(ServiceName, Part)> {
         let others = match &object.spec {
+            Spec::RoutePolicy(_) => {
+                let routes = policy_targets(object);
+                let routes = routes.iter().filter_map(|target| self.objects.get(target));
+                let routes = routes.filter(|target| RouteSpec::of(target).is_some());
+                return routes.flat_map(|route| about(route)).chain(about(object)).collect();
+            }
             Spec::Workload(_) => name_of(object).and_then(|name| self.slices_of.get(&name)),
             Spec::ReferenceGrant(_) => self.refer_to.get(&object.metadata.namespace),
             Spec::Namespace(_)
@@ -217,7 +241,7 @@ fn by_age(a: &Object, b: &Object) -> Ordering {
 }
 
 /// Whether two states of an object differ in their status alone, and in the revision that came with it.
-fn asks_the_same(before: &Object, after: &Object) -> bool {
+pub(crate) fn asks_the_same(before: &Object, after: &Object) -> bool {
     let Metadata {
         name,
         namespace,
@@ -255,6 +279,13 @@ fn about(object: &Object) -> BTreeSet<(ServiceName, Part)> {
                 .filter_map(|target| named(own, &target.name, Part::Clusters))
                 .collect()
         }
+        // Which services its routes are for, they know.
+        Spec::RoutePolicy(spec) => {
+            let services = spec.target_refs.iter().filter(|target| target.kind == Kind::Service);
+            services
+                .filter_map(|target| named(own, &target.name, Part::Routes))
+                .collect()
+        }
         Spec::HttpRoute(_) | Spec::GrpcRoute(_) => {
             let parents = RouteSpec::of(object).map_or(&[][..], RouteSpec::parent_refs).iter();
             let parents = parents.filter_map(|parent| {
@@ -283,10 +314,21 @@ fn workloads_of(object: &Object) -> BTreeSet<WorkloadName> {
         | Spec::Service(_)
         | Spec::Workload(_)
         | Spec::BackendPolicy(_)
+        | Spec::RoutePolicy(_)
         | Spec::ReferenceGrant(_)
         | Spec::HttpRoute(_)
         | Spec::GrpcRoute(_) => BTreeSet::new(),
     }
+}
+
+/// What a policy for routes is for.
+fn policy_targets(object: &Object) -> BTreeSet<Key> {
+    let targets = match &object.spec {
+        Spec::RoutePolicy(spec) => spec.target_refs.as_slice(),
+        _ => &[],
+    };
+    let own = &object.metadata.namespace;
+    targets.iter().map(|target| target.key(own)).collect()
 }
 
 /// The namespaces other than its own that a route refers to.
@@ -371,6 +413,27 @@ mod tests {
             BTreeSet::from([(fixture::service_named("portal.police"), Part::Routes)])
         );
         assert!(index.attached.is_empty());
+    }
+
+    #[test]
+    fn a_policy_touches_the_services_whose_routes_it_is_for() {
+        let mut index = Index::default();
+        let targets = [(Kind::HttpRoute, "r", None), (Kind::Service, "portal", None)];
+        let policy = fixture::route_policy("p", &targets);
+        touched(&mut index, &policy, &[("portal.citizen", Part::Routes)]);
+        let route = fixture::route("citizen", "r", "police", "secret");
+        touched(&mut index, &route, &[("secret.police", Part::Routes)]);
+        let found = index.route_policies(&route.key());
+        assert_eq!(found.len(), 1);
+        let mut policy = policy;
+        fixture::route_policy_spec_of(&mut policy).target_refs.pop();
+        let both = [("portal.citizen", Part::Routes), ("secret.police", Part::Routes)];
+        touched(&mut index, &policy, &both);
+        let gone = index.apply(&policy.key(), None);
+        let expect = (fixture::service_named("secret.police"), Part::Routes);
+        assert_eq!(gone, BTreeSet::from([expect]));
+        index.apply(&route.key(), None);
+        assert!(index.policies_for.is_empty() && index.attached.is_empty());
     }
 
     #[test]

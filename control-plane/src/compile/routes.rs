@@ -5,17 +5,19 @@ use std::collections::BTreeSet;
 
 use http::StatusCode;
 use weir_api::http_route::ParentRef;
+use weir_api::route_policy::RoutePolicySpec;
 use weir_api::service::ServicePort;
 use weir_api::{FieldError, Kind, Object, RouteSpec};
 use weir_policy::model;
-use weir_policy::names::{ClusterName, Consumers, Label, RouteName};
+use weir_policy::names::{ClusterName, Consumers, Label, RouteName, ServiceName};
 use weir_policy::precedence;
 use weir_policy::route::{CompileError, RouteTable};
 
 use super::hosts::{Host, hosts, intersect};
 use super::index::{Attached, Index, service_name};
 use super::references::{References, grants_for};
-use super::rules::wrong;
+use super::route_policies::RoutePolicies;
+use super::rules::{self, wrong};
 use super::{Compiled, grpc_route, http_route, source};
 
 /// The routes of a service port. `None`: no such service or port.
@@ -39,9 +41,22 @@ pub(crate) fn route_config(name: &RouteName, index: &Index) -> Option<Compiled<m
     sources.extend(routes.iter().map(|route| source(route.object)));
     let grants = routes.iter().map(|route| grants_for(route.object, route.spec, index));
     sources.extend(grants.flatten().collect::<BTreeSet<_>>());
+    let at = &name.cluster.service;
     let virtual_hosts = match routes.as_slice() {
-        [] => vec![to_own_cluster(&name.cluster)],
-        routes => virtual_hosts(routes, index),
+        [] => {
+            let policies = RoutePolicies::without_routes(at, index);
+            let policy = policies.for_rule(None);
+            sources.extend(policy.map(|policy| source(policy.object)));
+            vec![to_own_cluster(&name.cluster, policy.map(|policy| policy.spec))]
+        }
+        routes => {
+            let policies = routes.iter().flat_map(|route| {
+                let policies = RoutePolicies::of(route.object, at, index);
+                policies.holding(route.spec).into_iter().map(source).collect::<Vec<_>>()
+            });
+            sources.extend(policies.collect::<BTreeSet<_>>());
+            virtual_hosts(routes, Some(at), index)
+        }
     };
     let resource = model::RouteConfig {
         name: name.clone(),
@@ -108,7 +123,7 @@ pub(crate) fn displaced<'a>(object: &Object, parent: &ParentRef, index: &'a Inde
 #[cfg(test)]
 pub(crate) fn hosts_of(object: &Object, index: &Index) -> Vec<model::VirtualHost> {
     let spec = RouteSpec::of(object).expect("a route");
-    virtual_hosts(&[Attached { object, spec }], index)
+    virtual_hosts(&[Attached { object, spec }], None, index)
 }
 
 /// Converts one route and compiles its matches with the proxy's own compiler.
@@ -119,8 +134,8 @@ pub(crate) fn check(object: &Object, spec: RouteSpec<'_>) -> Result<(), Vec<Fiel
     // Where references lead is no matter of the object alone.
     let index = Index::default();
     let references = References::of(object, spec.parent_refs(), &index);
-    expand(&references, spec).map_err(|error| vec![error])?;
-    let hosts = virtual_hosts(&[Attached { object, spec }], &index);
+    expand(&references, &RoutePolicies::default(), spec).map_err(|error| vec![error])?;
+    let hosts = virtual_hosts(&[Attached { object, spec }], None, &index);
     let Err(wrong) = RouteTable::compile(&hosts) else {
         return Ok(());
     };
@@ -192,9 +207,10 @@ fn routes_of<'a>(of: &ClusterName, written_in: &Label, index: &'a Index) -> Vec<
 }
 
 /// What holds without any route: every request goes to the service port itself.
-fn to_own_cluster(cluster: &ClusterName) -> model::VirtualHost {
+fn to_own_cluster(cluster: &ClusterName, policy: Option<&RoutePolicySpec>) -> model::VirtualHost {
     let service = &cluster.service;
-    let forward = model::Forward {
+    let name = format!("Service/{}/{}", service.namespace, service.service);
+    let mut forward = model::Forward {
         backends: vec![model::WeightedBackend {
             cluster: cluster.clone(),
             weight: 1,
@@ -205,16 +221,20 @@ fn to_own_cluster(cluster: &ClusterName) -> model::VirtualHost {
         timeouts: model::Timeouts::default(),
         retry: None,
     };
-    model::VirtualHost {
-        name: cluster.to_string(),
-        hosts: vec![model::HostMatch::Any],
-        routes: vec![model::Route {
-            name: format!("Service/{}/{}", service.namespace, service.service),
+    let route = match policy.map_or(Ok(()), |policy| rules::apply(policy, &mut forward)) {
+        Ok(()) => model::Route {
+            name,
             matches: every_path(),
             request_headers: model::HeaderChanges::default(),
             response_headers: model::HeaderChanges::default(),
             action: model::Action::Forward(forward),
-        }],
+        },
+        Err(error) => unusable(name, &error),
+    };
+    model::VirtualHost {
+        name: cluster.to_string(),
+        hosts: vec![model::HostMatch::Any],
+        routes: vec![route],
     }
 }
 
@@ -224,7 +244,13 @@ fn to_own_cluster(cluster: &ClusterName) -> model::VirtualHost {
 /// though, a request that no rule of a more specific host matches is matched against those of less specific ones
 /// (HTTPRouteSpec.hostnames: specificity only orders). So each virtual host holds the routes of every host that covers
 /// its own, the most specific first, each group by precedence.
-fn virtual_hosts(oldest_first: &[Attached<'_>], index: &Index) -> Vec<model::VirtualHost> {
+///
+/// `service`: whose callers they are for; `None`: policies are left out.
+fn virtual_hosts(
+    oldest_first: &[Attached<'_>],
+    service: Option<&ServiceName>,
+    index: &Index,
+) -> Vec<model::VirtualHost> {
     let named = oldest_first.iter().flat_map(|route| hosts(route.spec.hostnames()));
     let distinct: BTreeSet<Host> = named.collect();
     let of_host = |host: &Host| {
@@ -235,7 +261,7 @@ fn virtual_hosts(oldest_first: &[Attached<'_>], index: &Index) -> Vec<model::Vir
                 // Of several hosts of one route the most specific decides, so that its rules are here once.
                 let closest = hosts(route.spec.hostnames()).filter(|own| own.covers(host)).min();
                 if closest.as_ref() == Some(cover) {
-                    group.append(expand_all(route, index));
+                    group.append(expand_all(route, service, index));
                 }
             }
             routes.append(&mut group.sorted());
@@ -251,25 +277,27 @@ fn virtual_hosts(oldest_first: &[Attached<'_>], index: &Index) -> Vec<model::Vir
 
 /// All routes of a route object, in its own order. One that can't be converted, which admission should have refused,
 /// answers its requests with 500: part of it would be something else than what was written.
-fn expand_all(route: &Attached<'_>, index: &Index) -> Expanded {
+fn expand_all(route: &Attached<'_>, service: Option<&ServiceName>, index: &Index) -> Expanded {
     let references = References::of(route.object, route.spec.parent_refs(), index);
-    expand(&references, route.spec).unwrap_or_else(|error| {
-        let respond = model::DirectResponse {
-            status: StatusCode::INTERNAL_SERVER_ERROR,
-            body: format!("{} can't be used: {error}\n", route.object.key()),
-        };
-        let route = model::Route {
-            name: route.object.key().to_string(),
-            matches: every_path(),
-            request_headers: model::HeaderChanges::default(),
-            response_headers: model::HeaderChanges::default(),
-            action: model::Action::Respond(respond),
-        };
-        Expanded {
-            http: vec![route],
-            grpc: Vec::new(),
-        }
+    let policies = service.map(|service| RoutePolicies::of(route.object, service, index));
+    expand(&references, &policies.unwrap_or_default(), route.spec).unwrap_or_else(|error| Expanded {
+        http: vec![unusable(route.object.key().to_string(), &error)],
+        grpc: Vec::new(),
     })
+}
+
+/// Stands for what can't be converted.
+fn unusable(name: String, error: &FieldError) -> model::Route {
+    model::Route {
+        matches: every_path(),
+        request_headers: model::HeaderChanges::default(),
+        response_headers: model::HeaderChanges::default(),
+        action: model::Action::Respond(model::DirectResponse {
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            body: format!("{name} can't be used: {error}\n"),
+        }),
+        name,
+    }
 }
 
 /// Routes of the model; those of the two kinds are never merged.
@@ -294,15 +322,19 @@ impl Expanded {
     }
 }
 
-fn expand(references: &References<'_>, spec: RouteSpec<'_>) -> Result<Expanded, FieldError> {
+fn expand(
+    references: &References<'_>,
+    policies: &RoutePolicies<'_>,
+    spec: RouteSpec<'_>,
+) -> Result<Expanded, FieldError> {
     Ok(match spec {
         RouteSpec::Http(spec) => Expanded {
-            http: http_route::expand(references, spec)?,
+            http: http_route::expand(references, policies, spec)?,
             grpc: Vec::new(),
         },
         RouteSpec::Grpc(spec) => Expanded {
             http: Vec::new(),
-            grpc: grpc_route::expand(references, spec)?,
+            grpc: grpc_route::expand(references, policies, spec)?,
         },
     })
 }
@@ -684,7 +716,7 @@ mod tests {
         };
         let index = Index::default();
         let references = References::of(&object, &spec.parent_refs, &index);
-        let routes = http_route::expand(&references, spec).expect("it converts");
+        let routes = http_route::expand(&references, &RoutePolicies::default(), spec).expect("it converts");
         let changes = model::HeaderChanges {
             remove: vec![HeaderName::from_static("x-gone")],
             set: vec![(HeaderName::from_static("x-set"), HeaderValue::from_static("1"))],
@@ -752,7 +784,7 @@ mod tests {
         };
         let index = Index::default();
         let references = References::of(&object, &spec.parent_refs, &index);
-        let routes = http_route::expand(&references, spec).expect("it converts");
+        let routes = http_route::expand(&references, &RoutePolicies::default(), spec).expect("it converts");
         let values =
             |changes: &model::HeaderChanges| changes.set.iter().map(|(_, value)| value.clone()).collect::<Vec<_>>();
         let model::Action::Forward(forward) = &routes[0].action else {

@@ -6,6 +6,7 @@ use weir_api::http_route::{
     BackendRef, HeaderField, HeaderMatch, HeaderModifier, HttpRouteFilter, PathModifier, RETRY_ATTEMPTS, RETRY_BACKOFF,
     RedirectScheme, RequestRedirect, Retry, RouteTimeouts, ValueMatch,
 };
+use weir_api::route_policy::{RetryBackoff, RetryMethods, RetryOn, RoutePolicySpec, RouteRetry};
 use weir_policy::model;
 
 use super::references::References;
@@ -40,6 +41,8 @@ pub(super) struct RuleParts<'a> {
     pub(super) backends: &'a [BackendRef],
     pub(super) timeouts: Option<RouteTimeouts>,
     pub(super) retry: Option<&'a Retry>,
+    /// The policy that holds for it.
+    pub(super) policy: Option<&'a RoutePolicySpec>,
 }
 
 /// What a rule does, whichever of its matches takes a request.
@@ -73,16 +76,22 @@ pub(super) fn done(references: &References<'_>, at: &Place, rule: &RuleParts<'_>
     let timeouts = rule.timeouts.unwrap_or_default();
     let action = match filters.redirect {
         Some(redirect) => model::Action::Redirect(redirect),
-        None => model::Action::Forward(model::Forward {
-            backends,
-            mirrors: filters.mirrors,
-            rewrite: filters.rewrite,
-            timeouts: model::Timeouts {
-                request: timeouts.request,
-                backend_request: timeouts.backend_request,
-            },
-            retry: rule.retry.map(|retry| retry_policy(path, retry)).transpose()?,
-        }),
+        None => {
+            let mut forward = model::Forward {
+                backends,
+                mirrors: filters.mirrors,
+                rewrite: filters.rewrite,
+                timeouts: model::Timeouts {
+                    request: timeouts.request,
+                    backend_request: timeouts.backend_request,
+                },
+                retry: rule.retry.map(|retry| retry_policy(path, retry)).transpose()?,
+            };
+            if let Some(policy) = rule.policy {
+                apply(policy, &mut forward)?;
+            }
+            model::Action::Forward(forward)
+        }
     };
     Ok(Done {
         request_headers: filters.request,
@@ -243,6 +252,71 @@ fn retry_policy(path: &str, retry: &Retry) -> Result<model::RetryPolicy, FieldEr
         backoff: model::Backoff::tenfold(retry.backoff.unwrap_or(RETRY_BACKOFF)),
         methods: model::RetryMethods::Idempotent,
     })
+}
+
+/// Puts what a policy says in place of what a rule says itself.
+pub(super) fn apply(policy: &RoutePolicySpec, forward: &mut model::Forward) -> Result<(), FieldError> {
+    let RoutePolicySpec { target_refs: _, retry } = policy;
+    if let Some(over) = retry {
+        forward.timeouts.backend_request = over.per_try_timeout.or(forward.timeouts.backend_request);
+        forward.retry = overridden_retry(forward.retry.take(), over)?;
+    }
+    Ok(())
+}
+
+/// What a policy says of sending again, field by field in place of what the rule says. `None`: on nothing.
+fn overridden_retry(
+    own: Option<model::RetryPolicy>,
+    over: &RouteRetry,
+) -> Result<Option<model::RetryPolicy>, FieldError> {
+    let own = own.unwrap_or_else(|| model::RetryPolicy {
+        attempts: RETRY_ATTEMPTS,
+        on: model::RetryOn::no_answer(),
+        codes: Vec::new(),
+        backoff: model::Backoff::tenfold(RETRY_BACKOFF),
+        methods: model::RetryMethods::Idempotent,
+    });
+    let codes = match &over.codes {
+        Some(codes) => {
+            let codes = codes.iter().enumerate();
+            let codes = codes.map(|(at, code)| status(&format!("spec.retry.codes[{at}]"), *code));
+            codes.collect::<Result<_, _>>()?
+        }
+        None => own.codes,
+    };
+    let backoff = over.backoff.map(|RetryBackoff { base, max }| {
+        let tenfold = model::Backoff::tenfold(base);
+        max.map_or(tenfold, |max| model::Backoff { base, max })
+    });
+    let retry = model::RetryPolicy {
+        attempts: over.attempts.unwrap_or(own.attempts),
+        on: match &over.on {
+            Some(words) => words.iter().map(|word| retry_on(*word)).collect(),
+            None => own.on,
+        },
+        codes,
+        backoff: backoff.unwrap_or(own.backoff),
+        methods: over.methods.map_or(own.methods, |methods| match methods {
+            RetryMethods::Idempotent => model::RetryMethods::Idempotent,
+            RetryMethods::Any => model::RetryMethods::Any,
+        }),
+    };
+    Ok((!retry.on.is_empty() || !retry.codes.is_empty()).then_some(retry))
+}
+
+fn retry_on(word: RetryOn) -> model::RetryOn {
+    match word {
+        RetryOn::ServerError => model::RetryOn::ServerError,
+        RetryOn::GatewayError => model::RetryOn::GatewayError,
+        RetryOn::Reset => model::RetryOn::Reset,
+        RetryOn::ConnectFailure => model::RetryOn::ConnectFailure,
+        RetryOn::RefusedStream => model::RetryOn::RefusedStream,
+        RetryOn::Cancelled => model::RetryOn::Cancelled,
+        RetryOn::DeadlineExceeded => model::RetryOn::DeadlineExceeded,
+        RetryOn::Internal => model::RetryOn::Internal,
+        RetryOn::ResourceExhausted => model::RetryOn::ResourceExhausted,
+        RetryOn::Unavailable => model::RetryOn::Unavailable,
+    }
 }
 
 fn header_name(path: &str, name: &str) -> Result<HeaderName, FieldError> {

@@ -6,17 +6,18 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 
 use weir_api::backend_policy::BackendPolicySpec;
+use weir_api::route_policy::RoutePolicySpec;
 use weir_api::{Key, Kind, Spec};
 use weir_policy::names::{ClusterName, Label, ListenerName, RouteName, ServiceName};
 use weir_xds::encode::envoy::{INBOUND, OUTBOUND};
-use weir_xds::encode::{self, NotSent, Place, PolicyField, Sent};
+use weir_xds::encode::{self, NotSent, Place, PolicyField, RouteField, Sent};
 use weir_xds::envoy::Any;
 use weir_xds::node::{ClientIdentity, Dialect};
 use weir_xds::{EnvoyNode, InboundPort, ResourceType};
 
 use super::index::{Index, Part};
 use super::outbound::{Scope, Table};
-use super::{Compiled, Version, cluster, endpoints, listener, routes};
+use super::{Compiled, Version, cluster, endpoints, listener, route_policies, routes};
 
 /// What is computed for a subscription: what was asked for, and by whom where that matters.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -281,27 +282,39 @@ fn said(sent: Sent, sources: Vec<(Key, i64)>, index: &Index) -> Computed {
 
 /// Whose it is that is not sent. A default that nobody asked for is nobody's.
 pub(super) fn attributed(not_sent: Vec<NotSent>, sources: &[(Key, i64)], index: &Index) -> Vec<(Key, String)> {
-    let owner = |not_sent: &NotSent| {
-        let mut keys = sources.iter().map(|(key, _)| key);
-        match &not_sent.place {
-            Place::Route(name) | Place::RouteField(name, _) => {
-                let object = name.split_once('#').map_or(name.as_str(), |(object, _)| object);
-                keys.find(|key| key.to_string() == object)
-            }
-            Place::Protocol => keys.find(|key| key.kind == Kind::Service),
-            Place::Policy(field) => keys.find(|key| {
+    let keys = || sources.iter().map(|(key, _)| key);
+    let route = |name: &str| {
+        let object = name.split_once('#').map_or(name, |(object, _)| object);
+        keys().find(|key| key.to_string() == object).cloned()
+    };
+    let owner = |not_sent: &NotSent| match &not_sent.place {
+        Place::Route(name) => route(name),
+        Place::RouteField(name, field) => {
+            let policy = route_policies::holder(name, sources, index);
+            let policy = policy.filter(|policy| sets(policy.spec, *field));
+            policy.map(|policy| policy.object.key()).or_else(|| route(name))
+        }
+        Place::Protocol => keys().find(|key| key.kind == Kind::Service).cloned(),
+        Place::Policy(field) => {
+            let mut keys = keys();
+            let policy = keys.find(|key| {
                 let object = index.objects().get(key);
                 object.is_some_and(|object| match &object.spec {
                     Spec::BackendPolicy(spec) => asks_for(spec, *field),
                     _ => false,
                 })
-            }),
+            });
+            policy.cloned()
         }
     };
-    let owned = not_sent
-        .iter()
-        .filter_map(|one| Some((owner(one)?.clone(), one.to_string())));
+    let owned = not_sent.iter().filter_map(|one| Some((owner(one)?, one.to_string())));
     owned.collect()
+}
+
+fn sets(policy: &RoutePolicySpec, field: RouteField) -> bool {
+    match field {
+        RouteField::Retry => policy.retry.is_some(),
+    }
 }
 
 fn asks_for(policy: &BackendPolicySpec, field: PolicyField) -> bool {

@@ -8,7 +8,8 @@ use weir_api::{Key, Kind, Object, RouteSpec, Spec};
 use weir_policy::names::ServiceName;
 
 use super::{route, says_in_force};
-use crate::compile::index::{Index, Part};
+use crate::compile::index::{Index, Part, asks_the_same};
+use crate::compile::route_policies::service_key;
 use crate::store::{Change, Event, Stored};
 
 /// The resources that statuses are made from, and those whose status may be another one by now.
@@ -131,8 +132,13 @@ impl Book {
             .unwrap_or_default();
         let after = object.as_ref().map(|object| sends_to(object)).unwrap_or_default();
         let is_there = object.is_some();
+        let says_more = match (self.index.objects().get(key), &object) {
+            (Some(before), Some(after)) => !asks_the_same(before, after),
+            (Some(_), None) | (None, Some(_)) => true,
+            (None, None) => false,
+        };
         let touched = self.index.apply(key, object);
-        if touched.is_empty() {
+        if !says_more {
             return;
         }
         for service in before.difference(&after) {
@@ -158,11 +164,19 @@ impl Book {
                 self.mark(key);
             }
         }
+        // One that is gone is none of its services' any more.
+        for key in self.policies_of(key) {
+            self.mark(key);
+        }
     }
 
     /// The resources whose status speaks of this part of a service.
     fn affected(&self, service: &ServiceName, part: Part) -> BTreeSet<Key> {
-        let routes = || self.index.routes(service).into_iter().map(|of| of.object.key());
+        let routes = || {
+            let routes = self.index.routes(service).into_iter().map(|of| of.object.key());
+            let with_policies = routes.flat_map(|route| self.policies_of(&route).into_iter().chain([route]));
+            with_policies.chain(self.policies_of(&service_key(service)))
+        };
         let policies = || self.index.policies(service).into_iter().map(|of| of.object.key());
         let senders = || self.senders.get(service).into_iter().flatten().cloned();
         match part {
@@ -171,6 +185,12 @@ impl Book {
             Part::Clusters => policies().collect(),
             Part::Endpoints => BTreeSet::new(),
         }
+    }
+
+    /// The RoutePolicies for a route or a service.
+    fn policies_of(&self, target: &Key) -> Vec<Key> {
+        let policies = self.index.route_policies(target).into_iter();
+        policies.map(|policy| policy.object.key()).collect()
     }
 
     fn mark(&mut self, key: Key) {
@@ -188,7 +208,12 @@ impl Book {
 /// Whether statuses are made from a kind.
 fn is_read(kind: Kind) -> bool {
     match kind {
-        Kind::Service | Kind::BackendPolicy | Kind::HttpRoute | Kind::GrpcRoute | Kind::ReferenceGrant => true,
+        Kind::Service
+        | Kind::BackendPolicy
+        | Kind::RoutePolicy
+        | Kind::HttpRoute
+        | Kind::GrpcRoute
+        | Kind::ReferenceGrant => true,
         Kind::Namespace | Kind::MeshConfig | Kind::EndpointSlice | Kind::Workload => false,
     }
 }
@@ -203,7 +228,8 @@ fn sends_to(object: &Object) -> BTreeSet<ServiceName> {
         | Spec::EndpointSlice(_)
         | Spec::Workload(_)
         | Spec::ReferenceGrant(_)
-        | Spec::BackendPolicy(_) => BTreeSet::new(),
+        | Spec::BackendPolicy(_)
+        | Spec::RoutePolicy(_) => BTreeSet::new(),
     }
 }
 
@@ -301,6 +327,34 @@ mod tests {
             "no status says it"
         );
         assert_eq!(due_after(&|book| book.stir(&route("gone", "portal").key())), [""; 0]);
+    }
+
+    #[test]
+    fn a_policys_status_speaks_of_what_it_is_for() {
+        let now = Instant::now();
+        let for_route = fixture::route_policy("by-route", &[(Kind::HttpRoute, "own", None)]);
+        let for_service = fixture::route_policy("by-service", &[(Kind::Service, "portal", None)]);
+        let for_nothing = fixture::route_policy("by-nothing", &[(Kind::HttpRoute, "gone", None)]);
+        let held = [portal(), route("own", "portal"), for_route.clone(), for_service.clone()];
+        let due_after = |key: &Key, object: Option<Object>| {
+            let mut book = settled(&held, now);
+            book.apply(key, object.map(Arc::new));
+            names(book.take_due(now))
+        };
+        let put = |object: Object| due_after(&object.key(), Some(object));
+        assert_eq!(put(for_nothing), ["by-nothing"]);
+        let all = ["by-route", "by-service", "own"];
+        assert_eq!(put(fixture::service("citizen", "portal", &[("http", 81)])), all);
+        assert_eq!(put(route("own", "other")), all);
+        assert_eq!(
+            due_after(&route("own", "portal").key(), None),
+            ["by-route", "by-service"]
+        );
+        assert_eq!(due_after(&portal().key(), None), all);
+        assert_eq!(due_after(&for_route.key(), None), ["by-service", "own"]);
+        let mut said = for_service;
+        said.status = Some(serde_json::json!({"ancestors": []}));
+        assert_eq!(put(said), [""; 0], "what was said is nothing new");
     }
 
     #[test]

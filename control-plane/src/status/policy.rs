@@ -1,59 +1,51 @@
 //! The status of policies: for each target, whether the policy is accepted there, and in force.
 
-use std::num::NonZeroU16;
-
 use weir_api::Object;
-use weir_api::backend_policy::{BackendPolicySpec, TargetRef};
-use weir_api::service::{ServicePort, ServiceSpec};
 use weir_api::status::{
     CONTROLLER_NAME, ConditionStatus, ParentReference, PolicyAncestorStatus, PolicyStatus, condition,
 };
 
 use super::conditions::{Observation, Verdict, conditions, few};
 use super::{Standings, in_force};
-use crate::compile;
-use crate::compile::index::{Index, Of, service_name};
-use crate::proxies::Attachment;
+use crate::proxies::Extent;
 
-/// Where a target's callers are; `None`: there is no such service or port.
-pub(super) fn attachment(object: &Object, target: &TargetRef, index: &Index) -> Option<Attachment> {
-    let service = service_name(&object.metadata.namespace, &target.name)?;
-    let port = match &target.section_name {
-        None => None,
-        Some(section) => Some(port_named(index.service(&service)?.spec, section)?),
-    };
-    Some(Attachment { service, port })
+/// What a policy claims with one of its targets.
+#[derive(Debug)]
+pub(super) struct Claim<'a> {
+    /// The target, as the spec names it.
+    pub(super) target: ParentReference,
+    /// What that is, for people.
+    ///
+    /// # Errors
+    /// What of it is not there.
+    pub(super) found: Result<String, String>,
+    /// The oldest policy that claims just the same, the claimant itself among them.
+    pub(super) oldest: Option<&'a Object>,
+    /// Where the target's callers are.
+    pub(super) extent: Extent,
+    /// Who holds instead, if for every part of the target another policy does.
+    pub(super) overridden: Option<String>,
 }
 
-/// What is to be said of a policy.
-pub(super) fn status(
-    object: &Object,
-    spec: &BackendPolicySpec,
-    index: &Index,
-    standings: &Standings,
-    now: &str,
-) -> PolicyStatus {
+/// What is to be said of a policy with these claims.
+pub(super) fn status(object: &Object, claims: Vec<Claim<'_>>, standings: &Standings, now: &str) -> PolicyStatus {
     let before: PolicyStatus = super::read(object);
     let at = Observation {
         generation: object.metadata.generation,
         now,
     };
-    let ancestors = spec.target_refs.iter().map(|target| {
-        let ancestor_ref = ParentReference::from(target);
-        let accepted = accepted(object, target, index);
-        let attachment = attachment(object, target, index);
-        let in_force = match attachment {
-            Some(attachment) if accepted.is_true() => match overridden(object, &attachment, index) {
-                Some(message) => Verdict::new(condition::IN_FORCE, ConditionStatus::False, "Overridden", message),
-                None => in_force::verdict(&standings.at(&attachment)),
-            },
-            Some(_) | None => in_force::not_accepted(),
+    let ancestors = claims.into_iter().map(|claim| {
+        let accepted = accepted(object, &claim);
+        let in_force = match claim.overridden {
+            _ if !accepted.is_true() => in_force::not_accepted(),
+            Some(message) => Verdict::new(condition::IN_FORCE, ConditionStatus::False, "Overridden", message),
+            None => in_force::verdict(&standings.at(&claim.extent)),
         };
-        let held = before.ancestors.iter().find(|held| held.ancestor_ref == ancestor_ref);
+        let held = before.ancestors.iter().find(|held| held.ancestor_ref == claim.target);
         let held = held.map_or(&[][..], |held| &held.conditions);
         PolicyAncestorStatus {
             conditions: conditions([accepted, in_force], held, at),
-            ancestor_ref,
+            ancestor_ref: claim.target,
             controller_name: CONTROLLER_NAME.to_owned(),
         }
     });
@@ -63,26 +55,14 @@ pub(super) fn status(
 }
 
 /// Whether the target is there, and no older policy claims the same.
-fn accepted(object: &Object, target: &TargetRef, index: &Index) -> Verdict {
+fn accepted(object: &Object, claim: &Claim<'_>) -> Verdict {
     let not = |reason, message: String| Verdict::new(condition::ACCEPTED, ConditionStatus::False, reason, message);
-    let namespace = &object.metadata.namespace;
-    let mut shown = format!("Service {namespace}/{}", target.name);
-    let named = service_name(namespace, &target.name);
-    let found = named.as_ref().and_then(|name| index.service(name));
-    let (Some(name), Some(service)) = (named.as_ref(), found) else {
-        return not("TargetNotFound", format!("there is no {shown}"));
+    let shown = match &claim.found {
+        Ok(shown) => shown,
+        Err(missing) => return not("TargetNotFound", missing.clone()),
     };
-    if let Some(section) = &target.section_name {
-        if port_named(service.spec, section).is_none() {
-            let message = format!("{shown} has no port named {section:?}; it has {}", names(service.spec));
-            return not("TargetNotFound", message);
-        }
-        shown = format!("port {section:?} of {shown}");
-    }
-    let policies = index.policies(name);
-    let claims = |policy: &&Of<'_, BackendPolicySpec>| policy.spec.target_refs.contains(target);
     let own = object.key();
-    match policies.iter().find(claims).map(|oldest| oldest.object) {
+    match claim.oldest {
         Some(oldest) if oldest.key() != own => {
             let (holder, created) = (oldest.key(), &oldest.metadata.creation_timestamp);
             let because = match *created == object.metadata.creation_timestamp {
@@ -101,37 +81,24 @@ fn accepted(object: &Object, target: &TargetRef, index: &Index) -> Verdict {
     }
 }
 
-/// Who holds instead, if others do for every port: a policy for a port by name goes before one for all ports.
-fn overridden(object: &Object, attachment: &Attachment, index: &Index) -> Option<String> {
-    let service = index.service(&attachment.service)?;
-    let policies = index.policies(&attachment.service);
-    let mut holders: Vec<String> = Vec::new();
-    for port in &service.spec.ports {
-        if attachment.port.is_some_and(|only| only != port.port) {
-            continue;
-        }
-        let holder = compile::policy_for(&attachment.service, port, &policies)?;
-        if holder.object.key() == object.key() {
-            return None;
-        }
-        let holder = holder.object.key().to_string();
-        if !holders.contains(&holder) {
-            holders.push(holder);
+/// Which policies hold instead of one, if others do for each of these parts; `None`: it holds for one of them, or
+/// nobody does.
+pub(super) fn others<'a>(own: &Object, holders: impl Iterator<Item = Option<&'a Object>>) -> Option<String> {
+    let mut others: Vec<String> = Vec::new();
+    for holder in holders {
+        let holder = holder
+            .map(Object::key)
+            .filter(|holder| *holder != own.key())?
+            .to_string();
+        if !others.contains(&holder) {
+            others.push(holder);
         }
     }
-    let shown = few(&holders, ", ", holders.len());
-    Some(format!(
-        "each port has a policy of its own, which goes before this one: {shown}"
-    ))
+    (!others.is_empty()).then(|| few(&others, ", ", others.len()))
 }
 
-fn port_named(service: &ServiceSpec, name: &str) -> Option<NonZeroU16> {
-    let named = |port: &&ServicePort| port.name.as_deref() == Some(name);
-    service.ports.iter().find(named).map(|port| port.port)
-}
-
-fn names(service: &ServiceSpec) -> String {
-    let names = service.ports.iter().filter_map(|port| port.name.as_ref());
+/// Names in a list, for people.
+pub(super) fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let names: Vec<String> = names.map(|name| format!("{name:?}")).collect();
     match names.len() {
         0 => "none with a name".to_owned(),

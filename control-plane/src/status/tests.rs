@@ -17,11 +17,11 @@ use crate::compile::fixture::{self, spec_of};
 const T1: &str = "2026-01-01T00:00:01Z";
 const T2: &str = "2026-01-01T00:00:02Z";
 
-/// An index, and the standings of all in it where every attachment stands like this.
+/// An index, and the standings of all in it where every extent stands like this.
 fn standings(index: &Index, summary: &Summary) -> BTreeMap<Key, Standings> {
     let of = |object: &Object| {
-        let attachments = attachments(object, index).into_iter();
-        Standings(attachments.map(|attachment| (attachment, summary.clone())).collect())
+        let extents = extents(object, index).into_iter();
+        Standings(extents.map(|extent| (extent, summary.clone())).collect())
     };
     let objects = index.objects().iter();
     objects.map(|(key, object)| (key.clone(), of(object))).collect()
@@ -303,6 +303,82 @@ fn rules_without_effect_are_named_with_what_takes_their_requests() {
     ineffective(
         weightless,
         "True/WeightsZero: rules[0] answers with 500, since all its weights are 0",
+    );
+}
+
+#[test]
+fn a_policy_for_routes_is_accepted_where_its_target_is() {
+    let named = |name: &str, rules: &[&str]| {
+        with(route(name), |spec| {
+            spec.rules = rules.iter().map(|_| fixture::rule("/", &["portal"])).collect();
+            for (rule, name) in spec.rules.iter_mut().zip(rules) {
+                rule.name = (!name.is_empty()).then(|| (*name).to_owned());
+            }
+        })
+    };
+    let for_one = |name: &str, kind, target: &str, rule| fixture::route_policy(name, &[(kind, target, rule)]);
+    let held = [portal(), named("r", &["a", ""])];
+    let accepted = |kind, target: &str, rule, expect: &str| {
+        let policy = for_one("p", kind, target, rule);
+        let mut objects = held.to_vec();
+        objects.push(policy.clone());
+        says(&objects, &policy, "Accepted", expect);
+    };
+    use Kind::{GrpcRoute, HttpRoute, Service};
+    accepted(
+        Service,
+        "portal",
+        None,
+        "True/Accepted: it holds for the routes of Service citizen/portal",
+    );
+    accepted(HttpRoute, "r", None, "True/Accepted: it holds for HTTPRoute citizen/r");
+    accepted(
+        HttpRoute,
+        "r",
+        Some("a"),
+        "True/Accepted: it holds for rule \"a\" of HTTPRoute citizen/r",
+    );
+    accepted(
+        GrpcRoute,
+        "r",
+        None,
+        "False/TargetNotFound: there is no GRPCRoute citizen/r",
+    );
+    accepted(
+        Service,
+        "gone",
+        None,
+        "False/TargetNotFound: there is no Service citizen/gone",
+    );
+    let no_rule = "False/TargetNotFound: HTTPRoute citizen/r has no rule named \"b\"; it has \"a\"";
+    accepted(HttpRoute, "r", Some("b"), no_rule);
+
+    let older = created(for_one("z", HttpRoute, "r", Some("a")), 1);
+    let newer = created(for_one("a", HttpRoute, "r", Some("a")), 2);
+    let conflicted = "False/Conflicted: RoutePolicy/citizen/z and RoutePolicy/citizen/a both claim rule \"a\" of \
+                      HTTPRoute citizen/r; RoutePolicy/citizen/z, the older, holds";
+    let mut objects = held.to_vec();
+    objects.extend([older.clone(), newer.clone()]);
+    says(&objects, &newer, "Accepted", conflicted);
+    says(&objects, &older, "weir.dev/InForce", "True/InForce: in force on 1 of 1");
+    // What goes before it everywhere, and what does not.
+    let whole = for_one("whole", HttpRoute, "r", None);
+    let service = for_one("service", Service, "portal", None);
+    objects.extend([whole.clone(), service.clone()]);
+    says(&objects, &whole, "weir.dev/InForce", "True/InForce: in force on 1 of 1");
+    let of_routes = "False/Overridden: each of its routes has a policy of its own, which goes before this one: \
+                     RoutePolicy/citizen/z, RoutePolicy/citizen/whole";
+    says(&objects, &service, "weir.dev/InForce", of_routes);
+    let all_named = named("r", &["a"]);
+    let objects = [portal(), all_named, older, whole.clone(), service.clone()];
+    let of_rules =
+        "False/Overridden: each rule has a policy of its own, which goes before this one: RoutePolicy/citizen/z";
+    says(&objects, &whole, "weir.dev/InForce", of_rules);
+    says(
+        &[portal(), service.clone()],
+        &service,
+        "weir.dev/InForce",
+        "True/InForce: in force on 1 of 1",
     );
 }
 

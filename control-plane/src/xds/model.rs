@@ -1038,7 +1038,7 @@ mod tests {
         let agree = |world: &World| {
             let stored = &world.held[&key];
             let view = proxies::of_object(&world.model, &key, 1, stored.revision);
-            let of = [(key.clone(), vec![attachment("portal.citizen", 0)])];
+            let of = [(key.clone(), vec![[attachment("portal.citizen", 0)].into()])];
             let summary = proxies::summaries(&world.model, &of).of.remove(0).remove(0);
             assert_eq!(summary.in_force, view.in_force.len());
             assert_eq!(
@@ -1071,7 +1071,7 @@ mod tests {
             ("portal.citizen", 81, 0),
             ("x.citizen", 0, 0),
         ] {
-            let of = [(key.clone(), vec![attachment(service, port)])];
+            let of = [(key.clone(), vec![[attachment(service, port)].into()])];
             let summary = proxies::summaries(&world.model, &of).of.remove(0).remove(0);
             assert_eq!(
                 summary.in_force + summary.pending + summary.rejected,

@@ -436,8 +436,8 @@ fn is_hostname(text: &str) -> bool {
     names::is_subdomain(text) && text.parse::<std::net::IpAddr>().is_err()
 }
 
-pub(super) const TWIN: &str = "is there already";
-pub(super) const TWIN_REMEDY: &str = "each stands once";
+pub(crate) const TWIN: &str = "is there already";
+pub(crate) const TWIN_REMEDY: &str = "each stands once";
 
 /// The CRD's limits.
 pub(crate) const PARENTS_MAX: usize = 32;
@@ -453,5 +453,5 @@ const HEADER_CHARS_MAX: usize = 4096;
 const QUERY_CHARS_MAX: usize = 1024;
 
 /// The CRD has none: more than ten retries of one request help nobody.
-pub(super) const ATTEMPTS_MAX: u64 = 10;
-pub(super) const CODES_MAX: usize = 32;
+pub(crate) const ATTEMPTS_MAX: u64 = 10;
+pub(crate) const CODES_MAX: usize = 32;

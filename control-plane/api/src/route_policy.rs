@@ -1,0 +1,347 @@
+//! RoutePolicy: what becomes of the requests that routes take, beyond what a route itself can say.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
+use serde_json::json;
+
+use crate::decode::{Errors, Node};
+use crate::duration;
+use crate::http_route::read::{ATTEMPTS_MAX, CODES_MAX, TWIN, TWIN_REMEDY};
+use crate::kind::Kind;
+use crate::names;
+use crate::object::Key;
+use crate::schema::texts::{Millis, Subdomain};
+
+/// What becomes of the requests that rules of routes take. Of all policies that are for a rule one holds, whole: one
+/// for the rule by name goes before one for its route, that before one for the Service, and of two for the same the
+/// older holds. A policy for a Service is for the routes in the Service's own namespace that have it as a parent; and
+/// where it has none, for all requests to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RoutePolicySpec {
+    /// What it is for, all of its own namespace.
+    ///
+    /// Rule: none is there twice.
+    #[schemars(length(min = 1, max = TARGETS_MAX), extend("x-kubernetes-list-type" = "atomic"))]
+    pub target_refs: Vec<RouteTargetRef>,
+    /// When a request is sent again. Each field that is given holds in place of the rule's own `retry` and
+    /// `timeouts.backendRequest`; what is left out stays as it is there. Default: as the rule has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry: Option<RouteRetry>,
+}
+
+/// What a policy is for: a route, a rule of it, or a Service.
+///
+/// Rule: the group is empty for a Service, and gateway.networking.k8s.io for a route.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteTargetRef {
+    /// HTTPRoute, GRPCRoute or Service.
+    #[schemars(flatten, with = "TargetKind")]
+    pub kind: Kind,
+    /// The name, in the policy's own namespace.
+    #[schemars(with = "Subdomain")]
+    pub name: String,
+    /// The name of one of the route's rules. Default: all of its rules.
+    ///
+    /// Rule: a Service has none.
+    #[schemars(with = "Option<Subdomain>")]
+    pub section_name: Option<String>,
+}
+
+impl Serialize for RouteTargetRef {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("group", self.kind.group())?;
+        map.serialize_entry("kind", self.kind.kind())?;
+        map.serialize_entry("name", &self.name)?;
+        if let Some(section_name) = &self.section_name {
+            map.serialize_entry("sectionName", section_name)?;
+        }
+        map.end()
+    }
+}
+
+impl RouteTargetRef {
+    /// The resource that it names, for a policy in this namespace.
+    pub fn key(&self, namespace: &str) -> Key {
+        Key {
+            kind: self.kind,
+            namespace: namespace.to_owned(),
+            name: self.name.clone(),
+        }
+    }
+}
+
+/// The schema of a [`Kind`] that a policy for routes may be for.
+enum TargetKind {}
+
+impl JsonSchema for TargetKind {
+    fn schema_name() -> Cow<'static, str> {
+        "RouteTargetKind".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let groups = [Kind::Service.group(), Kind::HttpRoute.group()];
+        let group = json!({"type": "string", "enum": groups, "description": "The group of `kind`."});
+        let kinds = TARGETS.map(Kind::kind);
+        let kind = json!({"type": "string", "enum": kinds, "description": "The kind of what it is for."});
+        let properties = json!({"group": group, "kind": kind});
+        json_schema!({"type": "object", "properties": properties, "required": ["group", "kind"]})
+    }
+}
+
+/// When a request is sent again. What is provably unprocessed is sent again in any case, and `retryBudget` of the
+/// Service's BackendPolicy bounds the rest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteRetry {
+    /// How often at most. Default: as the rule's `retry` has it, else 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = ATTEMPTS_MAX))]
+    pub attempts: Option<u32>,
+    /// What is tried again, in Envoy's words:
+    ///
+    /// - `5xx`: an answer with such a status, or none;
+    /// - `gateway-error`: an answer of 502, 503 or 504, or none;
+    /// - `reset`: no answer: reset, not connected, refused, out of perTryTimeout;
+    /// - `connect-failure`: no connection;
+    /// - `refused-stream`: the other side said that it did not process the request;
+    /// - `cancelled`, `deadline-exceeded`, `internal`, `resource-exhausted`, `unavailable`: an answer without messages
+    ///   and with this gRPC status.
+    ///
+    /// Default: reset, connect-failure and refused-stream, as HTTPRoute's `retry` does.
+    ///
+    /// Rule: each stands once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = WORDS), extend("x-kubernetes-list-type" = "atomic"))]
+    pub on: Option<Vec<RetryOn>>,
+    /// Statuses of answers that are tried again beside that. Default: as the rule's `retry` has them, else none.
+    ///
+    /// Rule: each stands once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        inner(range(min = 400, max = 599)),
+        length(max = CODES_MAX),
+        extend("x-kubernetes-list-type" = "atomic")
+    )]
+    pub codes: Option<Vec<u16>>,
+    /// How long one attempt may take. Default: as the rule's `timeouts.backendRequest` has it.
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "duration::serialize_option"
+    )]
+    #[schemars(with = "Option<Millis<1, 3_600_000>>")]
+    pub per_try_timeout: Option<Duration>,
+    /// How long retries wait. Default: as the rule's `retry` has it, else from 25ms to 250ms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backoff: Option<RetryBackoff>,
+    /// Of which methods a request is sent again that may have been processed. Default: Idempotent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub methods: Option<RetryMethods>,
+}
+
+/// What is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RetryOn {
+    /// `5xx`
+    #[serde(rename = "5xx")]
+    ServerError,
+    /// `gateway-error`
+    GatewayError,
+    /// `reset`
+    Reset,
+    /// `connect-failure`
+    ConnectFailure,
+    /// `refused-stream`
+    RefusedStream,
+    /// `cancelled`
+    Cancelled,
+    /// `deadline-exceeded`
+    DeadlineExceeded,
+    /// `internal`
+    Internal,
+    /// `resource-exhausted`
+    ResourceExhausted,
+    /// `unavailable`
+    Unavailable,
+}
+
+/// How long retries wait: the first `base`, each that follows twice as long, none longer than `max`; chance takes up to
+/// half of it away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RetryBackoff {
+    /// The first.
+    #[serde(serialize_with = "duration::serialize")]
+    #[schemars(with = "Millis<1, 60_000>")]
+    pub base: Duration,
+    /// The longest. Default: ten times the first.
+    ///
+    /// Rule: it is not shorter than base.
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "duration::serialize_option"
+    )]
+    #[schemars(with = "Option<Millis<1, 600_000>>")]
+    pub max: Option<Duration>,
+}
+
+/// Of which methods a request is sent again that may have been processed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
+pub enum RetryMethods {
+    /// Of those that RFC 9110 section 9.2.2 calls idempotent, and of one that the rule matches by name. Every rule of a
+    /// GRPCRoute names POST by that.
+    Idempotent,
+    /// Of every method, POST too: the app has to be able to take a request twice.
+    Any,
+}
+
+pub(crate) fn read(node: &Node<'_>, errors: &mut Errors) -> Option<RoutePolicySpec> {
+    let mut fields = node.fields(errors)?;
+    let target_refs = fields.required("targetRefs", errors, read_targets);
+    let retry = fields.optional("retry", errors, read_retry);
+    fields.finish(errors);
+    Some(RoutePolicySpec {
+        target_refs: target_refs?,
+        retry,
+    })
+}
+
+fn read_targets(node: &Node<'_>, errors: &mut Errors) -> Option<Vec<RouteTargetRef>> {
+    let targets = node.list(errors, TARGETS_MAX, read_target)?;
+    node.refuse_empty(errors, "a policy is for at least one route or Service");
+    node.refuse_twins(
+        errors,
+        &targets,
+        |a, b| a == b,
+        "is there already",
+        "each target stands once",
+    );
+    Some(targets)
+}
+
+fn read_target(node: &Node<'_>, errors: &mut Errors) -> Option<RouteTargetRef> {
+    let mut fields = node.fields(errors)?;
+    let kind = fields.required("kind", errors, |node, errors| {
+        node.choice(errors, &TARGETS.map(|kind| (kind.kind(), kind)))
+    });
+    let group = fields.required("group", errors, |node, errors| {
+        let group = node.choice(
+            errors,
+            &[Kind::Service, Kind::HttpRoute].map(|kind| (kind.group(), kind.group())),
+        )?;
+        match kind {
+            Some(kind) if kind.group() != group => {
+                let remedy = format!("{:?} is right for {kind}", kind.group());
+                node.refuse(errors, format!("is not the group of {kind}"), remedy);
+                None
+            }
+            Some(_) | None => Some(()),
+        }
+    });
+    let name = fields.required("name", errors, names::subdomain);
+    let section_name = fields.optional("sectionName", errors, |node, errors| {
+        let name = names::subdomain(node, errors)?;
+        if kind == Some(Kind::Service) {
+            let remedy = "leave it out: it names a rule of a route";
+            node.refuse(errors, "would be without effect for a Service", remedy);
+            return None;
+        }
+        Some(name)
+    });
+    fields.refused(
+        "namespace",
+        errors,
+        "is not supported",
+        "a policy is for what is in its own namespace",
+    );
+    fields.finish(errors);
+    group?;
+    Some(RouteTargetRef {
+        kind: kind?,
+        name: name?,
+        section_name,
+    })
+}
+
+fn read_retry(node: &Node<'_>, errors: &mut Errors) -> Option<RouteRetry> {
+    let mut fields = node.fields(errors)?;
+    let attempts = fields.optional("attempts", errors, |node, errors| {
+        node.integer(errors, 0..=ATTEMPTS_MAX)
+    });
+    let on = fields.optional("on", errors, |node, errors| {
+        let words = node.list(errors, WORDS, |node, errors| node.choice(errors, RETRY_ON))?;
+        node.refuse_twins(errors, &words, |a, b| a == b, TWIN, TWIN_REMEDY);
+        Some(words)
+    });
+    let codes = fields.optional("codes", errors, |node, errors| {
+        let codes = node.list(errors, CODES_MAX, |node, errors| node.integer(errors, 400..=599))?;
+        node.refuse_twins(errors, &codes, |a: &u16, b| a == b, TWIN, TWIN_REMEDY);
+        Some(codes)
+    });
+    let per_try_timeout = fields.optional("perTryTimeout", errors, |node, errors| {
+        node.duration(errors, SHORTEST..=Duration::from_secs(3600))
+    });
+    let backoff = fields.optional("backoff", errors, read_backoff);
+    let methods = fields.optional("methods", errors, |node, errors| {
+        let any = ("Any", RetryMethods::Any);
+        node.choice(errors, &[("Idempotent", RetryMethods::Idempotent), any])
+    });
+    fields.finish(errors);
+    Some(RouteRetry {
+        attempts,
+        on,
+        codes,
+        per_try_timeout,
+        backoff,
+        methods,
+    })
+}
+
+fn read_backoff(node: &Node<'_>, errors: &mut Errors) -> Option<RetryBackoff> {
+    let mut fields = node.fields(errors)?;
+    let base = fields.required("base", errors, |node, errors| {
+        node.duration(errors, SHORTEST..=Duration::from_secs(60))
+    });
+    let max = fields.optional("max", errors, |node, errors| {
+        let max = node.duration(errors, SHORTEST..=Duration::from_secs(600))?;
+        let base = base.filter(|base| max < *base);
+        if let Some(base) = base {
+            let remedy = format!("at least {} is right", duration::format(base));
+            node.refuse(errors, "is shorter than base", remedy);
+            return None;
+        }
+        Some(max)
+    });
+    fields.finish(errors);
+    Some(RetryBackoff { base: base?, max })
+}
+
+/// What a policy may be for.
+const TARGETS: [Kind; 3] = [Kind::HttpRoute, Kind::GrpcRoute, Kind::Service];
+
+/// As many targets as Gateway API's policies have.
+const TARGETS_MAX: usize = 16;
+
+const RETRY_ON: &[(&str, RetryOn)] = &[
+    ("5xx", RetryOn::ServerError),
+    ("gateway-error", RetryOn::GatewayError),
+    ("reset", RetryOn::Reset),
+    ("connect-failure", RetryOn::ConnectFailure),
+    ("refused-stream", RetryOn::RefusedStream),
+    ("cancelled", RetryOn::Cancelled),
+    ("deadline-exceeded", RetryOn::DeadlineExceeded),
+    ("internal", RetryOn::Internal),
+    ("resource-exhausted", RetryOn::ResourceExhausted),
+    ("unavailable", RetryOn::Unavailable),
+];
+const WORDS: usize = RETRY_ON.len();
+
+/// The shortest of what is waited for.
+const SHORTEST: Duration = Duration::from_millis(1);

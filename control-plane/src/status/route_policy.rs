@@ -1,0 +1,111 @@
+//! What RoutePolicies claim: routes, rules of them, and the routes of Services.
+
+use weir_api::route_policy::{RoutePolicySpec, RouteTargetRef};
+use weir_api::status::ParentReference;
+use weir_api::{Kind, Object, RouteSpec};
+use weir_policy::names::ServiceName;
+
+use super::policy::{Claim, names, others};
+use super::route;
+use crate::compile::index::{Attached, Index, Of, service_name};
+use crate::compile::route_policies::RoutePolicies;
+use crate::proxies::{Attachment, Extent};
+
+/// What a policy claims, in the order of its spec.
+pub(super) fn claims<'a>(object: &Object, spec: &RoutePolicySpec, index: &'a Index) -> Vec<Claim<'a>> {
+    let own = &object.metadata.namespace;
+    let claim = |target: &RouteTargetRef| {
+        let policies = index.route_policies(&target.key(own));
+        let claims = |policy: &&Of<'_, RoutePolicySpec>| policy.spec.target_refs.contains(target);
+        Claim {
+            target: ParentReference::from(target),
+            found: found(object, target, index),
+            oldest: policies.iter().find(claims).map(|oldest| oldest.object),
+            extent: extent(object, target, index),
+            overridden: overridden(object, target, index),
+        }
+    };
+    spec.target_refs.iter().map(claim).collect()
+}
+
+/// Where the callers of each target are.
+pub(super) fn extents(object: &Object, spec: &RoutePolicySpec, index: &Index) -> Vec<Extent> {
+    let targets = spec.target_refs.iter();
+    targets.map(|target| extent(object, target, index)).collect()
+}
+
+/// A route's are those of its parents.
+fn extent(object: &Object, target: &RouteTargetRef, index: &Index) -> Extent {
+    if let Some(route) = route_of(object, target, index) {
+        let parents = route.spec.parent_refs().iter();
+        return parents
+            .filter_map(|parent| route::attachment(route.object, parent, index))
+            .collect();
+    }
+    let service = service_of(object, target).into_iter();
+    service.map(|service| Attachment { service, port: None }).collect()
+}
+
+fn found(object: &Object, target: &RouteTargetRef, index: &Index) -> Result<String, String> {
+    let shown = format!("{} {}/{}", target.kind, object.metadata.namespace, target.name);
+    let missing = || format!("there is no {shown}");
+    if target.kind == Kind::Service {
+        let service = service_of(object, target).and_then(|name| index.service(&name));
+        return service.map(|_| format!("the routes of {shown}")).ok_or_else(missing);
+    }
+    let rules = route_of(object, target, index).ok_or_else(missing)?.spec.rules();
+    let mut held = rules.iter().filter_map(|rule| rule.name);
+    match &target.section_name {
+        None => Ok(shown),
+        Some(section) if held.clone().any(|name| name == section) => Ok(format!("rule {section:?} of {shown}")),
+        Some(section) => {
+            let held = names(&mut held);
+            Err(format!("{shown} has no rule named {section:?}; it has {held}"))
+        }
+    }
+}
+
+/// Who holds instead, if others do for every rule.
+fn overridden(object: &Object, target: &RouteTargetRef, index: &Index) -> Option<String> {
+    if let Some(route) = route_of(object, target, index) {
+        // A policy for a rule by name goes before one for its route, whichever service it is called by.
+        if target.section_name.is_some() {
+            return None;
+        }
+        let others = others(object, holders(&RoutePolicies::of_route(route.object, index), &route))?;
+        return Some(format!(
+            "each rule has a policy of its own, which goes before this one: {others}"
+        ));
+    }
+    let service = service_of(object, target)?;
+    let mut routes = index.routes(&service);
+    routes.retain(|route| route.object.metadata.namespace == object.metadata.namespace);
+    let all = routes.iter().flat_map(|route| {
+        let policies = RoutePolicies::of(route.object, &service, index);
+        holders(&policies, route).collect::<Vec<_>>()
+    });
+    let others = others(object, all)?;
+    Some(format!(
+        "each of its routes has a policy of its own, which goes before this one: {others}"
+    ))
+}
+
+/// Who holds for each rule of a route.
+fn holders<'a>(policies: &RoutePolicies<'a>, route: &Attached<'_>) -> impl Iterator<Item = Option<&'a Object>> {
+    let rules = route.spec.rules().into_iter();
+    rules.map(|rule| policies.for_rule(rule.name).map(|policy| policy.object))
+}
+
+/// The route that a target names, if it names one.
+fn route_of<'a>(object: &Object, target: &RouteTargetRef, index: &'a Index) -> Option<Attached<'a>> {
+    let object = index.objects().get(&target.key(&object.metadata.namespace))?;
+    let spec = RouteSpec::of(object)?;
+    Some(Attached { object, spec })
+}
+
+fn service_of(object: &Object, target: &RouteTargetRef) -> Option<ServiceName> {
+    match target.kind {
+        Kind::Service => service_name(&object.metadata.namespace, &target.name),
+        _ => None,
+    }
+}

@@ -1,0 +1,230 @@
+//! What a RoutePolicy adds to routes, with real sidecars.
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use weir_api::{Key, Kind};
+use weir_policy::model::AppProtocol;
+use weir_test_mesh::{Act, Answer, Member, MemberSettings, Peer, Protocol, Script, TestMesh, until};
+
+const IN_FORCE: &str = "weir.dev/InForce";
+
+fn request(method: Method, url: &str) -> Request<Full<Bytes>> {
+    let builder = Request::builder().method(method).uri(url);
+    builder.body(Full::from("pay")).expect("a request")
+}
+
+fn policy(name: &str, target: &str, fields: &str) -> String {
+    format!(
+        "{{apiVersion: weir.dev/v1, kind: RoutePolicy, metadata: {{name: {name}, namespace: default}}, spec: {{
+           targetRefs: [{{{target}}}], {fields}}}}}"
+    )
+}
+
+const SERVICE: &str = "group: '', kind: Service, name: b";
+const ROUTE: &str = "group: gateway.networking.k8s.io, kind: HTTPRoute, name: b";
+
+/// An HTTPRoute for `b` with two rules: `pay` for `/pay`, and one without a name for the rest.
+const RULES: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: b, namespace: default}
+spec:
+  parentRefs: [{group: '', kind: Service, name: b}]
+  rules:
+  - name: pay
+    matches: [{path: {type: PathPrefix, value: /pay}}]
+    backendRefs: [{name: b, port: 80}]
+  - backendRefs: [{name: b, port: 80}]
+    retry: {codes: [503], attempts: 1, backoff: 1ms}
+";
+
+fn key(kind: Kind, name: &str) -> Key {
+    Key {
+        kind,
+        namespace: "default".to_owned(),
+        name: name.to_owned(),
+    }
+}
+
+/// `status reason: message` of a condition of a policy's first target.
+async fn says(mesh: &TestMesh, policy: &str, condition: &str) -> Option<String> {
+    let object = mesh
+        .api(Method::GET, &key(Kind::RoutePolicy, policy).path(), None)
+        .await
+        .json();
+    let conditions = object.pointer("/status/ancestors/0/conditions")?.as_array()?;
+    let found = conditions.iter().find(|held| held["type"] == condition)?;
+    let text = |field: &str| found[field].as_str().unwrap_or("?").to_owned();
+    Some(format!("{} {}: {}", text("status"), text("reason"), text("message")))
+}
+
+async fn until_says(mesh: &TestMesh, policy: &str, condition: &str, expect: &str) {
+    until(&format!("{policy} to say {condition} {expect}"), || async {
+        (says(mesh, policy, condition).await.as_deref() == Some(expect)).then_some(())
+    })
+    .await;
+}
+
+/// A peer as the only endpoint of `b` that answers 500 to every request but each third.
+async fn each_third(mesh: &TestMesh) -> Peer {
+    let act = |number: usize| Act::Answer(if number.is_multiple_of(3) { 200 } else { 500 });
+    let peer = Peer::http1(act).await;
+    mesh.plain_service("b", AppProtocol::Http1, &[peer.address()]).await;
+    peer
+}
+
+async fn caller(mesh: &TestMesh) -> Member {
+    mesh.service("a", Script::answer(200, "")).await
+}
+
+/// The status of the answer, and how many requests the peer saw for it.
+async fn tried(a: &Member, peer: &Peer, method: Method, path: &str) -> (u16, usize) {
+    let before = peer.saw().len();
+    let answer = a.call(request(method, &format!("http://b{path}"))).await;
+    (answer.status.as_u16(), peer.saw().len() - before)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_services_policy_sends_again_without_any_route_and_only_methods_that_it_names() {
+    let mesh = TestMesh::start().await;
+    let peer = each_third(&mesh).await;
+    let a = caller(&mesh).await;
+    assert_eq!(tried(&a, &peer, Method::GET, "/").await, (500, 1));
+    assert_eq!(tried(&a, &peer, Method::GET, "/").await, (500, 1));
+    assert_eq!(tried(&a, &peer, Method::GET, "/").await, (200, 1));
+    let retry = "retry: {attempts: 2, on: [5xx], backoff: {base: 1ms}}";
+    mesh.apply_in_force(&policy("p", SERVICE, retry)).await;
+    assert_eq!(tried(&a, &peer, Method::GET, "/").await, (200, 3));
+    assert_eq!(
+        tried(&a, &peer, Method::POST, "/").await,
+        (500, 1),
+        "it may have been processed"
+    );
+    assert_eq!(tried(&a, &peer, Method::PUT, "/").await, (200, 2));
+    let any = "retry: {attempts: 2, on: [5xx], backoff: {base: 1ms}, methods: Any}";
+    mesh.apply_in_force(&policy("p", SERVICE, any)).await;
+    assert_eq!(tried(&a, &peer, Method::POST, "/").await, (200, 3));
+    assert!(
+        peer.saw().iter().all(|saw| saw.body == b"pay"),
+        "with its body each time"
+    );
+    // Some tries of those that came back are the policy's.
+    assert_eq!(a.metric("weir_retries_total", &["kind=\"policy\""]).await, 5.0);
+    mesh.delete(&key(Kind::RoutePolicy, "p")).await;
+    until("nothing to be sent again", || async {
+        (tried(&a, &peer, Method::GET, "/").await == (500, 1)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rules_policy_goes_before_its_routes_and_says_what_it_overrides() {
+    let mesh = TestMesh::start().await;
+    let peer = each_third(&mesh).await;
+    let a = caller(&mesh).await;
+    mesh.apply_in_force(RULES).await;
+    // The rule's own retry is for 503 alone.
+    assert_eq!(tried(&a, &peer, Method::GET, "/").await, (500, 1));
+    mesh.apply_in_force(&policy("route", ROUTE, "retry: {codes: [500]}"))
+        .await;
+    assert_eq!(
+        tried(&a, &peer, Method::GET, "/").await,
+        (200, 2),
+        "once, and after a wait as short as the rule says"
+    );
+    assert_eq!(tried(&a, &peer, Method::GET, "/pay").await, (500, 2));
+    let rule = format!("{ROUTE}, sectionName: pay");
+    mesh.apply_in_force(&policy("rule", &rule, "retry: {attempts: 0}"))
+        .await;
+    assert_eq!(tried(&a, &peer, Method::GET, "/pay").await, (200, 1));
+    assert_eq!(tried(&a, &peer, Method::GET, "/pay").await, (500, 1));
+    until_says(
+        &mesh,
+        "rule",
+        "Accepted",
+        "True Accepted: it holds for rule \"pay\" of HTTPRoute default/b",
+    )
+    .await;
+    until_says(&mesh, "rule", IN_FORCE, "True InForce: in force on 1 of 1").await;
+    until_says(&mesh, "route", IN_FORCE, "True InForce: in force on 1 of 1").await;
+    mesh.apply(&policy("service", SERVICE, "retry: {}")).await;
+    let overridden = "False Overridden: each of its routes has a policy of its own, which goes before this one: \
+                      RoutePolicy/default/rule, RoutePolicy/default/route";
+    until_says(&mesh, "service", IN_FORCE, overridden).await;
+    let newer = policy("z", &rule, "retry: {attempts: 5}");
+    mesh.apply(&newer).await;
+    until_says(
+        &mesh,
+        "z",
+        IN_FORCE,
+        "False NotAccepted: it is not accepted, so that no proxy is told of it",
+    )
+    .await;
+    let why = says(&mesh, "z", "Accepted").await.expect("a condition");
+    let both = "False Conflicted: RoutePolicy/default/rule and RoutePolicy/default/z both claim rule \"pay\" of \
+                HTTPRoute default/b;";
+    assert!(why.starts_with(both), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_attempt_that_takes_longer_than_its_time_is_made_anew() {
+    let mesh = TestMesh::start().await;
+    let peer = Peer::http1(|number| if number == 1 { Act::Wait } else { Act::Answer(200) }).await;
+    mesh.plain_service("b", AppProtocol::Http1, &[peer.address()]).await;
+    let a = caller(&mesh).await;
+    let retry = "retry: {perTryTimeout: 250ms, attempts: 10, on: [reset], backoff: {base: 1ms}}";
+    mesh.apply_in_force(&policy("p", SERVICE, retry)).await;
+    let answer = a.call(request(Method::GET, "http://b/")).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert!(peer.saw().len() > 1);
+}
+
+/// Trailers-Only: a status and no message (gRPC, PROTOCOL-HTTP2.md).
+fn status(code: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    let headers = response.headers_mut();
+    headers.insert("content-type", HeaderValue::from_static("application/grpc"));
+    headers.insert("grpc-status", HeaderValue::from_static(code));
+    response
+}
+
+async fn call(a: &Member, method: &str) -> Answer {
+    let request = Request::post(format!("http://b{method}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(Full::from(&b"\0\0\0\0\x02hi"[..]))
+        .expect("a request");
+    let answer = weir_test_mesh::call(a.outbound(), Protocol::Http2, request).await;
+    answer.expect("an answer of the sidecar")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_is_made_again_on_the_statuses_that_a_policy_names() {
+    let mesh = TestMesh::start().await;
+    let grpc = MemberSettings {
+        protocol: AppProtocol::Grpc,
+        ..MemberSettings::default()
+    };
+    // UNAVAILABLE, then INTERNAL, then well, and so on.
+    let script = Script::http(|seen| async move { status(["0", "14", "13"][seen.number % 3]) });
+    let b = mesh.service_with("b", script, grpc).await;
+    let a = caller(&mesh).await;
+    mesh.apply_in_force(
+        "{apiVersion: gateway.networking.k8s.io/v1, kind: GRPCRoute, metadata: {name: b, namespace: default}, spec: {
+           parentRefs: [{group: '', kind: Service, name: b}], rules: [{backendRefs: [{name: b, port: 80}]}]}}",
+    )
+    .await;
+    let grpc_route = "group: gateway.networking.k8s.io, kind: GRPCRoute, name: b";
+    let retry = |on: &str| format!("retry: {{attempts: 3, on: [{on}], backoff: {{base: 1ms}}}}");
+    mesh.apply_in_force(&policy("p", grpc_route, &retry("unavailable")))
+        .await;
+    let answer = call(&a, "/echo.Echo/Say").await;
+    assert_eq!((answer.header("grpc-status"), b.seen().len()), (Some("13"), 2));
+    mesh.apply_in_force(&policy("p", grpc_route, &retry("unavailable, internal")))
+        .await;
+    let answer = call(&a, "/echo.Echo/Say").await;
+    assert_eq!((answer.header("grpc-status"), b.seen().len()), (Some("0"), 3));
+    let answer = call(&a, "/echo.Echo/Say").await;
+    assert_eq!((answer.header("grpc-status"), b.seen().len()), (Some("0"), 6));
+}
