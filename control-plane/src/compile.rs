@@ -172,6 +172,7 @@ pub(crate) fn cluster(name: &ClusterName, index: &Index) -> Option<Compiled<mode
         pool: model::ConnectionPool {
             idle_timeout: pool.idle_timeout,
             max_requests_per_connection: pool.max_requests_per_connection,
+            max_concurrent_streams: pool.max_concurrent_streams,
         },
         panic_percent: spec
             .and_then(|spec| spec.panic_percent)
@@ -379,6 +380,7 @@ mod tests {
             locality: Some(backend_policy::LocalityPreference::default()),
             connection_pool: Some(backend_policy::ConnectionPool {
                 max_requests_per_connection: Some(7),
+                max_concurrent_streams: Some(9),
                 ..backend_policy::ConnectionPool::default()
             }),
             panic_percent: Some(30),
@@ -416,7 +418,11 @@ mod tests {
             Some(3)
         );
         assert_eq!(compiled.resource.panic_percent, 30);
-        assert_eq!(compiled.resource.pool.max_requests_per_connection, Some(7));
+        let pool = compiled.resource.pool;
+        assert_eq!(
+            (pool.max_requests_per_connection, pool.max_concurrent_streams),
+            (Some(7), Some(9))
+        );
         let locality = compiled.resource.locality.expect("asked for");
         assert_eq!(locality.overprovisioning_percent, 140);
         let outliers = compiled.resource.outlier_detection.expect("asked for");

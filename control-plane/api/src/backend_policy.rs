@@ -362,6 +362,12 @@ pub struct ConnectionPool {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = COUNT_MAX))]
     pub max_requests_per_connection: Option<u32>,
+    /// How many requests an HTTP/2 connection carries at once before another is opened beside it, as long as
+    /// circuitBreaker.maxConnections allows; between sidecars it is HTTP/2 whatever the app speaks. A peer that takes
+    /// fewer gets no more. Default: as many as the peer takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = COUNT_MAX))]
+    pub max_concurrent_streams: Option<u32>,
 }
 
 impl Default for ConnectionPool {
@@ -370,6 +376,7 @@ impl Default for ConnectionPool {
         ConnectionPool {
             idle_timeout: Duration::from_secs(55),
             max_requests_per_connection: None,
+            max_concurrent_streams: None,
         }
     }
 }
@@ -628,13 +635,14 @@ fn read_connection_pool(node: &Node<'_>, errors: &mut Errors) -> Option<Connecti
     let idle_timeout = fields.optional("idleTimeout", errors, |node, errors| {
         node.duration(errors, Duration::from_secs(1)..=Duration::from_secs(3600))
     });
-    let max_requests = fields.optional("maxRequestsPerConnection", errors, |node, errors| {
-        node.integer(errors, 1..=COUNT_MAX)
-    });
+    let mut limit = |name| fields.optional(name, errors, |node, errors| node.integer(errors, 1..=COUNT_MAX));
+    let max_requests_per_connection = limit("maxRequestsPerConnection");
+    let max_concurrent_streams = limit("maxConcurrentStreams");
     fields.finish(errors);
     Some(ConnectionPool {
         idle_timeout: idle_timeout.unwrap_or(ConnectionPool::default().idle_timeout),
-        max_requests_per_connection: max_requests,
+        max_requests_per_connection,
+        max_concurrent_streams,
     })
 }
 

@@ -805,8 +805,8 @@ fn backend_policies() {
             "connectionPool.maxRequestsPerConnection: 0 is out of range",
         ),
         (
-            "connectionPool: {maxConcurrentStreams: 5}",
-            "connectionPool.maxConcurrentStreams: 5 stands in an unknown field",
+            "connectionPool: {maxConcurrentStreams: 0}",
+            "connectionPool.maxConcurrentStreams: 0 is out of range; a whole number from 1 to 1000000 is right",
         ),
         (
             "connectionPool: {connectTimeout: 1s}",

@@ -327,7 +327,7 @@ fn asks_for(policy: &BackendPolicySpec, field: PolicyField) -> bool {
         PolicyField::OutlierDetection => policy.outlier_detection.is_some(),
         PolicyField::SlowStart => policy.slow_start.is_some(),
         PolicyField::Locality => policy.locality.is_some(),
-        PolicyField::ConnectionPool => policy.connection_pool.is_some(),
+        PolicyField::ConnectionPool | PolicyField::MaxConcurrentStreams => policy.connection_pool.is_some(),
         PolicyField::PanicPercent => policy.panic_percent.is_some(),
         PolicyField::RetryBudget => policy.retry_budget.is_some(),
     }

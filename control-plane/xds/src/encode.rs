@@ -167,7 +167,10 @@ pub fn endpoints(endpoints: &model::ClusterEndpoints) -> Any {
 fn http_options(protocol: AppProtocol, pool: Option<&model::ConnectionPool>) -> HttpProtocolOptions {
     let protocol = match protocol {
         AppProtocol::Http1 => ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default()),
-        AppProtocol::Http2 | AppProtocol::Grpc => ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default()),
+        AppProtocol::Http2 | AppProtocol::Grpc => ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions {
+            max_concurrent_streams: pool.and_then(|pool| pool.max_concurrent_streams).map(number),
+            ..Http2ProtocolOptions::default()
+        }),
     };
     HttpProtocolOptions {
         upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
@@ -230,6 +233,10 @@ fn cluster_policy(cluster: &model::Cluster) -> v1::ClusterPolicy {
             overprovisioning_percent: locality.overprovisioning_percent,
         }),
         sources: cluster.sources.clone(),
+        max_concurrent_streams: match cluster.protocol {
+            AppProtocol::Http1 => cluster.pool.max_concurrent_streams.unwrap_or(0),
+            AppProtocol::Http2 | AppProtocol::Grpc => 0,
+        },
     }
 }
 

@@ -331,7 +331,7 @@ fields! { cluster_fields:
     }
     SlowStart { window, aggression, min_weight_percent }
     LocalityPreference { overprovisioning_percent }
-    ConnectionPool { idle_timeout, max_requests_per_connection }
+    ConnectionPool { idle_timeout, max_requests_per_connection, max_concurrent_streams }
     Limits { max_connections, max_pending, max_requests }
     FailureBreaker { failure_percent, min_requests, window, open_for, half_open_requests }
     OutlierDetection {
@@ -358,6 +358,10 @@ fn cluster() -> Cluster {
         retry_budget: RetryBudget::default(),
         sources: Vec::new(),
     }
+}
+
+fn speaks_http1(cluster: &mut Cluster) {
+    cluster.protocol = AppProtocol::Http1;
 }
 
 fn breaks(cluster: &mut Cluster) {
@@ -443,6 +447,8 @@ const CLUSTERS: &[Row<Cluster>] = &[
     Row("ConnectionPool.max_requests_per_connection", nothing, |c| c.pool.max_requests_per_connection = Some(9), [Said, No, Said]),
     // A gRPC client has nobody to show them to.
     Row("Cluster.sources", nothing, |c| c.sources = vec!["BackendPolicy/citizen/portal".to_owned()], [Said, Nothing, Said]),
+    Row("ConnectionPool.max_concurrent_streams", nothing, |c| c.pool.max_concurrent_streams = Some(9), [Said, No, Said]),
+    Row("ConnectionPool.max_concurrent_streams", speaks_http1, |c| c.pool.max_concurrent_streams = Some(9), [Said, Nothing, No]),
     Row("Cluster.panic_percent", nothing, |c| c.panic_percent = 50, [Said, Nothing, Said]),
     Row("OutlierDetection.consecutive_5xx_errors", ejects, |c| outlier(c).consecutive_5xx_errors = Some(5), [Said, No, Said]),
     Row("OutlierDetection.consecutive_gateway_errors", ejects, |c| outlier(c).consecutive_gateway_errors = Some(5), [Said, No, Said]),

@@ -12,7 +12,9 @@ use envoy_types::pb::envoy::config::cluster::v3::cluster::{
 use envoy_types::pb::envoy::config::cluster::v3::{Cluster, OutlierDetection};
 use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
-use envoy_types::pb::envoy::config::core::v3::{Address, HealthStatus, Locality, Metadata, address};
+use envoy_types::pb::envoy::config::core::v3::{
+    Address, HealthStatus, Http2ProtocolOptions, Locality, Metadata, address,
+};
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, LbEndpoint};
 use envoy_types::pb::envoy::config::listener::v3::{FilterChain, Listener};
@@ -31,6 +33,10 @@ use envoy_types::pb::envoy::config::route::v3::{
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
+    ExplicitHttpConfig, UpstreamProtocolOptions,
+};
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use envoy_types::pb::envoy::r#type::v3::Percent;
 use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration as WireDuration, UInt32Value};
@@ -1282,6 +1288,53 @@ fn clusters() {
         refused!(
             "typed_extension_protocol_options[\"envoy.extensions.upstreams.http.v3.HttpProtocolOptions\"].explicit_http_config",
             Problem::Missing
+        ),
+    );
+}
+
+/// Changes a cluster that speaks HTTP/2.
+#[track_caller]
+fn http2_policy(streams: Option<u32>, change: impl FnOnce(&mut v1::ClusterPolicy), refused: Refused) {
+    let options = Http2ProtocolOptions {
+        max_concurrent_streams: streams.map(|value| UInt32Value { value }),
+        ..Http2ProtocolOptions::default()
+    };
+    let explicit = ExplicitHttpConfig {
+        protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(options)),
+    };
+    let http = HttpProtocolOptions {
+        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)),
+        ..HttpProtocolOptions::default()
+    };
+    cluster(
+        |wire| {
+            for any in wire.typed_extension_protocol_options.values_mut() {
+                *any = pack(&http);
+            }
+            let ours = &mut wire.metadata.as_mut().expect("metadata").typed_filter_metadata;
+            let any = ours.get_mut("weir.dev").expect("ours");
+            *any = changed(any, change);
+        },
+        refused,
+    );
+}
+
+#[test]
+fn streams() {
+    http2_policy(
+        None,
+        |policy| policy.max_concurrent_streams = 5,
+        refused!(
+            "metadata.typed_filter_metadata[\"weir.dev\"].max_concurrent_streams",
+            Problem::WithoutEffect
+        ),
+    );
+    http2_policy(
+        Some(0),
+        |_| {},
+        refused!(
+            "typed_extension_protocol_options[\"envoy.extensions.upstreams.http.v3.HttpProtocolOptions\"].explicit_http_config.http2_protocol_options.max_concurrent_streams",
+            Problem::OutOfRange { .. }
         ),
     );
 }

@@ -449,9 +449,13 @@ fn locality() -> impl Strategy<Value = LocalityPreference> {
 }
 
 fn pool() -> impl Strategy<Value = ConnectionPool> {
-    (duration(), option::of(1..=u32::MAX)).prop_map(|(idle_timeout, max_requests_per_connection)| ConnectionPool {
-        idle_timeout,
-        max_requests_per_connection,
+    let limit = || option::of(1..=u32::MAX);
+    (duration(), limit(), limit()).prop_map(|(idle_timeout, max_requests_per_connection, max_concurrent_streams)| {
+        ConnectionPool {
+            idle_timeout,
+            max_requests_per_connection,
+            max_concurrent_streams,
+        }
     })
 }
 

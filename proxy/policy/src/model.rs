@@ -561,6 +561,9 @@ pub struct ConnectionPool {
     pub idle_timeout: Duration,
     /// How many requests one carries, from 1; `None`: as many as come.
     pub max_requests_per_connection: Option<u32>,
+    /// How many requests one that is HTTP/2 carries at once, from 1; `None`: as many as the peer takes. A peer that
+    /// takes fewer gets no more.
+    pub max_concurrent_streams: Option<u32>,
 }
 
 impl Default for ConnectionPool {
@@ -570,6 +573,7 @@ impl Default for ConnectionPool {
         ConnectionPool {
             idle_timeout: Duration::from_secs(55),
             max_requests_per_connection: None,
+            max_concurrent_streams: None,
         }
     }
 }

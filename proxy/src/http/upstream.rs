@@ -5,11 +5,13 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::{Request, Response, Version};
@@ -27,6 +29,10 @@ use crate::http::body::RequestBody;
 use crate::http::io::{CountedIo, Crossed, Io};
 use crate::metrics::{Side, WorkerMetrics};
 use crate::record::Direction;
+
+mod streams;
+
+use streams::{Driven, Http2Connection, Http2Connections, Opening};
 
 /// The most a peer's header block may hold, per connection.
 pub(crate) const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -121,7 +127,7 @@ struct Pool {
     idle: RefCell<Vec<Idle>>,
     /// Rings when a connection under the same breaker becomes idle or ends; all such pools have it in common.
     freed: Rc<Notify>,
-    http2: RefCell<Http2>,
+    http2: Http2Connections,
     /// As the last request wanted it.
     keep: Cell<ConnectionPool>,
     /// Requests that hold a lease or wait for one.
@@ -142,18 +148,6 @@ struct Http1Connection {
     requests: u32,
 }
 
-#[derive(Clone)]
-struct Http2Connection {
-    sender: http2::SendRequest<RequestBody>,
-    requests: Rc<Cell<u32>>,
-}
-
-enum Http2 {
-    None,
-    Connecting(watch::Receiver<Option<Result<(), ConnectError>>>),
-    Open(Http2Connection),
-}
-
 /// A connection lent to one request. Dropped, an HTTP/1.1 connection is closed; [`Lease::release`] gives it back.
 pub(crate) struct Lease {
     connection: Connection,
@@ -163,7 +157,13 @@ pub(crate) struct Lease {
 
 enum Connection {
     Http1(Http1Connection),
-    Http2(Http2Connection),
+    Http2(Http2Stream),
+}
+
+/// A place on an HTTP/2 connection, given back when dropped.
+struct Http2Stream {
+    connection: Http2Connection,
+    pool: Rc<Pool>,
 }
 
 impl Upstreams {
@@ -190,7 +190,7 @@ impl Upstreams {
                 Some(connection) => Ok(Lease::http1(connection, Reused::Yes, in_use)),
                 None => Box::pin(self.lease_http1(in_use, target)).await,
             },
-            Wire::Http2 => match in_use.0.http2_open() {
+            Wire::Http2 => match in_use.0.http2.with_room(&target.keep) {
                 Some(connection) => Ok(Lease::http2(connection, in_use)),
                 None => Box::pin(self.lease_http2(in_use, target)).await,
             },
@@ -204,6 +204,7 @@ impl Upstreams {
             pool.idle.borrow_mut().retain(|idle| {
                 !idle.connection.sender.is_closed() && now.saturating_duration_since(idle.since) < idle_max
             });
+            pool.http2.sweep(&pool.keep.get(), now);
             let unused = now.saturating_duration_since(pool.last_used.get()) >= idle_max;
             // Nothing but this pool knows its breaker: the cluster is gone, or changed so much that it got a new one.
             let orphan = Arc::strong_count(&pool.breaker) == 1;
@@ -219,7 +220,9 @@ impl Upstreams {
         };
         let mut pools = self.pools.borrow_mut();
         if let Some(pool) = pools.get(&key) {
-            pool.keep.set(target.keep);
+            if pool.keep.replace(target.keep) != target.keep {
+                pool.http2.kept_otherwise();
+            }
             return Rc::clone(pool);
         }
         let sibling = pools.values().find(|pool| Arc::ptr_eq(&pool.breaker, target.breaker));
@@ -232,7 +235,7 @@ impl Upstreams {
                 address: target.address,
                 idle: RefCell::default(),
                 freed,
-                http2: RefCell::new(Http2::None),
+                http2: Http2Connections::default(),
                 keep: Cell::new(target.keep),
                 in_use: Cell::new(0),
                 last_used: Cell::new(Instant::now()),
@@ -272,43 +275,43 @@ impl Upstreams {
         let pool = Rc::clone(&in_use.0);
         let mut pending = None;
         let deadline = Instant::now() + target.connect_timeout;
+        let mut rung = false;
         loop {
-            let freed = pool.freed.notified();
-            let mut connecting = match pool.http2_now(target.connect_timeout) {
-                Ok(Http2Now::Open(connection)) => return Ok(Lease::http2(connection, in_use)),
-                Ok(Http2Now::Connecting(connecting)) => connecting,
-                Err(refusal) => {
-                    if pending.is_none() {
-                        pending = Some(target.breaker.admit_pending().map_err(ConnectError::Refused)?);
-                    }
-                    self.close_unused(target.breaker);
-                    if tokio::time::timeout_at(deadline, freed).await.is_err() {
-                        return Err(ConnectError::Refused(refusal));
-                    }
-                    continue;
+            let (room, freed) = (pool.http2.room(), pool.freed.notified());
+            if let Some(connection) = pool.http2.with_room(&target.keep) {
+                if rung {
+                    // A connection's place was free and is not taken here: whoever waits for one is told instead.
+                    pool.freed.notify_one();
                 }
-            };
+                return Ok(Lease::http2(connection, in_use));
+            }
+            let opening = pool.http2_opening(target.connect_timeout);
             if pending.is_none() {
                 pending = Some(target.breaker.admit_pending().map_err(ConnectError::Refused)?);
             }
-            let outcome = match connecting.wait_for(Option::is_some).await {
-                Ok(outcome) => outcome.clone(),
-                // The task that connects ended without a word: the worker is stopping.
-                Err(_) => Some(Err(ConnectError::Failed(
-                    io::ErrorKind::ConnectionAborted,
-                    "the proxy is stopping".to_owned(),
-                ))),
+            let full = match opening {
+                Ok(opening) => {
+                    rung = false;
+                    pool.http2_opened(opening, deadline).await?;
+                    continue;
+                }
+                Err(full) => full,
             };
-            if let Some(Err(error)) = outcome {
-                return Err(error);
+            match full {
+                Full::Connections(_) => self.close_unused(target.breaker),
+                // Another connection would take no more.
+                Full::Peer => {}
             }
-            // To open it again here would never end with a peer that accepts and hangs up; how often it is tried is
-            // decided where all attempts are counted.
-            if !pool.http2_is_alive() {
-                return Err(ConnectError::Failed(
-                    io::ErrorKind::ConnectionReset,
-                    "the connection was closed as soon as it was opened".to_owned(),
-                ));
+            // Both bells are cancel safe: who is dropped with one that rang for it passes it on.
+            tokio::select! {
+                () = room => {}
+                () = freed => rung = true,
+                () = tokio::time::sleep_until(deadline) => {
+                    return Err(match full {
+                        Full::Connections(refusal) => ConnectError::Refused(refusal),
+                        Full::Peer => ConnectError::TimedOut,
+                    });
+                }
             }
         }
     }
@@ -319,12 +322,7 @@ impl Upstreams {
         let pools = self.pools.borrow();
         for pool in pools.values().filter(|pool| Arc::ptr_eq(&pool.breaker, breaker)) {
             pool.idle.borrow_mut().clear();
-            if pool.in_use.get() == 0 {
-                let mut http2 = pool.http2.borrow_mut();
-                if let Http2::Open(_) = &*http2 {
-                    *http2 = Http2::None;
-                }
-            }
+            pool.http2.close_unused();
         }
     }
 }
@@ -349,9 +347,12 @@ async fn open_http1(pool: &Rc<Pool>, slot: Slot) -> Result<Http1Connection, Conn
     })
 }
 
-enum Http2Now {
-    Open(Http2Connection),
-    Connecting(watch::Receiver<Option<Result<(), ConnectError>>>),
+/// Why a request has to wait for others to end.
+enum Full {
+    /// No more connections may be opened.
+    Connections(Refusal),
+    /// The peer takes no request at all on a connection, as things stand.
+    Peer,
 }
 
 impl Pool {
@@ -389,56 +390,56 @@ impl Pool {
         })
     }
 
-    /// The HTTP/2 connection, if it is open and takes another request.
-    fn http2_open(&self) -> Option<Http2Connection> {
-        match &*self.http2.borrow() {
-            Http2::Open(connection) => self.takes_another(connection).then(|| connection.clone()),
-            Http2::Connecting(_) | Http2::None => None,
-        }
-    }
-
-    /// Whether the HTTP/2 connection is open, though it may have carried all that it may.
-    fn http2_is_alive(&self) -> bool {
-        matches!(&*self.http2.borrow(), Http2::Open(connection) if !connection.sender.is_closed())
-    }
-
-    fn takes_another(&self, connection: &Http2Connection) -> bool {
+    /// An HTTP/2 connection that is being opened and is likely to have room. Where there is none, one begins to be
+    /// opened by a task of its own, since several requests of the worker will share it and the first to ask may leave.
+    fn http2_opening(self: &Rc<Self>, connect_timeout: Duration) -> Result<Opening, Full> {
         let keep = self.keep.get();
-        let spent = keep
-            .max_requests_per_connection
-            .is_some_and(|limit| connection.requests.get() >= limit);
-        // The request that asks is in use already.
-        let stale = self.in_use.get() <= 1 && self.last_used.get().elapsed() >= keep.idle_timeout;
-        !connection.sender.is_closed() && !spent && !stale
-    }
-
-    /// The HTTP/2 connection as it stands; where there is none, one begins to be opened by a task of its own, since
-    /// every request of the worker will share it and the first to ask may leave.
-    fn http2_now(self: &Rc<Self>, connect_timeout: Duration) -> Result<Http2Now, Refusal> {
-        let mut http2 = self.http2.borrow_mut();
-        match &*http2 {
-            Http2::Open(connection) if self.takes_another(connection) => {
-                return Ok(Http2Now::Open(connection.clone()));
-            }
-            Http2::Connecting(outcome) => return Ok(Http2Now::Connecting(outcome.clone())),
-            // Let go before its successor is asked for: at the limit of connections, its end makes the room.
-            Http2::Open(_) | Http2::None => *http2 = Http2::None,
+        if self.http2.likely_room(&keep) == 0 {
+            return Err(Full::Peer);
         }
-        let slot = self.slot()?;
+        if let Some(opening) = self.http2.expect(&keep) {
+            return Ok(opening);
+        }
+        let slot = self.slot().map_err(Full::Connections)?;
         let (tell, outcome) = watch::channel(None);
-        *http2 = Http2::Connecting(outcome.clone());
-        let pool = Rc::clone(self);
+        self.http2.opens(&outcome);
+        let (pool, opening) = (Rc::clone(self), outcome.clone());
         tokio::task::spawn_local(async move {
             let opened = within(Instant::now() + connect_timeout, open_http2(&pool, slot)).await;
-            let (next, outcome) = match opened {
-                Ok(connection) => (Http2::Open(connection), Ok(())),
-                Err(error) => (Http2::None, Err(error)),
+            let (connection, outcome) = match opened {
+                Ok(connection) => (Some(connection), Ok(())),
+                Err(error) => (None, Err(error)),
             };
-            *pool.http2.borrow_mut() = next;
+            pool.http2.opened(&opening, connection);
             pool.last_used.set(Instant::now());
             tell.send_replace(Some(outcome));
         });
-        Ok(Http2Now::Connecting(outcome))
+        Ok(outcome)
+    }
+
+    /// Waits for a connection that is being opened, until `deadline`.
+    async fn http2_opened(&self, mut opening: Opening, deadline: Instant) -> Result<(), ConnectError> {
+        let outcome = match tokio::time::timeout_at(deadline, opening.wait_for(Option::is_some)).await {
+            Ok(Ok(outcome)) => outcome.clone(),
+            // The task that opens it ended without a word: the worker is stopping.
+            Ok(Err(_)) => Some(Err(ConnectError::Failed(
+                io::ErrorKind::ConnectionAborted,
+                "the proxy is stopping".to_owned(),
+            ))),
+            Err(_) => Some(Err(ConnectError::TimedOut)),
+        };
+        if let Some(Err(error)) = outcome {
+            return Err(error);
+        }
+        // To open it again here would never end with a peer that accepts and hangs up; how often it is tried is
+        // decided where all attempts are counted.
+        if !self.http2.any_alive() {
+            return Err(ConnectError::Failed(
+                io::ErrorKind::ConnectionReset,
+                "the connection was closed as soon as it was opened".to_owned(),
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -459,15 +460,19 @@ async fn open_http2(pool: &Rc<Pool>, slot: Slot) -> Result<Http2Connection, Conn
         .map_err(|error| ConnectError::Failed(io::ErrorKind::Other, error.to_string()))?;
     let counted = pool.metrics.connection(pool.direction, Side::Upstream);
     let (ends, ended) = oneshot::channel::<Infallible>();
+    let driven: Driven = Rc::new(RefCell::new(Some(connection)));
+    let drives = Rc::clone(&driven);
     tokio::task::spawn_local(async move {
-        let _ = connection.await;
+        poll_fn(|cx| match &mut *drives.borrow_mut() {
+            Some(connection) => Pin::new(connection).poll(cx).map(drop),
+            None => Poll::Ready(()),
+        })
+        .await;
+        drop(drives.take());
         drop((slot, counted, ends));
     });
     tokio::select! {
-        () = crossed.first_received() => Ok(Http2Connection {
-            sender,
-            requests: Rc::default(),
-        }),
+        () = crossed.first_received() => Ok(Http2Connection::new(sender, driven)),
         _ = ended => Err(ConnectError::Failed(
             io::ErrorKind::ConnectionReset,
             "the connection was closed before the peer's preface".to_owned(),
@@ -503,11 +508,14 @@ impl Lease {
     }
 
     fn http2(connection: Http2Connection, in_use: InUse) -> Lease {
-        let requests = connection.requests.get();
-        connection.requests.set(requests.saturating_add(1));
+        let before = connection.begin();
+        let stream = Http2Stream {
+            connection,
+            pool: Rc::clone(&in_use.0),
+        };
         Lease {
-            connection: Connection::Http2(connection),
-            reused: if requests == 0 { Reused::No } else { Reused::Yes },
+            connection: Connection::Http2(stream),
+            reused: if before == 0 { Reused::No } else { Reused::Yes },
             in_use,
         }
     }
@@ -543,8 +551,8 @@ impl Lease {
                     SendError::new(sent, failed.error())
                 })
             }
-            Connection::Http2(connection) => {
-                let sending = connection.sender.try_send_request(request);
+            Connection::Http2(stream) => {
+                let sending = stream.connection.sender.try_send_request(request);
                 sending.await.map_err(|failed| {
                     let sent = match (failed.message().is_some(), h2_end(failed.error())) {
                         (true, _) => Sent::No,
@@ -656,9 +664,16 @@ impl Drop for InUse {
     fn drop(&mut self) {
         self.0.in_use.set(self.0.in_use.get() - 1);
         self.0.last_used.set(Instant::now());
-        // An HTTP/2 connection that nobody uses any more makes room for one to another endpoint.
-        if self.0.in_use.get() == 0 {
-            self.0.freed.notify_one();
+    }
+}
+
+impl Drop for Http2Stream {
+    fn drop(&mut self) {
+        let left = self.connection.end();
+        self.pool.http2.made_room();
+        // A connection that nobody uses any more makes room for one to another endpoint.
+        if left == 0 {
+            self.pool.freed.notify_one();
         }
     }
 }

@@ -15,7 +15,7 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_optio
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
     ExplicitHttpConfig, UpstreamProtocolOptions,
 };
-use envoy_types::pb::google::protobuf::Any;
+use envoy_types::pb::google::protobuf::{Any, UInt32Value};
 use weir_policy::model;
 use weir_policy::model::{
     AppProtocol, Balancing, ConnectionPool, FailureBreaker, Limits, LocalityPreference, RetryBudget,
@@ -62,8 +62,19 @@ pub(super) fn cluster(at: &At<'_>, wire: Cluster) -> Result<model::Cluster, Faul
     let at_typed = at_metadata.field("typed_filter_metadata");
     let at_policy = at_typed.key(METADATA_KEY);
     take!(at_policy, at_policy.need(policy)?, v1::ClusterPolicy {
-        breaker, balancing, retry_budget, grpc, locality, sources;
+        breaker, balancing, retry_budget, grpc, locality, sources, max_concurrent_streams;
     });
+    let pool = ConnectionPool {
+        max_concurrent_streams: match protocol {
+            // What other clients are told of streams is nothing here: they speak HTTP/1.1.
+            AppProtocol::Http1 => Some(max_concurrent_streams).filter(|limit| *limit > 0),
+            AppProtocol::Http2 | AppProtocol::Grpc => {
+                at_policy.refuse("max_concurrent_streams", &max_concurrent_streams)?;
+                pool.max_concurrent_streams
+            }
+        },
+        ..pool
+    };
     let balancing = self::balancing(&at_policy.field("balancing"), balancing)?;
     balanced_alike(&at.field("lb_policy"), lb_policy, &balancing)?;
     let slow_start = lb_config::slow_start(at, &balancing, lb_config)?;
@@ -187,7 +198,11 @@ fn http_options(at: &At<'_>, wire: HttpProtocolOptions) -> Result<(AppProtocol, 
         upstream_http_protocol_options, http_filters, header_validation_config,
         outlier_detection, request_mirror_policies, hash_policy, retry_policy
     });
-    let pool = connection_pool(&at.field("common_http_protocol_options"), common_http_protocol_options)?;
+    let kept = connection_pool(&at.field("common_http_protocol_options"), common_http_protocol_options)?;
+    let pool = |streams: Option<UInt32Value>| ConnectionPool {
+        max_concurrent_streams: streams.map(|UInt32Value { value }| value),
+        ..kept
+    };
     let at = at.field("explicit_http_config");
     let unsupported = |held: &str| {
         let expected = "an explicit HTTP/1.1 or HTTP/2";
@@ -210,13 +225,13 @@ fn http_options(at: &At<'_>, wire: HttpProtocolOptions) -> Result<(AppProtocol, 
                 allow_chunked_length, override_stream_error_on_invalid_http_message, send_fully_qualified_url,
                 use_balsa_parser, allow_custom_methods, ignore_http_11_upgrade
             });
-            Ok((AppProtocol::Http1, pool))
+            Ok((AppProtocol::Http1, pool(None)))
         }
         ProtocolConfig::Http2ProtocolOptions(wire) => {
             let at = at.field("http2_protocol_options");
             take!(at, wire, Http2ProtocolOptions {
-                ;
-                hpack_table_size, max_concurrent_streams, initial_stream_window_size, initial_connection_window_size,
+                max_concurrent_streams;
+                hpack_table_size, initial_stream_window_size, initial_connection_window_size,
                 allow_connect, allow_metadata, max_outbound_frames, max_outbound_control_frames,
                 max_consecutive_inbound_frames_with_empty_payload, max_inbound_priority_frames_per_stream,
                 max_inbound_window_update_frames_per_data_frame_sent, stream_error_on_invalid_http_messaging,
@@ -224,13 +239,19 @@ fn http_options(at: &At<'_>, wire: HttpProtocolOptions) -> Result<(AppProtocol, 
                 use_oghttp2_codec, max_metadata_size, enable_huffman_encoding, max_header_field_size_kb,
                 disallow_obs_text, stream_reset_burst, stream_reset_rate
             });
-            Ok((AppProtocol::Http2, pool))
+            if let Some(UInt32Value { value: 0 }) = max_concurrent_streams {
+                let allowed = "1 and more";
+                return Err(at
+                    .field("max_concurrent_streams")
+                    .fault(0, Problem::OutOfRange { allowed }));
+            }
+            Ok((AppProtocol::Http2, pool(max_concurrent_streams)))
         }
         ProtocolConfig::Http3ProtocolOptions(_) => Err(unsupported("http3_protocol_options")),
     }
 }
 
-/// What is not set is Envoy's published default.
+/// What is not set is Envoy's published default. What of it is HTTP/2's stands elsewhere.
 fn connection_pool(at: &At<'_>, wire: Option<CommonProtocolOptions>) -> Result<ConnectionPool, Fault> {
     take!(at, wire.unwrap_or_default(), CommonProtocolOptions {
         idle_timeout, max_requests_per_connection;
@@ -244,6 +265,7 @@ fn connection_pool(at: &At<'_>, wire: Option<CommonProtocolOptions>) -> Result<C
         },
         // 0 is no limit, as it is said there.
         max_requests_per_connection: Some(number_or(max_requests_per_connection, 0)).filter(|limit| *limit > 0),
+        max_concurrent_streams: None,
     })
 }
 

@@ -162,6 +162,12 @@ pub fn cluster(cluster: &model::Cluster) -> Sent {
         sources,
     } = cluster;
     let mut notes = Notes::default();
+    if *protocol == model::AppProtocol::Http1 && pool.max_concurrent_streams.is_some() {
+        notes.policy(
+            PolicyField::MaxConcurrentStreams,
+            "is without effect at an Envoy, which speaks HTTP/1.1 to this port",
+        );
+    }
     if breaker.is_some() {
         notes.policy(
             PolicyField::Failures,

@@ -79,6 +79,8 @@ pub enum PolicyField {
     Locality,
     /// `connectionPool`
     ConnectionPool,
+    /// `connectionPool.maxConcurrentStreams`
+    MaxConcurrentStreams,
     /// `panicPercent`
     PanicPercent,
     /// `retryBudget`
@@ -97,6 +99,7 @@ impl fmt::Display for PolicyField {
             PolicyField::SlowStart => "slowStart",
             PolicyField::Locality => "locality",
             PolicyField::ConnectionPool => "connectionPool",
+            PolicyField::MaxConcurrentStreams => "connectionPool.maxConcurrentStreams",
             PolicyField::PanicPercent => "panicPercent",
             PolicyField::RetryBudget => "retryBudget",
         })
