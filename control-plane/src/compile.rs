@@ -1,5 +1,6 @@
 //! From the store's objects to what proxies are told: computed on demand, one name at a time, from an [`Index`]. Pure.
 
+mod cors;
 pub(crate) mod endpoints;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -280,6 +281,7 @@ fn ports_refusal(name: &ListenerName, ports: &[ServicePort]) -> model::VirtualHo
             matches: routes::every_path(),
             request_headers: model::HeaderChanges::default(),
             response_headers: model::HeaderChanges::default(),
+            cors: None,
             action: model::Action::Respond(model::DirectResponse {
                 status: http::StatusCode::NOT_FOUND,
                 body,

@@ -7,9 +7,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use weir_policy::breaker::Refusal;
 use weir_policy::context::Fault;
+use weir_policy::model::Route;
 use weir_policy::names::ClusterName;
 use weir_xds::ResourceType;
 
@@ -51,6 +52,14 @@ pub(crate) enum ProxyError {
     NoRoute {
         /// The service asked for.
         service: String,
+    },
+    /// A preflight asks for a page that may not use the route.
+    #[error("route {route} is not for pages of {origin:?}")]
+    OriginNotAllowed {
+        /// The route.
+        route: String,
+        /// The page's origin.
+        origin: String,
     },
     /// The rule that matches has no backend to send to.
     #[error("route {route} has no backend of weight above 0")]
@@ -180,6 +189,17 @@ impl ProxyError {
         }
     }
 
+    /// A preflight of this header asks for a page that may not use this route.
+    pub(crate) fn origin_not_allowed(route: &Route, headers: &HeaderMap) -> ProxyError {
+        let origin = headers.get(http::header::ORIGIN).map(HeaderValue::as_bytes);
+        let origin = String::from_utf8_lossy(origin.unwrap_or_default());
+        ProxyError::OriginNotAllowed {
+            route: route.name.clone(),
+            // As long as one that a filter can name.
+            origin: origin.chars().take(253).collect(),
+        }
+    }
+
     /// Whose fault it is.
     pub(crate) fn fault(&self) -> Fault {
         match self {
@@ -190,6 +210,7 @@ impl ProxyError {
             | ProxyError::Violation(_) => Fault::Downstream,
             ProxyError::NoConfig { .. } | ProxyError::ConfigRefused(_) => Fault::ControlPlane,
             ProxyError::NoRoute { .. }
+            | ProxyError::OriginNotAllowed { .. }
             | ProxyError::NoBackend { .. }
             | ProxyError::MissingBackend { .. }
             | ProxyError::Refused {
@@ -226,7 +247,10 @@ impl ProxyError {
                 ResourceType::Route => Hop::Route,
                 ResourceType::Cluster | ResourceType::Endpoints => Hop::Cluster,
             },
-            ProxyError::NoRoute { .. } | ProxyError::NoBackend { .. } | ProxyError::MissingBackend { .. } => Hop::Route,
+            ProxyError::NoRoute { .. }
+            | ProxyError::OriginNotAllowed { .. }
+            | ProxyError::NoBackend { .. }
+            | ProxyError::MissingBackend { .. } => Hop::Route,
             ProxyError::NoEndpoint { .. } | ProxyError::Refused { .. } => Hop::Cluster,
             ProxyError::Connect { .. }
             | ProxyError::ConnectTimeout { .. }
@@ -247,6 +271,8 @@ impl ProxyError {
             }
             ProxyError::NotCarried(_) => StatusCode::NOT_IMPLEMENTED,
             ProxyError::NoRoute { .. } => StatusCode::NOT_FOUND,
+            // GEP-1767 allows it beside 200 and 204, and people see what happened.
+            ProxyError::OriginNotAllowed { .. } => StatusCode::FORBIDDEN,
             // Gateway API, HTTPRouteRule.backendRefs: an invalid backend is answered with 500.
             ProxyError::NoBackend { .. } | ProxyError::MissingBackend { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             ProxyError::UnknownDestination { .. }
@@ -272,6 +298,7 @@ impl ProxyError {
             | ProxyError::Violation(_)
             | ProxyError::NotCarried(_) => "http_request_error",
             ProxyError::UnknownDestination { .. } | ProxyError::NoRoute { .. } => "destination_not_found",
+            ProxyError::OriginNotAllowed { .. } => "http_request_denied",
             ProxyError::NoConfig { .. }
             | ProxyError::ConfigRefused(_)
             | ProxyError::NoBackend { .. }
@@ -297,6 +324,7 @@ impl ProxyError {
     pub(crate) fn grpc_status(&self) -> u32 {
         const INVALID_ARGUMENT: u32 = 3;
         const DEADLINE_EXCEEDED: u32 = 4;
+        const PERMISSION_DENIED: u32 = 7;
         const RESOURCE_EXHAUSTED: u32 = 8;
         const UNIMPLEMENTED: u32 = 12;
         const INTERNAL: u32 = 13;
@@ -304,6 +332,7 @@ impl ProxyError {
         match self {
             ProxyError::BadRequest(_) | ProxyError::RequestBody(_) | ProxyError::Violation(_) => INVALID_ARGUMENT,
             ProxyError::NotCarried(_) | ProxyError::NoRoute { .. } => UNIMPLEMENTED,
+            ProxyError::OriginNotAllowed { .. } => PERMISSION_DENIED,
             ProxyError::Protocol { .. } => INTERNAL,
             ProxyError::Refused {
                 refusal: Refusal::Connections { .. } | Refusal::Pending { .. } | Refusal::Requests { .. },
@@ -337,6 +366,7 @@ impl ProxyError {
             ProxyError::NoConfig { .. } => ResponseFlag::NoConfig,
             ProxyError::ConfigRefused(_) => ResponseFlag::ConfigRefused,
             ProxyError::NoRoute { .. } => ResponseFlag::NoRoute,
+            ProxyError::OriginNotAllowed { .. } => ResponseFlag::OriginNotAllowed,
             ProxyError::NoBackend { .. } | ProxyError::MissingBackend { .. } => ResponseFlag::NoBackend,
             ProxyError::NoEndpoint { .. } => ResponseFlag::NoEndpoint,
             ProxyError::Refused {
@@ -374,6 +404,7 @@ impl ProxyError {
             // Only another version helps, and nobody knows when it comes.
             | ProxyError::ConfigRefused(_)
             | ProxyError::NoRoute { .. }
+            | ProxyError::OriginNotAllowed { .. }
             | ProxyError::NoBackend { .. }
             | ProxyError::MissingBackend { .. }
             | ProxyError::Connect { .. }
@@ -401,6 +432,9 @@ impl ProxyError {
                 "correct what the text names; if nobody wrote it, update the older one of weir-control and this proxy"
             }
             ProxyError::NoRoute { .. } => "look at the service's routes: none covers this path, method and header",
+            ProxyError::OriginNotAllowed { .. } => {
+                "if it should be, name the origin in allowOrigins of the route's CORS filter"
+            }
             ProxyError::NoBackend { .. } | ProxyError::MissingBackend { .. } => {
                 "correct the route's backendRefs: the Service and its port must exist"
             }

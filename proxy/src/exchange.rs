@@ -14,6 +14,7 @@ use http_body::Frame;
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 use weir_policy::breaker::{Outcome, RequestPermit};
+use weir_policy::cors::AnswerFields;
 use weir_policy::deadline::Deadline;
 use weir_policy::model::Balancing;
 use weir_policy::names::WorkloadName;
@@ -43,6 +44,7 @@ pub(crate) struct Exchange {
     /// Where an attempt is under way that has no answer yet.
     awaits: Option<SocketAddr>,
     out_of_time: Option<Pin<Box<Sleep>>>,
+    cors: Option<Box<AnswerFields>>,
     /// Held, not read: the app's own calls find the context for as long as the request is under way.
     _open: Option<OpenContext>,
 }
@@ -73,6 +75,7 @@ impl Exchange {
             attempt: None,
             awaits: None,
             out_of_time: None,
+            cors: None,
             _open: open,
         }
     }
@@ -97,6 +100,16 @@ impl Exchange {
         if let Some(record) = &mut self.record {
             change(record);
         }
+    }
+
+    /// What the answer has to say of CORS, whoever makes it.
+    pub(crate) fn will_say(&mut self, cors: Option<Box<AnswerFields>>) {
+        self.cors = cors;
+    }
+
+    /// The same, for whoever has the answer.
+    pub(crate) fn says(&mut self) -> Option<Box<AnswerFields>> {
+        self.cors.take()
     }
 
     /// An attempt begins.

@@ -281,7 +281,8 @@ fn is_failure(flag: ResponseFlag) -> bool {
         | ResponseFlag::NotCarried
         | ResponseFlag::DownstreamReset
         | ResponseFlag::UnknownDestination
-        | ResponseFlag::NoRoute => false,
+        | ResponseFlag::NoRoute
+        | ResponseFlag::OriginNotAllowed => false,
         ResponseFlag::NoConfig
         | ResponseFlag::ConfigRefused
         | ResponseFlag::NoBackend

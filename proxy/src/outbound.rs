@@ -26,7 +26,7 @@ use crate::http::body::{DownstreamBody, Replay, RequestBody, ResponseBody};
 use crate::http::head::{Grpc, Head, strip_hop_by_hop};
 use crate::http::upstream::{Lease, Target, Wire};
 use crate::mirror;
-use crate::plan::{self, ForwardPlan, RequestPlan};
+use crate::plan::{self, ForwardPlan, Planned, RequestPlan};
 use crate::record::{Direction, DownstreamAddr, ResponseFlag};
 use crate::snapshot::Service;
 use crate::worker::Worker;
@@ -65,7 +65,8 @@ pub(crate) async fn serve(
         Ok(mut head) => carry(worker, &mut exchange, &call, &mut head, Replay::new(body)).await,
         Err(error) => Err(error),
     };
-    match carried {
+    let cors = exchange.says();
+    let mut response = match carried {
         Ok(Carried::Upstream {
             response,
             attempt,
@@ -82,7 +83,12 @@ pub(crate) async fn serve(
             response
         }
         Err(error) => calls::refuse(worker, &mut exchange, &error),
+    };
+    // Also on answers that are made here: a page could not tell one that it may not read from none at all.
+    if let Some(cors) = cors {
+        cors.apply(response.headers_mut());
     }
+    response
 }
 
 /// How a request was answered.
@@ -107,7 +113,9 @@ async fn carry(
 ) -> Result<Carried, ProxyError> {
     let service = identify(worker, head).await?;
     exchange.note(|record| record.service = Arc::clone(&service.label));
-    match plan::plan(head, &service, worker.random())? {
+    let Planned { cors, plan } = plan::plan(head, &service, worker.random());
+    exchange.will_say(cors);
+    match plan? {
         RequestPlan::Answer(answer) => {
             exchange.note(|record| record.route = Some(Arc::clone(&answer.route.name)));
             let response = answer::direct(answer.status, answer.headers, answer.body.to_owned());

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use http::header::LOCATION;
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use weir_policy::cors::{self, AnswerFields, Next};
 use weir_policy::model::{
     self, Action, BackendFilters, Balancing, DirectResponse, HeaderChanges, PathMatch, Redirect, Route, Scheme,
 };
@@ -19,6 +20,15 @@ use crate::endpoints::{Endpoint, Levels};
 use crate::error::ProxyError;
 use crate::http::head::Head;
 use crate::snapshot::{Backend, Cluster, Service, ServiceRoute};
+
+/// What is decided of a request.
+#[derive(Debug)]
+pub(crate) struct Planned<'a> {
+    /// What its answer says of CORS, whoever makes it.
+    pub(crate) cors: Option<Box<AnswerFields>>,
+    /// What is to become of it; or that no route takes it, or its route leads nowhere.
+    pub(crate) plan: Result<RequestPlan<'a>, ProxyError>,
+}
 
 /// What is to become of a request.
 #[derive(Debug)]
@@ -59,10 +69,36 @@ pub(crate) struct ForwardPlan<'a> {
 }
 
 /// Decides. `random` draws the backend.
-///
-/// # Errors
-/// When no route takes the request, or its route leads nowhere.
-pub(crate) fn plan<'a>(head: &Head, service: &'a Service, random: u64) -> Result<RequestPlan<'a>, ProxyError> {
+pub(crate) fn plan<'a>(head: &Head, service: &'a Service, random: u64) -> Planned<'a> {
+    let (route, compiled) = match find(head, service) {
+        Ok(found) => found,
+        Err(error) => {
+            let plan = Err(error);
+            return Planned { cors: None, plan };
+        }
+    };
+    let drawn = compiled.split.pick(random);
+    let Some(cors) = cors_of(route, drawn) else {
+        let plan = carried_out(head, route, compiled, drawn);
+        return Planned { cors: None, plan };
+    };
+    let decision = cors::evaluate(cors, &head.method, &head.headers);
+    let plan = match decision.request {
+        Next::Continue => carried_out(head, route, compiled, drawn),
+        Next::Allow => Ok(RequestPlan::Answer(Answer {
+            route: compiled,
+            status: StatusCode::NO_CONTENT,
+            headers: HeaderMap::new(),
+            body: "",
+        })),
+        Next::Deny => Err(ProxyError::origin_not_allowed(route, &head.headers)),
+    };
+    let cors = Some(Box::new(decision.answer));
+    Planned { cors, plan }
+}
+
+/// The route that takes a request.
+fn find<'a>(head: &Head, service: &'a Service) -> Result<(&'a Route, &'a ServiceRoute), ProxyError> {
     let host = head.host();
     let facts = RequestFacts {
         host: &host,
@@ -77,6 +113,24 @@ pub(crate) fn plan<'a>(head: &Head, service: &'a Service, random: u64) -> Result
     let id = service.table.find(&facts).ok_or_else(no_route)?;
     let route = service.table.route(id);
     let compiled = service.route(id).ok_or_else(no_route)?;
+    Ok((route, compiled))
+}
+
+/// The CORS of the backend that was drawn, if it has its own, else of the route.
+fn cors_of(route: &Route, drawn: Option<usize>) -> Option<&model::Cors> {
+    let own = match &route.action {
+        Action::Forward(forward) => drawn.and_then(|drawn| forward.backends.get(drawn)?.filters.cors.as_ref()),
+        Action::Redirect(_) | Action::Respond(_) => None,
+    };
+    own.or(route.cors.as_ref())
+}
+
+fn carried_out<'a>(
+    head: &Head,
+    route: &'a Route,
+    compiled: &'a ServiceRoute,
+    drawn: Option<usize>,
+) -> Result<RequestPlan<'a>, ProxyError> {
     match &route.action {
         Action::Respond(DirectResponse { status, body }) => {
             let mut headers = HeaderMap::new();
@@ -92,7 +146,7 @@ pub(crate) fn plan<'a>(head: &Head, service: &'a Service, random: u64) -> Result
             let answer = redirected(redirect, route, compiled, head, &HeaderChanges::default());
             Ok(RequestPlan::Answer(answer))
         }
-        Action::Forward(forward) => forward_plan(head, route, compiled, forward, random),
+        Action::Forward(forward) => forward_plan(head, route, compiled, forward, drawn),
     }
 }
 
@@ -123,12 +177,12 @@ fn forward_plan<'a>(
     route: &'a Route,
     compiled: &'a ServiceRoute,
     forward: &'a model::Forward,
-    random: u64,
+    drawn: Option<usize>,
 ) -> Result<RequestPlan<'a>, ProxyError> {
     let no_backend = || ProxyError::NoBackend {
         route: route.name.clone(),
     };
-    let drawn = compiled.split.pick(random).ok_or_else(no_backend)?;
+    let drawn = drawn.ok_or_else(no_backend)?;
     let backend = &forward.backends.get(drawn).ok_or_else(no_backend)?.filters;
     if let Some(redirect) = &backend.redirect {
         let answer = redirected(redirect, route, compiled, head, &backend.response_headers);

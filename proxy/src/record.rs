@@ -181,6 +181,8 @@ pub(crate) enum ResponseFlag {
     ConfigRefused,
     /// No rule of the service's routes matches.
     NoRoute,
+    /// A preflight asks for a page that may not use the route.
+    OriginNotAllowed,
     /// The rule has no backend that exists and has weight.
     NoBackend,
     /// The cluster has no endpoint that may take requests.
@@ -209,7 +211,7 @@ pub(crate) enum ResponseFlag {
 
 impl ResponseFlag {
     /// Every flag, each at the place of its number.
-    pub(crate) const ALL: [ResponseFlag; 21] = [
+    pub(crate) const ALL: [ResponseFlag; 22] = [
         ResponseFlag::None,
         ResponseFlag::Direct,
         ResponseFlag::BadRequest,
@@ -219,6 +221,7 @@ impl ResponseFlag {
         ResponseFlag::NoConfig,
         ResponseFlag::ConfigRefused,
         ResponseFlag::NoRoute,
+        ResponseFlag::OriginNotAllowed,
         ResponseFlag::NoBackend,
         ResponseFlag::NoEndpoint,
         ResponseFlag::LimitReached,
@@ -245,6 +248,7 @@ impl ResponseFlag {
             ResponseFlag::NoConfig => "no_config",
             ResponseFlag::ConfigRefused => "config_refused",
             ResponseFlag::NoRoute => "no_route",
+            ResponseFlag::OriginNotAllowed => "origin_not_allowed",
             ResponseFlag::NoBackend => "no_backend",
             ResponseFlag::NoEndpoint => "no_endpoint",
             ResponseFlag::LimitReached => "limit_reached",

@@ -15,10 +15,12 @@ use crate::schema::texts::{
     Subdomain,
 };
 
+mod cors;
 pub(crate) mod filters;
 mod mirror;
 pub(crate) mod read;
 
+pub use cors::{ANY, CorsFilter, CorsMethod, CorsOrigin};
 pub use mirror::{Fraction, RequestMirror};
 
 pub(crate) use read::read;
@@ -70,7 +72,8 @@ pub(crate) fn references<'a>(
             HttpRouteFilter::RequestHeaderModifier(_)
             | HttpRouteFilter::ResponseHeaderModifier(_)
             | HttpRouteFilter::RequestRedirect(_)
-            | HttpRouteFilter::UrlRewrite(_) => None,
+            | HttpRouteFilter::UrlRewrite(_)
+            | HttpRouteFilter::Cors(_) => None,
         })
     };
     let of_backends = backends.iter().enumerate().flat_map(move |(at, backend)| {
@@ -140,6 +143,9 @@ pub struct ParentRef {
 /// Rule: with a RequestRedirect it has no `backendRefs` and no URLRewrite.
 ///
 /// Rule: with a `replacePrefixMatch` it has exactly one match, on a PathPrefix.
+///
+/// Rule: with a CORS filter, here or on a backend, no ResponseHeaderModifier names a field that begins with
+/// Access-Control-Allow-, nor Access-Control-Expose-Headers or Access-Control-Max-Age.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "HTTPRouteRule")]
@@ -344,6 +350,9 @@ pub enum HttpRouteFilter {
     UrlRewrite(UrlRewrite),
     /// Sends copies of requests elsewhere. Occurs any number of times.
     RequestMirror(RequestMirror),
+    /// Says which pages of other origins may use it. On a backend it holds instead of the rule's.
+    #[schemars(rename = "CORS")]
+    Cors(CorsFilter),
 }
 
 impl HttpRouteFilter {
@@ -355,6 +364,7 @@ impl HttpRouteFilter {
             HttpRouteFilter::RequestRedirect(_) => "RequestRedirect",
             HttpRouteFilter::UrlRewrite(_) => "URLRewrite",
             HttpRouteFilter::RequestMirror(_) => "RequestMirror",
+            HttpRouteFilter::Cors(_) => "CORS",
         }
     }
 }
@@ -369,6 +379,7 @@ impl Serialize for HttpRouteFilter {
             HttpRouteFilter::RequestRedirect(filter) => map.serialize_entry("requestRedirect", filter)?,
             HttpRouteFilter::UrlRewrite(filter) => map.serialize_entry("urlRewrite", filter)?,
             HttpRouteFilter::RequestMirror(filter) => map.serialize_entry("requestMirror", filter)?,
+            HttpRouteFilter::Cors(filter) => map.serialize_entry("cors", filter)?,
         }
         map.end()
     }

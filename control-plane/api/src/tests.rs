@@ -369,7 +369,7 @@ fn rules_of_matches() {
 fn rules_of_filters() {
     let at = "f:8: spec.rules[0].filters[0]";
     let one = |fields: &str| rule(&format!("filters: [{{{fields}}}]"));
-    for unsupported in ["CORS", "ExternalAuth", "ExtensionRef"] {
+    for unsupported in ["ExternalAuth", "ExtensionRef"] {
         bad(
             &one(&format!("type: {unsupported}, requestMirror: {{}}")),
             &[&format!(
@@ -469,6 +469,76 @@ fn rules_of_filters() {
     bad(
         &rule("filters: [{type: RequestRedirect, requestRedirect: {port: 1}}]\nbackendRefs: [{name: a, port: 1}]"),
         &["f:9: spec.rules[0].backendRefs: [{\"name\":\"a\",\"port\":1}] stands beside a RequestRedirect"],
+    );
+}
+
+#[test]
+fn rules_of_cors() {
+    let at = "f:8: spec.rules[0].filters[0]";
+    let one = |fields: &str| rule(&format!("filters: [{{type: CORS, cors: {{{fields}}}}}]"));
+    let object = good(&one("allowOrigins: ['https://*.a.org']"));
+    assert_eq!(
+        object.to_value()["spec"]["rules"][0]["filters"][0]["cors"],
+        serde_json::json!({"allowOrigins": ["https://*.a.org"], "allowCredentials": false, "maxAge": 5})
+    );
+    bad(&rule("filters: [{type: CORS}]"), &[&format!("{at}.cors: is missing")]);
+    bad(
+        &one("allowOrigin: [https://a]"),
+        &[&format!(
+            "{at}.cors.allowOrigin: [\"https://a\"] stands in an unknown field"
+        )],
+    );
+    bad(
+        &one("allowOrigins: [a.org, 'https://a:0', '*']"),
+        &[
+            &format!("{at}.cors.allowOrigins[0]: \"a.org\" is no origin; "),
+            &format!("{at}.cors.allowOrigins[1]: \"https://a:0\" is no origin; "),
+            &format!("{at}.cors.allowOrigins[2]: \"*\" stands beside others; "),
+        ],
+    );
+    bad(
+        &one("allowOrigins: ['https://*', '*', 'https://a', 'https://A:443']"),
+        &[
+            &format!("{at}.cors.allowOrigins[3]: \"https://A:443\" is there already; "),
+            &format!("{at}.cors.allowOrigins[1]: \"*\" stands beside others; "),
+        ],
+    );
+    bad(
+        &one(
+            "allowMethods: [get], allowHeaders: [X-A, x-a], exposeHeaders: ['a b'], maxAge: 0, allowCredentials: 'true'",
+        ),
+        &[
+            &format!("{at}.cors.allowCredentials: \"true\" is not true or false; "),
+            &format!("{at}.cors.allowMethods[0]: \"get\" is "),
+            &format!("{at}.cors.allowHeaders[1]: \"x-a\" is there already; "),
+            &format!("{at}.cors.exposeHeaders[0]: \"a b\" is no name of a field; "),
+            &format!("{at}.cors.maxAge: 0 is out of range; "),
+        ],
+    );
+    bad(
+        &one("allowMethods: [PUT, '*'], allowHeaders: ['*', x-a]"),
+        &[
+            &format!("{at}.cors.allowMethods[1]: \"*\" stands beside others; "),
+            &format!("{at}.cors.allowHeaders[0]: \"*\" stands beside others; "),
+        ],
+    );
+    let changes = "{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [Access-Control-Max-Age]}}";
+    good(&rule(&format!("filters: [{changes}]")));
+    bad(
+        &rule(&format!("filters: [{{type: CORS, cors: {{}}}}, {changes}]")),
+        &["f:8: spec.rules[0].filters[1]: "],
+    );
+    bad(
+        &rule(&format!(
+            "filters: [{changes}]
+backendRefs:
+- {{name: a, port: 80, filters: [{{type: CORS, cors: {{}}}}]}}
+- {{name: b, port: 80, filters: [{changes}]}}"
+        )),
+        &[
+            "f:8: spec.rules[0].filters[0]: ",
+            "f:11: spec.rules[0].backendRefs[1]: ",
+        ],
     );
 }
 

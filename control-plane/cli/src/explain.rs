@@ -121,6 +121,7 @@ struct Route {
     matches: String,
     request_headers: Vec<String>,
     response_headers: Vec<String>,
+    cors: Option<String>,
     rewritten_target: Option<String>,
     rewritten_host: Option<String>,
     timeouts: Option<Timeouts>,
@@ -318,6 +319,7 @@ impl Printer<'_> {
                 .iter()
                 .map(|change| format!("{change} of the answer")),
         );
+        policies.extend(route.cors.clone());
         if policies.is_empty() {
             return Ok(());
         }

@@ -227,6 +227,7 @@ fn to_own_cluster(cluster: &ClusterName, policy: Option<&RoutePolicySpec>) -> mo
             matches: every_path(),
             request_headers: model::HeaderChanges::default(),
             response_headers: model::HeaderChanges::default(),
+            cors: None,
             action: model::Action::Forward(forward),
         },
         Err(error) => unusable(name, &error),
@@ -292,6 +293,7 @@ fn unusable(name: String, error: &FieldError) -> model::Route {
         matches: every_path(),
         request_headers: model::HeaderChanges::default(),
         response_headers: model::HeaderChanges::default(),
+        cors: None,
         action: model::Action::Respond(model::DirectResponse {
             status: StatusCode::INTERNAL_SERVER_ERROR,
             body: format!("{name} can't be used: {error}\n"),
@@ -735,6 +737,7 @@ mod tests {
             },
             request_headers: changes.clone(),
             response_headers: changes,
+            cors: None,
             action: model::Action::Forward(model::Forward {
                 backends: vec![model::WeightedBackend {
                     cluster: "portal.citizen:80".parse().expect("a cluster"),

@@ -9,6 +9,7 @@ use weir_api::http_route::{
 use weir_api::route_policy::{RetryBackoff, RetryMethods, RetryOn, RoutePolicySpec, RouteRetry};
 use weir_policy::model;
 
+use super::cors::cors;
 use super::references::References;
 
 /// Where a rule stands.
@@ -49,6 +50,7 @@ pub(super) struct RuleParts<'a> {
 pub(super) struct Done {
     request_headers: model::HeaderChanges,
     response_headers: model::HeaderChanges,
+    cors: Option<model::Cors>,
     action: model::Action,
 }
 
@@ -59,6 +61,7 @@ impl Done {
             matches,
             request_headers: self.request_headers.clone(),
             response_headers: self.response_headers.clone(),
+            cors: self.cors.clone(),
             action: self.action.clone(),
         }
     }
@@ -96,6 +99,7 @@ pub(super) fn done(references: &References<'_>, at: &Place, rule: &RuleParts<'_>
     Ok(Done {
         request_headers: filters.request,
         response_headers: filters.response,
+        cors: filters.cors,
         action,
     })
 }
@@ -129,6 +133,7 @@ struct Filters {
     redirect: Option<model::Redirect>,
     rewrite: model::Rewrite,
     mirrors: Vec<model::Mirror>,
+    cors: Option<model::Cors>,
 }
 
 fn weighted_backend(
@@ -146,6 +151,7 @@ fn weighted_backend(
             rewrite: filters.rewrite,
             redirect: filters.redirect,
             mirrors: filters.mirrors,
+            cors: filters.cors,
         },
     })
 }
@@ -197,6 +203,7 @@ fn filters(references: &References<'_>, path: &str, given: &[HttpRouteFilter]) -
                 cluster: references.cluster(mirror.backend_ref.reference()),
                 parts_per_million: mirror.parts_per_million(),
             }),
+            HttpRouteFilter::Cors(given) => filters.cors = Some(cors(&format!("{path}.cors"), given)?),
         }
     }
     Ok(filters)
@@ -319,7 +326,7 @@ fn retry_on(word: RetryOn) -> model::RetryOn {
     }
 }
 
-fn header_name(path: &str, name: &str) -> Result<HeaderName, FieldError> {
+pub(super) fn header_name(path: &str, name: &str) -> Result<HeaderName, FieldError> {
     HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong(path.to_owned(), name, "is no field name"))
 }
 

@@ -18,6 +18,7 @@ use at::{At, Fault};
 mod at;
 mod checks;
 mod cluster;
+mod cors;
 mod endpoints;
 mod forward;
 mod headers;

@@ -43,7 +43,9 @@ use weir_policy::model::{AppProtocol, Balancing, EndpointHealth, Peer, RouteSour
 use crate::meaning::{DURATION_MAX, HTTP_OPTIONS, METADATA_KEY, ROUTER_FILTER, canonical_order};
 use crate::v1;
 
+mod cors;
 pub mod envoy;
+mod envoy_cors;
 mod envoy_route;
 pub mod grpc;
 mod grpc_route;

@@ -3,13 +3,21 @@
 use std::cmp::Ordering;
 use std::time::Duration;
 
-use weir_policy::model::{Endpoint, FailurePercentage, HostMatch, Locality, PathMatch, PathRewrite, RetryPolicy};
+use weir_policy::model::{
+    Endpoint, FailurePercentage, HostMatch, Locality, OriginMatch, PathMatch, PathRewrite, RetryPolicy, Scheme,
+};
 
 /// The key of Weir's typed metadata.
 pub(crate) const METADATA_KEY: &str = "weir.dev";
 
 /// The name of the HTTP filter that every connection manager ends with.
 pub(crate) const ROUTER_FILTER: &str = "envoy.filters.http.router";
+
+/// The name of the HTTP filter that a route's CORS is for, and the key of that.
+pub(crate) const CORS_FILTER: &str = "envoy.filters.http.cors";
+
+/// All, in lists of CORS.
+pub(crate) const ANY: &str = "*";
 
 /// The key of a cluster's HTTP options.
 pub(crate) const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -166,9 +174,117 @@ pub(crate) fn prefix_pattern(prefix: &str) -> String {
     pattern
 }
 
+/// An expression that takes just these origins as a whole, in the form in which browsers write them (RFC 6454 section
+/// 6.2), or with the scheme's own port, which they leave out.
+pub(crate) fn origin_pattern(origin: &OriginMatch) -> String {
+    let OriginMatch { scheme, host, port } = origin;
+    let host = match host {
+        HostMatch::Any => ANY_HOST.to_owned(),
+        HostMatch::Suffix(suffix) => format!("{LABELS}{}", escaped(suffix)),
+        HostMatch::Exact(host) => escaped(host),
+    };
+    let port = match *port == scheme.port() {
+        true => format!("(:{port})?"),
+        false => format!(":{port}"),
+    };
+    format!("{}://{host}{port}", scheme.as_str())
+}
+
+/// The origins that an expression takes; `None`: it is none that [`origin_pattern`] writes.
+pub(crate) fn origin_of_pattern(pattern: &str) -> Option<OriginMatch> {
+    let (scheme, rest) = scheme_of(pattern)?;
+    let own = format!("(:{})?", scheme.port());
+    let (host, port) = match rest.strip_suffix(own.as_str()) {
+        Some(host) => (host, scheme.port()),
+        None => {
+            let (host, port) = rest.rsplit_once(':')?;
+            (host, port.parse().ok()?)
+        }
+    };
+    let plain = |text: &str| text.replace('\\', "");
+    let host = match host.strip_prefix(LABELS) {
+        _ if host == ANY_HOST => HostMatch::Any,
+        Some(suffix) => HostMatch::Suffix(plain(suffix)),
+        None => HostMatch::Exact(plain(host)),
+    };
+    let origin = OriginMatch { scheme, host, port };
+    (origin_pattern(&origin) == pattern).then_some(origin)
+}
+
+/// The origin that a text is; `None`: it is none.
+pub(crate) fn origin_of_text(text: &str) -> Option<OriginMatch> {
+    let (scheme, rest) = scheme_of(text)?;
+    let (host, port) = match rest.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()?),
+        Some(_) | None => (rest, scheme.port()),
+    };
+    Some(OriginMatch {
+        scheme,
+        host: HostMatch::Exact(host.to_owned()),
+        port,
+    })
+}
+
+fn scheme_of(text: &str) -> Option<(Scheme, &str)> {
+    match text.split_once("://")? {
+        ("http", rest) => Some((Scheme::Http, rest)),
+        ("https", rest) => Some((Scheme::Https, rest)),
+        _ => None,
+    }
+}
+
+/// Takes a host that holds of all such characters only dots, or is an address in brackets, by itself.
+fn escaped(host: &str) -> String {
+    host.replace('.', "\\.").replace('[', "\\[").replace(']', "\\]")
+}
+
+/// Takes a name, or an address in brackets.
+const ANY_HOST: &str = r"([a-z0-9._-]+|\[[0-9a-f:.]+\])";
+
+/// Takes what may stand before the end of a name.
+const LABELS: &str = r"[a-z0-9._-]+\.";
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn origins_are_written_so_that_they_are_read() {
+        for (text, pattern) in [
+            ("https://www.foo.com", r"https://www\.foo\.com(:443)?"),
+            ("http://www.foo.com:443", r"http://www\.foo\.com:443"),
+            ("https://[::1]:8443", r"https://\[::1\]:8443"),
+            ("https://[::1]", r"https://\[::1\](:443)?"),
+        ] {
+            let origin = origin_of_text(text).expect(text);
+            assert_eq!(origin_pattern(&origin), pattern);
+            assert_eq!(origin_of_pattern(pattern), Some(origin));
+        }
+        for pattern in [
+            r"https://[a-z0-9._-]+\.foo\.com(:443)?",
+            r"http://([a-z0-9._-]+|\[[0-9a-f:.]+\]):8080",
+        ] {
+            assert_eq!(
+                origin_of_pattern(pattern)
+                    .map(|origin| origin_pattern(&origin))
+                    .as_deref(),
+                Some(pattern)
+            );
+        }
+        for pattern in [
+            r".*",
+            r"https://www.foo\.com(:443)?",
+            r"https://www\.foo\.com",
+            r"https://www\.foo\.com:443",
+            r"https://.*\.foo\.com(:443)?",
+            r"https?://a(:443)?",
+        ] {
+            assert_eq!(origin_of_pattern(pattern), None, "{pattern}");
+        }
+        for text in ["*", "a", "ftp://a", "https://a:0", "https://a:x"] {
+            assert_eq!(origin_of_text(text), None, "{text}");
+        }
+    }
 
     #[track_caller]
     fn change(prefix: &str, replacement: &str, expect: PathChange) {

@@ -68,14 +68,16 @@ fn nothing<T>(_: &mut T) {}
 fields! { route_fields:
     RouteConfig { name, virtual_hosts }
     VirtualHost { name, hosts, routes }
-    Route { name, matches, request_headers, response_headers, action }
+    Route { name, matches, request_headers, response_headers, cors, action }
     RouteMatch { path, method, headers, query }
     HeaderMatch { name, value }
     QueryMatch { name, value }
     HeaderChanges { remove, set, add }
     Forward { backends, mirrors, rewrite, timeouts, retry }
     WeightedBackend { cluster, weight, filters }
-    BackendFilters { request_headers, response_headers, rewrite, redirect, mirrors }
+    BackendFilters { request_headers, response_headers, rewrite, redirect, mirrors, cors }
+    Cors { origins, credentials, methods, request_fields, exposed_fields, max_age_seconds }
+    OriginMatch { scheme, host, port }
     Mirror { cluster, parts_per_million }
     Rewrite { host, path }
     Timeouts { request, backend_request }
@@ -101,6 +103,7 @@ fn routes() -> RouteConfig {
                 },
                 request_headers: HeaderChanges::default(),
                 response_headers: HeaderChanges::default(),
+                cors: None,
                 action: Action::Forward(Forward {
                     backends: vec![backend("portal.citizen:80", 1)],
                     mirrors: Vec::new(),
@@ -123,6 +126,36 @@ fn backend(cluster: &str, weight: u32) -> WeightedBackend {
 
 fn filters(config: &mut RouteConfig) -> &mut BackendFilters {
     &mut forward(config).backends[0].filters
+}
+
+fn cors() -> Cors {
+    Cors {
+        origins: Listed::These(vec![OriginMatch {
+            scheme: Scheme::Https,
+            host: HostMatch::Exact("a.example".to_owned()),
+            port: NonZeroU16::new(443).expect("a port"),
+        }]),
+        credentials: true,
+        methods: Listed::These(Vec::new()),
+        request_fields: Listed::These(Vec::new()),
+        exposed_fields: Listed::These(Vec::new()),
+        max_age_seconds: 5,
+    }
+}
+
+fn shared(config: &mut RouteConfig) {
+    route(config).cors = Some(cors());
+}
+
+fn pages(config: &mut RouteConfig) -> &mut Cors {
+    route(config).cors.as_mut().expect("CORS")
+}
+
+fn origin(config: &mut RouteConfig) -> &mut OriginMatch {
+    match &mut pages(config).origins {
+        Listed::These(origins) => &mut origins[0],
+        Listed::Any => panic!("an origin"),
+    }
 }
 
 fn mirror() -> Mirror {
@@ -228,6 +261,21 @@ const ROUTES: &[Row<RouteConfig>] = &[
     Row("Route.matches", nothing, |c| route(c).matches.path = PathMatch::Exact("/a/b".to_owned()), [Said, Said, Said]),
     Row("Route.request_headers", nothing, |c| route(c).request_headers.set = vec![field()], [Said, No, Said]),
     Row("Route.response_headers", nothing, |c| route(c).response_headers.set = vec![field()], [Said, No, Said]),
+    // No call comes from a page.
+    Row("Route.cors", nothing, shared, [Said, Nothing, Said]),
+    Row("Route.cors", redirect, shared, [Said, Nothing, No]),
+    Row("Route.cors", respond, shared, [Said, Nothing, No]),
+    Row("Route.cors", |c| forward(c).backends.clear(), shared, [Said, Nothing, No]),
+    Row("Cors.origins", shared, |c| pages(c).origins = Listed::Any, [Said, Nothing, Said]),
+    Row("Cors.credentials", shared, |c| pages(c).credentials = false, [Said, Nothing, Said]),
+    Row("Cors.methods", shared, |c| pages(c).methods = Listed::Any, [Said, Nothing, Said]),
+    Row("Cors.request_fields", shared, |c| pages(c).request_fields = Listed::Any, [Said, Nothing, Said]),
+    Row("Cors.exposed_fields", shared, |c| pages(c).exposed_fields = Listed::These(vec![field().0]), [Said, Nothing, Said]),
+    Row("Cors.exposed_fields", shared, |c| pages(c).exposed_fields = Listed::Any, [Said, Nothing, No]),
+    Row("Cors.max_age_seconds", shared, |c| pages(c).max_age_seconds = 6, [Said, Nothing, Said]),
+    Row("OriginMatch.scheme", shared, |c| origin(c).scheme = Scheme::Http, [Said, Nothing, Said]),
+    Row("OriginMatch.host", shared, |c| origin(c).host = HostMatch::Any, [Said, Nothing, Said]),
+    Row("OriginMatch.port", shared, |c| origin(c).port = NonZeroU16::MIN, [Said, Nothing, Said]),
     Row("Route.action", nothing, redirect, [Said, No, Said]),
     Row("Route.action", nothing, respond, [Said, No, Said]),
     Row("RouteMatch.path", nothing, |c| route(c).matches.path = PathMatch::Regex("/a.*".to_owned()), [Said, Said, Said]),
@@ -276,6 +324,11 @@ const ROUTES: &[Row<RouteConfig>] = &[
         redirect(&mut other);
         filters(c).redirect = Some(redirected(&mut other).clone());
     }, [Said, No, No]),
+    Row("BackendFilters.cors", nothing, |c| filters(c).cors = Some(cors()), [Said, Nothing, Said]),
+    Row("BackendFilters.cors", shared, |c| {
+        forward(c).backends.push(backend("identity.citizen:80", 1));
+        filters(c).cors = Some(Cors { credentials: false, ..cors() });
+    }, [Said, Said, Said]),
     Row("BackendFilters.mirrors", nothing, |c| filters(c).mirrors = vec![mirror()], [Said, No, No]),
     Row("Rewrite.host", nothing, |c| forward(c).rewrite.host = Some("x".to_owned()), [Said, No, Said]),
     Row("Rewrite.path", nothing, |c| forward(c).rewrite.path = Some(PathRewrite::Full("/x".to_owned())), [Said, No, Said]),

@@ -30,14 +30,18 @@ use envoy_types::pb::envoy::config::route::v3::{
     DirectResponseAction, FilterConfig, HeaderMatcher, NonForwardingAction, RedirectAction, RetryPolicy, Route,
     RouteAction, RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster,
 };
-use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+use envoy_types::pb::envoy::extensions::filters::http::cors::v3::{Cors, CorsPolicy};
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, HttpFilter, http_filter,
+};
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
     ExplicitHttpConfig, UpstreamProtocolOptions,
 };
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatcher, StringMatcher};
 use envoy_types::pb::envoy::r#type::v3::Percent;
 use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration as WireDuration, UInt32Value};
 use prost::{Message, Name};
@@ -119,6 +123,18 @@ fn sound_routes() -> Any {
         },
         request_headers: changes.clone(),
         response_headers: changes,
+        cors: Some(model::Cors {
+            origins: Listed::These(vec![OriginMatch {
+                scheme: Scheme::Https,
+                host: HostMatch::Suffix("example.org".to_owned()),
+                port: Scheme::Https.port(),
+            }]),
+            credentials: true,
+            methods: Listed::These(vec![http::Method::PUT]),
+            request_fields: Listed::Any,
+            exposed_fields: Listed::These(vec![http::HeaderName::from_static("x-a")]),
+            max_age_seconds: 5,
+        }),
         action: model::Action::Forward(Forward {
             backends: vec![backend("a.b:80", 9), backend("c.b:80", 1)],
             mirrors: vec![Mirror {
@@ -239,6 +255,18 @@ fn weighted(change: impl FnOnce(&mut WeightedCluster), refused: Refused) {
 #[track_caller]
 fn retry(change: impl FnOnce(&mut RetryPolicy), refused: Refused) {
     forward(|wire| change(wire.retry_policy.as_mut().expect("a policy")), refused);
+}
+
+#[track_caller]
+fn cors(change: impl FnOnce(&mut CorsPolicy), refused: Refused) {
+    route(
+        0,
+        |wire| {
+            let policy = wire.typed_per_filter_config.get_mut(CORS).expect("a policy");
+            *policy = changed(policy, change);
+        },
+        refused,
+    );
 }
 
 #[track_caller]
@@ -411,6 +439,161 @@ fn routes() {
             "virtual_hosts[0].routes[0].response_headers_to_remove[0]",
             Problem::Malformed { .. }
         ),
+    );
+}
+
+const CORS: &str = "envoy.filters.http.cors";
+
+macro_rules! cors_field {
+    ($field:literal) => {
+        concat!(
+            "virtual_hosts[0].routes[0].typed_per_filter_config[\"envoy.filters.http.cors\"]",
+            $field
+        )
+    };
+}
+
+#[test]
+fn cross_origin_policies() {
+    route(
+        0,
+        |r| {
+            let policy = r.typed_per_filter_config.remove(CORS).expect("a policy");
+            r.typed_per_filter_config
+                .insert("envoy.filters.http.rbac".to_owned(), policy);
+        },
+        refused!(
+            "virtual_hosts[0].routes[0].typed_per_filter_config",
+            Problem::WithoutEffect
+        ),
+    );
+    route(
+        0,
+        |r| {
+            let other = pack(&FilterConfig::default());
+            r.typed_per_filter_config.insert(CORS.to_owned(), other);
+        },
+        refused!(cors_field!(""), Problem::UnknownType { .. }),
+    );
+    // To pass a preflight on is what is published where nothing is said.
+    cors(
+        |c| c.forward_not_matching_preflights = None,
+        refused!(
+            cors_field!(".forward_not_matching_preflights"),
+            Problem::Unsupported { .. }
+        ),
+    );
+    cors(
+        |c| c.filter_enabled = Some(Default::default()),
+        refused!(cors_field!(".filter_enabled"), Problem::WithoutEffect),
+    );
+    cors(
+        |c| c.shadow_enabled = Some(Default::default()),
+        refused!(cors_field!(".shadow_enabled"), Problem::WithoutEffect),
+    );
+    cors(
+        |c| c.allow_private_network_access = Some(BoolValue { value: true }),
+        refused!(cors_field!(".allow_private_network_access"), Problem::WithoutEffect),
+    );
+    for age in ["", "0", "-1", "5s"] {
+        cors(
+            |c| c.max_age = age.to_owned(),
+            refused!(cors_field!(".max_age"), Problem::Malformed { .. }),
+        );
+    }
+    for list in ["PUT,", "PUT, *", "a b"] {
+        cors(
+            |c| c.allow_methods = list.to_owned(),
+            refused!(cors_field!(".allow_methods"), Problem::Malformed { .. }),
+        );
+        cors(
+            |c| c.expose_headers = list.to_owned(),
+            refused!(cors_field!(".expose_headers"), Problem::Malformed { .. }),
+        );
+    }
+    cors(
+        |c| c.allow_headers = "x-a, X-A".to_owned(),
+        refused!(cors_field!(".allow_headers"), Problem::Duplicate),
+    );
+}
+
+#[test]
+fn origins_of_pages() {
+    fn origin(pattern: MatchPattern, refused: Refused) {
+        cors(
+            |c| c.allow_origin_string_match[0].match_pattern = Some(pattern),
+            refused,
+        );
+    }
+    let unsupported = |field| {
+        (
+            field,
+            (|problem| matches!(problem, Problem::Unsupported { .. })) as fn(&Problem) -> bool,
+        )
+    };
+    let regex = |regex: &str| {
+        MatchPattern::SafeRegex(RegexMatcher {
+            regex: regex.to_owned(),
+            engine_type: None,
+        })
+    };
+    cors(
+        |c| c.allow_origin_string_match[0].match_pattern = None,
+        refused!(cors_field!(".allow_origin_string_match[0]"), Problem::Missing),
+    );
+    cors(
+        |c| c.allow_origin_string_match[0].ignore_case = true,
+        refused!(
+            cors_field!(".allow_origin_string_match[0].ignore_case"),
+            Problem::WithoutEffect
+        ),
+    );
+    cors(
+        |c| c.allow_origin_string_match.push(c.allow_origin_string_match[0].clone()),
+        refused!(
+            cors_field!(".allow_origin_string_match[1].safe_regex"),
+            Problem::Duplicate
+        ),
+    );
+    // `*` is an expression for nothing, and stands alone.
+    cors(
+        |c| {
+            let every = MatchPattern::Exact("*".to_owned());
+            c.allow_origin_string_match.push(StringMatcher {
+                match_pattern: Some(every),
+                ..StringMatcher::default()
+            });
+        },
+        unsupported(cors_field!(".allow_origin_string_match[1].exact")),
+    );
+    for pattern in [".*", r"https://.*\.example\.org", r"https://a.example\.org(:443)?"] {
+        origin(
+            regex(pattern),
+            unsupported(cors_field!(".allow_origin_string_match[0].safe_regex")),
+        );
+    }
+    origin(
+        MatchPattern::Exact("a.example.org".to_owned()),
+        unsupported(cors_field!(".allow_origin_string_match[0].exact")),
+    );
+    origin(
+        MatchPattern::Exact("https://A/b".to_owned()),
+        refused!(
+            cors_field!(".allow_origin_string_match[0].exact"),
+            Problem::Malformed { .. }
+        ),
+    );
+    origin(
+        MatchPattern::Prefix("https://".to_owned()),
+        unsupported(cors_field!(".allow_origin_string_match[0].prefix")),
+    );
+    origin(
+        MatchPattern::Suffix(".example.org".to_owned()),
+        unsupported(cors_field!(".allow_origin_string_match[0].suffix")),
+    );
+    origin(
+        MatchPattern::Contains("example".to_owned()),
+        unsupported(cors_field!(".allow_origin_string_match[0].contains")),
     );
 }
 
@@ -1038,17 +1221,13 @@ fn listener(change: impl FnOnce(&mut Listener), refused: Refused) {
 
 #[track_caller]
 fn manager(change: impl FnOnce(&mut HttpConnectionManager), refused: Refused) {
-    listener(
-        |wire| {
-            let any = wire
-                .api_listener
-                .as_mut()
-                .and_then(|api| api.api_listener.as_mut())
-                .expect("one");
-            *any = changed(any, change);
-        },
-        refused,
-    );
+    listener(|wire| change_manager(wire, change), refused);
+}
+
+fn change_manager(wire: &mut Listener, change: impl FnOnce(&mut HttpConnectionManager)) {
+    let api = wire.api_listener.as_mut().and_then(|api| api.api_listener.as_mut());
+    let any = api.expect("one");
+    *any = changed(any, change);
 }
 
 #[test]
@@ -1133,6 +1312,34 @@ fn filters() {
             "api_listener.api_listener.http_filters[0].name",
             Problem::Mismatch { .. }
         ),
+    );
+    let cors = |name: &str| HttpFilter {
+        name: name.to_owned(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(pack(&Cors::default()))),
+        ..HttpFilter::default()
+    };
+    // It does what routes say, and those are read by themselves.
+    let with_cors = changed(&sound_listener(), |wire| {
+        change_manager(wire, |m| m.http_filters.insert(0, cors(CORS)));
+    });
+    assert_eq!(decode::listener(&with_cors), decode::listener(&sound_listener()));
+    manager(
+        |m| m.http_filters.insert(0, cors("cors")),
+        refused!(
+            "api_listener.api_listener.http_filters[0].name",
+            Problem::Mismatch { .. }
+        ),
+    );
+    manager(
+        |m| m.http_filters = vec![cors(CORS), cors(CORS)],
+        refused!(
+            "api_listener.api_listener.http_filters[1].name",
+            Problem::Mismatch { .. }
+        ),
+    );
+    manager(
+        |m| m.http_filters = vec![cors(CORS)],
+        refused!("api_listener.api_listener.http_filters", Problem::Missing),
     );
     manager(
         |m| m.http_filters.push(m.http_filters[0].clone()),

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
-use proptest::collection::{btree_map, btree_set, vec};
+use proptest::collection::{btree_map, btree_set, hash_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -178,36 +178,40 @@ fn dns_name() -> impl Strategy<Value = String> {
 }
 
 /// Routes; the name is given by who collects them.
-fn route() -> impl Strategy<Value = Route> {
-    let parts = (route_match(), header_changes(), header_changes(), action());
-    parts.prop_map(|(matches, request_headers, response_headers, mut action)| {
-        let rewrites: Vec<_> = match &mut action {
-            Action::Forward(forward) => {
-                let of_backends = forward.backends.iter_mut().flat_map(|backend| {
-                    let redirect = backend.filters.redirect.iter_mut().map(|redirect| &mut redirect.path);
-                    redirect.chain([&mut backend.filters.rewrite.path])
-                });
-                of_backends.chain([&mut forward.rewrite.path]).collect()
-            }
-            Action::Redirect(redirect) => vec![&mut redirect.path],
-            Action::Respond(_) => Vec::new(),
-        };
-        // Only a prefix that is matched can be replaced.
-        if !matches!(matches.path, PathMatch::Prefix(_)) {
-            for rewrite in rewrites {
-                if matches!(rewrite, Some(PathRewrite::Prefix(_))) {
-                    *rewrite = None;
+fn route() -> BoxedStrategy<Route> {
+    let cors = option::of(cors());
+    let parts = (route_match(), header_changes(), header_changes(), cors, action());
+    parts
+        .prop_map(|(matches, request_headers, response_headers, cors, mut action)| {
+            let rewrites: Vec<_> = match &mut action {
+                Action::Forward(forward) => {
+                    let of_backends = forward.backends.iter_mut().flat_map(|backend| {
+                        let redirect = backend.filters.redirect.iter_mut().map(|redirect| &mut redirect.path);
+                        redirect.chain([&mut backend.filters.rewrite.path])
+                    });
+                    of_backends.chain([&mut forward.rewrite.path]).collect()
+                }
+                Action::Redirect(redirect) => vec![&mut redirect.path],
+                Action::Respond(_) => Vec::new(),
+            };
+            // Only a prefix that is matched can be replaced.
+            if !matches!(matches.path, PathMatch::Prefix(_)) {
+                for rewrite in rewrites {
+                    if matches!(rewrite, Some(PathRewrite::Prefix(_))) {
+                        *rewrite = None;
+                    }
                 }
             }
-        }
-        Route {
-            name: String::new(),
-            matches,
-            request_headers,
-            response_headers,
-            action,
-        }
-    })
+            Route {
+                name: String::new(),
+                matches,
+                request_headers,
+                response_headers,
+                cors,
+                action,
+            }
+        })
+        .boxed()
 }
 
 fn route_match() -> impl Strategy<Value = RouteMatch> {
@@ -359,16 +363,50 @@ fn backend_filters() -> impl Strategy<Value = BackendFilters> {
         option::of(path_rewrite()),
         option::of(redirect()),
         mirrors(),
+        option::of(cors()),
     );
     parts.prop_map(
-        |(request_headers, response_headers, host, path, redirect, mirrors)| BackendFilters {
+        |(request_headers, response_headers, host, path, redirect, mirrors, cors)| BackendFilters {
             request_headers,
             response_headers,
             rewrite: Rewrite { host, path },
             redirect,
             mirrors,
+            cors,
         },
     )
+}
+
+/// Boxed, as the strategies around it are large for a stack.
+fn cors() -> BoxedStrategy<Cors> {
+    let scheme = select(vec![Scheme::Http, Scheme::Https]);
+    let port = prop_oneof![select(vec![80, 443]), 1..=u16::MAX];
+    let origin = (scheme, host_match(), port).prop_map(|(scheme, host, port)| {
+        let port = NonZeroU16::new(port).expect("it is not 0");
+        OriginMatch { scheme, host, port }
+    });
+    let name = || "[a-z][a-z0-9-]{0,10}".prop_map(|text| header_name(&text));
+    let verb = method().prop_filter("that is all of them", |method| method.as_str() != "*");
+    let lists = (listed(origin), listed(verb), listed(name()), listed(name()));
+    (lists, any::<bool>(), 1..=u32::MAX)
+        .prop_map(|(lists, credentials, max_age_seconds)| Cors {
+            origins: lists.0,
+            credentials,
+            methods: lists.1,
+            request_fields: lists.2,
+            exposed_fields: lists.3,
+            max_age_seconds,
+        })
+        .boxed()
+}
+
+fn listed<T: Clone + std::fmt::Debug + Eq + std::hash::Hash>(
+    one: impl Strategy<Value = T>,
+) -> impl Strategy<Value = Listed<T>> {
+    prop_oneof![
+        1 => Just(Listed::Any),
+        4 => hash_set(one, 0..4).prop_map(|listed| Listed::These(listed.into_iter().collect())),
+    ]
 }
 
 fn path_rewrite() -> impl Strategy<Value = PathRewrite> {

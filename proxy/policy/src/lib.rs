@@ -5,6 +5,7 @@
 pub mod balance;
 pub mod breaker;
 pub mod context;
+pub mod cors;
 pub mod deadline;
 pub mod model;
 pub mod names;

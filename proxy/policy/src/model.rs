@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -71,6 +72,8 @@ pub struct Route {
     pub request_headers: HeaderChanges,
     /// Changes to the answer's header on its way downstream.
     pub response_headers: HeaderChanges,
+    /// Which pages of other origins may use it; `None`: what the app says of that stands.
+    pub cors: Option<Cors>,
     /// What becomes of the request.
     pub action: Action,
 }
@@ -225,6 +228,8 @@ pub struct BackendFilters {
     pub redirect: Option<Redirect>,
     /// Where copies of the request go, beside those of the route.
     pub mirrors: Vec<Mirror>,
+    /// Which pages of other origins may use it; holds instead of the route's.
+    pub cors: Option<Cors>,
 }
 
 impl BackendFilters {
@@ -407,20 +412,95 @@ pub struct Redirect {
     /// The host.
     pub host: Option<String>,
     /// The port; `None`: the scheme's own if the scheme is given, else as asked for.
-    pub port: Option<std::num::NonZeroU16>,
+    pub port: Option<NonZeroU16>,
     /// The path.
     pub path: Option<PathRewrite>,
     /// 301, 302, 303, 307 or 308.
     pub status: StatusCode,
 }
 
-/// A scheme of a redirect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A scheme of a URL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scheme {
     /// `http`
     Http,
     /// `https`
     Https,
+}
+
+impl Scheme {
+    /// As it stands in a URL.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        }
+    }
+
+    /// The port of a URL that names none.
+    pub fn port(self) -> NonZeroU16 {
+        const HTTP: NonZeroU16 = NonZeroU16::MIN.saturating_add(80 - 1);
+        const HTTPS: NonZeroU16 = NonZeroU16::MIN.saturating_add(443 - 1);
+        match self {
+            Scheme::Http => HTTP,
+            Scheme::Https => HTTPS,
+        }
+    }
+}
+
+/// Which pages of other origins may use a route, and how (CORS: Fetch standard, section 3.3; Gateway API, GEP-1767).
+/// [`crate::cors`] decides by it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cors {
+    /// Pages of which origins.
+    pub origins: Listed<OriginMatch>,
+    /// Whether their requests may carry cookies, certificates and the like.
+    pub credentials: bool,
+    /// Which methods they may use, beside GET, HEAD and POST.
+    pub methods: Listed<Method>,
+    /// Which fields their requests may have, beside those that a browser lets every page set.
+    pub request_fields: Listed<HeaderName>,
+    /// Which fields of answers they may read, beside those that a browser lets every page read.
+    pub exposed_fields: Listed<HeaderName>,
+    /// How many seconds a browser may keep the answer to a preflight, from 1.
+    pub max_age_seconds: u32,
+}
+
+/// Some of a kind, or all of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listed<T> {
+    /// All (`*`).
+    Any,
+    /// These; none twice.
+    These(Vec<T>),
+}
+
+/// Origins of pages (RFC 6454 section 4): all three parts are the same.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct OriginMatch {
+    /// The scheme.
+    pub scheme: Scheme,
+    /// The host, in lower case.
+    pub host: HostMatch,
+    /// The port; the scheme's own where an origin names none.
+    pub port: NonZeroU16,
+}
+
+/// As the Gateway API writes it: `https://*.example.org:8443`.
+impl fmt::Display for OriginMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let OriginMatch { scheme, host, port } = self;
+        write!(f, "{}://", scheme.as_str())?;
+        match host {
+            HostMatch::Any => f.write_str("*")?,
+            HostMatch::Suffix(suffix) => write!(f, "*.{suffix}")?,
+            HostMatch::Exact(host) => f.write_str(host)?,
+        }
+        if *port == scheme.port() {
+            return Ok(());
+        }
+        write!(f, ":{port}")
+    }
 }
 
 /// An answer made by the mesh.

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, StatusCode};
 use serde::Serialize;
 use weir_policy::breaker::{BreakerState, Refusal};
+use weir_policy::cors::{self, Next};
 use weir_policy::model::{
-    Action, BackendFilters, DirectResponse, Forward, HeaderChanges, HostMatch, Mirror, PathRewrite, Redirect,
-    RetryMethods, RetryPolicy, Rewrite, Route, Timeouts, WeightedBackend,
+    Action, BackendFilters, Cors, DirectResponse, Forward, HeaderChanges, HostMatch, Listed, Mirror, OriginMatch,
+    PathRewrite, Redirect, RetryMethods, RetryPolicy, Rewrite, Route, Timeouts, WeightedBackend,
 };
 use weir_policy::names::{ListenerName, WorkloadName};
 use weir_policy::route::{self, HostEntry, RequestFacts, RouteId, RouteTable, Unmet};
@@ -116,6 +117,9 @@ struct RoutePart {
     request_headers: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     response_headers: Vec<String>,
+    /// Which pages may use it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cors: Option<String>,
     #[serde(flatten)]
     forward: Option<ForwardPart>,
 }
@@ -278,6 +282,9 @@ impl Explanation {
         let id = found.taken.ok_or_else(no_route)?;
         let route = service.table.route(id);
         let shown = self.route.insert(RoutePart::new(route));
+        if let Some(outcome) = preflight(route, head)? {
+            return Ok(outcome);
+        }
         match &route.action {
             Action::Respond(DirectResponse { status, body: _ }) => Ok(Outcome::answer(
                 "respond",
@@ -285,7 +292,7 @@ impl Explanation {
                 "the route answers".to_owned(),
             )),
             Action::Redirect(Redirect { status, .. }) => {
-                let location = match plan::plan(head, service, 0)? {
+                let location = match plan::plan(head, service, 0).plan? {
                     RequestPlan::Answer(answer) => answer.headers.get(http::header::LOCATION).cloned(),
                     RequestPlan::Forward(_) => None,
                 };
@@ -407,6 +414,7 @@ impl RoutePart {
             matches: Matches(&route.matches).to_string(),
             request_headers: changes(&route.request_headers),
             response_headers: changes(&route.response_headers),
+            cors: route.cors.as_ref().map(pages),
             forward: None,
         }
     }
@@ -561,6 +569,7 @@ fn backend_filters(filters: &BackendFilters) -> Vec<String> {
         rewrite: Rewrite { host, path },
         redirect,
         mirrors,
+        cors,
     } = filters;
     let mut all: Vec<String> = Vec::new();
     all.extend(
@@ -584,7 +593,52 @@ fn backend_filters(filters: &BackendFilters) -> Vec<String> {
             .map(|redirect| format!("redirects with {}", redirect.status.as_u16())),
     );
     all.extend(mirrors.iter().map(|copy| format!("copies {}", mirror(copy))));
+    all.extend(cors.iter().map(pages));
     all
+}
+
+/// What a preflight is answered with, where that does not depend on which backend is drawn.
+fn preflight(route: &Route, head: &Head) -> Result<Option<Outcome>, ProxyError> {
+    let backends = match &route.action {
+        Action::Forward(forward) => forward.backends.as_slice(),
+        Action::Redirect(_) | Action::Respond(_) => &[],
+    };
+    let Some(cors) = &route.cors else { return Ok(None) };
+    if backends.iter().any(|backend| backend.filters.cors.is_some()) {
+        return Ok(None);
+    }
+    match cors::evaluate(cors, &head.method, &head.headers).request {
+        Next::Continue => Ok(None),
+        Next::Deny => Err(ProxyError::origin_not_allowed(route, &head.headers)),
+        Next::Allow => {
+            let why = "it is a preflight of a page that may use the route".to_owned();
+            Ok(Some(Outcome::answer("respond", StatusCode::NO_CONTENT.as_u16(), why)))
+        }
+    }
+}
+
+/// Which pages may use a route, in words.
+fn pages(cors: &Cors) -> String {
+    let credentials = if cors.credentials { "with" } else { "without" };
+    match &cors.origins {
+        Listed::Any => format!("pages of every origin may use it, {credentials} credentials"),
+        Listed::These(origins) if origins.is_empty() => "no page of another origin may use it".to_owned(),
+        Listed::These(origins) => {
+            let shown: Vec<String> = origins
+                .iter()
+                .take(ORIGINS_SHOWN_MAX)
+                .map(OriginMatch::to_string)
+                .collect();
+            let more = match origins.len() - shown.len() {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            format!(
+                "pages of {}{more} may use it, {credentials} credentials",
+                shown.join(", ")
+            )
+        }
+    }
 }
 
 fn mirror(mirror: &Mirror) -> String {
@@ -603,6 +657,7 @@ fn changes(changes: &HeaderChanges) -> Vec<String> {
     removed.chain(set).chain(added).collect()
 }
 
+const ORIGINS_SHOWN_MAX: usize = 8;
 const PASSED_SHOWN_MAX: usize = 32;
 const HOSTS_SHOWN_MAX: usize = 32;
 const BACKENDS_SHOWN_MAX: usize = 16;

@@ -83,6 +83,7 @@ fn to(path: PathMatch, clusters: &[&str]) -> VirtualHost {
             },
             request_headers: Default::default(),
             response_headers: Default::default(),
+            cors: None,
             action: Action::Forward(Forward {
                 backends: clusters.iter().map(backend).collect(),
                 mirrors: Vec::new(),

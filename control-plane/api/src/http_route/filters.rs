@@ -50,6 +50,7 @@ enum FilterType {
     Redirect,
     Rewrite,
     Mirror,
+    Cors,
 }
 
 fn read_filter(node: &Node<'_>, of: FilterOf, errors: &mut Errors) -> Option<HttpRouteFilter> {
@@ -75,6 +76,7 @@ fn read_filter(node: &Node<'_>, of: FilterOf, errors: &mut Errors) -> Option<Htt
         FilterType::Mirror => fields
             .required("requestMirror", errors, mirror::read)
             .map(HttpRouteFilter::RequestMirror),
+        FilterType::Cors => fields.required("cors", errors, cors::read).map(HttpRouteFilter::Cors),
     };
     fields.finish(errors);
     filter
@@ -91,7 +93,8 @@ fn read_filter_type(node: &Node<'_>, of: FilterOf, errors: &mut Errors) -> Optio
         ("RequestMirror", _) => return Some(FilterType::Mirror),
         ("RequestRedirect", FilterOf::HttpRoute) => return Some(FilterType::Redirect),
         ("URLRewrite", FilterOf::HttpRoute) => return Some(FilterType::Rewrite),
-        ("CORS" | "ExternalAuth", FilterOf::HttpRoute) | ("ExtensionRef", _) => {
+        ("CORS", FilterOf::HttpRoute) => return Some(FilterType::Cors),
+        ("ExternalAuth", FilterOf::HttpRoute) | ("ExtensionRef", _) => {
             node.refuse(errors, "is not supported yet", format!("supported are {supported}"));
         }
         (_, FilterOf::HttpRoute) => node.refuse(errors, "is no type of filter", format!("supported are {supported}")),
@@ -267,7 +270,7 @@ fn read_path_modifier(node: &Node<'_>, errors: &mut Errors) -> Option<PathModifi
 }
 
 const HTTP_FILTERS: &str =
-    "RequestHeaderModifier, ResponseHeaderModifier, RequestRedirect, URLRewrite and RequestMirror";
+    "RequestHeaderModifier, ResponseHeaderModifier, RequestRedirect, URLRewrite, RequestMirror and CORS";
 const GRPC_FILTERS: &str = "RequestHeaderModifier, ResponseHeaderModifier and RequestMirror";
 
 /// Connection-specific fields (RFC 9110 section 7.6.1, RFC 9113 section 8.2.2), and the body's length.

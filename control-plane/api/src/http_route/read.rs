@@ -148,6 +148,7 @@ fn read_rule(node: &Node<'_>, errors: &mut Errors) -> Option<HttpRouteRule> {
         retry,
     };
     check_rule(node, &rule, errors);
+    cors::check_beside(node, &rule, errors);
     Some(rule)
 }
 
@@ -180,7 +181,8 @@ fn check_rule(node: &Node<'_>, rule: &HttpRouteRule, errors: &mut Errors) {
             HttpRouteFilter::UrlRewrite(rewrite) => rewrite.path.as_ref(),
             HttpRouteFilter::RequestHeaderModifier(_)
             | HttpRouteFilter::ResponseHeaderModifier(_)
-            | HttpRouteFilter::RequestMirror(_) => None,
+            | HttpRouteFilter::RequestMirror(_)
+            | HttpRouteFilter::Cors(_) => None,
         };
         matches!(path, Some(PathModifier::ReplacePrefixMatch(_)))
     };

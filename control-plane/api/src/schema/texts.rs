@@ -62,6 +62,8 @@ texts! {
     FieldPattern = "pattern", PRINTABLE, 1 to 4096;
     /// What a parameter of the query is compared with.
     ParameterPattern = "pattern", PRINTABLE, 1 to 1024;
+    /// An origin of pages, the host of which may be `*` or begin with it; or `*`.
+    Origin = "origin", ORIGIN, 1 to 253;
     /// The name of a kind.
     KindName = "kind", "^[A-Za-z0-9]+$", 1 to 63;
     /// Anything that can be printed, or nothing.
@@ -95,5 +97,9 @@ impl<const FROM: u64, const TO: u64> JsonSchema for Millis<FROM, TO> {
 }
 
 const SUBDOMAIN: &str = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*$";
+const ORIGIN: &str = concat!(
+    r"^(\*|https?://(\*|(\*\.)?[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*)",
+    "(:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?)$"
+);
 const PATH: &str = r"^/([A-Za-z0-9/._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})*$";
 const PRINTABLE: &str = r"^[^\x00-\x08\x0a-\x1f\x7f-\x9f]+$";

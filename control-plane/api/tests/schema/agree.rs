@@ -302,7 +302,12 @@ fn filled(pattern: Option<&str>, length: usize) -> String {
         }
         text
     };
-    let candidates = [format!("/{}", "a".repeat(length - 1)), "a".repeat(length), pairs("")];
+    let candidates = [
+        format!("/{}", "a".repeat(length - 1)),
+        "a".repeat(length),
+        pairs(""),
+        pairs("https://"),
+    ];
     let fits = |text: &String| text.len() == length && pattern.is_none_or(|pattern| check::is_match(pattern, text));
     candidates
         .into_iter()

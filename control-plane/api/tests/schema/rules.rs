@@ -27,6 +27,8 @@ const RULES: &[(&str, &str)] = &[
     ),
     ("has the name of an earlier rule", "names occur once"),
     ("matches in all", "at most 128 matches"),
+    ("stands beside others", "`*` stands alone"),
+    ("the CORS filter's to say", "no ResponseHeaderModifier names"),
     ("stands beside a RequestRedirect", "with a RequestRedirect it has no"),
     ("replaces a prefix that is not one", "exactly one match"),
     ("redirects to the request's own URL", "at least one of"),

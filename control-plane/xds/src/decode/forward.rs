@@ -15,14 +15,14 @@ use envoy_types::pb::envoy::r#type::v3::FractionalPercent;
 use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
 use weir_policy::model;
 use weir_policy::model::{
-    BackendFilters, Backoff, Mirror, PathMatch, PathRewrite, Redirect, RetryMethods, RetryOn, Rewrite, Timeouts,
+    BackendFilters, Backoff, Cors, Mirror, PathMatch, PathRewrite, Redirect, RetryMethods, RetryOn, Rewrite, Timeouts,
     WeightedBackend,
 };
 
 use super::at::{At, Fault, take};
 use super::checks::{duration, name, number_or, own_filter_config, positive, status, unpack};
 use super::rewrite::{rewritten_host, rewritten_path};
-use super::{headers, hosts, redirect};
+use super::{cors, headers, hosts, redirect};
 use crate::meaning::{DEFAULT_BACKOFF, DEFAULT_TIMEOUT, METADATA_KEY, METHOD, RETRIABLE_STATUS_CODES, longest_backoff};
 use crate::rejection::Problem;
 use crate::v1;
@@ -135,6 +135,7 @@ fn backends(at: &At<'_>, path: &PathMatch, specifier: Option<ClusterSpecifier>) 
                 rewrite: Rewrite { host, path: more.path },
                 redirect: more.redirect,
                 mirrors: more.mirrors,
+                cors: more.cors,
             },
         });
     }
@@ -151,11 +152,13 @@ struct OwnFilters {
     path: Option<PathRewrite>,
     redirect: Option<Redirect>,
     mirrors: Vec<Mirror>,
+    cors: Option<Cors>,
 }
 
 fn backend_filters(at: &At<'_>, path: &PathMatch, wire: v1::BackendFilters) -> Result<OwnFilters, Fault> {
-    take!(at, wire, v1::BackendFilters { route, redirect; });
+    take!(at, wire, v1::BackendFilters { route, redirect, cors; });
     let (at_route, at_redirect) = (at.field("route"), at.field("redirect"));
+    let own_cors = cors.map(|any| cors::policy(&at.field("cors"), &any)).transpose()?;
     let redirect = match redirect {
         None => None,
         Some(any) => Some(redirect::redirect(
@@ -180,6 +183,7 @@ fn backend_filters(at: &At<'_>, path: &PathMatch, wire: v1::BackendFilters) -> R
     Ok(OwnFilters {
         path: rewritten_path(&at, path, prefix_rewrite, regex_rewrite)?,
         redirect,
+        cors: own_cors,
         mirrors: mirrors(&at.field("request_mirror_policies"), request_mirror_policies)?,
     })
 }

@@ -1,6 +1,7 @@
 //! Listeners.
 
 use envoy_types::pb::envoy::config::listener::v3::{ApiListener, Listener};
+use envoy_types::pb::envoy::extensions::filters::http::cors::v3::Cors;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
@@ -12,7 +13,7 @@ use weir_policy::model::RouteSource;
 use super::at::{At, Fault, take};
 use super::checks::{equal, from_ads, name, unpack};
 use super::route;
-use crate::meaning::ROUTER_FILTER;
+use crate::meaning::{CORS_FILTER, ROUTER_FILTER};
 use crate::rejection::Problem;
 
 pub(super) fn listener(at: &At<'_>, wire: Listener) -> Result<model::Listener, Fault> {
@@ -56,7 +57,7 @@ fn connection_manager(at: &At<'_>, wire: HttpConnectionManager, listener: &str) 
         add_proxy_protocol_connection_state, forward_proto_config, strip_port_mode,
     });
     equal(&at.field("stat_prefix"), &stat_prefix, listener)?;
-    only_router(&at.field("http_filters"), http_filters)?;
+    filters(&at.field("http_filters"), http_filters)?;
     match route_specifier {
         Some(RouteSpecifier::Rds(wire)) => {
             let at = at.field("rds");
@@ -79,8 +80,9 @@ fn connection_manager(at: &At<'_>, wire: HttpConnectionManager, listener: &str) 
     }
 }
 
-/// The filters must be the router alone, as it is by default (gRFC A39: the router must be there, and last).
-fn only_router(at: &At<'_>, filters: Vec<HttpFilter>) -> Result<(), Fault> {
+/// The filters must be the router, as it is by default (gRFC A39: it must be there, and last), and before it may be
+/// that for CORS, which does what routes say of it.
+fn filters(at: &At<'_>, filters: Vec<HttpFilter>) -> Result<(), Fault> {
     let mut routers = 0;
     for (i, filter) in filters.into_iter().enumerate() {
         let at = at.index(i);
@@ -88,7 +90,10 @@ fn only_router(at: &At<'_>, filters: Vec<HttpFilter>) -> Result<(), Fault> {
         if routers > 0 {
             return Err(at.fault(format_args!("{name:?}"), Problem::WithoutEffect));
         }
-        equal(&at.field("name"), &name, ROUTER_FILTER)?;
+        let is_cors = i == 0 && name == CORS_FILTER;
+        if !is_cors {
+            equal(&at.field("name"), &name, ROUTER_FILTER)?;
+        }
         let any = match config_type {
             Some(http_filter::ConfigType::TypedConfig(any)) => any,
             Some(http_filter::ConfigType::ConfigDiscovery(_)) => {
@@ -100,6 +105,10 @@ fn only_router(at: &At<'_>, filters: Vec<HttpFilter>) -> Result<(), Fault> {
             None => return Err(at.field("typed_config").fault("", Problem::Missing)),
         };
         let at = at.field("typed_config");
+        if is_cors {
+            let Cors {} = unpack(&at, &any, "a Cors")?;
+            continue;
+        }
         take!(at, unpack::<Router>(&at, &any, "a Router")?, Router {
             ;
             dynamic_stats, start_child_span, upstream_log, upstream_log_options, suppress_envoy_headers,

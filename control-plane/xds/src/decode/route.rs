@@ -15,8 +15,8 @@ use super::checks::{own_metadata, status, text, unpack};
 use super::forward::{forward, shares};
 use super::matches::route_match;
 use super::redirect::redirect;
-use super::{headers, hosts};
-use crate::meaning::METADATA_KEY;
+use super::{cors, headers, hosts};
+use crate::meaning::{CORS_FILTER, METADATA_KEY};
 use crate::rejection::Problem;
 use crate::v1;
 
@@ -97,8 +97,8 @@ fn virtual_host(at: &At<'_>, wire: VirtualHost, taken: &mut HashSet<HostMatch>) 
 fn route(at: &At<'_>, wire: Route) -> Result<model::Route, Fault> {
     take!(at, wire, Route {
         name, r#match, metadata, request_headers_to_add, request_headers_to_remove, response_headers_to_add,
-        response_headers_to_remove, action;
-        decorator, typed_per_filter_config, tracing, per_request_buffer_limit_bytes, stat_prefix,
+        response_headers_to_remove, typed_per_filter_config, action;
+        decorator, tracing, per_request_buffer_limit_bytes, stat_prefix,
         request_body_buffer_limit, route_specifiers
     });
     let at_match = at.field("match");
@@ -140,6 +140,14 @@ fn route(at: &At<'_>, wire: Route) -> Result<model::Route, Fault> {
         }
         None => return Err(at.field("route").fault("", Problem::Missing)),
     };
+    let at_config = at.field("typed_per_filter_config");
+    let mut cors = None;
+    for (key, any) in typed_per_filter_config {
+        if key != CORS_FILTER {
+            return Err(at_config.fault(format_args!("{key:?}"), Problem::WithoutEffect));
+        }
+        cors = Some(cors::policy(&at_config.key(CORS_FILTER), &any)?);
+    }
     Ok(model::Route {
         name: text(&at.field("name"), name)?,
         matches,
@@ -155,6 +163,7 @@ fn route(at: &At<'_>, wire: Route) -> Result<model::Route, Fault> {
             &at.field("response_headers_to_remove"),
             response_headers_to_remove,
         )?,
+        cors,
         action,
     })
 }

@@ -18,9 +18,11 @@ use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, LbEndp
 use envoy_types::pb::envoy::config::listener::v3::filter::ConfigType;
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener};
 use envoy_types::pb::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
-use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
     RouteSpecifier, ServerHeaderTransformation,
+};
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, HttpFilter,
 };
 use envoy_types::pb::envoy::r#type::v3::Percent;
 use envoy_types::pb::google::protobuf::value::Kind;
@@ -31,8 +33,8 @@ use weir_policy::model::{Balancing, EndpointHealth};
 
 use super::not_sent::{NotSent, Notes, PolicyField, Sent};
 use super::{
-    by_locality, duration, envoy_route, health_status, host, http_options, lb_config, number, outlier, over_ads, pack,
-    rds, router_filter, socket,
+    by_locality, duration, envoy_cors, envoy_route, health_status, host, http_options, lb_config, number, outlier,
+    over_ads, pack, rds, router_filter, socket,
 };
 use crate::envoy_node::{InboundPort, InboundProtocol};
 use crate::meaning::{HTTP_OPTIONS, METADATA_KEY};
@@ -62,7 +64,8 @@ impl Hosts {
 /// The listener where the app of an Envoy sends its calls. Its routes are [`outbound_routes`].
 pub fn outbound_listener(listen: SocketAddr) -> Any {
     let routes = rds(OUTBOUND.to_owned());
-    listener(OUTBOUND.to_owned(), listen, TrafficDirection::Outbound, routes)
+    let filters = vec![envoy_cors::filter(), router_filter()];
+    listener(OUTBOUND.to_owned(), listen, TrafficDirection::Outbound, filters, routes)
 }
 
 /// The name of the listener for others' calls at this address.
@@ -79,7 +82,7 @@ pub fn inbound_listener(listen: SocketAddr, port: InboundPort) -> Any {
         ..without_our_own()
     };
     let routes = RouteSpecifier::RouteConfig(configuration);
-    listener(name, listen, TrafficDirection::Inbound, routes)
+    listener(name, listen, TrafficDirection::Inbound, vec![router_filter()], routes)
 }
 
 /// The name of an app port's cluster.
@@ -274,10 +277,16 @@ pub fn endpoints(endpoints: &model::ClusterEndpoints) -> Any {
     })
 }
 
-fn listener(name: String, at: SocketAddr, direction: TrafficDirection, routes: RouteSpecifier) -> Any {
+fn listener(
+    name: String,
+    at: SocketAddr,
+    direction: TrafficDirection,
+    filters: Vec<HttpFilter>,
+    routes: RouteSpecifier,
+) -> Any {
     let manager = HttpConnectionManager {
         stat_prefix: name.clone(),
-        http_filters: vec![router_filter()],
+        http_filters: filters,
         route_specifier: Some(routes),
         // The app's own, not Envoy's.
         server_header_transformation: ServerHeaderTransformation::PassThrough.into(),

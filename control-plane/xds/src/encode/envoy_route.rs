@@ -25,7 +25,7 @@ use super::route::{
     direct_response, forward_action, header_matcher, header_options, redirect_action, regex_matcher, removed,
     retry_back_off, route_match, string_matcher, take_mirrors,
 };
-use super::{duration, number, pack, re2};
+use super::{duration, envoy_cors, number, pack, re2};
 use crate::meaning::{METHOD, retry_words};
 
 /// The virtual hosts that requests for these names use. A name that none of `hosts` takes has one without routes, which
@@ -131,6 +131,7 @@ fn route(route: &model::Route, notes: &mut Notes) -> Vec<Route> {
         matches,
         request_headers,
         response_headers,
+        cors,
         action,
     } = route;
     if let Some(problem) = unreadable(matches) {
@@ -168,6 +169,7 @@ fn route(route: &model::Route, notes: &mut Notes) -> Vec<Route> {
     }
     match action {
         model::Action::Redirect(redirect) => {
+            envoy_cors::note_own_answer(name, cors.as_ref(), notes);
             let mut action = redirect_action(&matches.path, redirect);
             // Envoy would keep the port that was asked for beside the new scheme.
             if let (Some(scheme), None) = (redirect.scheme, redirect.port) {
@@ -178,22 +180,31 @@ fn route(route: &model::Route, notes: &mut Notes) -> Vec<Route> {
             }
             vec![with(Action::Redirect(action))]
         }
-        model::Action::Respond(response) => vec![with(Action::DirectResponse(direct_response(response)))],
+        model::Action::Respond(response) => {
+            envoy_cors::note_own_answer(name, cors.as_ref(), notes);
+            vec![with(Action::DirectResponse(direct_response(response)))]
+        }
         model::Action::Forward(forward) if forward.backends.iter().all(|backend| backend.weight == 0) => {
+            envoy_cors::note_own_answer(name, cors.as_ref(), notes);
             vec![with(Action::DirectResponse(answer(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "",
             )))]
         }
         model::Action::Forward(forward) => {
-            let forward = &without_mirrors_of_backends(name, forward, notes);
+            let mut forward = without_mirrors_of_backends(name, forward, notes);
+            let policies = envoy_cors::Policies::take(cors.as_ref(), &mut forward.backends);
+            policies.note(name, notes);
+            let forward = &forward;
             let sent = |retry: RetryPolicy| {
                 let mut action = forward_action(&matches.path, forward);
                 action.retry_policy = Some(RetryPolicy {
                     per_try_timeout: forward.timeouts.backend_request.map(duration),
                     ..retry
                 });
-                with(Action::Route(action))
+                let mut route = with(Action::Route(action));
+                policies.write(&mut route);
+                route
             };
             match (&forward.retry, &matches.method) {
                 (None, _) => vec![sent(unprocessed_again())],
@@ -246,6 +257,7 @@ fn beyond_envoy(action: &model::Action) -> Option<&'static str> {
             rewrite,
             redirect,
             mirrors: _,
+            cors: _,
         } = filters;
         if redirect.is_some() {
             return Some("redirects for one of its backends, which Envoy can't; it answers 500");

@@ -62,6 +62,8 @@ fn route(route: &model::Route, notes: &mut Notes) -> Option<Route> {
         matches,
         request_headers,
         response_headers,
+        // No call comes from a page.
+        cors: _,
         action,
     } = route;
     let matches = match route_match(matches) {
@@ -177,6 +179,7 @@ fn changes(backend: &model::WeightedBackend) -> bool {
         rewrite,
         redirect,
         mirrors: _,
+        cors: _,
     } = &backend.filters;
     let headers = !request_headers.is_empty() || !response_headers.is_empty();
     headers || *rewrite != model::Rewrite::default() || redirect.is_some()
@@ -192,6 +195,9 @@ fn forward_action(route: &model::Route, forward: &model::Forward, notes: &mut No
     } = forward;
     let mut backends = backends.clone();
     let of_backends = take_mirrors(&mut backends);
+    for backend in &mut backends {
+        backend.filters.cors = None;
+    }
     if !(mirrors.is_empty() && of_backends.is_empty()) {
         notes.route(&route.name, "copies calls, which a gRPC client can't; none are sent");
     }

@@ -2,6 +2,7 @@
 //! test (`conformance/tests` of kubernetes-sigs/gateway-api); resources and expectations are ours.
 
 mod backend_filters;
+mod cors;
 mod grants;
 mod grpc;
 mod mesh;

@@ -35,6 +35,7 @@ pub(crate) fn route(name: &str, path: PathMatch) -> Route {
         },
         request_headers: HeaderChanges::default(),
         response_headers: HeaderChanges::default(),
+        cors: None,
         action: Action::Respond(DirectResponse {
             status: StatusCode::OK,
             body: String::new(),
