@@ -202,8 +202,17 @@ impl Model {
         for name in &effect.wanted {
             self.subscribe(id, of, name);
         }
-        due.entry(of).or_default().extend(effect.wanted);
-        Ok(self.say(id, due, now))
+        let due_of = due.entry(of).or_default();
+        due_of.extend(effect.wanted);
+        due_of.extend(effect.unsure.iter().cloned());
+        let told = self.say(id, due, now);
+        // No verdict is waited for: otherwise names that come and go would pile up on a stream that gives none.
+        if let Some(stream) = self.streams.get_mut(&id) {
+            for name in &effect.unsure {
+                stream.subscriptions.forget_unwanted(of, name);
+            }
+        }
+        Ok(told)
     }
 
     /// A stream is over.
@@ -445,8 +454,8 @@ impl Model {
             let held = saying.held(of, &names);
             let exist = held.iter().filter(|(_, held)| *held != Held::Absent);
             let changed: Vec<(&str, Held)> = exist.copied().collect();
-            let again = saying.warm(of, &changed);
-            saying.say(of, &changed);
+            let news = saying.say(of, &changed);
+            let again = saying.warm(of, news);
             if !again.is_empty() {
                 due.entry(ResourceType::Endpoints).or_default().extend(again);
             }
@@ -678,29 +687,31 @@ impl Saying<'_> {
     }
 
     /// "Resource warming": Envoy holds a changed cluster back until its endpoints come again. Returns whose.
-    fn warm(&mut self, of: ResourceType, changed: &[(&str, Held)]) -> Vec<String> {
+    fn warm(&mut self, of: ResourceType, news: BTreeSet<String>) -> BTreeSet<String> {
         if of != ResourceType::Cluster || !matches!(self.stream.client.dialect, Dialect::Envoy(_)) {
-            return Vec::new();
+            return BTreeSet::new();
         }
         let subscriptions = &mut self.stream.subscriptions;
-        let names = changed.iter().map(|(name, _)| *name);
-        names
-            .filter(|name| subscriptions.owe(ResourceType::Endpoints, name))
-            .map(str::to_owned)
-            .collect()
+        let warming = |name: &String| subscriptions.owe(ResourceType::Endpoints, name);
+        news.into_iter().filter(warming).collect()
     }
 
-    fn say(&mut self, of: ResourceType, now: &[(&str, Held)]) {
+    /// Returns which of them are news to the client.
+    fn say(&mut self, of: ResourceType, now: &[(&str, Held)]) -> BTreeSet<String> {
         // A weir proxy has each resource in an answer of its own, so that its ACK or NACK speaks for that one alone.
         match self.stream.client.dialect {
-            Dialect::Weir => now.iter().for_each(|one| self.answer(of, std::slice::from_ref(one))),
+            Dialect::Weir => {
+                let each = now.iter();
+                each.flat_map(|one| self.answer(of, std::slice::from_ref(one)))
+                    .collect()
+            }
             Dialect::Grpc | Dialect::Envoy(_) => self.answer(of, now),
         }
     }
 
-    fn answer(&mut self, of: ResourceType, now: &[(&str, Held)]) {
+    fn answer(&mut self, of: ResourceType, now: &[(&str, Held)]) -> BTreeSet<String> {
         let Some(answer) = self.stream.subscriptions.tell(of, now, self.at) else {
-            return;
+            return BTreeSet::new();
         };
         let variant = self.stream.subscriptions.variant();
         let names: BTreeSet<String> = if says_all(variant, of) {
@@ -724,6 +735,7 @@ impl Saying<'_> {
             nonce: answer.nonce,
             items: items.collect(),
         });
+        answer.news
     }
 }
 

@@ -96,6 +96,8 @@ pub(crate) struct Effect {
     pub(crate) wanted: Vec<String>,
     /// Names it let go of.
     pub(crate) let_go: Vec<String>,
+    /// Those of them that it let go of while it asks for everything: whether they are part of that it can't know.
+    pub(crate) unsure: Vec<String>,
     /// Whether it asks for everything of the type.
     pub(crate) everything: Everything,
     /// The resources that it confirmed or rejected.
@@ -139,6 +141,8 @@ pub(crate) struct Answer {
     /// What it must say something of. In the state of the world an answer on listeners or clusters says all that exist
     /// beside these.
     pub(crate) names: BTreeSet<String>,
+    /// Those of them that are not only said again because they were not confirmed yet.
+    pub(crate) news: BTreeSet<String>,
 }
 
 /// One subscribed resource as the client has it.
@@ -346,9 +350,7 @@ impl Subscriptions {
             }
         }
         for name in unsubscribe {
-            if self.let_go(of, &name) {
-                effect.let_go.push(name);
-            }
+            self.let_go(of, name, &mut effect);
         }
         for name in &subscribe {
             let had = initial_versions.get(name).filter(|_| first);
@@ -394,9 +396,7 @@ impl Subscriptions {
             .cloned()
             .collect();
         for name in gone {
-            if self.let_go(of, &name) {
-                effect.let_go.push(name);
-            }
+            self.let_go(of, name, &mut effect);
         }
         for name in listed {
             let known = self.subscription(of, &name).is_some_and(|held| held.named);
@@ -428,10 +428,15 @@ impl Subscriptions {
                 }
             }
         }
-        // Of what was never told nothing need be taken back.
-        state
+        // Of what was never told, or told to be gone, nothing need be taken back.
+        let unwanted = state
             .resources
-            .retain(|_, held| held.is_wanted() || held.said.is_some());
+            .iter()
+            .filter(|(_, held)| !held.is_wanted() && !held.is_there());
+        let unwanted: Vec<String> = unwanted.map(|(name, _)| name.clone()).collect();
+        for name in unwanted {
+            self.forget(of, &name);
+        }
         covered
     }
 
@@ -469,6 +474,12 @@ impl Subscriptions {
             if known && subscription.owed == Owed::Nothing {
                 continue;
             }
+            // Routes may name a cluster that does not exist: who asked for everything need not hear that there is none.
+            if *held == Held::Absent && subscription.said.is_none() && !subscription.named {
+                subscription.say(*held, None, at);
+                subscription.confirm();
+                continue;
+            }
             replaced.extend(
                 subscription
                     .said
@@ -484,6 +495,7 @@ impl Subscriptions {
                 subscription.confirm();
             }
         }
+        let news = names.clone();
         let owed = std::mem::take(&mut state.owed);
         let needed = !names.is_empty() || owed == Owed::Answer;
         if needed {
@@ -516,7 +528,7 @@ impl Subscriptions {
                 }
             }
         }
-        needed.then_some(Answer { nonce, names })
+        needed.then_some(Answer { nonce, names, news })
     }
 
     /// Every subscription, by type and name.
@@ -599,20 +611,24 @@ impl Subscriptions {
         names.into_iter().collect()
     }
 
-    /// "Unsubscribing From Resources": names the client does not hold are ignored.
-    fn let_go(&mut self, of: ResourceType, name: &str) -> bool {
+    /// "Unsubscribing From Resources": names the client does not hold are ignored. Of one that it lets go of while it
+    /// asks for everything it must be told: that it is there if it is part of everything, else that it is gone.
+    fn let_go(&mut self, of: ResourceType, name: String, effect: &mut Effect) {
         let Some(state) = self.types.get_mut(&of) else {
-            return false;
+            return;
         };
-        let Some(subscription) = state.resources.get_mut(name).filter(|held| held.named) else {
-            return false;
+        let Some(subscription) = state.resources.get_mut(&name).filter(|held| held.named) else {
+            return;
         };
         subscription.named = false;
         self.named -= 1;
-        if !subscription.covered {
-            self.forget(of, name);
+        if state.everything != Asks::No {
+            subscription.owed = Owed::Answer;
+            effect.unsure.push(name.clone());
+        } else if !subscription.covered {
+            self.forget(of, &name);
         }
-        true
+        effect.let_go.push(name);
     }
 
     /// Forgets a resource that the client does not ask for.
@@ -630,6 +646,13 @@ impl Subscriptions {
             if names.is_empty() {
                 self.open.remove(&nonce);
             }
+        }
+    }
+
+    /// The same, unless the client asks for it after all.
+    pub(crate) fn forget_unwanted(&mut self, of: ResourceType, name: &str) {
+        if self.subscription(of, name).is_some_and(|held| !held.is_wanted()) {
+            self.forget(of, name);
         }
     }
 }

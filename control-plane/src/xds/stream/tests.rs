@@ -11,8 +11,8 @@ enum Step {
     Subscribe(&'static str, &'static str),
     /// Delta: the first request of a reconnect: subscribes with (name, version) it has; which are answered.
     Reconnect(&'static [(&'static str, u128)], &'static str),
-    /// Delta: the client lets go; of which it had any.
-    Unsubscribe(&'static str, &'static str),
+    /// Delta: the client lets go; of which it had any; which are answered, of which `-` are gone.
+    Unsubscribe(&'static str, &'static str, &'static str),
     /// State of the world: all names, beside the nonce that is confirmed (0: none); which are answered.
     List(&'static str, u64, &'static str),
     /// State of the world: all names, beside the nonce that is rejected and why.
@@ -110,7 +110,7 @@ impl World {
 
     fn ask(&mut self, asked: Asked) -> (Effect, Option<Vec<String>>) {
         let effect = self.stream.ask(self.of, asked).expect("few names");
-        let mut about: BTreeSet<String> = effect.wanted.iter().cloned().collect();
+        let mut about: BTreeSet<String> = effect.wanted.iter().chain(&effect.unsure).cloned().collect();
         match effect.everything {
             Everything::AsBefore => {}
             Everything::Asked => {
@@ -123,6 +123,9 @@ impl World {
             }
         }
         let told = self.tell(&about);
+        for name in &effect.unsure {
+            self.stream.forget_unwanted(self.of, name);
+        }
         (effect, told)
     }
 }
@@ -154,9 +157,10 @@ fn check(variant: Variant, of: ResourceType, steps: &[Step]) {
                 let (_, told) = world.ask(asked);
                 assert_eq!(told.unwrap_or_default(), names(expect), "step {at}");
             }
-            Unsubscribe(gone, expect) => {
+            Unsubscribe(gone, expect, answered) => {
                 let (effect, told) = world.ask(delta("", gone));
-                assert_eq!((effect.let_go, told), (names(expect), None), "step {at}");
+                let told = told.unwrap_or_default();
+                assert_eq!((effect.let_go, told), (names(expect), names(answered)), "step {at}");
             }
             List(all, nonce, expect) => {
                 let (_, told) = world.ask(list(all, *nonce, None));
@@ -426,7 +430,7 @@ fn of_an_answer_that_is_rejected_only_what_is_named_is_not_in_force() {
 fn what_was_let_go_is_not_told_and_garbage_is_ignored() {
     let steps = [
         Subscribe("a", "a"),
-        Unsubscribe("a never", "a"),
+        Unsubscribe("a never", "a", ""),
         Change("a", 2, None),
         Ack(1),
         Ack(99),
@@ -493,7 +497,7 @@ fn an_empty_list_is_no_longer_everything_once_a_name_was_given() {
         Subscribe("", "x y"),
         Subscribe("a", "a"),
         AsksEverything(true),
-        Unsubscribe("*", ""),
+        Unsubscribe("*", "", ""),
         AsksEverything(false),
         Change("x", 2, None),
         Change("a", 2, Some(3)),
@@ -502,7 +506,7 @@ fn an_empty_list_is_no_longer_everything_once_a_name_was_given() {
     check(
         Delta,
         CLUSTER,
-        &[Subscribe("a", "a"), Unsubscribe("a", "a"), AsksEverything(false)],
+        &[Subscribe("a", "a"), Unsubscribe("a", "a", ""), AsksEverything(false)],
     );
 }
 
@@ -510,11 +514,49 @@ fn an_empty_list_is_no_longer_everything_once_a_name_was_given() {
 fn what_is_named_stays_when_everything_is_let_go() {
     let steps = [
         Subscribe("* x", "x y"),
-        Unsubscribe("*", ""),
+        Unsubscribe("*", "", ""),
         Change("x", 2, Some(2)),
         Change("y", 2, None),
     ];
     check(Delta, CLUSTER, &steps);
+}
+
+/// Section "Unsubscribing from Resources" of "Incremental xDS".
+#[test]
+fn who_lets_go_of_a_name_and_asks_for_everything_is_told_whether_it_is_part_of_that() {
+    let steps = [
+        Subscribe("* x a", "a x y"),
+        Unsubscribe("x a", "x a", "-a x"),
+        Change("x", 2, Some(3)),
+        Change("a", 2, None),
+        Unsubscribe("x a", "", ""),
+        Change("b", 0, None),
+        Subscribe("b", "-b"),
+        Unsubscribe("b", "b", "-b"),
+    ];
+    check(Delta, CLUSTER, &steps);
+    let steps = [
+        List("* x a", 0, "a x y"),
+        List("*", 1, "x y"),
+        List("*", 2, ""),
+        Change("a", 2, None),
+        Change("x", 2, Some(3)),
+    ];
+    check(StateOfTheWorld, CLUSTER, &steps);
+}
+
+#[test]
+fn who_asks_for_everything_is_not_told_that_something_does_not_exist() {
+    for (variant, first) in [(Delta, Subscribe("*", "x y")), (StateOfTheWorld, List("*", 0, "x y"))] {
+        let steps = [
+            first,
+            Change("z", 0, None),
+            Cover("x y z", ""),
+            Stands("z", InForce),
+            Change("z", 1, Some(2)),
+        ];
+        check(variant, CLUSTER, &steps);
+    }
 }
 
 #[test]
