@@ -1,8 +1,11 @@
 //! What streams are told, step by step.
 
+mod anew;
+mod client;
+mod foreign;
+
 use std::num::NonZeroU16;
 
-use proptest::prelude::*;
 use weir_api::RefKind;
 use weir_api::backend_policy::{BackendPolicySpec, CircuitBreaker, TargetRef};
 use weir_policy::model::Locality;
@@ -67,13 +70,7 @@ impl World {
     }
 
     fn open(&mut self, id: u64, workload: &str) {
-        let client = ClientIdentity {
-            workload: workload.parse().expect("a workload"),
-            locality: Locality::default(),
-            version: "0.1.0".to_owned(),
-            dialect: Dialect::Weir,
-        };
-        self.open_as(id, client, Variant::Delta);
+        self.open_as(id, identity(workload, Dialect::Weir), Variant::Delta);
     }
 
     fn open_as(&mut self, id: u64, client: ClientIdentity, variant: Variant) {
@@ -109,6 +106,15 @@ impl World {
     }
 }
 
+fn identity(workload: &str, dialect: Dialect) -> ClientIdentity {
+    ClientIdentity {
+        workload: workload.parse().expect("a workload"),
+        locality: Locality::default(),
+        version: "0.1.0".to_owned(),
+        dialect,
+    }
+}
+
 /// `stream nonce [-]type name`, in the order of sending.
 fn shown(pushes: &Pushes) -> Vec<String> {
     let told = pushes
@@ -138,6 +144,23 @@ fn delta(subscribe: &[&str], unsubscribe: &[&str]) -> Asked {
 
 fn portal() -> Object {
     fixture::service("citizen", "portal", &[("http", 80)])
+}
+
+/// A policy for a service of its namespace.
+fn policy(namespace: &str, name: &str, service: &str, max_requests: u32) -> Object {
+    let spec = BackendPolicySpec {
+        target_refs: vec![TargetRef {
+            kind: RefKind::Service,
+            name: service.to_owned(),
+            section_name: None,
+        }],
+        circuit_breaker: Some(CircuitBreaker {
+            max_requests,
+            ..CircuitBreaker::default()
+        }),
+        ..BackendPolicySpec::default()
+    };
+    Object::new(namespace, name, Spec::BackendPolicy(spec))
 }
 
 const LISTENER: &str = "portal.citizen.svc.cluster.local";
@@ -467,150 +490,4 @@ fn a_proxy_is_in_force_up_to_before_what_it_has_not_confirmed() {
     }
     world.answer(1, ResourceType::Endpoints, 3, None);
     assert_eq!(revision(&world), "3");
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    Put(Box<Object>),
-    Delete(Key),
-    Subscribe(u64, ResourceType, String),
-    LetGo(u64, ResourceType, String),
-    Reconnect(u64),
-}
-
-const NAMESPACES: [&str; 2] = ["citizen", "police"];
-
-fn namespace() -> impl Strategy<Value = &'static str> {
-    prop::sample::select(NAMESPACES.to_vec())
-}
-
-fn name() -> impl Strategy<Value = &'static str> {
-    prop::sample::select(vec!["portal", "identity"])
-}
-
-fn object() -> impl Strategy<Value = Object> {
-    let ports = prop::sample::subsequence(vec![("http", 80), ("grpc", 81)], 1..=2);
-    let service = (namespace(), name(), ports).prop_map(|(ns, name, ports)| fixture::service(ns, name, &ports));
-    let route = (namespace(), name(), namespace(), name(), prop::option::of(80..82_u16));
-    let route = route.prop_map(|(ns, own, parent_ns, parent, port)| {
-        let mut route = fixture::route(ns, own, parent_ns, parent);
-        fixture::spec_of(&mut route).parent_refs[0].port = port.and_then(NonZeroU16::new);
-        route
-    });
-    let policy = (namespace(), name(), name(), 1..3_u32).prop_map(|(ns, own, target, max_requests)| {
-        let target = TargetRef {
-            kind: RefKind::Service,
-            name: target.to_owned(),
-            section_name: None,
-        };
-        let spec = BackendPolicySpec {
-            target_refs: vec![target],
-            circuit_breaker: Some(CircuitBreaker {
-                max_requests,
-                ..CircuitBreaker::default()
-            }),
-            ..BackendPolicySpec::default()
-        };
-        Object::new(ns, own, Spec::BackendPolicy(spec))
-    });
-    let slice = (namespace(), name(), 1..3_u16, any::<bool>());
-    let slice = slice.prop_map(|(ns, service, port, known)| {
-        fixture::slice(ns, service, "http", port, &[("10.0.0.1", known.then_some("w"))])
-    });
-    let workload =
-        (namespace(), 1..3_u16).prop_map(|(ns, port)| fixture::workload(ns, "w", "10.0.0.1", &[(8080, port)]));
-    prop_oneof![service, route, policy, slice, workload]
-}
-
-fn subscription() -> impl Strategy<Value = (ResourceType, String)> {
-    let of = prop::sample::select(ResourceType::ALL.to_vec());
-    let consumers = prop::sample::select(vec!["*", "citizen", "police"]);
-    let port = 79..82_u16;
-    (of, namespace(), name(), port, consumers).prop_map(|(of, ns, service, port, consumers)| {
-        let name = match (of, port) {
-            (ResourceType::Cluster | ResourceType::Endpoints, port) => format!("{service}.{ns}:{port}"),
-            (ResourceType::Listener, 79) => format!("{service}.{ns}.svc.cluster.local"),
-            (ResourceType::Listener, port) => format!("{service}.{ns}.svc.cluster.local:{port}"),
-            (ResourceType::Route, port) => format!("{service}.{ns}:{port}/{consumers}"),
-        };
-        (of, name)
-    })
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        4 => object().prop_map(|object| Step::Put(Box::new(object))),
-        2 => object().prop_map(|object| Step::Delete(object.key())),
-        6 => (1..3_u64, subscription()).prop_map(|(id, (of, name))| Step::Subscribe(id, of, name)),
-        1 => (1..3_u64, subscription()).prop_map(|(id, (of, name))| Step::LetGo(id, of, name)),
-        1 => (1..3_u64).prop_map(Step::Reconnect),
-    ]
-}
-
-proptest! {
-    /// Whatever happens in whatever order, each client was last told of each subscription what a computation of
-    /// everything from the beginning gives: nothing that depends on a change is forgotten.
-    #[test]
-    fn what_is_pushed_is_what_is_computed_anew(steps in prop::collection::vec(step(), 1..60)) {
-        let mut world = World::new([]);
-        let mut told: BTreeMap<(u64, ResourceType, String), Option<Version>> = BTreeMap::new();
-        for id in [1, 2] {
-            world.open(id, &format!("{}/w", NAMESPACES[id as usize - 1]));
-        }
-        for step in steps {
-            let now = world.now;
-            let pushes = match step {
-                Step::Put(object) => {
-                    let event = world.event(object.key(), Some(*object));
-                    world.model.changed(&[event], now)
-                }
-                Step::Delete(key) if !world.held.contains_key(&key) => continue,
-                Step::Delete(key) => {
-                    let event = world.event(key, None);
-                    world.model.changed(&[event], now)
-                }
-                Step::Subscribe(id, of, name) => {
-                    let asked = delta(&[&name], &[]);
-                    let answers = world.model.ask(StreamId(id), of, asked, now).expect("few names");
-                    prop_assert_eq!(answers.len(), 1, "each subscription is answered");
-                    BTreeMap::from([(StreamId(id), answers)])
-                }
-                Step::LetGo(id, of, name) => {
-                    let asked = delta(&[], &[&name]);
-                    let answers = world.model.ask(StreamId(id), of, asked, now).expect("few names");
-                    prop_assert!(answers.is_empty());
-                    told.remove(&(id, of, name));
-                    continue;
-                }
-                Step::Reconnect(id) => {
-                    world.model.close(StreamId(id));
-                    world.open(id, &format!("{}/w", NAMESPACES[id as usize - 1]));
-                    told.retain(|(of_stream, ..), _| *of_stream != id);
-                    continue;
-                }
-            };
-            for (id, answers) in pushes {
-                for answer in answers {
-                    for item in answer.items {
-                        let version = item.resource.map(|(_, version)| version);
-                        told.insert((id.0, answer.of, item.name), version);
-                    }
-                }
-            }
-            let mut anew = Index::default();
-            for (key, stored) in &world.held {
-                anew.apply(key, Some(Arc::clone(&stored.object)));
-            }
-            for ((id, of, name), version) in &told {
-                let client = &world.model.streams[&StreamId(*id)].client;
-                let wanted = Wanted::read(*of, name, client).expect("canonical");
-                let expect = wanted::computed(&wanted, &anew).message.map(|(_, version)| version);
-                prop_assert_eq!(*version, expect, "stream {} {} {}", id, of, name);
-            }
-            let subscribed: usize = world.model.streams.values().map(|s| s.subscriptions.iter().count()).sum();
-            prop_assert_eq!(subscribed, told.len());
-            let held: usize = world.model.resources.values().map(|resource| resource.subscribers.len()).sum();
-            prop_assert_eq!(held, told.len(), "nothing is kept that nobody asked for");
-        }
-    }
 }
