@@ -4,6 +4,7 @@ use axum::body::Body;
 use axum::response::Response;
 use http::{HeaderMap, StatusCode, Uri};
 use serde::Deserialize;
+use serde_json::Value;
 use weir_api::views::Status;
 use weir_api::{Key, Kind};
 
@@ -82,8 +83,17 @@ async fn options(
 ) -> Result<(DeleteConditions, Mode), Failure> {
     let options = match body::options(api, headers, body).await? {
         None => DeleteOptions::default(),
-        Some(value) => serde_json::from_value(value)
-            .map_err(|error| Failure::new(Reason::BadRequest, format!("the body: {error}")))?,
+        Some(value) => {
+            // serde would take an array's values for the fields, in their order.
+            for (place, held) in [("", Some(&value)), ("preconditions: ", value.get("preconditions"))] {
+                if held.is_some_and(Value::is_array) {
+                    let message = format!("the body: {place}an array; an object is right");
+                    return Err(Failure::new(Reason::BadRequest, message));
+                }
+            }
+            serde_json::from_value(value)
+                .map_err(|error| Failure::new(Reason::BadRequest, format!("the body: {error}")))?
+        }
     };
     let dry_run = match options.dry_run.as_deref() {
         None | Some([]) => asked,

@@ -53,13 +53,18 @@ async fn answer(api: &Arc<Api>, request: Request) -> Result<Response, Failure> {
             method,
         ) => match method {
             Method::GET => read(api, (kind, version), namespace, uri, headers),
+            Method::POST | Method::DELETE if is_of_all(kind, namespace.as_deref()) && is_writable(kind) => {
+                let right = format!("…/namespaces/NAMESPACE/{}", kind.plural());
+                let message = format!("{method} is done in one namespace: {right} is right");
+                Err(Failure::method(OF_ALL_NAMESPACES, message))
+            }
             Method::POST if is_writable(kind) => {
                 create(api, (kind, version), namespace.as_deref(), uri, headers, body).await
             }
             Method::DELETE if kind.verbs().contains(&"deletecollection") => {
                 delete::many(api, (kind, version), namespace.as_deref(), uri, headers, body).await
             }
-            method => Err(not_done(kind, collection_methods(kind), &method)),
+            method => Err(not_done(kind, collection_methods(kind, namespace.as_deref()), &method)),
         },
         (Target::Object(key, version), method) => match method {
             Method::GET => get(api, (&key, version), uri, headers),
@@ -86,10 +91,6 @@ async fn create(
 ) -> Result<Response, Failure> {
     accept::json(headers)?;
     let query::Write { dry_run, pretty } = query::write(uri)?;
-    if kind.scope() == Scope::Namespaced && namespace.is_none() {
-        let right = format!("create {0} in …/namespaces/NAMESPACE/{0}", kind.plural());
-        return Err(Failure::method(collection_methods(kind), right));
-    }
     let said = body::object(api, headers, body).await?;
     let stored = api.objects.create(kind, namespace, said.value, dry_run.into()).await?;
     let created = list::in_version(&stored.object, version);
@@ -216,7 +217,18 @@ fn is_writable(kind: Kind) -> bool {
     kind.access() == Access::Writable
 }
 
-fn collection_methods(kind: Kind) -> &'static str {
+/// Whether a collection is that of all namespaces.
+fn is_of_all(kind: Kind, namespace: Option<&str>) -> bool {
+    kind.scope() == Scope::Namespaced && namespace.is_none()
+}
+
+/// What is done with it: whoever forgets a namespace creates and deletes nothing.
+const OF_ALL_NAMESPACES: &str = "GET";
+
+fn collection_methods(kind: Kind, namespace: Option<&str>) -> &'static str {
+    if is_of_all(kind, namespace) {
+        return OF_ALL_NAMESPACES;
+    }
     match (kind.access(), kind.verbs().contains(&"deletecollection")) {
         (Access::ReadOnly, _) => "GET",
         (Access::Writable, true) => "GET, POST, DELETE",

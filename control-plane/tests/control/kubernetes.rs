@@ -139,6 +139,15 @@ async fn what_discovery_says_is_what_is_done() {
                 assert!(!allow.contains(method.as_str()), "{verb} {kind}: {allow}");
             }
         }
+        if namespace.is_some() {
+            let everywhere = kind.path(None);
+            client.get(&everywhere).await.expect(200);
+            for method in [Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
+                let reply = client.send(method, &everywhere, None, "").await;
+                assert_eq!(reply.headers["allow"], "GET", "{kind}");
+                reply.refused(405, "MethodNotAllowed");
+            }
+        }
         if kind.access() == Access::ReadOnly {
             let message = client.delete(&object).await.refused(405, "MethodNotAllowed");
             assert!(message.contains("are written by the control plane"), "{message}");
