@@ -276,17 +276,16 @@ fn ports_refusal(name: &ListenerName, ports: &[ServicePort]) -> model::VirtualHo
     model::VirtualHost {
         name: service.to_string(),
         hosts: vec![model::HostMatch::Any],
-        routes: vec![model::Route {
-            name: format!("Service/{}/{}#ports", service.namespace, service.service),
-            matches: routes::every_path(),
-            request_headers: model::HeaderChanges::default(),
-            response_headers: model::HeaderChanges::default(),
-            cors: None,
-            action: model::Action::Respond(model::DirectResponse {
+        routes: vec![
+            rules::Done::only(model::Action::Respond(model::DirectResponse {
                 status: http::StatusCode::NOT_FOUND,
                 body,
-            }),
-        }],
+            }))
+            .route(
+                format!("Service/{}/{}#ports", service.namespace, service.service),
+                routes::every_path(),
+            ),
+        ],
     }
 }
 

@@ -47,7 +47,8 @@ pub(crate) fn refusal(error: &ProxyError, grpc: Grpc, proxy: &WorkloadName) -> R
                 headers.insert("grpc-message", message);
             }
             if let Some(wait) = error.retry_after() {
-                headers.insert("grpc-retry-pushback-ms", HeaderValue::from(wait.as_millis() as u64));
+                let millis = wait.as_nanos().div_ceil(1_000_000) as u64;
+                headers.insert("grpc-retry-pushback-ms", HeaderValue::from(millis));
             }
             response
         }

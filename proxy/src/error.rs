@@ -10,7 +10,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use weir_policy::breaker::Refusal;
 use weir_policy::context::Fault;
-use weir_policy::model::Route;
+use weir_policy::model::{AbortAnswer, RateLimit, Route};
 use weir_policy::names::ClusterName;
 use weir_xds::ResourceType;
 
@@ -74,6 +74,22 @@ pub(crate) enum ProxyError {
         route: String,
         /// The cluster it names.
         cluster: ClusterName,
+    },
+    /// The route has taken as many requests as its limit allows.
+    #[error("{} takes {} requests in {:?} and has had them", limit.name, limit.requests, limit.per)]
+    RateLimited {
+        /// The limit.
+        limit: RateLimit,
+        /// How long until the next one is taken.
+        retry_after: Duration,
+    },
+    /// The route answers with a fault on purpose.
+    #[error("a fault that is injected by the policy of {route}")]
+    Injected {
+        /// The route.
+        route: String,
+        /// What it answers with.
+        answer: AbortAnswer,
     },
     /// No endpoint may take the request.
     #[error("{cluster} has no endpoint that takes requests")]
@@ -213,6 +229,8 @@ impl ProxyError {
             | ProxyError::OriginNotAllowed { .. }
             | ProxyError::NoBackend { .. }
             | ProxyError::MissingBackend { .. }
+            | ProxyError::RateLimited { .. }
+            | ProxyError::Injected { .. }
             | ProxyError::Refused {
                 refusal: Refusal::Connections { .. } | Refusal::Pending { .. } | Refusal::Requests { .. },
                 ..
@@ -250,7 +268,9 @@ impl ProxyError {
             ProxyError::NoRoute { .. }
             | ProxyError::OriginNotAllowed { .. }
             | ProxyError::NoBackend { .. }
-            | ProxyError::MissingBackend { .. } => Hop::Route,
+            | ProxyError::MissingBackend { .. }
+            | ProxyError::RateLimited { .. }
+            | ProxyError::Injected { .. } => Hop::Route,
             ProxyError::NoEndpoint { .. } | ProxyError::Refused { .. } => Hop::Cluster,
             ProxyError::Connect { .. }
             | ProxyError::ConnectTimeout { .. }
@@ -273,6 +293,9 @@ impl ProxyError {
             ProxyError::NoRoute { .. } => StatusCode::NOT_FOUND,
             // GEP-1767 allows it beside 200 and 204, and people see what happened.
             ProxyError::OriginNotAllowed { .. } => StatusCode::FORBIDDEN,
+            // RFC 6585 section 4; RFC 9209 has 403 for every request that a policy denies.
+            ProxyError::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
+            ProxyError::Injected { answer, .. } => answer.status(),
             // Gateway API, HTTPRouteRule.backendRefs: an invalid backend is answered with 500.
             ProxyError::NoBackend { .. } | ProxyError::MissingBackend { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             ProxyError::UnknownDestination { .. }
@@ -298,7 +321,8 @@ impl ProxyError {
             | ProxyError::Violation(_)
             | ProxyError::NotCarried(_) => "http_request_error",
             ProxyError::UnknownDestination { .. } | ProxyError::NoRoute { .. } => "destination_not_found",
-            ProxyError::OriginNotAllowed { .. } => "http_request_denied",
+            ProxyError::OriginNotAllowed { .. } | ProxyError::RateLimited { .. } => "http_request_denied",
+            ProxyError::Injected { .. } => "proxy_internal_response",
             ProxyError::NoConfig { .. }
             | ProxyError::ConfigRefused(_)
             | ProxyError::NoBackend { .. }
@@ -334,7 +358,9 @@ impl ProxyError {
             ProxyError::NotCarried(_) | ProxyError::NoRoute { .. } => UNIMPLEMENTED,
             ProxyError::OriginNotAllowed { .. } => PERMISSION_DENIED,
             ProxyError::Protocol { .. } => INTERNAL,
-            ProxyError::Refused {
+            ProxyError::Injected { answer, .. } => answer.grpc_status(),
+            ProxyError::RateLimited { .. }
+            | ProxyError::Refused {
                 refusal: Refusal::Connections { .. } | Refusal::Pending { .. } | Refusal::Requests { .. },
                 ..
             } => RESOURCE_EXHAUSTED,
@@ -368,6 +394,8 @@ impl ProxyError {
             ProxyError::NoRoute { .. } => ResponseFlag::NoRoute,
             ProxyError::OriginNotAllowed { .. } => ResponseFlag::OriginNotAllowed,
             ProxyError::NoBackend { .. } | ProxyError::MissingBackend { .. } => ResponseFlag::NoBackend,
+            ProxyError::RateLimited { .. } => ResponseFlag::RateLimited,
+            ProxyError::Injected { .. } => ResponseFlag::Fault,
             ProxyError::NoEndpoint { .. } => ResponseFlag::NoEndpoint,
             ProxyError::Refused {
                 refusal: Refusal::Open { .. },
@@ -391,7 +419,8 @@ impl ProxyError {
     /// How long the caller should wait before it asks again, where that is known.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
-            ProxyError::Refused {
+            ProxyError::RateLimited { retry_after, .. }
+            | ProxyError::Refused {
                 refusal: Refusal::Open { retry_after },
                 ..
             } => Some(*retry_after),
@@ -403,6 +432,7 @@ impl ProxyError {
             | ProxyError::UnknownDestination { .. }
             // Only another version helps, and nobody knows when it comes.
             | ProxyError::ConfigRefused(_)
+            | ProxyError::Injected { .. }
             | ProxyError::NoRoute { .. }
             | ProxyError::OriginNotAllowed { .. }
             | ProxyError::NoBackend { .. }
@@ -438,6 +468,8 @@ impl ProxyError {
             ProxyError::NoBackend { .. } | ProxyError::MissingBackend { .. } => {
                 "correct the route's backendRefs: the Service and its port must exist"
             }
+            ProxyError::RateLimited { .. } => "send fewer, or change the RoutePolicy's rateLimit",
+            ProxyError::Injected { .. } => "take fault out of the RoutePolicy when it has shown what it should",
             ProxyError::NoEndpoint { .. } => "see that a workload of the service runs and is ready (`weirctl status`)",
             ProxyError::Refused { .. } => "wait, or change the BackendPolicy's circuitBreaker",
             ProxyError::Connect { .. } | ProxyError::ConnectTimeout { .. } => "see that the workload there runs",

@@ -17,7 +17,7 @@ use weir_policy::names::ListenerName;
 use weir_xds::ResourceType;
 
 use crate::clock::Clock;
-use crate::snapshot::{ClusterStates, Lookup, Service, Snapshot};
+use crate::snapshot::{Lookup, Service, Snapshot, States};
 
 pub(crate) use status::Status;
 
@@ -35,7 +35,7 @@ pub(crate) struct Mesh {
 struct Shared {
     clock: Clock,
     snapshot: ArcSwap<Snapshot>,
-    states: ClusterStates,
+    states: States,
     /// The version of `snapshot`, for those who wait for another one.
     published: watch::Sender<u64>,
     demands: mpsc::Sender<ListenerName>,
@@ -119,7 +119,7 @@ impl Mesh {
         let shared = Arc::new(Shared {
             clock,
             snapshot: ArcSwap::default(),
-            states: ClusterStates::new(clock, own),
+            states: States::new(clock, own),
             published: watch::Sender::new(0),
             demands,
             asked: Mutex::default(),
@@ -331,7 +331,7 @@ impl Feed {
     }
 
     /// States that outlive snapshots.
-    pub(crate) fn states(&self) -> &ClusterStates {
+    pub(crate) fn states(&self) -> &States {
         &self.shared.states
     }
 

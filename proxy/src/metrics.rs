@@ -122,6 +122,8 @@ impl Metrics {
             retries: Default::default(),
             refused: Default::default(),
             mirrored: Default::default(),
+            faults: Default::default(),
+            rate_limited: AtomicU64::new(0),
             violations: Default::default(),
             connections: Default::default(),
             unknown_destination: AtomicU64::new(0),
@@ -194,6 +196,8 @@ pub(crate) struct WorkerMetrics {
     retries: [AtomicU64; RETRIED.len()],
     refused: [AtomicU64; REFUSED.len()],
     mirrored: [AtomicU64; MIRRORED.len()],
+    faults: [AtomicU64; FAULTS.len()],
+    rate_limited: AtomicU64,
     violations: [AtomicU64; Violation::ALL.len()],
     connections: [[AtomicI64; SIDES.len()]; DIRECTIONS.len()],
     unknown_destination: AtomicU64,
@@ -274,6 +278,23 @@ impl WorkerMetrics {
         counter.fetch_add(1, Relaxed);
     }
 
+    /// Counts a request that was over its route's limit.
+    pub(crate) fn rate_limited(&self) {
+        self.rate_limited.fetch_add(1, Relaxed);
+    }
+
+    /// Counts a request that waits by a fault of its route.
+    pub(crate) fn delayed_on_purpose(&self) {
+        let [delay, _] = &self.faults;
+        delay.fetch_add(1, Relaxed);
+    }
+
+    /// Counts a request that a fault of its route answers.
+    pub(crate) fn aborted_on_purpose(&self) {
+        let [_, abort] = &self.faults;
+        abort.fetch_add(1, Relaxed);
+    }
+
     /// Counts a request that an HTTP/1 connection refused.
     pub(crate) fn violated(&self, violation: Violation) {
         if let Some(counter) = self.violations.get(violation as usize) {
@@ -294,6 +315,10 @@ impl WorkerMetrics {
             *sum += counter.load(Relaxed);
         }
         for (sum, counter) in gathered.refused.iter_mut().zip(&self.refused) {
+            *sum += counter.load(Relaxed);
+        }
+        gathered.rate_limited += self.rate_limited.load(Relaxed);
+        for (sum, counter) in gathered.faults.iter_mut().zip(&self.faults) {
             *sum += counter.load(Relaxed);
         }
         for (sum, counter) in gathered.mirrored.iter_mut().zip(&self.mirrored) {
@@ -504,6 +529,8 @@ struct Gathered {
     retries: [u64; RETRIED.len()],
     refused: [u64; REFUSED.len()],
     mirrored: [u64; MIRRORED.len()],
+    faults: [u64; FAULTS.len()],
+    rate_limited: u64,
     violations: [u64; Violation::ALL.len()],
     connections: [[i64; SIDES.len()]; DIRECTIONS.len()],
     unknown_destination: u64,
@@ -617,6 +644,11 @@ impl Gathered {
         for (reason, count) in REFUSED.into_iter().zip(&self.refused) {
             counter(&mut metric, &[("reason", reason)], *count)?;
         }
+        let help = "Faults injected because a route says so";
+        let mut metric = encoder.encode_descriptor("weir_faults_injected", help, None, MetricType::Counter)?;
+        for (kind, count) in FAULTS.into_iter().zip(&self.faults) {
+            counter(&mut metric, &[("kind", kind)], *count)?;
+        }
         let help =
             "Copies of requests for mirrors, by what became of them; behind: the mirror was slower than the request";
         let mut metric = encoder.encode_descriptor("weir_mirrored", help, None, MetricType::Counter)?;
@@ -639,6 +671,11 @@ impl Gathered {
             }
         }
         let plain = [
+            (
+                "weir_rate_limited",
+                "Requests over the rate limit of their route",
+                self.rate_limited,
+            ),
             (
                 "weir_unknown_destination",
                 "Requests for a name that is no service of the mesh",
@@ -800,6 +837,7 @@ const DIRECTIONS: [&str; 2] = ["inbound", "outbound"];
 const SIDES: [&str; 2] = ["downstream", "upstream"];
 const RETRIED: [&str; 4] = ["unprocessed", "safe_resend", "policy", "budget_spent"];
 const REFUSED: [&str; 4] = ["connections", "pending", "requests", "breaker_open"];
+const FAULTS: [&str; 2] = ["delay", "abort"];
 const MIRRORED: [&str; 6] = ["answered", "refused", "failed", "timed_out", "behind", "broken_off"];
 const OUTCOMES: [&str; 6] = [
     "answered",
@@ -888,6 +926,8 @@ mod tests {
             retry_after: Duration::ZERO,
         });
         worker.mirrored(Mirrored::Behind);
+        worker.rate_limited();
+        worker.aborted_on_purpose();
         worker.unknown_destination();
         metrics.shared().spans_dropped(3);
         let _open = worker.connection(Direction::Inbound, Side::Downstream);

@@ -286,6 +286,8 @@ fn is_failure(flag: ResponseFlag) -> bool {
         ResponseFlag::NoConfig
         | ResponseFlag::ConfigRefused
         | ResponseFlag::NoBackend
+        | ResponseFlag::RateLimited
+        | ResponseFlag::Fault
         | ResponseFlag::NoEndpoint
         | ResponseFlag::LimitReached
         | ResponseFlag::BreakerOpen

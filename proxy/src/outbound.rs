@@ -1,17 +1,18 @@
-//! A request of our own app, from its head to its answer's head: identify ▸ plan ▸ admit ▸ choose ▸ connect ▸ send ▸
-//! (again?) ▸ answer. What follows, to the answer's end, is [`Exchange`].
+//! A request of our own app, from its head to its answer's head: identify ▸ plan ▸ limit ▸ admit ▸ choose ▸ connect ▸
+//! send ▸ (again?) ▸ answer. What follows, to the answer's end, is [`Exchange`].
 
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::timeout_at;
 use weir_policy::breaker::Outcome;
 use weir_policy::deadline::Deadline;
-use weir_policy::model::{AppProtocol, Peer};
+use weir_policy::fault::{Injected, injected};
+use weir_policy::model::{AppProtocol, Fault, Peer};
 use weir_policy::names::ListenerName;
 use weir_policy::retry::{AttemptFacts, Decision, Replayable, RetryKind, Sent, decide};
 use weir_policy::time::Time;
@@ -115,22 +116,60 @@ async fn carry(
     exchange.note(|record| record.service = Arc::clone(&service.label));
     let Planned { cors, plan } = plan::plan(head, &service, worker.random());
     exchange.will_say(cors);
-    match plan? {
+    let plan = plan?;
+    exchange.note(|record| record.route = Some(Arc::clone(&plan.route().name)));
+    if let Some(limit) = plan.uses().and_then(|route| route.limit.as_ref()) {
+        limit
+            .admit(worker.clock.now())
+            .map_err(|wait| worker.rate_limited(limit, wait))?;
+    }
+    if let Some(fault) = plan.uses().and_then(|route| route.fault.as_ref()) {
+        let within = plan.deadline(exchange.began()).earliest(call.deadline);
+        Box::pin(meet(worker, exchange, &plan.route().name, fault, within)).await?;
+    }
+    match plan {
+        RequestPlan::Preflight(_) => {
+            let response = answer::direct(StatusCode::NO_CONTENT, HeaderMap::new(), String::new());
+            Ok(Carried::Direct(response))
+        }
         RequestPlan::Answer(answer) => {
-            exchange.note(|record| record.route = Some(Arc::clone(&answer.route.name)));
             let response = answer::direct(answer.status, answer.headers, answer.body.to_owned());
             Ok(Carried::Direct(response))
         }
         RequestPlan::Forward(plan) => {
-            exchange.note(|record| {
-                record.route = Some(Arc::clone(&plan.route.name));
-                record.cluster = Some(Arc::clone(&plan.cluster.label));
-            });
+            exchange.note(|record| record.cluster = Some(Arc::clone(&plan.cluster.label)));
             prepare(head, &plan, call);
             let own = Deadline::after(exchange.began(), plan.timeouts.request);
             mirror::send_copies(worker, &plan, head, call, &body, own.earliest(call.deadline));
             forward(worker, exchange, call, &plan, head, body).await
         }
+    }
+}
+
+/// What a fault does to the request: nothing, a wait within the request's time, or an answer in place of the
+/// upstream's. No upstream has a part in that, so that neither breaker nor outlier detector hears of it.
+async fn meet(
+    worker: &Worker,
+    exchange: &Exchange,
+    route: &str,
+    fault: &Fault,
+    within: Deadline,
+) -> Result<(), ProxyError> {
+    let Injected { delay, abort } = injected(fault, [worker.random(), worker.random()]);
+    if let Some(delay) = delay {
+        worker.recorder.metrics().delayed_on_purpose();
+        let end = worker.clock.now() + delay;
+        let until = within.earliest(Deadline::at(end)).time().unwrap_or(end);
+        tokio::time::sleep_until(worker.clock.instant(until)).await;
+        if within.has_passed(worker.clock.now()) {
+            return Err(ProxyError::RequestTimeout {
+                limit: exchange.elapsed(),
+            });
+        }
+    }
+    match abort {
+        Some(answer) => Err(worker.aborted_on_purpose(route, answer)),
+        None => Ok(()),
     }
 }
 

@@ -8,6 +8,7 @@ use http::header::LOCATION;
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use weir_policy::cors::{self, AnswerFields, Next};
+use weir_policy::deadline::Deadline;
 use weir_policy::model::{
     self, Action, BackendFilters, Balancing, DirectResponse, HeaderChanges, PathMatch, Redirect, Route, Scheme,
 };
@@ -33,10 +34,39 @@ pub(crate) struct Planned<'a> {
 /// What is to become of a request.
 #[derive(Debug)]
 pub(crate) enum RequestPlan<'a> {
+    /// A page asks whether it may use the route, and it may. That is no use of it yet.
+    Preflight(&'a ServiceRoute),
     /// A route answers it.
     Answer(Answer<'a>),
     /// It is sent to a cluster.
     Forward(ForwardPlan<'a>),
+}
+
+impl<'a> RequestPlan<'a> {
+    /// The route that takes the request.
+    pub(crate) fn route(&self) -> &'a ServiceRoute {
+        match self {
+            RequestPlan::Preflight(route) => route,
+            RequestPlan::Answer(answer) => answer.route,
+            RequestPlan::Forward(plan) => plan.route,
+        }
+    }
+
+    /// The route that the request is a use of: one that counts against its limit, and that meets its faults.
+    pub(crate) fn uses(&self) -> Option<&'a ServiceRoute> {
+        match self {
+            RequestPlan::Preflight(_) => None,
+            RequestPlan::Answer(_) | RequestPlan::Forward(_) => Some(self.route()),
+        }
+    }
+
+    /// Until when a request that began then may take, by its route.
+    pub(crate) fn deadline(&self, began: Time) -> Deadline {
+        match self {
+            RequestPlan::Preflight(_) | RequestPlan::Answer(_) => Deadline::NONE,
+            RequestPlan::Forward(plan) => Deadline::after(began, plan.timeouts.request),
+        }
+    }
 }
 
 /// An answer that a route makes.
@@ -85,12 +115,7 @@ pub(crate) fn plan<'a>(head: &Head, service: &'a Service, random: u64) -> Planne
     let decision = cors::evaluate(cors, &head.method, &head.headers);
     let plan = match decision.request {
         Next::Continue => carried_out(head, route, compiled, drawn),
-        Next::Allow => Ok(RequestPlan::Answer(Answer {
-            route: compiled,
-            status: StatusCode::NO_CONTENT,
-            headers: HeaderMap::new(),
-            body: "",
-        })),
+        Next::Allow => Ok(RequestPlan::Preflight(compiled)),
         Next::Deny => Err(ProxyError::origin_not_allowed(route, &head.headers)),
     };
     let cors = Some(Box::new(decision.answer));

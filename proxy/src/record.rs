@@ -185,6 +185,10 @@ pub(crate) enum ResponseFlag {
     OriginNotAllowed,
     /// The rule has no backend that exists and has weight.
     NoBackend,
+    /// The route has taken as many requests as its limit allows.
+    RateLimited,
+    /// The route answers with a fault on purpose.
+    Fault,
     /// The cluster has no endpoint that may take requests.
     NoEndpoint,
     /// The cluster's connections, pending or active requests are at their limit.
@@ -211,7 +215,7 @@ pub(crate) enum ResponseFlag {
 
 impl ResponseFlag {
     /// Every flag, each at the place of its number.
-    pub(crate) const ALL: [ResponseFlag; 22] = [
+    pub(crate) const ALL: [ResponseFlag; 24] = [
         ResponseFlag::None,
         ResponseFlag::Direct,
         ResponseFlag::BadRequest,
@@ -223,6 +227,8 @@ impl ResponseFlag {
         ResponseFlag::NoRoute,
         ResponseFlag::OriginNotAllowed,
         ResponseFlag::NoBackend,
+        ResponseFlag::RateLimited,
+        ResponseFlag::Fault,
         ResponseFlag::NoEndpoint,
         ResponseFlag::LimitReached,
         ResponseFlag::BreakerOpen,
@@ -250,6 +256,8 @@ impl ResponseFlag {
             ResponseFlag::NoRoute => "no_route",
             ResponseFlag::OriginNotAllowed => "origin_not_allowed",
             ResponseFlag::NoBackend => "no_backend",
+            ResponseFlag::RateLimited => "rate_limited",
+            ResponseFlag::Fault => "fault",
             ResponseFlag::NoEndpoint => "no_endpoint",
             ResponseFlag::LimitReached => "limit_reached",
             ResponseFlag::BreakerOpen => "breaker_open",

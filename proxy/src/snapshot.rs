@@ -1,7 +1,7 @@
 //! What the control plane told, compiled: immutable tables that a request reads without a lock.
 //!
 //! A request takes one [`Snapshot`] and keeps it, so a change is never half in force for it. What must outlive a change
-//! (breakers, budgets, measured latencies) is in handles that the next snapshot takes over: [`ClusterStates`].
+//! (breakers, budgets, measured latencies, spent limits) is in handles that the next snapshot takes over: [`States`].
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -16,6 +16,7 @@ use weir_policy::breaker::Breaker;
 use weir_policy::model::{self, Action, EndpointHealth, Locality, VirtualHost};
 use weir_policy::names::{ClusterName, ListenerName, RouteName};
 use weir_policy::outlier::{Detector, Seen};
+use weir_policy::rate_limit::{Rate, RateLimiter};
 use weir_policy::retry::Budget;
 use weir_policy::route::{CompileError, RouteId, RouteTable};
 use weir_policy::split::Split;
@@ -104,6 +105,36 @@ pub(crate) struct ServiceRoute {
     pub(crate) backends: Vec<Backend>,
     /// Where copies go: the route's own, and those of its backends.
     pub(crate) mirrors: Vec<MirrorTo>,
+    /// How many requests it takes.
+    pub(crate) limit: Option<Limit>,
+    /// What happens to these on purpose.
+    pub(crate) fault: Option<model::Fault>,
+}
+
+/// A limit on the rate of requests.
+#[derive(Debug)]
+pub(crate) struct Limit {
+    pub(crate) config: model::RateLimit,
+    rate: Rate,
+    limiter: Arc<RateLimiter>,
+}
+
+impl Limit {
+    /// Admits one more request, or says how long until one is.
+    ///
+    /// # Errors
+    /// The wait.
+    pub(crate) fn admit(&self, now: Time) -> Result<(), Duration> {
+        self.limiter.admit(self.rate, now)
+    }
+
+    /// The same without a request.
+    ///
+    /// # Errors
+    /// The wait.
+    pub(crate) fn would_admit(&self, now: Time) -> Result<(), Duration> {
+        self.limiter.would_admit(self.rate, now)
+    }
 }
 
 /// Where copies of a route's requests go.
@@ -255,14 +286,16 @@ impl ClusterState {
     }
 }
 
-/// The states of clusters and endpoints by their names: touched when configuration changes, never by a request. Held
-/// weakly: what no snapshot holds any more is gone.
+/// The states of clusters, endpoints and limits by their names: touched when configuration changes, never by a request.
+/// Held weakly: what no snapshot holds any more is gone.
 #[derive(Debug)]
-pub(crate) struct ClusterStates {
+pub(crate) struct States {
     clock: Clock,
     /// Where this proxy is.
     own: Locality,
     by_cluster: DashMap<ClusterName, StateEntry>,
+    /// What is spent of limits on rates, by their names.
+    limiters: DashMap<String, Weak<RateLimiter>>,
 }
 
 #[derive(Debug, Default)]
@@ -279,13 +312,14 @@ struct KnownEndpoint {
     health: EndpointHealth,
 }
 
-impl ClusterStates {
+impl States {
     /// None yet, for a proxy that is there.
-    pub(crate) fn new(clock: Clock, own: Locality) -> ClusterStates {
-        ClusterStates {
+    pub(crate) fn new(clock: Clock, own: Locality) -> States {
+        States {
             clock,
             own,
             by_cluster: DashMap::new(),
+            limiters: DashMap::new(),
         }
     }
 
@@ -349,8 +383,20 @@ impl ClusterStates {
         }
     }
 
+    fn limit(&self, config: &model::RateLimit) -> Limit {
+        let mut held = self.limiters.entry(config.name.clone()).or_default();
+        let limiter = held.upgrade().unwrap_or_default();
+        *held = Arc::downgrade(&limiter);
+        Limit {
+            rate: Rate::new(config),
+            config: config.clone(),
+            limiter,
+        }
+    }
+
     /// Forgets what nobody holds.
     fn sweep(&self) {
+        self.limiters.retain(|_, limiter| limiter.strong_count() > 0);
         self.by_cluster.retain(|_, entry| {
             entry.endpoints.retain(|_, known| known.state.strong_count() > 0);
             entry.state.strong_count() > 0
@@ -462,7 +508,7 @@ pub(crate) enum ClusterPart {
 }
 
 /// The snapshot after `previous`. What did not change is shared with it; states are taken over.
-pub(crate) fn compile(previous: &Snapshot, states: &ClusterStates, parts: Parts) -> Snapshot {
+pub(crate) fn compile(previous: &Snapshot, states: &States, parts: Parts) -> Snapshot {
     let mut clusters = HashMap::new();
     for name in parts.services.iter().flat_map(|service| &service.routes.clusters) {
         if !clusters.contains_key(name) {
@@ -478,7 +524,7 @@ pub(crate) fn compile(previous: &Snapshot, states: &ClusterStates, parts: Parts)
         services.insert(name, Lookup::Refused(Arc::new(refused)));
     }
     for part in parts.services {
-        let service = bind_service(previous, &clusters, &part);
+        let service = bind_service(previous, states, &clusters, &part);
         services.insert(part.name, Lookup::Service(service));
     }
     states.sweep();
@@ -489,12 +535,7 @@ pub(crate) fn compile(previous: &Snapshot, states: &ClusterStates, parts: Parts)
     }
 }
 
-fn bind_cluster(
-    previous: &Snapshot,
-    states: &ClusterStates,
-    name: &ClusterName,
-    answered: Option<&ClusterPart>,
-) -> Backend {
+fn bind_cluster(previous: &Snapshot, states: &States, name: &ClusterName, answered: Option<&ClusterPart>) -> Backend {
     match answered {
         None => Backend::Unanswered(name.clone()),
         Some(ClusterPart::Absent) => Backend::Missing(name.clone()),
@@ -521,7 +562,12 @@ fn bind_cluster(
     }
 }
 
-fn bind_service(previous: &Snapshot, clusters: &HashMap<ClusterName, Backend>, part: &ServicePart) -> Arc<Service> {
+fn bind_service(
+    previous: &Snapshot,
+    states: &States,
+    clusters: &HashMap<ClusterName, Backend>,
+    part: &ServicePart,
+) -> Arc<Service> {
     if let Some(Lookup::Service(old)) = previous.services.get(&part.name)
         && Arc::ptr_eq(&old.table, &part.routes.table)
         && Arc::ptr_eq(&old.last_used, &part.last_used)
@@ -556,6 +602,8 @@ fn bind_service(previous: &Snapshot, clusters: &HashMap<ClusterName, Backend>, p
             split: Split::new(&weights),
             backends: backends.iter().map(|backend| bind(&backend.cluster)).collect(),
             mirrors: mirrors.collect(),
+            limit: route.rate_limit.as_ref().map(|limit| states.limit(limit)),
+            fault: route.fault,
         });
     }
     let label = match previous.services.get(&part.name) {
@@ -591,7 +639,7 @@ mod tests {
 
     /// Service `a`, whose route goes to cluster `a.n:80`.
     struct Fixture {
-        states: ClusterStates,
+        states: States,
         routes: Arc<CompiledRoutes>,
         last_used: Arc<LastUsed>,
     }
@@ -599,7 +647,7 @@ mod tests {
     impl Fixture {
         fn new() -> Fixture {
             Fixture {
-                states: ClusterStates::new(Clock::start(), Locality::default()),
+                states: States::new(Clock::start(), Locality::default()),
                 routes: routes(&[NAME]),
                 last_used: Arc::new(LastUsed::new(Time::ZERO)),
             }
@@ -649,6 +697,41 @@ mod tests {
         let in_use = cluster.in_use(Time::ZERO);
         let address = |place: usize| cluster.endpoints[place].address.to_string();
         in_use.taking().map(address).collect()
+    }
+
+    #[test]
+    fn what_is_spent_of_a_limit_outlives_its_changes() {
+        let mut fixture = Fixture::new();
+        let config = Arc::new(cluster_model(NAME));
+        let endpoints = Arc::new(endpoints_model(NAME, &["10.0.0.1:80"]));
+        let limited = |burst: u32| {
+            let mut host = forward_all(&[NAME]);
+            host.routes[0].rate_limit = Some(model::RateLimit {
+                name: "r".to_owned(),
+                requests: 1,
+                per: Duration::from_secs(3600),
+                burst,
+            });
+            Arc::new(CompiledRoutes::compile(&[host]).expect("compiles"))
+        };
+        let admits = |snapshot: &Snapshot| {
+            let (service, _) = only(snapshot);
+            let (id, _) = service.table.routes().next().expect("one route");
+            let limit = service.route(id).expect("a route of this table").limit.as_ref();
+            limit.map(|limit| limit.admit(Time::ZERO).is_ok())
+        };
+        fixture.routes = limited(1);
+        let first = fixture.next(&Snapshot::default(), &config, &endpoints);
+        assert_eq!([admits(&first), admits(&first)], [Some(true), Some(false)]);
+        fixture.routes = limited(2);
+        let second = fixture.next(&first, &config, &endpoints);
+        assert_eq!([admits(&second), admits(&second)], [Some(true), Some(false)]);
+        fixture.routes = routes(&[NAME]);
+        let without = fixture.next(&second, &config, &endpoints);
+        assert_eq!(admits(&without), None);
+        drop((first, second));
+        fixture.next(&without, &config, &endpoints);
+        assert!(fixture.states.limiters.is_empty(), "nobody holds it any more");
     }
 
     #[test]
@@ -918,7 +1001,7 @@ mod tests {
             site: String::new(),
         };
         let mut fixture = Fixture::new();
-        fixture.states = ClusterStates::new(Clock::start(), place("a"));
+        fixture.states = States::new(Clock::start(), place("a"));
         let mut config = cluster_model(NAME);
         config.locality = Some(model::LocalityPreference {
             overprovisioning_percent: 140,
@@ -970,7 +1053,7 @@ mod tests {
                 zone: "a".to_owned(),
                 ..Locality::default()
             };
-            fixture.states = ClusterStates::new(Clock::start(), own.clone());
+            fixture.states = States::new(Clock::start(), own.clone());
             let mut config = cluster_model(NAME);
             config.balancing = balancing;
             config.locality = Some(model::LocalityPreference {

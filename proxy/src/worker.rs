@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use weir_policy::breaker::Refusal;
+use weir_policy::model::AbortAnswer;
 use weir_policy::names::WorkloadName;
 use weir_policy::trace::TraceParent;
 
@@ -36,7 +37,7 @@ use crate::mesh::Mesh;
 use crate::metrics::{ConnectionGuard, Side};
 use crate::outbound;
 use crate::record::{Direction, DownstreamAddr, Recorder, Sampled, Sampler, TraceIds};
-use crate::snapshot::Service;
+use crate::snapshot::{Limit, Service};
 use crate::telemetry::Telemetry;
 
 /// Connections that wait to be taken over by one worker. When all workers' queues are full, listeners stop accepting
@@ -163,6 +164,24 @@ impl Worker {
                     sampled: self.sampler.decide(None, &trace_id),
                 }
             }
+        }
+    }
+
+    /// A route's limit is reached: counted, and as an error.
+    pub(crate) fn rate_limited(&self, limit: &Limit, retry_after: Duration) -> ProxyError {
+        self.recorder.metrics().rate_limited();
+        ProxyError::RateLimited {
+            limit: limit.config.clone(),
+            retry_after,
+        }
+    }
+
+    /// A route's fault answers: counted, and as an error.
+    pub(crate) fn aborted_on_purpose(&self, route: &str, answer: AbortAnswer) -> ProxyError {
+        self.recorder.metrics().aborted_on_purpose();
+        ProxyError::Injected {
+            route: route.to_owned(),
+            answer,
         }
     }
 

@@ -32,6 +32,13 @@ pub struct RoutePolicySpec {
     /// `timeouts.backendRequest`; what is left out stays as it is there. Default: as the rule has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry: Option<RouteRetry>,
+    /// How many requests come through. What is over is answered with 429 and `Retry-After`, a gRPC call with
+    /// RESOURCE_EXHAUSTED and `grpc-retry-pushback-ms`. Default: all come through.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RouteRateLimit>,
+    /// What happens to requests on purpose, so that it is seen how callers bear it. Default: nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault: Option<RouteFault>,
 }
 
 /// What a policy is for: a route, a rule of it, or a Service.
@@ -202,14 +209,88 @@ pub enum RetryMethods {
     Any,
 }
 
+/// How many requests come through, counted by proxy and rule: by the caller's own proxy, so that what it allows all
+/// callers together is as many times that as there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteRateLimit {
+    /// So many.
+    #[schemars(range(min = 1, max = REQUESTS_MAX))]
+    pub requests: u32,
+    /// In this time. They come evenly: a third of the time allows a third of them.
+    #[serde(serialize_with = "duration::serialize")]
+    #[schemars(with = "Millis<1_000, 3_600_000>", default = "one_second")]
+    pub per: Duration,
+    /// So many at once after a pause. Default: as many as `requests`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = REQUESTS_MAX))]
+    pub burst: Option<u32>,
+}
+
+/// What happens to requests on purpose: once for each, however often it is then sent. It counts against neither circuit
+/// breaker nor outlierDetection; who is answered is told so by `Proxy-Status`.
+///
+/// Rule: `delay` or `abort` is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteFault {
+    /// Some wait before they are sent, within the time that they have. Default: none waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delay: Option<RouteFaultDelay>,
+    /// Some are answered instead of being sent, after their delay if they have one. Default: none is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub abort: Option<RouteFaultAbort>,
+}
+
+/// Which requests wait, and how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct RouteFaultDelay {
+    /// How many in a hundred.
+    #[schemars(range(max = 100))]
+    pub percent: u8,
+    /// How long.
+    #[serde(serialize_with = "duration::serialize")]
+    #[schemars(with = "Millis<1, 600_000>")]
+    pub duration: Duration,
+}
+
+/// Which requests are answered, and with what.
+///
+/// Rule: exactly one of `status` and `grpcStatus` is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteFaultAbort {
+    /// How many in a hundred.
+    #[schemars(range(max = 100))]
+    pub percent: u8,
+    /// The status of the answer. A gRPC call ends with the status that it means to a gRPC client. Default: as
+    /// grpcStatus has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 400, max = 599))]
+    pub status: Option<u16>,
+    /// The gRPC status of the answer. Other requests get the HTTP status that it stands for. Default: as status has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 16))]
+    pub grpc_status: Option<u8>,
+}
+
+/// What `per` is where it is left out.
+fn one_second() -> Duration {
+    PER
+}
+
 pub(crate) fn read(node: &Node<'_>, errors: &mut Errors) -> Option<RoutePolicySpec> {
     let mut fields = node.fields(errors)?;
     let target_refs = fields.required("targetRefs", errors, read_targets);
     let retry = fields.optional("retry", errors, read_retry);
+    let rate_limit = fields.optional("rateLimit", errors, read_rate_limit);
+    let fault = fields.optional("fault", errors, read_fault);
     fields.finish(errors);
     Some(RoutePolicySpec {
         target_refs: target_refs?,
         retry,
+        rate_limit,
+        fault,
     })
 }
 
@@ -323,6 +404,69 @@ fn read_backoff(node: &Node<'_>, errors: &mut Errors) -> Option<RetryBackoff> {
     Some(RetryBackoff { base: base?, max })
 }
 
+fn read_rate_limit(node: &Node<'_>, errors: &mut Errors) -> Option<RouteRateLimit> {
+    let mut fields = node.fields(errors)?;
+    let count = |node: &Node<'_>, errors: &mut Errors| node.integer(errors, 1..=REQUESTS_MAX);
+    let requests = fields.required("requests", errors, count);
+    let per = fields.optional("per", errors, |node, errors| {
+        node.duration(errors, Duration::from_secs(1)..=Duration::from_secs(3600))
+    });
+    let burst = fields.optional("burst", errors, count);
+    fields.finish(errors);
+    Some(RouteRateLimit {
+        requests: requests?,
+        per: per.unwrap_or(PER),
+        burst,
+    })
+}
+
+fn read_fault(node: &Node<'_>, errors: &mut Errors) -> Option<RouteFault> {
+    let mut fields = node.fields(errors)?;
+    let is_given = ["delay", "abort"].map(|name| fields.get(name).is_some());
+    if is_given == [false, false] {
+        node.refuse(errors, "holds no fault", "delay or abort is right");
+    }
+    let delay = fields.optional("delay", errors, |node, errors| {
+        let mut fields = node.fields(errors)?;
+        let percent = fields.required("percent", errors, read_percent);
+        let duration = fields.required("duration", errors, |node, errors| {
+            node.duration(errors, SHORTEST..=Duration::from_secs(600))
+        });
+        fields.finish(errors);
+        Some(RouteFaultDelay {
+            percent: percent?,
+            duration: duration?,
+        })
+    });
+    let abort = fields.optional("abort", errors, read_abort);
+    fields.finish(errors);
+    Some(RouteFault { delay, abort })
+}
+
+fn read_abort(node: &Node<'_>, errors: &mut Errors) -> Option<RouteFaultAbort> {
+    let mut fields = node.fields(errors)?;
+    let percent = fields.required("percent", errors, read_percent);
+    let has_status = fields.get("status").is_some();
+    let status = fields.optional("status", errors, |node, errors| node.integer(errors, 400..=599));
+    match (has_status, fields.get("grpcStatus")) {
+        (true, Some(node)) => node.refuse(errors, "stands beside status", "one of both is right"),
+        (false, None) => node.refuse(errors, "answers with nothing", "status or grpcStatus is right"),
+        (true, None) | (false, Some(_)) => {}
+    }
+    let grpc_status = fields.optional("grpcStatus", errors, |node, errors| node.integer(errors, 1..=16));
+    fields.finish(errors);
+    Some(RouteFaultAbort {
+        percent: percent?,
+        status,
+        grpc_status,
+    })
+}
+
+/// A share of which there may be none.
+fn read_percent(node: &Node<'_>, errors: &mut Errors) -> Option<u8> {
+    node.integer(errors, 0..=100)
+}
+
 /// What a policy may be for.
 const TARGETS: [Kind; 3] = [Kind::HttpRoute, Kind::GrpcRoute, Kind::Service];
 
@@ -342,6 +486,12 @@ const RETRY_ON: &[(&str, RetryOn)] = &[
     ("unavailable", RetryOn::Unavailable),
 ];
 const WORDS: usize = RETRY_ON.len();
+
+/// The most requests of a limit: one in a microsecond.
+const REQUESTS_MAX: u64 = 1_000_000;
+
+/// What `per` is where it is left out.
+const PER: Duration = Duration::from_secs(1);
 
 /// The shortest of what is waited for.
 const SHORTEST: Duration = Duration::from_millis(1);

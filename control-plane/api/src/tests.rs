@@ -982,6 +982,50 @@ fn route_policies() {
         let expect = format!("f:4: spec.retry.{wrong}");
         bad(&spec(&format!("retry: {{{retry}}}")), &[&expect]);
     }
+    let object = good(&spec("rateLimit: {requests: 5}"));
+    assert_eq!(
+        object.to_value()["spec"]["rateLimit"],
+        serde_json::json!({"requests": 5, "per": "1s"})
+    );
+    for (limit, wrong) in [
+        ("requests: 0", "requests: 0 is out of range"),
+        ("requests: 1, per: 500ms", "per: \"500ms\" is out of range"),
+        ("requests: 1, burst: 0", "burst: 0 is out of range"),
+        ("per: 1s", "requests: "),
+    ] {
+        let expect = format!("f:4: spec.rateLimit.{wrong}");
+        bad(&spec(&format!("rateLimit: {{{limit}}}")), &[&expect]);
+    }
+    good(&spec(
+        "fault: {delay: {percent: 0, duration: 1ms}, abort: {percent: 100, status: 500}}",
+    ));
+    good(&spec("fault: {abort: {percent: 50, grpcStatus: 16}}"));
+    for (fault, wrong) in [
+        ("", ": {} holds no fault"),
+        ("delay: {percent: 1}", ".delay.duration: "),
+        (
+            "delay: {percent: 101, duration: 1s}",
+            ".delay.percent: 101 is out of range",
+        ),
+        (
+            "delay: {percent: 1, duration: 11m}",
+            ".delay.duration: \"11m\" is out of range",
+        ),
+        ("abort: {percent: 1}", ".abort: {\"percent\":1} answers with nothing"),
+        (
+            "abort: {percent: 1, status: 503, grpcStatus: 14}",
+            ".abort.grpcStatus: 14 stands beside status",
+        ),
+        ("abort: {percent: 1, status: 200}", ".abort.status: 200 is out of range"),
+        (
+            "abort: {percent: 1, grpcStatus: 0}",
+            ".abort.grpcStatus: 0 is out of range",
+        ),
+        ("abort: {status: 500}", ".abort.percent: "),
+    ] {
+        let expect = format!("f:4: spec.fault{wrong}");
+        bad(&spec(&format!("fault: {{{fault}}}")), &[&expect]);
+    }
     for later in ["mirror: {}", "timeout: 1s"] {
         bad(&spec(later), &["f:4: spec."]);
     }

@@ -126,6 +126,38 @@ struct Route {
     rewritten_host: Option<String>,
     timeouts: Option<Timeouts>,
     retry: Option<Retry>,
+    rate_limit: Option<RateLimit>,
+    fault: Option<Fault>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RateLimit {
+    requests: u64,
+    per_ms: u64,
+    burst: u64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Fault {
+    delay: Option<Delay>,
+    abort: Option<Abort>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Delay {
+    percent: f64,
+    duration_ms: u64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Abort {
+    percent: f64,
+    status: u16,
+    grpc_status: u32,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -306,6 +338,32 @@ impl Printer<'_> {
                     format!("is sent again up to {attempts} times{on}{methods}, after {backoff_ms} ms first")
                 }
             });
+        }
+        if let Some(RateLimit {
+            requests,
+            per_ms,
+            burst,
+        }) = &route.rate_limit
+        {
+            policies.push(format!("takes {requests} requests in {per_ms} ms, {burst} at once"));
+        }
+        if let Some(Fault { delay, abort }) = &route.fault {
+            let delay = delay.as_ref();
+            policies.extend(delay.map(|Delay { percent, duration_ms }| {
+                format!("lets {percent} % of its requests wait {duration_ms} ms on purpose")
+            }));
+            let abort = abort.as_ref();
+            policies.extend(abort.map(
+                |Abort {
+                     percent,
+                     status,
+                     grpc_status,
+                 }| {
+                    format!(
+                        "answers {percent} % of its requests on purpose, with {status} or grpc-status {grpc_status}"
+                    )
+                },
+            ));
         }
         policies.extend(
             route

@@ -17,7 +17,7 @@ use super::hosts::{Host, hosts, intersect};
 use super::index::{Attached, Index, service_name};
 use super::references::{References, grants_for};
 use super::route_policies::RoutePolicies;
-use super::rules::{self, wrong};
+use super::rules::{Done, wrong};
 use super::{Compiled, grpc_route, http_route, source};
 
 /// The routes of a service port. `None`: no such service or port.
@@ -210,7 +210,7 @@ fn routes_of<'a>(of: &ClusterName, written_in: &Label, index: &'a Index) -> Vec<
 fn to_own_cluster(cluster: &ClusterName, policy: Option<&RoutePolicySpec>) -> model::VirtualHost {
     let service = &cluster.service;
     let name = format!("Service/{}/{}", service.namespace, service.service);
-    let mut forward = model::Forward {
+    let forward = model::Forward {
         backends: vec![model::WeightedBackend {
             cluster: cluster.clone(),
             weight: 1,
@@ -221,15 +221,13 @@ fn to_own_cluster(cluster: &ClusterName, policy: Option<&RoutePolicySpec>) -> mo
         timeouts: model::Timeouts::default(),
         retry: None,
     };
-    let route = match policy.map_or(Ok(()), |policy| rules::apply(policy, &mut forward)) {
-        Ok(()) => model::Route {
-            name,
-            matches: every_path(),
-            request_headers: model::HeaderChanges::default(),
-            response_headers: model::HeaderChanges::default(),
-            cors: None,
-            action: model::Action::Forward(forward),
-        },
+    let own = Done::only(model::Action::Forward(forward));
+    let done = match policy {
+        Some(policy) => own.under(policy, &name),
+        None => Ok(own),
+    };
+    let route = match done {
+        Ok(done) => done.route(name, every_path()),
         Err(error) => unusable(name, &error),
     };
     model::VirtualHost {
@@ -289,17 +287,11 @@ fn expand_all(route: &Attached<'_>, service: Option<&ServiceName>, index: &Index
 
 /// Stands for what can't be converted.
 fn unusable(name: String, error: &FieldError) -> model::Route {
-    model::Route {
-        matches: every_path(),
-        request_headers: model::HeaderChanges::default(),
-        response_headers: model::HeaderChanges::default(),
-        cors: None,
-        action: model::Action::Respond(model::DirectResponse {
-            status: StatusCode::INTERNAL_SERVER_ERROR,
-            body: format!("{name} can't be used: {error}\n"),
-        }),
-        name,
-    }
+    let respond = model::DirectResponse {
+        status: StatusCode::INTERNAL_SERVER_ERROR,
+        body: format!("{name} can't be used: {error}\n"),
+    };
+    Done::only(model::Action::Respond(respond)).route(name, every_path())
 }
 
 /// Routes of the model; those of the two kinds are never merged.
@@ -738,6 +730,8 @@ mod tests {
             request_headers: changes.clone(),
             response_headers: changes,
             cors: None,
+            rate_limit: None,
+            fault: None,
             action: model::Action::Forward(model::Forward {
                 backends: vec![model::WeightedBackend {
                     cluster: "portal.citizen:80".parse().expect("a cluster"),

@@ -6,7 +6,7 @@ use weir_api::http_route::{
     BackendRef, HeaderField, HeaderMatch, HeaderModifier, HttpRouteFilter, PathModifier, RETRY_ATTEMPTS, RETRY_BACKOFF,
     RedirectScheme, RequestRedirect, Retry, RouteTimeouts, ValueMatch,
 };
-use weir_api::route_policy::{RetryBackoff, RetryMethods, RetryOn, RoutePolicySpec, RouteRetry};
+use weir_api::route_policy::{RetryBackoff, RetryMethods, RetryOn, RouteFault, RoutePolicySpec, RouteRetry};
 use weir_policy::model;
 
 use super::cors::cors;
@@ -51,10 +51,47 @@ pub(super) struct Done {
     request_headers: model::HeaderChanges,
     response_headers: model::HeaderChanges,
     cors: Option<model::Cors>,
+    rate_limit: Option<model::RateLimit>,
+    fault: Option<model::Fault>,
     action: model::Action,
 }
 
 impl Done {
+    /// No more than this.
+    pub(super) fn only(action: model::Action) -> Done {
+        Done {
+            request_headers: model::HeaderChanges::default(),
+            response_headers: model::HeaderChanges::default(),
+            cors: None,
+            rate_limit: None,
+            fault: None,
+            action,
+        }
+    }
+
+    /// With what a policy says, in place of what the rule says itself. `name`: what the limit of its requests is
+    /// called.
+    pub(super) fn under(mut self, policy: &RoutePolicySpec, name: &str) -> Result<Done, FieldError> {
+        let RoutePolicySpec {
+            target_refs: _,
+            retry,
+            rate_limit,
+            fault,
+        } = policy;
+        if let (Some(over), model::Action::Forward(forward)) = (retry, &mut self.action) {
+            forward.timeouts.backend_request = over.per_try_timeout.or(forward.timeouts.backend_request);
+            forward.retry = overridden_retry(forward.retry.take(), over)?;
+        }
+        self.rate_limit = rate_limit.map(|limit| model::RateLimit {
+            name: name.to_owned(),
+            requests: limit.requests,
+            per: limit.per,
+            burst: limit.burst.unwrap_or(limit.requests),
+        });
+        self.fault = fault.as_ref().map(injected).transpose()?;
+        Ok(self)
+    }
+
     pub(super) fn route(&self, name: String, matches: model::RouteMatch) -> model::Route {
         model::Route {
             name,
@@ -62,6 +99,8 @@ impl Done {
             request_headers: self.request_headers.clone(),
             response_headers: self.response_headers.clone(),
             cors: self.cors.clone(),
+            rate_limit: self.rate_limit.clone(),
+            fault: self.fault,
             action: self.action.clone(),
         }
     }
@@ -79,29 +118,27 @@ pub(super) fn done(references: &References<'_>, at: &Place, rule: &RuleParts<'_>
     let timeouts = rule.timeouts.unwrap_or_default();
     let action = match filters.redirect {
         Some(redirect) => model::Action::Redirect(redirect),
-        None => {
-            let mut forward = model::Forward {
-                backends,
-                mirrors: filters.mirrors,
-                rewrite: filters.rewrite,
-                timeouts: model::Timeouts {
-                    request: timeouts.request,
-                    backend_request: timeouts.backend_request,
-                },
-                retry: rule.retry.map(|retry| retry_policy(path, retry)).transpose()?,
-            };
-            if let Some(policy) = rule.policy {
-                apply(policy, &mut forward)?;
-            }
-            model::Action::Forward(forward)
-        }
+        None => model::Action::Forward(model::Forward {
+            backends,
+            mirrors: filters.mirrors,
+            rewrite: filters.rewrite,
+            timeouts: model::Timeouts {
+                request: timeouts.request,
+                backend_request: timeouts.backend_request,
+            },
+            retry: rule.retry.map(|retry| retry_policy(path, retry)).transpose()?,
+        }),
     };
-    Ok(Done {
+    let own = Done {
         request_headers: filters.request,
         response_headers: filters.response,
         cors: filters.cors,
-        action,
-    })
+        ..Done::only(action)
+    };
+    match rule.policy {
+        Some(policy) => own.under(policy, &at.name),
+        None => Ok(own),
+    }
 }
 
 pub(super) fn header_matches(path: &str, given: &[HeaderMatch]) -> Result<Vec<model::HeaderMatch>, FieldError> {
@@ -261,16 +298,6 @@ fn retry_policy(path: &str, retry: &Retry) -> Result<model::RetryPolicy, FieldEr
     })
 }
 
-/// Puts what a policy says in place of what a rule says itself.
-pub(super) fn apply(policy: &RoutePolicySpec, forward: &mut model::Forward) -> Result<(), FieldError> {
-    let RoutePolicySpec { target_refs: _, retry } = policy;
-    if let Some(over) = retry {
-        forward.timeouts.backend_request = over.per_try_timeout.or(forward.timeouts.backend_request);
-        forward.retry = overridden_retry(forward.retry.take(), over)?;
-    }
-    Ok(())
-}
-
 /// What a policy says of sending again, field by field in place of what the rule says. `None`: on nothing.
 fn overridden_retry(
     own: Option<model::RetryPolicy>,
@@ -309,6 +336,33 @@ fn overridden_retry(
         }),
     };
     Ok((!retry.on.is_empty() || !retry.codes.is_empty()).then_some(retry))
+}
+
+fn injected(fault: &RouteFault) -> Result<model::Fault, FieldError> {
+    let parts_per_million = |percent: u8| u32::from(percent) * 10_000;
+    let abort = fault.abort.map(|abort| {
+        let answer = match (abort.status, abort.grpc_status) {
+            (Some(code), _) => model::AbortAnswer::Http(status("spec.fault.abort.status", code)?),
+            (None, Some(code)) => model::AbortAnswer::Grpc(code.into()),
+            (None, None) => {
+                return Err(FieldError::missing(
+                    "spec.fault.abort.status",
+                    "status or grpcStatus is right",
+                ));
+            }
+        };
+        Ok(model::FaultAbort {
+            parts_per_million: parts_per_million(abort.percent),
+            answer,
+        })
+    });
+    Ok(model::Fault {
+        delay: fault.delay.map(|delay| model::FaultDelay {
+            parts_per_million: parts_per_million(delay.percent),
+            duration: delay.duration,
+        }),
+        abort: abort.transpose()?,
+    })
 }
 
 fn retry_on(word: RetryOn) -> model::RetryOn {

@@ -314,6 +314,8 @@ pub(super) fn attributed(not_sent: Vec<NotSent>, sources: &[(Key, i64)], index: 
 fn sets(policy: &RoutePolicySpec, field: RouteField) -> bool {
     match field {
         RouteField::Retry => policy.retry.is_some(),
+        RouteField::RateLimit => policy.rate_limit.is_some(),
+        RouteField::Fault => policy.fault.is_some(),
     }
 }
 

@@ -20,6 +20,7 @@ mod checks;
 mod cluster;
 mod cors;
 mod endpoints;
+mod filters;
 mod forward;
 mod headers;
 mod hosts;

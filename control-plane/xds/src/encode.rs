@@ -47,6 +47,7 @@ mod cors;
 pub mod envoy;
 mod envoy_cors;
 mod envoy_route;
+mod filters;
 pub mod grpc;
 mod grpc_route;
 mod lb_config;
@@ -64,7 +65,7 @@ pub fn listener(listener: &model::Listener) -> Any {
         RouteSource::Named(route) => rds(route.to_string()),
         RouteSource::Inline(hosts) => RouteSpecifier::RouteConfig(route::configuration(name.clone(), hosts)),
     };
-    api_listener(name, routes)
+    api_listener(name, Vec::new(), routes)
 }
 
 fn router_filter() -> HttpFilter {
@@ -82,10 +83,10 @@ fn rds(route_config_name: String) -> RouteSpecifier {
     })
 }
 
-fn api_listener(name: String, routes: RouteSpecifier) -> Any {
+fn api_listener(name: String, filters: Vec<HttpFilter>, routes: RouteSpecifier) -> Any {
     let manager = HttpConnectionManager {
         stat_prefix: name.clone(),
-        http_filters: vec![router_filter()],
+        http_filters: filters.into_iter().chain([router_filter()]).collect(),
         route_specifier: Some(routes),
         ..HttpConnectionManager::default()
     };

@@ -18,6 +18,11 @@ pub(crate) const CORS_FILTER: &str = "envoy.filters.http.cors";
 
 /// All, in lists of CORS.
 pub(crate) const ANY: &str = "*";
+/// The name of the HTTP filter that limits rates, and of a route's configuration of it.
+pub(crate) const RATE_LIMIT_FILTER: &str = "envoy.filters.http.local_ratelimit";
+
+/// The name of the HTTP filter that injects faults, and of a route's configuration of it.
+pub(crate) const FAULT_FILTER: &str = "envoy.filters.http.fault";
 
 /// The key of a cluster's HTTP options.
 pub(crate) const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -84,6 +89,9 @@ pub(crate) const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// Envoy's published default, in percent, of the share of healthy endpoints below which all are used.
 pub(crate) const DEFAULT_PANIC_PERCENT: u8 = 50;
+
+/// All requests, in parts of a million.
+pub(crate) const WHOLE_PARTS: u32 = 1_000_000;
 
 /// The longest duration on the wire, 285 years: just below what Envoy takes, which counts nanoseconds in 64 bits.
 pub(crate) const DURATION_MAX: Duration = Duration::from_secs(9_000_000_000);

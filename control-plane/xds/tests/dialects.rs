@@ -68,7 +68,11 @@ fn nothing<T>(_: &mut T) {}
 fields! { route_fields:
     RouteConfig { name, virtual_hosts }
     VirtualHost { name, hosts, routes }
-    Route { name, matches, request_headers, response_headers, cors, action }
+    Route { name, matches, request_headers, response_headers, cors, rate_limit, fault, action }
+    RateLimit { name, requests, per, burst }
+    Fault { delay, abort }
+    FaultDelay { parts_per_million, duration }
+    FaultAbort { parts_per_million, answer }
     RouteMatch { path, method, headers, query }
     HeaderMatch { name, value }
     QueryMatch { name, value }
@@ -104,6 +108,8 @@ fn routes() -> RouteConfig {
                 request_headers: HeaderChanges::default(),
                 response_headers: HeaderChanges::default(),
                 cors: None,
+                rate_limit: None,
+                fault: None,
                 action: Action::Forward(Forward {
                     backends: vec![backend("portal.citizen:80", 1)],
                     mirrors: Vec::new(),
@@ -223,6 +229,44 @@ fn retried(config: &mut RouteConfig) {
     });
 }
 
+fn limited(config: &mut RouteConfig) {
+    route(config).rate_limit = Some(RateLimit {
+        name: "HTTPRoute/citizen/r#rules[0]".to_owned(),
+        requests: 1,
+        per: Duration::from_secs(1),
+        burst: 1,
+    });
+}
+
+fn harmed(config: &mut RouteConfig) {
+    route(config).fault = Some(Fault {
+        delay: Some(FaultDelay {
+            parts_per_million: 1,
+            duration: Duration::from_secs(1),
+        }),
+        abort: Some(FaultAbort {
+            parts_per_million: 1,
+            answer: AbortAnswer::Http(StatusCode::SERVICE_UNAVAILABLE),
+        }),
+    });
+}
+
+fn fault(config: &mut RouteConfig) -> &mut Fault {
+    route(config).fault.as_mut().expect("a fault")
+}
+
+fn delay(config: &mut RouteConfig) -> &mut FaultDelay {
+    fault(config).delay.as_mut().expect("a delay")
+}
+
+fn abort(config: &mut RouteConfig) -> &mut FaultAbort {
+    fault(config).abort.as_mut().expect("an answer")
+}
+
+fn limit(config: &mut RouteConfig) -> &mut RateLimit {
+    route(config).rate_limit.as_mut().expect("a limit")
+}
+
 fn retry(config: &mut RouteConfig) -> &mut RetryPolicy {
     forward(config).retry.as_mut().expect("a policy")
 }
@@ -276,6 +320,19 @@ const ROUTES: &[Row<RouteConfig>] = &[
     Row("OriginMatch.scheme", shared, |c| origin(c).scheme = Scheme::Http, [Said, Nothing, Said]),
     Row("OriginMatch.host", shared, |c| origin(c).host = HostMatch::Any, [Said, Nothing, Said]),
     Row("OriginMatch.port", shared, |c| origin(c).port = NonZeroU16::MIN, [Said, Nothing, Said]),
+    Row("Route.rate_limit", nothing, limited, [Said, No, Said]),
+    // That there is a limit is in the list whatever it is.
+    Row("RateLimit.name", limited, |c| limit(c).name = "x".to_owned(), [Said, Nothing, Said]),
+    Row("RateLimit.requests", limited, |c| limit(c).requests = 2, [Said, Nothing, Said]),
+    Row("RateLimit.per", limited, |c| limit(c).per = Duration::from_secs(2), [Said, Nothing, Said]),
+    Row("RateLimit.burst", limited, |c| limit(c).burst = 2, [Said, Nothing, Said]),
+    Row("Route.fault", nothing, harmed, [Said, Said, Said]),
+    Row("Fault.delay", harmed, |c| fault(c).delay = None, [Said, Said, Said]),
+    Row("Fault.abort", harmed, |c| fault(c).abort = None, [Said, Said, Said]),
+    Row("FaultDelay.parts_per_million", harmed, |c| delay(c).parts_per_million = 2, [Said, Said, Said]),
+    Row("FaultDelay.duration", harmed, |c| delay(c).duration = Duration::from_secs(2), [Said, Said, Said]),
+    Row("FaultAbort.parts_per_million", harmed, |c| abort(c).parts_per_million = 2, [Said, Said, Said]),
+    Row("FaultAbort.answer", harmed, |c| abort(c).answer = AbortAnswer::Grpc(14), [Said, Said, Said]),
     Row("Route.action", nothing, redirect, [Said, No, Said]),
     Row("Route.action", nothing, respond, [Said, No, Said]),
     Row("RouteMatch.path", nothing, |c| route(c).matches.path = PathMatch::Regex("/a.*".to_owned()), [Said, Said, Said]),

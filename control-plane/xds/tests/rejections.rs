@@ -31,6 +31,9 @@ use envoy_types::pb::envoy::config::route::v3::{
     RouteAction, RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster,
 };
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3::{Cors, CorsPolicy};
+use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
+use envoy_types::pb::envoy::extensions::filters::http::fault::v3::fault_abort::ErrorType;
+use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, http_filter,
@@ -135,6 +138,22 @@ fn sound_routes() -> Any {
             exposed_fields: Listed::These(vec![http::HeaderName::from_static("x-a")]),
             max_age_seconds: 5,
         }),
+        rate_limit: Some(model::RateLimit {
+            name: "r".to_owned(),
+            requests: 5,
+            per: Duration::from_secs(1),
+            burst: 2,
+        }),
+        fault: Some(model::Fault {
+            delay: Some(model::FaultDelay {
+                parts_per_million: 1,
+                duration: Duration::from_secs(1),
+            }),
+            abort: Some(model::FaultAbort {
+                parts_per_million: 1,
+                answer: model::AbortAnswer::Grpc(14),
+            }),
+        }),
         action: model::Action::Forward(Forward {
             backends: vec![backend("a.b:80", 9), backend("c.b:80", 1)],
             mirrors: vec![Mirror {
@@ -162,6 +181,8 @@ fn sound_routes() -> Any {
         name: name.to_owned(),
         request_headers: HeaderChanges::default(),
         response_headers: HeaderChanges::default(),
+        rate_limit: None,
+        fault: None,
         action,
         ..forward.clone()
     };
@@ -995,6 +1016,116 @@ fn mirrors() {
             "virtual_hosts[0].routes[0].route.request_mirror_policies[0].runtime_fraction.default_value.numerator",
             Problem::OutOfRange { .. }
         ),
+    );
+}
+
+/// Changes what the first route says to a filter.
+#[track_caller]
+fn filter<M: Message + Name + Default>(name: &str, change: impl FnOnce(&mut M), refused: Refused) {
+    route(
+        0,
+        |wire| {
+            let config = wire.typed_per_filter_config.get_mut(name).expect("its configuration");
+            *config = changed(config, change);
+        },
+        refused,
+    );
+}
+
+#[test]
+fn filters_of_routes() {
+    route(
+        0,
+        |r| {
+            r.typed_per_filter_config.insert("f".to_owned(), Any::default());
+        },
+        refused!(
+            "virtual_hosts[0].routes[0].typed_per_filter_config",
+            Problem::WithoutEffect
+        ),
+    );
+    let limit =
+        |change: fn(&mut LocalRateLimit), refused| filter("envoy.filters.http.local_ratelimit", change, refused);
+    macro_rules! at_limit {
+        ($field:literal, $problem:pat) => {
+            refused!(
+                concat!(
+                    "virtual_hosts[0].routes[0].typed_per_filter_config[\"envoy.filters.http.local_ratelimit\"].",
+                    $field
+                ),
+                $problem
+            )
+        };
+    }
+    limit(|l| l.stage = 1, at_limit!("stage", Problem::WithoutEffect));
+    limit(|l| l.stat_prefix.clear(), at_limit!("stat_prefix", Problem::Missing));
+    limit(
+        |l| l.filter_enabled = None,
+        at_limit!("filter_enabled", Problem::Missing),
+    );
+    limit(
+        |l| {
+            let share = l.filter_enforced.as_mut().expect("a share");
+            share.default_value.as_mut().expect("a value").numerator = 1;
+        },
+        at_limit!("filter_enforced.default_value", Problem::Unsupported { .. }),
+    );
+    limit(
+        |l| l.rate_limited_as_resource_exhausted = false,
+        at_limit!("rate_limited_as_resource_exhausted", Problem::Unsupported { .. }),
+    );
+    limit(
+        |l| l.enable_retry_after_header = false,
+        at_limit!("enable_retry_after_header", Problem::Unsupported { .. }),
+    );
+    limit(|l| l.token_bucket = None, at_limit!("token_bucket", Problem::Missing));
+    limit(
+        |l| l.token_bucket.as_mut().expect("one").max_tokens = 0,
+        at_limit!("token_bucket.max_tokens", Problem::OutOfRange { .. }),
+    );
+    limit(
+        |l| l.token_bucket.as_mut().expect("one").tokens_per_fill = Some(UInt32Value { value: 0 }),
+        at_limit!("token_bucket.tokens_per_fill", Problem::OutOfRange { .. }),
+    );
+    limit(
+        |l| l.token_bucket.as_mut().expect("one").fill_interval = None,
+        at_limit!("token_bucket.fill_interval", Problem::Missing),
+    );
+    let fault = |change: fn(&mut HttpFault), refused| filter("envoy.filters.http.fault", change, refused);
+    macro_rules! at_fault {
+        ($field:literal, $problem:pat) => {
+            refused!(
+                concat!(
+                    "virtual_hosts[0].routes[0].typed_per_filter_config[\"envoy.filters.http.fault\"].",
+                    $field
+                ),
+                $problem
+            )
+        };
+    }
+    fault(
+        |f| f.upstream_cluster = "a".to_owned(),
+        at_fault!("upstream_cluster", Problem::WithoutEffect),
+    );
+    fault(
+        |f| f.delay.as_mut().expect("one").percentage = None,
+        at_fault!("delay.percentage", Problem::Missing),
+    );
+    fault(
+        |f| f.delay.as_mut().expect("one").fault_delay_secifier = None,
+        at_fault!("delay.fixed_delay", Problem::Missing),
+    );
+    fault(
+        |f| f.abort.as_mut().expect("one").error_type = Some(ErrorType::GrpcStatus(17)),
+        at_fault!("abort.grpc_status", Problem::OutOfRange { .. }),
+    );
+    fault(
+        |f| f.abort.as_mut().expect("one").error_type = Some(ErrorType::HttpStatus(600)),
+        at_fault!("abort.http_status", Problem::OutOfRange { .. }),
+    );
+    fault(
+        |f| f.abort.as_mut().expect("one").response_body = "x".to_owned(),
+        at_fault!("abort.response_body", Problem::WithoutEffect),
     );
 }
 

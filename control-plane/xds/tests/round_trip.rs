@@ -179,10 +179,11 @@ fn dns_name() -> impl Strategy<Value = String> {
 
 /// Routes; the name is given by who collects them.
 fn route() -> BoxedStrategy<Route> {
-    let cors = option::of(cors());
-    let parts = (route_match(), header_changes(), header_changes(), cors, action());
+    let filters = (option::of(cors()), option::of(rate_limit()), option::of(fault()));
+    let parts = (route_match(), header_changes(), header_changes(), filters, action());
     parts
-        .prop_map(|(matches, request_headers, response_headers, cors, mut action)| {
+        .prop_map(|(matches, request_headers, response_headers, filters, mut action)| {
+            let (cors, rate_limit, fault) = filters;
             let rewrites: Vec<_> = match &mut action {
                 Action::Forward(forward) => {
                     let of_backends = forward.backends.iter_mut().flat_map(|backend| {
@@ -208,10 +209,38 @@ fn route() -> BoxedStrategy<Route> {
                 request_headers,
                 response_headers,
                 cors,
+                rate_limit,
+                fault,
                 action,
             }
         })
         .boxed()
+}
+
+fn fault() -> impl Strategy<Value = Fault> {
+    let answer = prop_oneof![
+        status(200..=599).prop_map(AbortAnswer::Http),
+        (1..=16_u32).prop_map(AbortAnswer::Grpc),
+    ];
+    let delay = (0..=1_000_000_u32, duration()).prop_map(|(parts_per_million, duration)| FaultDelay {
+        parts_per_million,
+        duration,
+    });
+    let abort = (0..=1_000_000_u32, answer).prop_map(|(parts_per_million, answer)| FaultAbort {
+        parts_per_million,
+        answer,
+    });
+    (option::of(delay), option::of(abort)).prop_map(|(delay, abort)| Fault { delay, abort })
+}
+
+fn rate_limit() -> impl Strategy<Value = RateLimit> {
+    let parts = (".{1,30}", 1..=u32::MAX, duration(), 1..=u32::MAX);
+    parts.prop_map(|(name, requests, per, burst)| RateLimit {
+        name,
+        requests,
+        per,
+        burst,
+    })
 }
 
 fn route_match() -> impl Strategy<Value = RouteMatch> {

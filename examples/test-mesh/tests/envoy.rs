@@ -414,6 +414,32 @@ async fn an_endpoint_that_fails_is_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_route_policy_is_told_in_its_own_filters() {
+    let mesh = TestMesh::start().await;
+    let a = mesh.service("a", echo("a")).await;
+    let envoy = Envoy::start(&mesh, "envoy-1", VARIANTS[1], json!({"services": ["a"]})).await;
+    let outbound = envoy.outbound().await;
+    until_answer(outbound, "a", "/", 200, "a/").await;
+    let policy = |fields: Value| {
+        let mut spec = fields;
+        spec["targetRefs"] = json!([{"group": "", "kind": "Service", "name": "a"}]);
+        let metadata = json!({"name": "p", "namespace": "default"});
+        json!({"apiVersion": "weir.dev/v1", "kind": "RoutePolicy", "metadata": metadata, "spec": spec}).to_string()
+    };
+    let abort = json!({"percent": 100, "status": 418});
+    let delay = json!({"percent": 100, "duration": "1ms"});
+    mesh.apply(&policy(json!({"fault": {"delay": delay, "abort": abort}})))
+        .await;
+    until_answer(outbound, "a", "/", 418, "fault filter abort").await;
+    let before = a.seen().len();
+    let limit = json!({"requests": 1, "per": "1h", "burst": 2});
+    let retry = json!({"on": ["5xx", "unavailable"], "backoff": {"base": "10ms", "max": "20ms"}, "methods": "Any"});
+    mesh.apply(&policy(json!({"rateLimit": limit, "retry": retry}))).await;
+    until_answer(outbound, "a", "/", 429, "local_rate_limited").await;
+    assert_eq!(a.seen().len(), before + 2, "a burst of two came through");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_it_cannot_do_and_what_it_refuses_is_said() {
     let mesh = TestMesh::start().await;
     let _a = mesh.service("a", echo("a")).await;

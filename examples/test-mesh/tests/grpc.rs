@@ -427,3 +427,42 @@ async fn without_xds_it_goes_through_two_sidecars() {
     let requests = caller.metric("weir_requests_total", &["direction=\"outbound\""]).await;
     assert!(requests >= 4.0, "by the sidecar: {requests}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn faults_are_its_own_and_what_of_a_route_policy_it_cannot_do_is_the_policys() {
+    let mesh = TestMesh::start().await;
+    let server = Server::start("a").await;
+    plain(&mesh, "one", &[&server]).await;
+    let mut client = Client::start(&mesh, "default/grpc-1");
+    assert_eq!(client.unary(ONE, SAY, "hi").await, "a:hi");
+    let policy = json!({
+        "apiVersion": "weir.dev/v1", "kind": "RoutePolicy", "metadata": {"name": "p", "namespace": "default"},
+        "spec": {
+            "targetRefs": [{"group": "", "kind": "Service", "name": "one"}],
+            "fault": {"abort": {"percent": 100, "grpcStatus": 9}},
+            "rateLimit": {"requests": 1},
+        },
+    });
+    mesh.apply(&policy.to_string()).await;
+    let path = "/apis/weir.dev/v1/namespaces/default/routepolicies/p";
+    let why = until("the limit to be said", || async {
+        let policy = mesh.api(Method::GET, path, None).await.json();
+        let conditions = policy.pointer("/status/ancestors/0/conditions")?.as_array()?;
+        let rejected = conditions.iter().find(|condition| condition["reason"] == "Rejected")?;
+        Some(rejected["message"].as_str()?.to_owned())
+    })
+    .await;
+    let expect = "in force on 0 of 1; default/grpc-1 rejected: not sent: Service/default/one limits the rate of calls, \
+                  which a gRPC client can't; all are made";
+    assert_eq!(why, expect);
+    // It takes what it is told a moment after it is told.
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let said = client.unary(ONE, SAY, "hi").await;
+        if said == "FAILED_PRECONDITION" {
+            break;
+        }
+        assert_eq!(said, "a:hi");
+        assert!(Instant::now() < until, "the fault to be injected");
+    }
+}

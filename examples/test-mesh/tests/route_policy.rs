@@ -228,3 +228,188 @@ async fn a_call_is_made_again_on_the_statuses_that_a_policy_names() {
     let answer = call(&a, "/echo.Echo/Say").await;
     assert_eq!((answer.header("grpc-status"), b.seen().len()), (Some("0"), 6));
 }
+
+fn why(answer: &Answer) -> &str {
+    answer.header("proxy-status").unwrap_or("nothing: the app answered")
+}
+
+/// The statuses of so many answers.
+async fn statuses(a: &Member, url: &str, count: usize) -> Vec<u16> {
+    let mut statuses = Vec::new();
+    for _ in 0..count {
+        statuses.push(a.get(url).await.status.as_u16());
+    }
+    statuses
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_over_a_limit_is_told_when_to_come_again() {
+    let mesh = TestMesh::start().await;
+    let b = mesh.service("b", Script::answer(200, "b")).await;
+    let a = caller(&mesh).await;
+    mesh.apply_in_force(&policy("p", SERVICE, "rateLimit: {requests: 1, per: 1h, burst: 3}"))
+        .await;
+    assert_eq!(statuses(&a, "http://b/", 5).await, [200, 200, 200, 429, 429]);
+    let over = a.get("http://b/").await;
+    let wait: u64 = over.header("retry-after").expect("a field").parse().expect("seconds");
+    assert!((1_000..=3_600).contains(&wait), "{wait}");
+    let said = "weir/default/a; error=http_request_denied; details=\"Service/default/b takes 1 requests in 3600s";
+    assert!(why(&over).starts_with(said), "{}", why(&over));
+    assert!(
+        over.text().contains("change the RoutePolicy's rateLimit"),
+        "{}",
+        over.text()
+    );
+    // By another name for it, too.
+    assert_eq!(
+        a.get("http://b.default:80/").await.status,
+        StatusCode::TOO_MANY_REQUESTS
+    );
+    assert_eq!(b.seen().len(), 3);
+    // What is spent stays spent, whatever becomes of the policy.
+    let more = "rateLimit: {requests: 1, per: 1h, burst: 4}, retry: {attempts: 2}";
+    mesh.apply_in_force(&policy("p", SERVICE, more)).await;
+    assert_eq!(statuses(&a, "http://b/", 2).await, [200, 429]);
+    assert_eq!(a.metric("weir_rate_limited_total", &[]).await, 5.0);
+    let call = call(&a, "/echo.Echo/Say").await;
+    assert_eq!((call.status, call.header("grpc-status")), (StatusCode::OK, Some("8")));
+    let pushback = call.header("grpc-retry-pushback-ms").expect("a field");
+    assert!(pushback.parse::<u64>().is_ok_and(|wait| wait > 1_000_000), "{pushback}");
+    let (_, log) = a.stop().await;
+    let limited = log.iter().filter(|line| line["weir.flag"] == "rate_limited");
+    assert_eq!(limited.count(), 6, "{log:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_rule_has_a_limit_of_its_own() {
+    let mesh = TestMesh::start().await;
+    let _b = mesh.service("b", Script::answer(200, "b")).await;
+    let a = caller(&mesh).await;
+    mesh.apply_in_force(RULES).await;
+    mesh.apply_in_force(&policy("p", ROUTE, "rateLimit: {requests: 1, per: 1h, burst: 2}"))
+        .await;
+    assert_eq!(statuses(&a, "http://b/pay", 3).await, [200, 200, 429]);
+    assert_eq!(statuses(&a, "http://b/", 3).await, [200, 200, 429]);
+    let question = "/explain?url=http://b/pay";
+    let said = a.admin(Method::POST, question).await.json();
+    assert_eq!(said["route"]["rate_limit"]["name"], "HTTPRoute/default/b#rules[0:pay]");
+    assert_eq!(
+        (&said["outcome"]["status"], &said["outcome"]["flag"]),
+        (&429.into(), &"rate_limited".into())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pages_question_whether_it_may_is_no_use_of_a_rule() {
+    let mesh = TestMesh::start().await;
+    let _b = mesh.service("b", Script::answer(200, "b")).await;
+    let a = caller(&mesh).await;
+    mesh.apply_in_force(
+        "
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: b, namespace: default}
+spec:
+  parentRefs: [{group: '', kind: Service, name: b}]
+  rules:
+  - filters: [{type: CORS, cors: {allowOrigins: ['https://www.page.example'], allowMethods: ['*']}}]
+    backendRefs: [{name: b, port: 80}]
+",
+    )
+    .await;
+    let limited = "rateLimit: {requests: 1, per: 1h, burst: 1}, fault: {abort: {percent: 100, status: 500}}";
+    mesh.apply_in_force(&policy("p", ROUTE, limited)).await;
+    for (method, status) in [
+        (Method::OPTIONS, 204),
+        (Method::GET, 500),
+        (Method::GET, 429),
+        (Method::OPTIONS, 204),
+    ] {
+        let mut request = request(method.clone(), "http://b/");
+        let headers = request.headers_mut();
+        headers.insert("origin", HeaderValue::from_static("https://www.page.example"));
+        if method == Method::OPTIONS {
+            headers.insert("access-control-request-method", HeaderValue::from_static("GET"));
+        }
+        let answer = a.call(request).await;
+        assert_eq!(answer.status.as_u16(), status, "{method}");
+        let origin = answer.header("access-control-allow-origin");
+        assert_eq!(
+            origin,
+            Some("https://www.page.example"),
+            "the page can read each of these"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fault_answers_in_the_upstreams_place_and_counts_against_nobody() {
+    let mesh = TestMesh::start().await;
+    let b = mesh.service("b", Script::answer(200, "b")).await;
+    let a = caller(&mesh).await;
+    mesh.apply(
+        "{apiVersion: weir.dev/v1, kind: BackendPolicy, metadata: {name: b, namespace: default}, spec: {
+           targetRefs: [{group: '', kind: Service, name: b}],
+           circuitBreaker: {failures: {percent: 1, minRequests: 1, openFor: 10m}},
+           outlierDetection: {consecutive5xxErrors: 1, maxEjectionPercent: 100}}}",
+    )
+    .await;
+    // Nobody is sent to, so that there is nothing to send again either.
+    let retry = "retry: {on: [5xx], attempts: 3}";
+    let fault = |percent: u8| format!("{retry}, fault: {{abort: {{percent: {percent}, status: 503}}}}");
+    mesh.apply_in_force(&policy("p", SERVICE, &fault(100))).await;
+    assert_eq!(statuses(&a, "http://b/", 5).await, [503; 5]);
+    let answer = a.get("http://b/").await;
+    let said = "weir/default/a; error=proxy_internal_response; details=\"a fault that is injected by the policy of \
+                Service/default/b\"";
+    assert_eq!(why(&answer), said);
+    // What 503 means to a gRPC client.
+    assert_eq!(call(&a, "/echo.Echo/Say").await.header("grpc-status"), Some("14"));
+    assert_eq!(b.seen().len(), 0);
+    assert_eq!(a.metric("weir_faults_injected_total", &["kind=\"abort\""]).await, 7.0);
+    mesh.apply_in_force(&policy("p", SERVICE, &fault(0))).await;
+    assert_eq!(statuses(&a, "http://b/", 5).await, [200; 5]);
+    assert_eq!(a.metric("weir_faults_injected_total", &["kind=\"abort\""]).await, 7.0);
+    assert_eq!(a.metric("weir_breaker_opened_total", &[]).await, 0.0);
+    assert_eq!(a.metric("weir_outlier_ejections_total", &[]).await, 0.0);
+    assert_eq!(a.metric("weir_retries_total", &[]).await, 0.0);
+    let (_, log) = a.stop().await;
+    assert_eq!(
+        log.iter().filter(|line| line["weir.flag"] == "fault").count(),
+        7,
+        "{log:#?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delay_is_within_the_requests_time_and_goes_before_an_answer() {
+    let mesh = TestMesh::start().await;
+    let b = mesh.service("b", Script::answer(200, "b")).await;
+    let a = caller(&mesh).await;
+    let delays = |duration: &str| format!("fault: {{delay: {{percent: 100, duration: {duration}}}}}");
+    mesh.apply_in_force(&policy("p", SERVICE, &delays("1ms"))).await;
+    assert_eq!(a.get("http://b/").await.status, StatusCode::OK);
+    assert_eq!(a.metric("weir_faults_injected_total", &["kind=\"delay\""]).await, 1.0);
+    // Ten minutes, of which the request has a tenth of a second.
+    let within = |time: &str| {
+        format!(
+            "{{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: b, namespace: default}}, \
+               spec: {{parentRefs: [{{group: '', kind: Service, name: b}}], rules: [{{timeouts: {{request: {time}}}, \
+               backendRefs: [{{name: b, port: 80}}]}}]}}}}"
+        )
+    };
+    mesh.apply_in_force(&within("100ms")).await;
+    let both = "fault: {delay: {percent: 100, duration: 10m}, abort: {percent: 100, grpcStatus: 5}}";
+    mesh.apply_in_force(&policy("p", SERVICE, both)).await;
+    let late = a.get("http://b/").await;
+    assert_eq!(late.status, StatusCode::GATEWAY_TIMEOUT);
+    assert!(why(&late).contains("error=http_response_timeout"), "{}", why(&late));
+    assert_eq!(b.seen().len(), 1);
+    mesh.apply_in_force(&within("5m")).await;
+    let soon = "fault: {delay: {percent: 100, duration: 1ms}, abort: {percent: 100, grpcStatus: 5}}";
+    mesh.apply_in_force(&policy("p", SERVICE, soon)).await;
+    // What NOT_FOUND is over HTTP.
+    assert_eq!(a.get("http://b/").await.status, StatusCode::NOT_FOUND);
+    assert_eq!(a.metric("weir_faults_injected_total", &["kind=\"delay\""]).await, 3.0);
+    assert_eq!(a.metric("weir_faults_injected_total", &["kind=\"abort\""]).await, 1.0);
+}

@@ -74,8 +74,61 @@ pub struct Route {
     pub response_headers: HeaderChanges,
     /// Which pages of other origins may use it; `None`: what the app says of that stands.
     pub cors: Option<Cors>,
+    /// How many requests it takes; the others are answered with 429. `None`: all.
+    pub rate_limit: Option<RateLimit>,
+    /// What happens on purpose to those that it takes; `None`: nothing.
+    pub fault: Option<Fault>,
     /// What becomes of the request.
     pub action: Action,
+}
+
+/// How many requests come through, by proxy. Limits of one name are one, wherever it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    /// Whose it is, for people: that of a rule, `HTTPRoute/citizen/health-code#rules[0]`.
+    pub name: String,
+    /// So many, from 1.
+    pub requests: u32,
+    /// In this time, longer than 0, in the long run.
+    pub per: Duration,
+    /// So many at once, from 1, if none came before.
+    pub burst: u32,
+}
+
+/// What happens to requests on purpose, so that it is seen how callers bear it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Some wait first.
+    pub delay: Option<FaultDelay>,
+    /// Some are answered instead of being sent; after their wait, if they wait.
+    pub abort: Option<FaultAbort>,
+}
+
+/// Which requests wait, and how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FaultDelay {
+    /// How many in a million; at most all.
+    pub parts_per_million: u32,
+    /// How long, more than 0.
+    pub duration: Duration,
+}
+
+/// Which requests are answered, and with what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FaultAbort {
+    /// How many in a million; at most all.
+    pub parts_per_million: u32,
+    /// With what.
+    pub answer: AbortAnswer,
+}
+
+/// The answer of a fault; a caller of the other kind gets what it means there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AbortAnswer {
+    /// This status, 200 to 599.
+    Http(StatusCode),
+    /// This gRPC status, 1 to 16.
+    Grpc(u32),
 }
 
 /// Which requests a route takes: all conditions hold.

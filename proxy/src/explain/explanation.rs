@@ -7,11 +7,13 @@ use serde::Serialize;
 use weir_policy::breaker::{BreakerState, Refusal};
 use weir_policy::cors::{self, Next};
 use weir_policy::model::{
-    Action, BackendFilters, Cors, DirectResponse, Forward, HeaderChanges, HostMatch, Listed, Mirror, OriginMatch,
-    PathRewrite, Redirect, RetryMethods, RetryPolicy, Rewrite, Route, Timeouts, WeightedBackend,
+    Action, BackendFilters, Cors, DirectResponse, Fault, Forward, HeaderChanges, HostMatch, Listed, Mirror,
+    OriginMatch, PathRewrite, RateLimit, Redirect, RetryMethods, RetryPolicy, Rewrite, Route, Timeouts,
+    WeightedBackend,
 };
 use weir_policy::names::{ListenerName, WorkloadName};
 use weir_policy::route::{self, HostEntry, RequestFacts, RouteId, RouteTable, Unmet};
+use weir_policy::split::draws;
 use weir_policy::time::Time;
 use weir_xds::ResourceType;
 
@@ -22,7 +24,7 @@ use crate::mesh::status::{self, ClusterStatus, Matches};
 use crate::mesh::{Connected, LinkStatus, ResourceStatus, Unavailable};
 use crate::outbound::CONFIG_WAIT;
 use crate::plan::{self, RequestPlan};
-use crate::snapshot::{Backend, Lookup, Service, Snapshot};
+use crate::snapshot::{Backend, Lookup, Service, ServiceRoute, Snapshot};
 
 /// What is known when a request is explained.
 pub(super) struct Facts<'a> {
@@ -120,8 +122,44 @@ struct RoutePart {
     /// Which pages may use it.
     #[serde(skip_serializing_if = "Option::is_none")]
     cors: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate_limit: Option<RateLimitPart>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fault: Option<FaultPart>,
     #[serde(flatten)]
     forward: Option<ForwardPart>,
+}
+
+/// How many requests come through.
+#[derive(Debug, Serialize)]
+struct RateLimitPart {
+    /// Whose limit it is.
+    name: String,
+    requests: u32,
+    per_ms: u128,
+    burst: u32,
+}
+
+/// What happens to requests on purpose.
+#[derive(Debug, Serialize)]
+struct FaultPart {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delay: Option<DelayPart>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    abort: Option<AbortPart>,
+}
+
+#[derive(Debug, Serialize)]
+struct DelayPart {
+    percent: f64,
+    duration_ms: u128,
+}
+
+#[derive(Debug, Serialize)]
+struct AbortPart {
+    percent: f64,
+    status: u16,
+    grpc_status: u32,
 }
 
 /// The policies of a route that forwards.
@@ -285,6 +323,8 @@ impl Explanation {
         if let Some(outcome) = preflight(route, head)? {
             return Ok(outcome);
         }
+        let compiled = service.route(id);
+        in_the_way(route, compiled, facts.now)?;
         match &route.action {
             Action::Respond(DirectResponse { status, body: _ }) => Ok(Outcome::answer(
                 "respond",
@@ -294,7 +334,7 @@ impl Explanation {
             Action::Redirect(Redirect { status, .. }) => {
                 let location = match plan::plan(head, service, 0).plan? {
                     RequestPlan::Answer(answer) => answer.headers.get(http::header::LOCATION).cloned(),
-                    RequestPlan::Forward(_) => None,
+                    RequestPlan::Preflight(_) | RequestPlan::Forward(_) => None,
                 };
                 let location = location.as_ref().and_then(|location| location.to_str().ok());
                 let why = format!("the route redirects to {}", location.unwrap_or("nowhere"));
@@ -302,8 +342,8 @@ impl Explanation {
             }
             Action::Forward(forward) => {
                 shown.forward = Some(ForwardPart::new(forward, route, head));
-                let compiled = service.route(id).map(|compiled| compiled.backends.as_slice());
-                self.draw_backend(facts, route, forward, compiled.unwrap_or_default())
+                let backends = compiled.map(|compiled| compiled.backends.as_slice());
+                self.draw_backend(facts, route, forward, backends.unwrap_or_default())
             }
         }
     }
@@ -415,6 +455,8 @@ impl RoutePart {
             request_headers: changes(&route.request_headers),
             response_headers: changes(&route.response_headers),
             cors: route.cors.as_ref().map(pages),
+            rate_limit: route.rate_limit.as_ref().map(rate_limit),
+            fault: route.fault.as_ref().map(fault),
             forward: None,
         }
     }
@@ -470,6 +512,36 @@ impl ForwardPart {
             },
             retry,
         }
+    }
+}
+
+fn rate_limit(limit: &RateLimit) -> RateLimitPart {
+    let RateLimit {
+        name,
+        requests,
+        per,
+        burst,
+    } = limit;
+    RateLimitPart {
+        name: name.clone(),
+        requests: *requests,
+        per_ms: per.as_millis(),
+        burst: *burst,
+    }
+}
+
+fn fault(fault: &Fault) -> FaultPart {
+    let percent = |parts_per_million: u32| f64::from(parts_per_million) / 10_000.0;
+    FaultPart {
+        delay: fault.delay.map(|delay| DelayPart {
+            percent: percent(delay.parts_per_million),
+            duration_ms: delay.duration.as_millis(),
+        }),
+        abort: fault.abort.map(|abort| AbortPart {
+            percent: percent(abort.parts_per_million),
+            status: abort.answer.status().as_u16(),
+            grpc_status: abort.answer.grpc_status(),
+        }),
     }
 }
 
@@ -530,6 +602,23 @@ fn passed_over(table: &RouteTable, all: &[(RouteId, Unmet<'_>)], headers: &Heade
     PassedOver {
         total: all.len(),
         routes: routes.collect(),
+    }
+}
+
+/// What of a route's policy stands in the way of a request now: a limit that is reached, a fault that meets all.
+fn in_the_way(route: &Route, compiled: Option<&ServiceRoute>, now: Time) -> Result<(), ProxyError> {
+    if let Some(limit) = compiled.and_then(|compiled| compiled.limit.as_ref()) {
+        limit.would_admit(now).map_err(|retry_after| ProxyError::RateLimited {
+            limit: limit.config.clone(),
+            retry_after,
+        })?;
+    }
+    match route.fault.and_then(|fault| fault.abort) {
+        Some(abort) if draws(abort.parts_per_million, u64::MAX) => Err(ProxyError::Injected {
+            route: route.name.clone(),
+            answer: abort.answer,
+        }),
+        Some(_) | None => Ok(()),
     }
 }
 

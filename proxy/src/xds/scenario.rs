@@ -15,7 +15,7 @@ use weir_xds::{ResourceType, encode, node};
 use super::state::{Input, Outputs, Settings, State};
 use crate::clock::Clock;
 use crate::mesh::LinkStatus;
-use crate::snapshot::{self, Backend, ClusterStates, Lookup, Snapshot};
+use crate::snapshot::{self, Backend, Lookup, Snapshot, States};
 
 /// The listener of service `a` on port 80, by its name.
 pub(crate) fn listener_name(short: &str) -> ListenerName {
@@ -84,6 +84,8 @@ fn to(path: PathMatch, clusters: &[&str]) -> VirtualHost {
             request_headers: Default::default(),
             response_headers: Default::default(),
             cors: None,
+            rate_limit: None,
+            fault: None,
             action: Action::Forward(Forward {
                 backends: clusters.iter().map(backend).collect(),
                 mirrors: Vec::new(),
@@ -244,7 +246,7 @@ pub(crate) struct Scenario {
     pub(crate) state: State,
     pub(crate) now: Time,
     pub(crate) snapshot: Snapshot,
-    pub(crate) states: ClusterStates,
+    pub(crate) states: States,
     pub(crate) status: LinkStatus,
     pub(crate) kept: u32,
     pub(crate) reasons: Vec<String>,
@@ -258,7 +260,7 @@ impl Scenario {
             state: State::new(settings, node),
             now: Time::from_nanos(1),
             snapshot: Snapshot::default(),
-            states: ClusterStates::new(Clock::start(), Locality::default()),
+            states: States::new(Clock::start(), Locality::default()),
             status: LinkStatus::default(),
             kept: 0,
             reasons: Vec::new(),

@@ -26,6 +26,15 @@ metadata: {name: for-shop, namespace: default}
 spec:
   targetRefs: [{group: '', kind: Service, name: shop}]
   circuitBreaker: {maxRequests: 99}
+---
+apiVersion: weir.dev/v1
+kind: RoutePolicy
+metadata: {name: for-routes, namespace: default}
+spec:
+  targetRefs: [{group: '', kind: Service, name: shop}]
+  retry: {on: [5xx], codes: [429], methods: Any}
+  rateLimit: {requests: 5, burst: 50}
+  fault: {delay: {percent: 1, duration: 2s}, abort: {percent: 0, status: 503}}
 ";
 
 #[tokio::test]
@@ -67,7 +76,9 @@ async fn a_request_is_explained_from_anywhere() {
             "not by    HTTPRoute/default/shop#rules[0].matches[0] (path under /cart, header x-group = beta): ",
             "header x-group holds another value\n",
             "route     HTTPRoute/default/shop#rules[1].matches[0] (path under /cart)\n",
-            "has 9000 ms in all; is sent again only where that is safe for every request\n",
+            "has 9000 ms in all; is sent again up to 1 times on 5xx, 429, whatever the method, after 25 ms first; ",
+            "takes 5 requests in 1000 ms, 50 at once; lets 1 % of its requests wait 2000 ms on purpose; ",
+            "answers 0 % of its requests on purpose, with 503 or grpc-status 14\n",
             "backend   shop.default:80 (weight 1, 100.0 %): http1, peak_ewma, breaker closed, requests 0 of 99",
             "made from Service/default/shop, BackendPolicy/default/for-shop\n",
             &inbound,

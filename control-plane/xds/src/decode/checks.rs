@@ -8,7 +8,8 @@ use std::time::Duration;
 use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use envoy_types::pb::envoy::config::core::v3::{AggregatedConfigSource, ApiVersion, ConfigSource, Metadata};
 use envoy_types::pb::envoy::config::route::v3::FilterConfig;
-use envoy_types::pb::envoy::r#type::v3::Percent;
+use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
+use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, Percent};
 use envoy_types::pb::google::protobuf;
 use envoy_types::pb::google::protobuf::{Any, UInt32Value};
 use http::StatusCode;
@@ -16,7 +17,7 @@ use prost::{Message, Name};
 use weir_policy::names::NameError;
 
 use super::at::{At, Fault, take};
-use crate::meaning::{DURATION_MAX, METADATA_KEY};
+use crate::meaning::{DURATION_MAX, METADATA_KEY, WHOLE_PARTS};
 use crate::rejection::Problem;
 
 /// The longest text of a condition, path or name, in characters: the Gateway API's longest is 4096.
@@ -143,6 +144,21 @@ pub(super) fn number_or(wire: Option<UInt32Value>, default: u32) -> u32 {
         Some(UInt32Value { value }) => value,
         None => default,
     }
+}
+
+/// A share in parts of a million.
+pub(super) fn parts_per_million(at: &At<'_>, wire: FractionalPercent) -> Result<u32, Fault> {
+    take!(at, wire, FractionalPercent { numerator, denominator; });
+    let whole: u32 = match at.field("denominator").known(denominator)? {
+        DenominatorType::Hundred => 100,
+        DenominatorType::TenThousand => 10_000,
+        DenominatorType::Million => WHOLE_PARTS,
+    };
+    if numerator > whole {
+        let allowed = "at most the denominator";
+        return Err(at.field("numerator").fault(numerator, Problem::OutOfRange { allowed }));
+    }
+    Ok(numerator * (WHOLE_PARTS / whole))
 }
 
 /// A share in percent that is not 0.

@@ -11,8 +11,6 @@ use envoy_types::pb::envoy::config::route::v3::route_action::{
 };
 use envoy_types::pb::envoy::config::route::v3::weighted_cluster::{ClusterWeight, cluster_weight};
 use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, RetryPolicy, RouteAction, WeightedCluster};
-use envoy_types::pb::envoy::r#type::v3::FractionalPercent;
-use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
 use weir_policy::model;
 use weir_policy::model::{
     BackendFilters, Backoff, Cors, Mirror, PathMatch, PathRewrite, Redirect, RetryMethods, RetryOn, Rewrite, Timeouts,
@@ -20,10 +18,12 @@ use weir_policy::model::{
 };
 
 use super::at::{At, Fault, take};
-use super::checks::{duration, name, number_or, own_filter_config, positive, status, unpack};
+use super::checks::{duration, name, number_or, own_filter_config, parts_per_million, positive, status, unpack};
 use super::rewrite::{rewritten_host, rewritten_path};
 use super::{cors, headers, hosts, redirect};
-use crate::meaning::{DEFAULT_BACKOFF, DEFAULT_TIMEOUT, METADATA_KEY, METHOD, RETRIABLE_STATUS_CODES, longest_backoff};
+use crate::meaning::{
+    DEFAULT_BACKOFF, DEFAULT_TIMEOUT, METADATA_KEY, METHOD, RETRIABLE_STATUS_CODES, WHOLE_PARTS, longest_backoff,
+};
 use crate::rejection::Problem;
 use crate::v1;
 
@@ -222,24 +222,7 @@ fn mirror(at: &At<'_>, wire: RequestMirrorPolicy) -> Result<Mirror, Fault> {
     })
 }
 
-fn parts_per_million(at: &At<'_>, wire: FractionalPercent) -> Result<u32, Fault> {
-    take!(at, wire, FractionalPercent { numerator, denominator; });
-    let whole: u32 = match at.field("denominator").known(denominator)? {
-        DenominatorType::Hundred => 100,
-        DenominatorType::TenThousand => 10_000,
-        DenominatorType::Million => WHOLE_PARTS,
-    };
-    if numerator > whole {
-        let allowed = "at most the denominator";
-        return Err(at.field("numerator").fault(numerator, Problem::OutOfRange { allowed }));
-    }
-    Ok(numerator * (WHOLE_PARTS / whole))
-}
-
 const OWN_FILTERS: &str = "a weir.v1.BackendFilters";
-
-/// Every request, in parts of a million.
-const WHOLE_PARTS: u32 = 1_000_000;
 
 struct Retries {
     policy: Option<model::RetryPolicy>,

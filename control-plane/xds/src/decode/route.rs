@@ -12,11 +12,12 @@ use weir_policy::model::{HostMatch, PathMatch};
 
 use super::at::{At, Fault, take};
 use super::checks::{own_metadata, status, text, unpack};
+use super::filters::filters;
 use super::forward::{forward, shares};
 use super::matches::route_match;
 use super::redirect::redirect;
-use super::{cors, headers, hosts};
-use crate::meaning::{CORS_FILTER, METADATA_KEY};
+use super::{headers, hosts};
+use crate::meaning::METADATA_KEY;
 use crate::rejection::Problem;
 use crate::v1;
 
@@ -140,14 +141,7 @@ fn route(at: &At<'_>, wire: Route) -> Result<model::Route, Fault> {
         }
         None => return Err(at.field("route").fault("", Problem::Missing)),
     };
-    let at_config = at.field("typed_per_filter_config");
-    let mut cors = None;
-    for (key, any) in typed_per_filter_config {
-        if key != CORS_FILTER {
-            return Err(at_config.fault(format_args!("{key:?}"), Problem::WithoutEffect));
-        }
-        cors = Some(cors::policy(&at_config.key(CORS_FILTER), &any)?);
-    }
+    let filters = filters(&at.field("typed_per_filter_config"), typed_per_filter_config)?;
     Ok(model::Route {
         name: text(&at.field("name"), name)?,
         matches,
@@ -163,7 +157,9 @@ fn route(at: &At<'_>, wire: Route) -> Result<model::Route, Fault> {
             &at.field("response_headers_to_remove"),
             response_headers_to_remove,
         )?,
-        cors,
+        cors: filters.cors,
+        rate_limit: filters.rate_limit,
+        fault: filters.fault,
         action,
     })
 }

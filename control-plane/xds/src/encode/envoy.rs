@@ -33,8 +33,8 @@ use weir_policy::model::{Balancing, EndpointHealth};
 
 use super::not_sent::{NotSent, Notes, PolicyField, Sent};
 use super::{
-    by_locality, duration, envoy_cors, envoy_route, health_status, host, http_options, lb_config, number, outlier,
-    over_ads, pack, rds, router_filter, socket,
+    by_locality, duration, envoy_cors, envoy_route, filters, health_status, host, http_options, lb_config, number,
+    outlier, over_ads, pack, rds, router_filter, socket,
 };
 use crate::envoy_node::{InboundPort, InboundProtocol};
 use crate::meaning::{HTTP_OPTIONS, METADATA_KEY};
@@ -64,7 +64,9 @@ impl Hosts {
 /// The listener where the app of an Envoy sends its calls. Its routes are [`outbound_routes`].
 pub fn outbound_listener(listen: SocketAddr) -> Any {
     let routes = rds(OUTBOUND.to_owned());
-    let filters = vec![envoy_cors::filter(), router_filter()];
+    let mut filters = vec![envoy_cors::filter()];
+    filters.extend(filters::of_listener());
+    filters.push(router_filter());
     listener(OUTBOUND.to_owned(), listen, TrafficDirection::Outbound, filters, routes)
 }
 

@@ -1,5 +1,7 @@
 //! CORS in Envoy's terms: a filter that does what routes and their backends say of it.
 
+use std::collections::HashMap;
+
 use envoy_types::pb::envoy::config::core::v3::HeaderValueOption;
 use envoy_types::pb::envoy::config::route::v3::route::Action;
 use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
@@ -13,8 +15,8 @@ use weir_policy::model;
 use weir_policy::model::{HeaderChanges, Listed};
 
 use super::not_sent::Notes;
-use super::pack;
-use super::route::{cors_config, header_options, removed};
+use super::route::{header_options, removed};
+use super::{filters, pack};
 use crate::meaning::CORS_FILTER;
 
 /// The filter, which does nothing for routes that say nothing of it.
@@ -64,7 +66,8 @@ impl Policies {
         match self {
             Policies::OfRoute(None) => {}
             Policies::OfRoute(Some(cors)) => {
-                route.typed_per_filter_config = cors_config(Some(cors));
+                let configs = std::mem::take(&mut route.typed_per_filter_config);
+                route.typed_per_filter_config = filters::with_cors(configs, cors);
                 speaks_alone(
                     &mut route.response_headers_to_add,
                     &mut route.response_headers_to_remove,
@@ -80,7 +83,7 @@ impl Policies {
                 };
                 for (cluster, cors) in weighted.clusters.iter_mut().zip(policies) {
                     let Some(cors) = cors else { continue };
-                    cluster.typed_per_filter_config = cors_config(Some(cors));
+                    cluster.typed_per_filter_config = filters::with_cors(HashMap::new(), cors);
                     speaks_alone(
                         &mut cluster.response_headers_to_add,
                         &mut cluster.response_headers_to_remove,

@@ -25,7 +25,7 @@ use super::route::{
     direct_response, forward_action, header_matcher, header_options, redirect_action, regex_matcher, removed,
     retry_back_off, route_match, string_matcher, take_mirrors,
 };
-use super::{duration, envoy_cors, number, pack, re2};
+use super::{duration, envoy_cors, filters, number, pack, re2};
 use crate::meaning::{METHOD, retry_words};
 
 /// The virtual hosts that requests for these names use. A name that none of `hosts` takes has one without routes, which
@@ -132,6 +132,8 @@ fn route(route: &model::Route, notes: &mut Notes) -> Vec<Route> {
         request_headers,
         response_headers,
         cors,
+        rate_limit: _,
+        fault: _,
         action,
     } = route;
     if let Some(problem) = unreadable(matches) {
@@ -145,6 +147,7 @@ fn route(route: &model::Route, notes: &mut Notes) -> Vec<Route> {
         request_headers_to_remove: removed(request_headers),
         response_headers_to_add: header_options(response_headers),
         response_headers_to_remove: removed(response_headers),
+        typed_per_filter_config: filters::of_route_but_cors(route),
         ..Route::default()
     };
     let with = |action| Route {

@@ -10,12 +10,13 @@ use envoy_types::pb::envoy::config::cluster::v3::cluster::{
 use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster};
 use envoy_types::pb::envoy::config::core::v3::HealthStatus;
 use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, LocalityLbEndpoints};
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter;
 use envoy_types::pb::google::protobuf::Any;
 use weir_policy::model;
 use weir_policy::model::{AppProtocol, Balancing, EndpointHealth, RouteSource};
 
 use super::not_sent::{NotSent, Notes, Place, PolicyField, Sent};
-use super::{api_listener, by_locality, grpc_route, number, outlier, over_ads, pack};
+use super::{api_listener, by_locality, filters, grpc_route, number, outlier, over_ads, pack};
 
 /// A listener under the name that was asked for, whatever the spelling (gRFC A27, "LDS").
 pub fn listener(listener: &model::Listener, called: &str) -> Sent {
@@ -29,7 +30,12 @@ pub fn listener(listener: &model::Listener, called: &str) -> Sent {
             super::RouteSpecifier::RouteConfig(configuration)
         }
     };
-    notes.with(api_listener(called.to_owned(), routes))
+    // gRFC A33; a client that does not know it passes over it.
+    let fault = HttpFilter {
+        is_optional: true,
+        ..filters::fault_filter()
+    };
+    notes.with(api_listener(called.to_owned(), vec![fault], routes))
 }
 
 /// A route configuration.

@@ -17,7 +17,7 @@ use weir_policy::model::{HostMatch, PathMatch, RetryMethods, RetryOn, ValueMatch
 
 use super::not_sent::{Notes, RouteField};
 use super::route::{cluster_specifier, regex_matcher, retry_back_off, take_mirrors, value_matcher};
-use super::{duration, number, re2};
+use super::{duration, filters, number, re2};
 use crate::meaning::{canonical_prefix, domain, prefix_pattern};
 
 /// A route configuration for the services' port, `None`: for any.
@@ -64,6 +64,8 @@ fn route(route: &model::Route, notes: &mut Notes) -> Option<Route> {
         response_headers,
         // No call comes from a page.
         cors: _,
+        rate_limit,
+        fault: _,
         action,
     } = route;
     let matches = match route_match(matches) {
@@ -73,6 +75,10 @@ fn route(route: &model::Route, notes: &mut Notes) -> Option<Route> {
             return None;
         }
     };
+    if rate_limit.is_some() {
+        let problem = "limits the rate of calls, which a gRPC client can't; all are made";
+        notes.route_field(name, RouteField::RateLimit, problem);
+    }
     let unforwarded = |notes: &mut Notes, problem: &str| {
         notes.route(name, format!("{problem}; its calls fail with UNAVAILABLE"));
         Action::NonForwardingAction(NonForwardingAction {})
@@ -99,6 +105,7 @@ fn route(route: &model::Route, notes: &mut Notes) -> Option<Route> {
     Some(Route {
         name: name.clone(),
         r#match: Some(matches),
+        typed_per_filter_config: filters::fault_of_route(route).into_iter().collect(),
         action: Some(action),
         ..Route::default()
     })

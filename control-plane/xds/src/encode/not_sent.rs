@@ -56,6 +56,10 @@ impl fmt::Display for Place {
 pub enum RouteField {
     /// `retry`
     Retry,
+    /// `rateLimit`
+    RateLimit,
+    /// `fault`
+    Fault,
 }
 
 /// A field of a policy for a cluster.

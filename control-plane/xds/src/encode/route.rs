@@ -1,7 +1,5 @@
 //! Route configurations.
 
-use std::collections::HashMap;
-
 use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::{DataSource, HeaderValue, HeaderValueOption, RuntimeFractionalPercent};
@@ -25,15 +23,12 @@ use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatchAndSubstitute, RegexMatcher, StringMatcher};
 use envoy_types::pb::envoy::r#type::v3::FractionalPercent;
 use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
-use envoy_types::pb::google::protobuf::Any;
 use http::StatusCode;
 use weir_policy::model;
 use weir_policy::model::{BackendFilters, HeaderChanges, PathMatch, PathRewrite, RetryMethods, Scheme, ValueMatch};
 
-use super::{cors, duration, metadata, number, pack};
-use crate::meaning::{
-    CORS_FILTER, METADATA_KEY, METHOD, PathChange, canonical_prefix, domain, path_change, retry_words,
-};
+use super::{cors, duration, filters, metadata, number, pack};
+use crate::meaning::{METADATA_KEY, METHOD, PathChange, canonical_prefix, domain, path_change, retry_words};
 use crate::v1;
 
 /// A route configuration; also one that a listener holds itself.
@@ -81,16 +76,10 @@ fn route(route: &model::Route) -> Route {
         request_headers_to_remove: removed(&route.request_headers),
         response_headers_to_add: header_options(&route.response_headers),
         response_headers_to_remove: removed(&route.response_headers),
-        typed_per_filter_config: cors_config(route.cors.as_ref()),
+        typed_per_filter_config: filters::of_route(route),
         action: Some(action),
         ..Route::default()
     }
-}
-
-/// The configuration of the CORS filter for a route.
-pub(super) fn cors_config(cors: Option<&model::Cors>) -> HashMap<String, Any> {
-    let config = cors.map(|cors| (CORS_FILTER.to_owned(), cors::policy(cors)));
-    config.into_iter().collect()
 }
 
 pub(super) fn direct_response(response: &model::DirectResponse) -> DirectResponseAction {

@@ -36,6 +36,8 @@ pub(crate) fn route(name: &str, path: PathMatch) -> Route {
         request_headers: HeaderChanges::default(),
         response_headers: HeaderChanges::default(),
         cors: None,
+        rate_limit: None,
+        fault: None,
         action: Action::Respond(DirectResponse {
             status: StatusCode::OK,
             body: String::new(),
