@@ -109,7 +109,10 @@ async fn what_can_not_go_stays_whole() {
         .delete("/api/v1/namespaces/mixed")
         .await
         .refused(403, "Forbidden");
-    client.delete("/api/v1/services").await.refused(403, "Forbidden");
+    client
+        .delete("/api/v1/namespaces/mixed/services")
+        .await
+        .refused(403, "Forbidden");
     assert_eq!(control.store().all(), before);
     control.shutdown().await;
 }
