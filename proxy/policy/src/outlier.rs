@@ -394,6 +394,7 @@ mod tests {
         };
         check(gateway, "ggg", Some(Cause::ConsecutiveGatewayErrors));
         check(gateway, "gg5gg", None);
+        check(gateway, "gg.gg", None);
         check(gateway, "555555", None);
         check(gateway, "ggxg", Some(Cause::ConsecutiveGatewayErrors));
         let local = OutlierDetection {
@@ -468,6 +469,14 @@ mod tests {
             assert_eq!(cluster.report(0, seen, NOW), None);
         }
         assert!(cluster.report(0, Seen::NoAnswer, NOW).is_some(), "two of four attempts");
+        // None of them is an answer.
+        let cluster = Cluster::new(2, config);
+        for _ in 0..4 {
+            cluster.report(1, Seen::Good, NOW);
+        }
+        for seen in [Seen::Good, Seen::NoAnswer, Seen::ServerError, Seen::ServerError] {
+            assert_eq!(cluster.report(0, seen, NOW), None, "three answers");
+        }
         // What is older than the interval is gone.
         let cluster = Cluster::new(2, config);
         for _ in 0..4 {
@@ -477,6 +486,38 @@ mod tests {
             cluster.fail(0, NOW);
         }
         assert_eq!(cluster.fail(0, NOW + SECOND * 11), None);
+    }
+
+    #[test]
+    fn what_led_to_an_ejection_does_not_lead_to_the_next() {
+        let config = OutlierDetection {
+            failure_percentage: Some(FailurePercentage {
+                threshold: 50,
+                min_requests: 2,
+                min_hosts: 1,
+            }),
+            base_ejection_time: SECOND,
+            ..nothing()
+        };
+        for seen in [Seen::ServerError, Seen::NoAnswer] {
+            let cluster = Cluster::new(2, config);
+            assert_eq!(cluster.report(0, seen, NOW), None);
+            assert!(cluster.report(0, seen, NOW).is_some());
+            // It is back within the interval.
+            assert_eq!(cluster.report(0, seen, NOW + SECOND), None, "{seen:?}");
+            assert!(cluster.report(0, seen, NOW + SECOND).is_some(), "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn no_ejection_is_shorter_than_the_base_time() {
+        let config = OutlierDetection {
+            max_ejection_time: SECOND * 10,
+            ..one_failure(100)
+        };
+        let cluster = Cluster::new(2, config);
+        let ejection = cluster.fail(0, NOW).expect("one failure");
+        assert_eq!(ejection.ejected_for, SECOND * 30);
     }
 
     fn one_failure(max_ejection_percent: u8) -> OutlierDetection {

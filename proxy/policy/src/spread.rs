@@ -162,6 +162,15 @@ mod tests {
     }
 
     #[test]
+    fn what_rounding_leaves_over_goes_to_a_level_that_takes_something() {
+        let thirds = levels(&[(0, 3), (1, 3), (1, 3), (1, 3)]);
+        let Spread::Shares(shares) = spread(&thirds, 100, 1) else {
+            panic!("no panic");
+        };
+        assert_eq!(shares.percents(), [0, 34, 33, 33]);
+    }
+
+    #[test]
     fn what_is_near_is_told_by_zone_then_region() {
         use Distance::{Elsewhere, Region, Zone};
         let place = |text: &str| {
@@ -200,6 +209,8 @@ mod tests {
         assert!(panics(&[(0, 3), (1, 3)], 50));
         assert!(!panics(&[(0, 3), (3, 3)], 50));
         assert!(panics(&[(99, 100)], 100));
+        // Of a level no more than all can be used.
+        assert!(panics(&[(9, 1), (0, 3)], 50));
         assert!(!panics(&[], 50));
         assert!(!panics(&[(0, 0)], 50));
     }
