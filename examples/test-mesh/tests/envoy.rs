@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use weir_policy::model::AppProtocol;
-use weir_test_mesh::{Answer, Protocol, Script, ScriptedApp, TestMesh, call, until};
+use weir_test_mesh::{Answer, MemberSettings, Protocol, Script, ScriptedApp, TestMesh, call, until};
 
 /// An Envoy that runs; killed when dropped.
 struct Envoy {
@@ -519,4 +519,227 @@ async fn a_sidecar_calls_an_app_behind_it() {
     let all = envoy.admin("/listeners?format=json").await.json();
     let names = all["listener_statuses"].as_array().expect("a list").len();
     assert_eq!(names, 1, "its app calls nobody: {all:#}");
+}
+
+/// Fields of an answer that speak of CORS, sorted; without what Envoy adds of its own.
+fn cors_of(answer: &Answer) -> Vec<String> {
+    let fields = [
+        "access-control-allow-credentials",
+        "access-control-allow-headers",
+        "access-control-allow-methods",
+        "access-control-allow-origin",
+        "access-control-expose-headers",
+        "access-control-max-age",
+    ];
+    let said = fields
+        .iter()
+        .filter_map(|name| answer.header(name).map(|value| format!("{name}: {value}")));
+    said.collect()
+}
+
+/// What a weir proxy answers pages of other origins, Envoy answers them too, but for a status of 200 instead of 204 or
+/// 403.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_of_other_origins_are_answered_as_routes_say() {
+    let mesh = TestMesh::start().await;
+    let loose = Script::http(|_| async {
+        let answer = Response::builder()
+            .header("access-control-allow-origin", "*")
+            .header("access-control-allow-credentials", "true");
+        answer.body(Full::default()).expect("an answer")
+    });
+    let a = mesh.service("a", loose).await;
+    let _b = mesh.service("b", echo("b")).await;
+    let envoy = Envoy::start(&mesh, "envoy-1", VARIANTS[0], json!({})).await;
+    let outbound = envoy.outbound().await;
+    let cors = |fields: Value| json!([{"type": "CORS", "cors": fields}]);
+    let listed = cors(json!({
+        "allowOrigins": ["https://www.page.example", "https://*.pages.example"], "allowMethods": ["PUT", "GET"],
+        "allowHeaders": ["x-one", "x-two"], "exposeHeaders": ["x-three"], "allowCredentials": true, "maxAge": 60,
+    }));
+    let open = cors(json!({"allowOrigins": ["*"], "allowMethods": ["*"], "allowHeaders": ["*"]}));
+    let of_backend = cors(json!({"allowOrigins": ["https://b.example"], "maxAge": 9}));
+    let rules = json!([
+        {"matches": prefix("/listed"), "filters": listed, "backendRefs": to("a")},
+        {"matches": prefix("/open"), "filters": open, "backendRefs": to("a")},
+        {"matches": prefix("/backends"), "filters": listed, "backendRefs": [
+            {"name": "a", "port": 80, "weight": 0}, {"name": "b", "port": 80, "filters": of_backend},
+        ]},
+        {"matches": prefix("/plain"), "backendRefs": to("a")},
+        {"backendRefs": to("b")},
+    ]);
+    mesh.apply_in_force(&route("a", rules)).await;
+    until_answer(outbound, "a", "/x", 200, "b/x").await;
+
+    let preflight = async |path: &str, origin: &str| {
+        let asks = [
+            ("origin", origin),
+            ("access-control-request-method", "PUT"),
+            ("access-control-request-headers", "x-one"),
+        ];
+        let answer = send(outbound, "a", "OPTIONS", path, &asks).await;
+        assert_eq!(answer.status, StatusCode::OK, "{path} {origin}");
+        cors_of(&answer)
+    };
+    for origin in [
+        "https://www.page.example",
+        "https://www.page.example:443",
+        "https://deep.www.pages.example",
+    ] {
+        let expect = [
+            "access-control-allow-credentials: true".to_owned(),
+            "access-control-allow-headers: x-one, x-two".to_owned(),
+            "access-control-allow-methods: PUT, GET".to_owned(),
+            format!("access-control-allow-origin: {origin}"),
+            "access-control-expose-headers: x-three".to_owned(),
+            "access-control-max-age: 60".to_owned(),
+        ];
+        assert_eq!(preflight("/listed", origin).await, expect);
+    }
+    for origin in [
+        "http://www.page.example",
+        "https://www.page.example:8443",
+        "https://pages.example",
+        "https://www.page.example.evil.example",
+    ] {
+        let said = preflight("/listed", origin).await;
+        assert!(
+            !said
+                .iter()
+                .any(|field| field.starts_with("access-control-allow-origin")),
+            "{said:?}"
+        );
+    }
+    let expect = [
+        "access-control-allow-headers: x-one",
+        "access-control-allow-methods: PUT",
+        "access-control-allow-origin: null",
+        "access-control-max-age: 5",
+    ];
+    assert_eq!(preflight("/open", "null").await, expect);
+    let expect = [
+        "access-control-allow-origin: https://b.example",
+        "access-control-max-age: 9",
+    ];
+    assert_eq!(preflight("/backends", "https://b.example").await, expect);
+    let seen = a.seen();
+    assert!(
+        seen.iter().all(|seen| seen.head.method != Method::OPTIONS),
+        "no preflight goes on"
+    );
+
+    let page = [("origin", "https://www.page.example")];
+    let answer = send(outbound, "a", "GET", "/listed", &page).await;
+    let expect = [
+        "access-control-allow-credentials: true",
+        "access-control-allow-origin: https://www.page.example",
+        "access-control-expose-headers: x-three",
+    ];
+    assert_eq!(
+        (cors_of(&answer), answer.header("vary")),
+        (expect.map(str::to_owned).into(), Some("Origin"))
+    );
+    let answer = send(outbound, "a", "GET", "/listed", &[("origin", "https://other.example")]).await;
+    assert_eq!((cors_of(&answer), answer.header("vary")), (Vec::new(), Some("Origin")));
+    // Where a route says nothing, the app does.
+    let answer = send(outbound, "a", "GET", "/plain", &page).await;
+    assert_eq!(cors_of(&answer).len(), 2);
+    assert_eq!(envoy.stat("update_rejected").await, 0, "nothing was refused");
+}
+
+/// A GRPCRoute, in calls over HTTP/2 as gRPC's clients make them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_go_as_a_grpc_route_says() {
+    let mesh = TestMesh::start().await;
+    // An answer of trailers alone, which are its header (gRPC, PROTOCOL-HTTP2.md, "Trailers-Only").
+    let served = |name: &'static str| {
+        Script::http(move |seen| async move {
+            let mut answer = Response::builder()
+                .header("content-type", "application/grpc")
+                .header("grpc-status", "0")
+                .header("x-backend", name)
+                .header("x-gone", "own");
+            for (name, value) in &seen.head.headers {
+                if name.as_str().starts_with("x-own") {
+                    answer = answer.header(name, value);
+                }
+            }
+            answer.body(Full::default()).expect("an answer")
+        })
+    };
+    let grpc = || MemberSettings {
+        protocol: AppProtocol::Grpc,
+        ..MemberSettings::default()
+    };
+    let _a = mesh.service_with("a", served("a"), grpc()).await;
+    let _b = mesh.service_with("b", served("b"), grpc()).await;
+    let envoy = Envoy::start(&mesh, "envoy-1", VARIANTS[0], json!({})).await;
+    let outbound = envoy.outbound().await;
+    let call = async |path: &str, headers: &[(&str, &str)]| {
+        let mut request = Request::post(format!("http://a{path}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(Bytes::new())).expect("a request");
+        weir_test_mesh::call(outbound, Protocol::Http2, request)
+            .await
+            .expect("an answer")
+    };
+    let modified = json!([
+        {"type": "RequestHeaderModifier", "requestHeaderModifier": {
+            "set": [{"name": "x-own-set", "value": "route"}], "remove": ["x-own-gone"],
+        }},
+        {"type": "ResponseHeaderModifier", "responseHeaderModifier": {
+            "add": [{"name": "x-added", "value": "route"}], "remove": ["x-gone"],
+        }},
+    ]);
+    let rules = json!([
+        {"matches": [{"method": {"service": "pkg.Echo", "method": "One"}}], "backendRefs": to("b")},
+        {"matches": [{"method": {"service": "pkg.Changed"}}], "filters": modified, "backendRefs": to("a")},
+        {"matches": [{"method": {"type": "RegularExpression", "service": "other[.].*"}}], "backendRefs": to("b")},
+        {"matches": [{"headers": [{"name": "stage", "value": "new"}]}], "backendRefs": to("b")},
+        {"matches": [{"method": {"service": "pkg.Split"}}], "backendRefs": [
+            {"name": "a", "port": 80, "weight": 1}, {"name": "b", "port": 80, "weight": 3},
+        ]},
+        {"matches": [{"method": {"service": "pkg.Gone"}}], "backendRefs": to("gone")},
+        {"matches": [{"method": {"service": "pkg.Echo"}}], "backendRefs": to("a")},
+    ]);
+    let grpc_route = route("a", rules).replace("HTTPRoute", "GRPCRoute");
+    mesh.apply_in_force(&grpc_route).await;
+    until("the route to be in force at Envoy's workers", || async {
+        let answer = call("/pkg.Echo/One", &[]).await;
+        (answer.header("x-backend") == Some("b")).then_some(())
+    })
+    .await;
+    const STAGED: &[(&str, &str)] = &[("stage", "new")];
+    for (path, headers, backend) in [
+        ("/pkg.Echo/Two", &[][..], "a"),
+        ("/other.Name/Any", &[], "b"),
+        ("/any.Name/Any", STAGED, "b"),
+    ] {
+        let answer = call(path, headers).await;
+        assert_eq!(answer.header("x-backend"), Some(backend), "{path}");
+        assert_eq!(answer.header("grpc-status"), Some("0"), "{path}");
+    }
+    let answer = call("/pkg.Changed/Any", &[("x-own-gone", "1"), ("x-own-kept", "1")]).await;
+    let header = |name| answer.header(name);
+    assert_eq!(
+        (header("x-own-set"), header("x-own-kept"), header("x-own-gone")),
+        (Some("route"), Some("1"), None)
+    );
+    assert_eq!((header("x-added"), header("x-gone")), (Some("route"), None));
+    let mut of_b = 0;
+    for _ in 0..200 {
+        of_b += usize::from(call("/pkg.Split/Any", &[]).await.header("x-backend") == Some("b"));
+    }
+    // 150 expected, with a standard deviation of 6.1.
+    assert!((110..=190).contains(&of_b), "{of_b} of 200 for a weight of 3 in 4");
+    // UNIMPLEMENTED where no rule takes a call, UNAVAILABLE where its backend is not there.
+    assert_eq!(call("/any.Name/Any", &[]).await.header("grpc-status"), Some("12"));
+    assert_eq!(call("/pkg.Gone/Any", &[]).await.header("grpc-status"), Some("14"));
+    // What is no call is not taken.
+    assert_eq!(get(outbound, "a", "/pkg.Echo/One").await.status, StatusCode::NOT_FOUND);
+    assert_eq!(envoy.stat("update_rejected").await, 0, "nothing was refused");
 }

@@ -6,7 +6,7 @@ use envoy_types::pb::envoy::config::core::v3::DataSource;
 use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
 use envoy_types::pb::envoy::config::route::v3::retry_policy::{RetryHostPredicate, retry_host_predicate};
 use envoy_types::pb::envoy::config::route::v3::route::Action;
-use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
+use envoy_types::pb::envoy::config::route::v3::route_action::{ClusterNotFoundResponseCode, ClusterSpecifier};
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use envoy_types::pb::envoy::config::route::v3::{
     DirectResponseAction, HeaderMatcher, RetryPolicy, Route, RouteAction, RouteMatch, VirtualHost,
@@ -14,6 +14,7 @@ use envoy_types::pb::envoy::config::route::v3::{
 use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use http::StatusCode;
+use http::header::CONTENT_TYPE;
 use weir_policy::model;
 use weir_policy::model::{
     BackendFilters, HeaderChanges, HostMatch, PathMatch, RetryMethods, RetryOn, Scheme, ValueMatch,
@@ -189,10 +190,12 @@ fn route(route: &model::Route, notes: &mut Notes) -> Vec<Route> {
         }
         model::Action::Forward(forward) if forward.backends.iter().all(|backend| backend.weight == 0) => {
             envoy_cors::note_own_answer(name, cors.as_ref(), notes);
-            vec![with(Action::DirectResponse(answer(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "",
-            )))]
+            let status = if takes_calls_alone(matches) {
+                StatusCode::SERVICE_UNAVAILABLE
+            } else {
+                StatusCode::INTERNAL_SERVER_ERROR
+            };
+            vec![with(Action::DirectResponse(answer(status, "")))]
         }
         model::Action::Forward(forward) => {
             let mut forward = without_mirrors_of_backends(name, forward, notes);
@@ -201,6 +204,9 @@ fn route(route: &model::Route, notes: &mut Notes) -> Vec<Route> {
             let forward = &forward;
             let sent = |retry: RetryPolicy| {
                 let mut action = forward_action(&matches.path, forward);
+                if takes_calls_alone(matches) {
+                    action.cluster_not_found_response_code = ClusterNotFoundResponseCode::ServiceUnavailable.into();
+                }
                 action.retry_policy = Some(RetryPolicy {
                     per_try_timeout: forward.timeouts.backend_request.map(duration),
                     ..retry
@@ -224,6 +230,16 @@ fn route(route: &model::Route, notes: &mut Notes) -> Vec<Route> {
             }
         }
     }
+}
+
+/// Whether a route is for gRPC calls, which a 503 of Envoy's own ends with UNAVAILABLE; a 500 is UNKNOWN to them.
+fn takes_calls_alone(matches: &model::RouteMatch) -> bool {
+    let mut headers = matches.headers.iter();
+    headers.any(|header| match &header.value {
+        ValueMatch::Exact(value) | ValueMatch::Regex(value) => {
+            header.name == CONTENT_TYPE && value.starts_with("application/grpc") && !value.contains('|')
+        }
+    })
 }
 
 /// Why Envoy would not read these conditions as Weir does.
