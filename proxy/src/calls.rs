@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body::Body as _;
-use weir_policy::context::{CONTEXT_HEADER, Context, ContextId, VERDICT_HEADER};
+use weir_policy::context::{CONTEXT_HEADER, Context, ContextId, VERDICT_HEADER, Verdict};
 use weir_policy::deadline::Deadline;
 use weir_policy::time::Time;
 use weir_policy::trace::{self, TRACEPARENT_HEADER, TRACESTATE_HEADER, TraceParent};
@@ -103,6 +103,31 @@ pub(crate) fn strip_own(headers: &mut HeaderMap) {
     headers.remove(CONTEXT_HEADER);
     headers.remove(VERDICT_HEADER);
 }
+
+/// Tells the sidecar of a caller that the app gave no answer, if it is that: its answer is made here.
+pub(crate) fn write_verdict(headers: &mut HeaderMap, error: &ProxyError) {
+    let reason = error.flag();
+    if !UNANSWERED.contains(&reason) {
+        return;
+    }
+    if let Ok(verdict) = Verdict::new(error.fault(), None, reason.as_str()) {
+        headers.insert(VERDICT_HEADER, verdict.to_header_value());
+    }
+}
+
+/// Whether a sidecar says that its app gave no answer.
+pub(crate) fn is_unanswered(headers: &HeaderMap) -> bool {
+    let verdict = headers.get(VERDICT_HEADER).map(Verdict::from_header_value);
+    let Some(Ok(verdict)) = verdict else { return false };
+    UNANSWERED.iter().any(|reason| reason.as_str() == verdict.reason())
+}
+
+/// Why there is none: not connected, or reset.
+const UNANSWERED: [ResponseFlag; 3] = [
+    ResponseFlag::ConnectFailed,
+    ResponseFlag::ConnectTimeout,
+    ResponseFlag::UpstreamReset,
+];
 
 /// What is known of a request from its head.
 pub(crate) fn record(

@@ -95,7 +95,14 @@ pub(crate) async fn serve(
             exchange.answered(attempt, call.deadline);
             response.map(|body| ResponseBody::streamed(body, exchange))
         }
-        Err(error) => calls::refuse(worker, &mut exchange, &error),
+        Err(error) => {
+            let mut response = calls::refuse(worker, &mut exchange, &error);
+            // Nothing of the mesh's own leaves it.
+            if app.edge == Edge::No {
+                calls::write_verdict(response.headers_mut(), &error);
+            }
+            response
+        }
     }
 }
 

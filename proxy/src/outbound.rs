@@ -14,7 +14,7 @@ use weir_policy::deadline::Deadline;
 use weir_policy::fault::{Injected, injected};
 use weir_policy::model::{AppProtocol, Fault, Peer};
 use weir_policy::names::ListenerName;
-use weir_policy::retry::{AttemptFacts, Decision, Replayable, RetryKind, Sent, decide};
+use weir_policy::retry::{AttemptFacts, Decision, Replayable, RetryKind, Reused, Sent, decide};
 use weir_policy::time::Time;
 
 use crate::answer;
@@ -266,6 +266,7 @@ async fn forward(
                 grpc_status = plan.retry.and_then(|_| exchange::grpc_status(response.headers()));
                 exchange.attempt_answered(endpoint.address, endpoint.workload.as_deref(), lease.wire(), &response);
                 exchange::report(&mut permit, &response, exchange.grpc(), worker.clock.now());
+                let is_unanswered = endpoint.peer == Peer::WeirProxy && calls::is_unanswered(response.headers());
                 to_downstream(&mut response, plan);
                 let attempt = Attempt {
                     permit: Some(permit),
@@ -277,7 +278,13 @@ async fn forward(
                     attempt,
                     until: at.until,
                 }));
-                Sent::Answered(status)
+                match plan.retry {
+                    // What a route says of connections holds for the one behind the sidecar as well.
+                    Some(retry) if is_unanswered && !retry.codes.contains(&status) => {
+                        Sent::Maybe { reused: Reused::No }
+                    }
+                    Some(_) | None => Sent::Answered(status),
+                }
             }
             Err(failed) => {
                 exchange.attempt_failed(endpoint.address, endpoint.workload.as_deref(), failed.outcome());
@@ -317,6 +324,12 @@ async fn forward(
             Decision::Retry { kind, backoff } => {
                 let wait = backoff.unwrap_or_default();
                 let in_time = deadline.allows(worker.clock.now(), wait);
+                if !in_time && kind == RetryKind::Policy {
+                    // GEP-1731: retries end with the time of the request, and then that is what failed.
+                    return Err(ProxyError::RequestTimeout {
+                        limit: exchange.elapsed(),
+                    });
+                }
                 (in_time && counts.allow(worker, plan, kind) == Budgeted::Yes).then_some(wait)
             }
             Decision::Respond(_) => None,
