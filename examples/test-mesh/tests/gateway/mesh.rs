@@ -4,7 +4,7 @@ use http::{Method, Request};
 use http_body_util::Full;
 use weir_test_mesh::{MemberSettings, Protocol, Script};
 
-use crate::world::{World, call, get, route};
+use crate::world::{TWO_PORTS, World, call, get, route};
 
 /// `conformance/tests/mesh`: what holds without a route, and which requests a route takes.
 #[tokio::test]
@@ -264,29 +264,19 @@ async fn mesh_parents() {
         .expect("an answer");
     assert_eq!((answer.status.as_u16(), answer.header("x-set")), (200, None));
 
-    let two_ports = "
-apiVersion: v1
-kind: Service
-metadata: {name: ECHO, namespace: default}
-spec:
-  selector: {app: v1}
-  ports:
-  - {name: web, port: 80, targetPort: http, appProtocol: http}
-  - {name: alt, port: 8080, targetPort: http, appProtocol: http}
----";
     let one_port = route(ANSWER_SET).replace("kind: Service, name: ECHO", "kind: Service, name: ECHO, port: 80");
     let calls = vec![
         get("http://ECHO/").answers("x-set", "set"),
         get("http://ECHO:8080/").answers_without("x-set"),
     ];
-    world.case("MeshPorts", &format!("{two_ports}{one_port}"), calls).await;
+    world.case("MeshPorts", &format!("{TWO_PORTS}{one_port}"), calls).await;
     let by_name = one_port.replace("name: ECHO, port: 80", "name: ECHO, sectionName: alt");
     let calls = vec![
         get("http://ECHO/").answers_without("x-set"),
         get("http://ECHO:8080/").answers("x-set", "set"),
     ];
     world
-        .case("MeshPorts, by name", &format!("{two_ports}{by_name}"), calls)
+        .case("MeshPorts, by name", &format!("{TWO_PORTS}{by_name}"), calls)
         .await;
     let calls = vec![
         get("http://ECHO/").answers("x-set", "set"),
@@ -295,7 +285,7 @@ spec:
     world
         .case(
             "MeshPorts, none given",
-            &format!("{two_ports}{}", route(ANSWER_SET)),
+            &format!("{TWO_PORTS}{}", route(ANSWER_SET)),
             calls,
         )
         .await;

@@ -22,7 +22,7 @@ pub(crate) fn tells(name: &'static str) -> Script {
             .collect();
         let saw = json!({
             "backend": name, "method": seen.head.method.as_str(), "target": seen.head.uri.to_string(),
-            "headers": headers,
+            "version": format!("{:?}", seen.head.version), "headers": headers,
         });
         let mut response = Response::new(Full::default());
         let saw = saw.to_string().parse().expect("a header's value");
@@ -169,6 +169,12 @@ impl Call {
         self
     }
 
+    /// The backend sees this version.
+    pub(crate) fn sees_version(mut self, version: &'static str) -> Call {
+        self.saw.push(("/version", json!(version)));
+        self
+    }
+
     /// The backend sees this field; several of one name are joined.
     pub(crate) fn sees(mut self, field: &'static str, value: &'static str) -> Call {
         self.saw.push((field, json!(value)));
@@ -181,6 +187,7 @@ impl Call {
         self
     }
 
+    /// The answer has this field; several of one name are joined.
     pub(crate) fn answers(mut self, field: &'static str, value: &'static str) -> Call {
         self.answer.push((field, Some(value)));
         self
@@ -222,12 +229,26 @@ impl Call {
             assert_eq!(held, expect, "{what}: {place} of {saw}");
         }
         for (field, expect) in &self.answer {
-            let held = answer.header(field).map(|value| value.replace("ECHO", echo));
+            let held = answer.headers.get_all(*field).iter();
+            let held: Vec<&str> = held.map(|value| value.to_str().expect("text")).collect();
+            let held = (!held.is_empty()).then(|| held.join(","));
             let expect = expect.map(|expect| expect.replace("ECHO", echo));
             assert_eq!(held, expect, "{what}: {field}");
         }
     }
 }
+
+/// The case's Service, with a second port.
+pub(crate) const TWO_PORTS: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: ECHO, namespace: default}
+spec:
+  selector: {app: v1}
+  ports:
+  - {name: web, port: 80, targetPort: http, appProtocol: http}
+  - {name: alt, port: 8080, targetPort: http, appProtocol: http}
+---";
 
 /// A route of the case's Service with these rules, as a YAML list in flow style.
 pub(crate) fn route(rules: &str) -> String {
