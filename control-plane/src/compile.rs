@@ -18,8 +18,8 @@ pub(crate) mod wanted;
 use std::fmt;
 use std::str::FromStr;
 
-use weir_api::backend_policy::{self, BackendPolicySpec};
-use weir_api::service::{self, ServicePort};
+use weir_api::backend_policy::{self, BackendPolicySpec, HealthCheckType};
+use weir_api::service::{self, ServicePort, ServiceSpec};
 use weir_api::{FieldError, Key, Object, RouteSpec, Spec};
 use weir_policy::model;
 use weir_policy::names::{ClusterName, Consumers, Label, ListenerName, RouteName, ServiceName};
@@ -131,6 +131,10 @@ pub(crate) fn cluster(name: &ClusterName, index: &Index) -> Option<Compiled<mode
     let mut sources = vec![source(service.object)];
     let policies = index.policies(&name.service);
     let policy = policy_for(&name.service, port, &policies);
+    let policy = policy.filter(|policy| {
+        let section = claimed_by_name(&name.service, port, policy);
+        misfit(policy.spec, service.spec, section).is_none()
+    });
     sources.extend(policy.map(|policy| source(policy.object)));
     let spec = policy.map(|policy| policy.spec);
     let balancing = spec.and_then(|spec| spec.balancing).unwrap_or_default();
@@ -160,6 +164,7 @@ pub(crate) fn cluster(name: &ClusterName, index: &Index) -> Option<Compiled<mode
             half_open_requests: failures.half_open_requests,
         }),
         outlier_detection: spec.and_then(|spec| spec.outlier_detection).map(outlier_detection),
+        health_check: spec.and_then(|spec| spec.health_check.as_deref()).map(health_check),
         slow_start: spec.and_then(|spec| spec.slow_start).map(|slow| model::SlowStart {
             window: slow.window,
             aggression: f64::from(slow.aggression_percent) / 100.0,
@@ -206,6 +211,54 @@ fn outlier_detection(spec: backend_policy::OutlierDetection) -> model::OutlierDe
     }
 }
 
+fn health_check(spec: &backend_policy::HealthCheck) -> model::HealthCheck {
+    let kind = match (spec.kind, &spec.http) {
+        (HealthCheckType::Http, Some(http)) => {
+            let statuses = http.expected_statuses.iter();
+            let mut expected: Vec<_> = statuses
+                .filter_map(|status| http::StatusCode::from_u16(*status).ok())
+                .collect();
+            expected.sort_unstable();
+            model::HealthCheckKind::Http {
+                host: http.host.clone(),
+                path: http.path.clone(),
+                expected,
+            }
+        }
+        // What was read holds no Http check without a path.
+        (HealthCheckType::Http, None) | (HealthCheckType::Tcp, _) => model::HealthCheckKind::Tcp,
+        (HealthCheckType::Grpc, _) => model::HealthCheckKind::Grpc {
+            service: spec.grpc.clone().unwrap_or_default().service,
+        },
+    };
+    model::HealthCheck {
+        kind,
+        interval: spec.interval,
+        timeout: spec.timeout,
+        unhealthy_threshold: spec.unhealthy_threshold,
+        healthy_threshold: spec.healthy_threshold,
+    }
+}
+
+/// Why a policy can't hold for a service, or for its port of this name: it is taken whole or not at all.
+pub(crate) fn misfit(spec: &BackendPolicySpec, service: &ServiceSpec, section: Option<&str>) -> Option<String> {
+    let check = spec.health_check.as_ref()?;
+    if check.kind != HealthCheckType::Grpc {
+        return None;
+    }
+    let targeted = |port: &&ServicePort| section.is_none() || port.name.as_deref() == section;
+    let mut ports = service.ports.iter().filter(targeted);
+    let port = ports.find(|port| protocol(port) == model::AppProtocol::Http1)?;
+    let shown = port
+        .name
+        .as_ref()
+        .map_or_else(|| port.port.to_string(), |name| format!("{name:?}"));
+    Some(format!(
+        "healthCheck.type: Grpc can't be asked of port {shown}, which speaks HTTP/1.1: set its appProtocol, or name \
+         another port in sectionName"
+    ))
+}
+
 /// Compiles what one object alone allows, so that what no proxy could use is refused when it is written.
 ///
 /// # Errors
@@ -241,6 +294,19 @@ pub(crate) fn policy_for<'a, 'b>(
         .as_deref()
         .and_then(|section| oldest_first.iter().find(|p| claims(p, Some(section))));
     by_port.or_else(|| oldest_first.iter().find(|policy| claims(policy, None)))
+}
+
+/// The name of the port, where the policy holds for it by name.
+fn claimed_by_name<'a>(
+    service: &ServiceName,
+    port: &'a ServicePort,
+    policy: &Of<'_, BackendPolicySpec>,
+) -> Option<&'a str> {
+    let name = port.name.as_deref()?;
+    let mut targets = policy.spec.target_refs.iter();
+    let named =
+        targets.any(|target| target.name == service.service.as_str() && target.section_name.as_deref() == Some(name));
+    named.then_some(name)
 }
 
 /// By `appProtocol`; else by the port's name, as it is the custom in meshes: `grpc`, `http2` or `h2c`, also before a
@@ -377,6 +443,19 @@ mod tests {
                 ..CircuitBreaker::default()
             }),
             outlier_detection: Some(backend_policy::OutlierDetection::default()),
+            health_check: Some(Box::new(backend_policy::HealthCheck {
+                kind: HealthCheckType::Http,
+                http: Some(backend_policy::HttpCheck {
+                    path: "/healthz".to_owned(),
+                    host: None,
+                    expected_statuses: vec![204, 200],
+                }),
+                grpc: None,
+                interval: Duration::from_secs(5),
+                timeout: backend_policy::CHECK_TIMEOUT,
+                unhealthy_threshold: backend_policy::UNHEALTHY_THRESHOLD,
+                healthy_threshold: backend_policy::HEALTHY_THRESHOLD,
+            })),
             slow_start: None,
             locality: Some(backend_policy::LocalityPreference::default()),
             connection_pool: Some(backend_policy::ConnectionPool {
@@ -419,6 +498,14 @@ mod tests {
             Some(3)
         );
         assert_eq!(compiled.resource.panic_percent, 30);
+        let check = compiled.resource.health_check.expect("asked for");
+        let expected = [200, 204].map(|status| http::StatusCode::from_u16(status).expect("a status"));
+        let kind = model::HealthCheckKind::Http {
+            host: None,
+            path: "/healthz".to_owned(),
+            expected: expected.to_vec(),
+        };
+        assert_eq!((check.kind, check.interval), (kind, Duration::from_secs(5)));
         let pool = compiled.resource.pool;
         assert_eq!(
             (pool.max_requests_per_connection, pool.max_concurrent_streams),
@@ -431,6 +518,39 @@ mod tests {
             (outliers.consecutive_5xx_errors, outliers.max_ejection_percent),
             (Some(5), 50)
         );
+    }
+
+    #[test]
+    fn a_policy_that_can_not_hold_for_a_port_is_not_taken_in_part() {
+        let service = fixture::service("citizen", "portal", &[("http", 80), ("grpc", 90)]);
+        let mut policy = policy("a", 1, None, 1);
+        let grpc = backend_policy::HealthCheck {
+            kind: HealthCheckType::Grpc,
+            http: None,
+            grpc: None,
+            interval: backend_policy::CHECK_INTERVAL,
+            timeout: backend_policy::CHECK_TIMEOUT,
+            unhealthy_threshold: 1,
+            healthy_threshold: 1,
+        };
+        let Spec::BackendPolicy(spec) = &mut policy.spec else {
+            panic!("a policy")
+        };
+        spec.health_check = Some(Box::new(grpc));
+        let limit = |policy: &Object, port: &str| {
+            let index = fixture::index([service.clone(), policy.clone()]);
+            let name = format!("portal.citizen:{port}").parse().expect("a cluster");
+            cluster(&name, &index).expect("there").resource.limits.max_requests
+        };
+        assert_eq!(
+            (limit(&policy, "80"), limit(&policy, "90")),
+            (1024, 1024),
+            "nothing of it"
+        );
+        if let Spec::BackendPolicy(spec) = &mut policy.spec {
+            spec.target_refs[0].section_name = Some("grpc".to_owned());
+        }
+        assert_eq!((limit(&policy, "80"), limit(&policy, "90")), (1024, 1));
     }
 
     #[test]

@@ -8,9 +8,10 @@ use serde::{Serialize, Serializer};
 
 use crate::decode::{Errors, Node};
 use crate::duration;
+use crate::http_route::read::read_path;
 use crate::names;
 use crate::reference::{self, RefKind};
-use crate::schema::texts::{Label, Millis};
+use crate::schema::texts::{Label, Millis, Path, Printable, Subdomain};
 
 /// How the endpoints of some services are used: how one is chosen, how much is asked of them, when they are left alone,
 /// how much retries may add. Of two policies for one port the older holds; one for a named port goes before one for
@@ -32,6 +33,10 @@ pub struct BackendPolicySpec {
     /// When a single endpoint is left alone because it fails. Default: never.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outlier_detection: Option<OutlierDetection>,
+    /// How each proxy finds out by itself whether an endpoint works, beside what is said of it and what becomes of
+    /// requests. Default: it doesn't.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<Box<HealthCheck>>,
     /// How an endpoint that has just come gets its full share of requests. Default: at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slow_start: Option<SlowStart>,
@@ -313,6 +318,101 @@ impl Default for FailurePercentage {
     }
 }
 
+/// How each proxy finds out by itself whether an endpoint works. It checks the endpoints of the services that its app
+/// uses, over a connection of its own for each check. An endpoint is healthy until so many checks have failed; it stays
+/// unhealthy as long as it is said to be, whatever the checks find.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HealthCheck {
+    /// What is asked of an endpoint. Http: an answer to GET with an expected status. Grpc: SERVING, as
+    /// grpc.health.v1.Health/Check answers it; for ports that speak gRPC or HTTP/2. Tcp: that a connection can be
+    /// opened; before a sidecar, to the app behind it.
+    #[serde(rename = "type")]
+    pub kind: HealthCheckType,
+    /// What an Http check asks for.
+    ///
+    /// Rule: it is there exactly for type Http.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpCheck>,
+    /// What a Grpc check asks for. Default: how the server is as a whole.
+    ///
+    /// Rule: it is there for type Grpc only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc: Option<GrpcCheck>,
+    /// How often a check of an endpoint begins; up to a tenth more, so that proxies don't check together. The first
+    /// comes within one interval.
+    #[serde(serialize_with = "duration::serialize")]
+    #[schemars(with = "Millis<100, 3_600_000>", default = "check_interval")]
+    pub interval: Duration,
+    /// How long a check may take.
+    #[serde(serialize_with = "duration::serialize")]
+    #[schemars(with = "Millis<10, 60_000>", default = "check_timeout")]
+    pub timeout: Duration,
+    /// How many checks have to fail one after the other until an endpoint is unhealthy.
+    #[schemars(range(min = 1, max = 1000), default = "unhealthy_threshold")]
+    pub unhealthy_threshold: u32,
+    /// How many checks have to pass one after the other until it is healthy again.
+    #[schemars(range(min = 1, max = 1000), default = "healthy_threshold")]
+    pub healthy_threshold: u32,
+}
+
+/// What a health check asks of an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub enum HealthCheckType {
+    /// An answer to GET with an expected status.
+    Http,
+    /// SERVING, as `grpc.health.v1.Health/Check` answers it.
+    Grpc,
+    /// That a connection can be opened.
+    Tcp,
+}
+
+/// What an Http check asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpCheck {
+    /// The path, without a query.
+    ///
+    /// Rule: it has no empty segment, none that is `.` or `..`, and no escaped slash.
+    #[schemars(with = "Path")]
+    pub path: String,
+    /// The host. Default: `SERVICE.NAMESPACE:PORT` of the service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Subdomain>")]
+    pub host: Option<String>,
+    /// The statuses that are well.
+    ///
+    /// Rule: none is there twice.
+    #[schemars(
+        default = "expected_statuses",
+        inner(range(min = 100, max = 599)),
+        length(min = 1, max = STATUSES_MAX),
+        extend("x-kubernetes-list-type" = "atomic")
+    )]
+    pub expected_statuses: Vec<u16>,
+}
+
+/// What a Grpc check asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(default)]
+pub struct GrpcCheck {
+    /// The service asked about. Default: none, for the server as a whole.
+    #[schemars(with = "Printable")]
+    pub service: String,
+}
+
+/// How often endpoints are checked where nothing is said: Kubernetes' published default for probes.
+pub const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long a check may take where nothing is said: Kubernetes' published default for probes.
+pub const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How many checks have to fail where nothing is said: the published default of Kubernetes and HAProxy.
+pub const UNHEALTHY_THRESHOLD: u32 = 3;
+
+/// How many checks have to pass where nothing is said: HAProxy's published default. One could be chance.
+pub const HEALTHY_THRESHOLD: u32 = 2;
+
 /// How an endpoint that has just come gets its full share of requests little by little.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -414,6 +514,27 @@ fn peak_ewma_decay() -> String {
     duration::format(PEAK_EWMA_DECAY)
 }
 
+fn check_interval() -> Duration {
+    CHECK_INTERVAL
+}
+
+fn check_timeout() -> Duration {
+    CHECK_TIMEOUT
+}
+
+fn unhealthy_threshold() -> u32 {
+    UNHEALTHY_THRESHOLD
+}
+
+fn healthy_threshold() -> u32 {
+    HEALTHY_THRESHOLD
+}
+
+/// Envoy's published default.
+fn expected_statuses() -> Vec<u16> {
+    vec![200]
+}
+
 fn aggression_percent() -> u16 {
     AGGRESSION_PERCENT
 }
@@ -428,6 +549,7 @@ pub(crate) fn read(node: &Node<'_>, errors: &mut Errors) -> Option<BackendPolicy
     let balancing = fields.optional("balancing", errors, read_balancing);
     let circuit_breaker = fields.optional("circuitBreaker", errors, read_circuit_breaker);
     let outlier_detection = fields.optional("outlierDetection", errors, read_outlier_detection);
+    let health_check = fields.optional("healthCheck", errors, read_health_check);
     let slow_start = fields.optional("slowStart", errors, read_slow_start);
     let locality = fields.optional("locality", errors, read_locality);
     let connection_pool = fields.optional("connectionPool", errors, read_connection_pool);
@@ -442,6 +564,7 @@ pub(crate) fn read(node: &Node<'_>, errors: &mut Errors) -> Option<BackendPolicy
         balancing,
         circuit_breaker,
         outlier_detection,
+        health_check: health_check.map(Box::new),
         slow_start,
         locality,
         connection_pool,
@@ -601,6 +724,105 @@ fn read_failure_percentage(node: &Node<'_>, errors: &mut Errors) -> Option<Failu
     })
 }
 
+fn read_health_check(node: &Node<'_>, errors: &mut Errors) -> Option<HealthCheck> {
+    let mut fields = node.fields(errors)?;
+    let kind = fields.required("type", errors, |node, errors| {
+        let choices = [
+            ("Http", HealthCheckType::Http),
+            ("Grpc", HealthCheckType::Grpc),
+            ("Tcp", HealthCheckType::Tcp),
+        ];
+        node.choice(errors, &choices)
+    });
+    let http = fields.get("http");
+    let grpc = fields.get("grpc");
+    let interval = fields.optional("interval", errors, |node, errors| {
+        node.duration(errors, SHORTEST..=Duration::from_secs(3600))
+    });
+    let timeout = fields.optional("timeout", errors, |node, errors| {
+        node.duration(errors, Duration::from_millis(10)..=Duration::from_secs(60))
+    });
+    let mut threshold = |name| fields.optional(name, errors, |node, errors| node.integer(errors, 1..=1000));
+    let unhealthy_threshold = threshold("unhealthyThreshold");
+    let healthy_threshold = threshold("healthyThreshold");
+    fields.finish(errors);
+    let kind = kind?;
+    let mut without_effect = |given: &Option<Node<'_>>, only: &str| {
+        if let Some(given) = given {
+            let remedy = format!("it belongs to type: {only}");
+            given.refuse(errors, "would be without effect", remedy);
+        }
+    };
+    match kind {
+        HealthCheckType::Http => without_effect(&grpc, "Grpc"),
+        HealthCheckType::Grpc => without_effect(&http, "Http"),
+        HealthCheckType::Tcp => {
+            without_effect(&http, "Http");
+            without_effect(&grpc, "Grpc");
+        }
+    }
+    let (http, grpc) = match kind {
+        HealthCheckType::Http => match http {
+            Some(http) => (Some(read_http_check(&http, errors)?), None),
+            None => {
+                node.missing(errors, "http", "a check of type Http needs a path to ask for");
+                return None;
+            }
+        },
+        HealthCheckType::Grpc => match grpc {
+            Some(grpc) => (None, Some(read_grpc_check(&grpc, errors)?)),
+            None => (None, None),
+        },
+        HealthCheckType::Tcp => (None, None),
+    };
+    Some(HealthCheck {
+        kind,
+        http,
+        grpc,
+        interval: interval.unwrap_or(CHECK_INTERVAL),
+        timeout: timeout.unwrap_or(CHECK_TIMEOUT),
+        unhealthy_threshold: unhealthy_threshold.unwrap_or(UNHEALTHY_THRESHOLD),
+        healthy_threshold: healthy_threshold.unwrap_or(HEALTHY_THRESHOLD),
+    })
+}
+
+fn read_http_check(node: &Node<'_>, errors: &mut Errors) -> Option<HttpCheck> {
+    let mut fields = node.fields(errors)?;
+    let path = fields.required("path", errors, read_path);
+    let host = fields.optional("host", errors, names::subdomain);
+    let statuses = fields.optional("expectedStatuses", errors, |node, errors| {
+        let statuses = node.list(errors, STATUSES_MAX, |node, errors| node.integer(errors, 100..=599))?;
+        node.refuse_empty(errors, "at least one status is right");
+        node.refuse_twins(
+            errors,
+            &statuses,
+            |a: &u16, b| a == b,
+            "is there already",
+            "each status stands once",
+        );
+        Some(statuses)
+    });
+    fields.finish(errors);
+    Some(HttpCheck {
+        path: path?,
+        host,
+        expected_statuses: statuses.unwrap_or_else(expected_statuses),
+    })
+}
+
+fn read_grpc_check(node: &Node<'_>, errors: &mut Errors) -> Option<GrpcCheck> {
+    let mut fields = node.fields(errors)?;
+    let service = fields.optional("service", errors, |node, errors| {
+        let is_right = |text: &str| text.chars().count() <= 256 && !text.chars().any(char::is_control);
+        let remedy = "at most 256 characters are right, no control characters";
+        names::checked(node, errors, is_right, "is no name of a service", remedy)
+    });
+    fields.finish(errors);
+    Some(GrpcCheck {
+        service: service.unwrap_or_default(),
+    })
+}
+
 fn read_slow_start(node: &Node<'_>, errors: &mut Errors) -> Option<SlowStart> {
     let mut fields = node.fields(errors)?;
     let window = fields.required("window", errors, |node, errors| {
@@ -671,6 +893,9 @@ fn read_retry_budget(node: &Node<'_>, errors: &mut Errors) -> Option<RetryBudget
 
 /// As many targets as Gateway API's policies have.
 const TARGETS_MAX: usize = 16;
+
+/// More statuses than this would be hard to read, and hold some that say something else.
+const STATUSES_MAX: usize = 16;
 
 /// The largest limit on anything that one proxy counts.
 const COUNT_MAX: u64 = 1_000_000;

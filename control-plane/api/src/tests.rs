@@ -779,6 +779,15 @@ fn backend_policies() {
     assert_eq!(object.to_value()["spec"]["balancing"]["decay"], "10s");
     assert_eq!(object.to_value()["spec"]["circuitBreaker"]["failures"]["openFor"], "5s");
     good(&spec("balancing: {type: RoundRobin}"));
+    let object = good(&spec("healthCheck: {type: Http, http: {path: /healthz}}"));
+    let expect = serde_json::json!({
+        "type": "Http", "http": {"path": "/healthz", "expectedStatuses": [200]},
+        "interval": "10s", "timeout": "1s", "unhealthyThreshold": 3, "healthyThreshold": 2,
+    });
+    assert_eq!(object.to_value()["spec"]["healthCheck"], expect);
+    good(&spec("healthCheck: {type: Grpc}"));
+    good(&spec("healthCheck: {type: Grpc, grpc: {service: pkg.Service}}"));
+    good(&spec("healthCheck: {type: Tcp, interval: 500ms, timeout: 50ms}"));
     let object = good(&spec(
         "slowStart: {window: 30s, aggressionPercent: 150}, locality: {}, connectionPool: {}",
     ));
@@ -848,7 +857,67 @@ fn backend_policies() {
             "retryBudget.window: \"1ms\" is out of range",
         ),
         ("connectTimeout: 0s", "connectTimeout: \"0s\" is out of range"),
-        ("healthCheck: {}", "healthCheck: {} stands in an unknown field"),
+        ("healthCheck: {}", "healthCheck.type: is missing"),
+        (
+            "healthCheck: {type: Ping}",
+            "healthCheck.type: \"Ping\" is not supported; \"Http\" or \"Grpc\" or \"Tcp\" is right",
+        ),
+        (
+            "healthCheck: {type: Http}",
+            "healthCheck.http: is missing; a check of type Http needs a path to ask for",
+        ),
+        (
+            "healthCheck: {type: Tcp, http: {path: /}}",
+            "healthCheck.http: {\"path\":\"/\"} would be without effect; it belongs to type: Http",
+        ),
+        (
+            "healthCheck: {type: Http, http: {path: /}, grpc: {}}",
+            "healthCheck.grpc: {} would be without effect; it belongs to type: Grpc",
+        ),
+        (
+            "healthCheck: {type: Http, http: {path: healthz}}",
+            "healthCheck.http.path: \"healthz\" ",
+        ),
+        (
+            "healthCheck: {type: Http, http: {path: /, host: A_B}}",
+            "healthCheck.http.host: \"A_B\" ",
+        ),
+        (
+            "healthCheck: {type: Http, http: {path: /, expectedStatuses: []}}",
+            "healthCheck.http.expectedStatuses: [] is empty; at least one status is right",
+        ),
+        (
+            "healthCheck: {type: Http, http: {path: /, expectedStatuses: [600]}}",
+            "healthCheck.http.expectedStatuses[0]: 600 is out of range; a whole number from 100 to 599 is right",
+        ),
+        (
+            "healthCheck: {type: Http, http: {path: /, expectedStatuses: [200, 200]}}",
+            "healthCheck.http.expectedStatuses[1]: 200 is there already",
+        ),
+        (
+            "healthCheck: {type: Http, http: {path: /, method: HEAD}}",
+            "healthCheck.http.method: \"HEAD\" stands in an unknown field",
+        ),
+        (
+            "healthCheck: {type: Grpc, grpc: {service: \"a\\tb\"}}",
+            "healthCheck.grpc.service: \"a\\tb\" is no name of a service",
+        ),
+        (
+            "healthCheck: {type: Tcp, interval: 10ms}",
+            "healthCheck.interval: \"10ms\" is out of range; a duration from 100ms to 1h is right",
+        ),
+        (
+            "healthCheck: {type: Tcp, timeout: 2m}",
+            "healthCheck.timeout: \"2m\" is out of range; a duration from 10ms to 1m is right",
+        ),
+        (
+            "healthCheck: {type: Tcp, unhealthyThreshold: 0}",
+            "healthCheck.unhealthyThreshold: 0 is out of range",
+        ),
+        (
+            "healthCheck: {type: Tcp, healthyThreshold: 1001}",
+            "healthCheck.healthyThreshold: 1001 is out of range",
+        ),
         ("slowStart: {}", "slowStart.window: is missing"),
         (
             "slowStart: {window: 500ms}",

@@ -327,6 +327,7 @@ fn asks_for(policy: &BackendPolicySpec, field: PolicyField) -> bool {
             policy.circuit_breaker.is_some()
         }
         PolicyField::OutlierDetection => policy.outlier_detection.is_some(),
+        PolicyField::HealthCheck => policy.health_check.is_some(),
         PolicyField::SlowStart => policy.slow_start.is_some(),
         PolicyField::Locality => policy.locality.is_some(),
         PolicyField::ConnectionPool | PolicyField::MaxConcurrentStreams => policy.connection_pool.is_some(),

@@ -22,6 +22,7 @@ pub(super) fn claims<'a>(object: &Object, spec: &BackendPolicySpec, index: &'a I
         Claim {
             target: ParentReference::from(target),
             found: found(object, target, index),
+            misfit: misfit(object, spec, target, index),
             oldest: policies.iter().find(claims).map(|oldest| oldest.object),
             overridden: attachment
                 .as_ref()
@@ -65,6 +66,11 @@ fn found(object: &Object, target: &TargetRef, index: &Index) -> Result<String, S
             Err(format!("{shown} has no port named {section:?}; it has {held}"))
         }
     }
+}
+
+fn misfit(object: &Object, spec: &BackendPolicySpec, target: &TargetRef, index: &Index) -> Option<String> {
+    let service = service_name(&object.metadata.namespace, &target.name)?;
+    compile::misfit(spec, index.service(&service)?.spec, target.section_name.as_deref())
 }
 
 /// Who holds instead, if others do for every port: a policy for a port by name goes before one for all ports.

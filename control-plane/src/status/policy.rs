@@ -19,6 +19,8 @@ pub(super) struct Claim<'a> {
     /// # Errors
     /// What of it is not there.
     pub(super) found: Result<String, String>,
+    /// Why the policy can't be in force there.
+    pub(super) misfit: Option<String>,
     /// The oldest policy that claims just the same, the claimant itself among them.
     pub(super) oldest: Option<&'a Object>,
     /// Where the target's callers are.
@@ -54,13 +56,16 @@ pub(super) fn status(object: &Object, claims: Vec<Claim<'_>>, standings: &Standi
     }
 }
 
-/// Whether the target is there, and no older policy claims the same.
+/// Whether the target is there, the policy can be in force for it, and no older one claims the same.
 fn accepted(object: &Object, claim: &Claim<'_>) -> Verdict {
     let not = |reason, message: String| Verdict::new(condition::ACCEPTED, ConditionStatus::False, reason, message);
     let shown = match &claim.found {
         Ok(shown) => shown,
         Err(missing) => return not("TargetNotFound", missing.clone()),
     };
+    if let Some(misfit) = &claim.misfit {
+        return not("Invalid", format!("{misfit} ({shown})"));
+    }
     let own = object.key();
     match claim.oldest {
         Some(oldest) if oldest.key() != own => {

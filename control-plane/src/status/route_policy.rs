@@ -20,6 +20,7 @@ pub(super) fn claims<'a>(object: &Object, spec: &RoutePolicySpec, index: &'a Ind
         Claim {
             target: ParentReference::from(target),
             found: found(object, target, index),
+            misfit: None,
             oldest: policies.iter().find(claims).map(|oldest| oldest.object),
             extent: extent(object, target, index),
             overridden: overridden(object, target, index),

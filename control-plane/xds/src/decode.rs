@@ -23,6 +23,7 @@ mod endpoints;
 mod filters;
 mod forward;
 mod headers;
+mod health_check;
 mod hosts;
 mod lb_config;
 pub mod lenient;

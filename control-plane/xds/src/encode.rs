@@ -50,6 +50,7 @@ mod envoy_route;
 mod filters;
 pub mod grpc;
 mod grpc_route;
+pub(crate) mod health_check;
 mod lb_config;
 mod not_sent;
 mod outlier;
@@ -133,6 +134,11 @@ pub fn cluster(cluster: &model::Cluster) -> Any {
             per_host_thresholds: Vec::new(),
         }),
         outlier_detection: cluster.outlier_detection.as_ref().map(outlier::outlier_detection),
+        health_checks: cluster
+            .health_check
+            .iter()
+            .map(|check| health_check::health_check(check, cluster.protocol))
+            .collect(),
         common_lb_config: Some(CommonLbConfig {
             healthy_panic_threshold: Some(Percent {
                 value: cluster.panic_percent.into(),

@@ -37,6 +37,12 @@ pub(crate) const METHOD: &str = ":method";
 /// that field.
 pub(crate) const WHOLE_PATH: &str = "^/.*$";
 
+/// The statuses that a health check may be told of: from this, and below [`STATUS_END`].
+pub(crate) const STATUS_START: i64 = 100;
+
+/// Behind the last status that a health check may be told of.
+pub(crate) const STATUS_END: i64 = 600;
+
 /// Envoy's published default of a route's timeout.
 pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
 

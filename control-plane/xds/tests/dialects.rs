@@ -436,9 +436,10 @@ fn of_routes_each_client_is_told_what_it_can_do() {
 
 fields! { cluster_fields:
     Cluster {
-        name, protocol, connect_timeout, balancing, limits, breaker, outlier_detection, slow_start, locality, pool,
-        panic_percent, retry_budget, sources,
+        name, protocol, connect_timeout, balancing, limits, breaker, outlier_detection, health_check, slow_start, locality,
+        pool,        panic_percent, retry_budget, sources,
     }
+    HealthCheck { kind, interval, timeout, unhealthy_threshold, healthy_threshold }
     SlowStart { window, aggression, min_weight_percent }
     LocalityPreference { overprovisioning_percent }
     ConnectionPool { idle_timeout, max_requests_per_connection, max_concurrent_streams }
@@ -461,6 +462,7 @@ fn cluster() -> Cluster {
         limits: Limits::default(),
         breaker: None,
         outlier_detection: None,
+        health_check: None,
         slow_start: None,
         locality: None,
         pool: ConnectionPool::default(),
@@ -514,6 +516,24 @@ fn warms(cluster: &mut Cluster) {
     });
 }
 
+fn checks(cluster: &mut Cluster) {
+    cluster.health_check = Some(HealthCheck {
+        kind: HealthCheckKind::Http {
+            host: None,
+            path: "/healthz".to_owned(),
+            expected: vec![StatusCode::OK],
+        },
+        interval: Duration::from_secs(10),
+        timeout: Duration::from_secs(1),
+        unhealthy_threshold: 3,
+        healthy_threshold: 2,
+    });
+}
+
+fn health_check(cluster: &mut Cluster) -> &mut HealthCheck {
+    cluster.health_check.as_mut().expect("a check")
+}
+
 fn slow_start(cluster: &mut Cluster) -> &mut SlowStart {
     cluster.slow_start.as_mut().expect("a slow start")
 }
@@ -545,6 +565,13 @@ const CLUSTERS: &[Row<Cluster>] = &[
     Row("Cluster.limits", nothing, |c| c.limits.max_requests = 1, [Said, Said, Said]),
     Row("Cluster.breaker", nothing, breaks, [Said, No, No]),
     Row("Cluster.outlier_detection", nothing, ejects, [Said, Said, Said]),
+    Row("Cluster.health_check", nothing, checks, [Said, No, Said]),
+    Row("HealthCheck.kind", checks, |c| health_check(c).kind = HealthCheckKind::Tcp, [Said, Nothing, Said]),
+    Row("HealthCheck.kind", checks, |c| health_check(c).kind = HealthCheckKind::Grpc { service: String::new() }, [Said, Nothing, Said]),
+    Row("HealthCheck.interval", checks, |c| health_check(c).interval = Duration::from_secs(9), [Said, Nothing, Said]),
+    Row("HealthCheck.timeout", checks, |c| health_check(c).timeout = Duration::from_secs(9), [Said, Nothing, Said]),
+    Row("HealthCheck.unhealthy_threshold", checks, |c| health_check(c).unhealthy_threshold = 9, [Said, Nothing, Said]),
+    Row("HealthCheck.healthy_threshold", checks, |c| health_check(c).healthy_threshold = 9, [Said, Nothing, Said]),
     Row("Cluster.slow_start", nothing, warms, [Said, No, Said]),
     Row("Cluster.locality", nothing, stays_near, [Said, No, No]),
     Row("Cluster.pool", nothing, |c| c.pool.max_requests_per_connection = Some(9), [Said, No, Said]),

@@ -11,9 +11,12 @@ use envoy_types::pb::envoy::config::cluster::v3::cluster::{
 };
 use envoy_types::pb::envoy::config::cluster::v3::{Cluster, OutlierDetection};
 use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
+use envoy_types::pb::envoy::config::core::v3::health_check::{
+    CustomHealthCheck, GrpcHealthCheck, HealthChecker, HttpHealthCheck, Payload, TcpHealthCheck,
+};
 use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
 use envoy_types::pb::envoy::config::core::v3::{
-    Address, HealthStatus, Http2ProtocolOptions, Locality, Metadata, address,
+    Address, HealthCheck, HealthStatus, Http2ProtocolOptions, Locality, Metadata, address,
 };
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, LbEndpoint};
@@ -45,8 +48,9 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_optio
 };
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatcher, StringMatcher};
-use envoy_types::pb::envoy::r#type::v3::Percent;
+use envoy_types::pb::envoy::r#type::v3::{Int64Range, Percent};
 use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration as WireDuration, UInt32Value};
+use http::StatusCode;
 use prost::{Message, Name};
 use weir_policy::model::{self, *};
 use weir_xds::{Problem, Rejection, ResourceType, decode, encode, v1};
@@ -1520,6 +1524,17 @@ fn sound_cluster() -> Any {
             max_ejection_time: Duration::from_secs(300),
             max_ejection_percent: 50,
         }),
+        health_check: Some(model::HealthCheck {
+            kind: model::HealthCheckKind::Http {
+                host: None,
+                path: "/healthz".to_owned(),
+                expected: vec![StatusCode::OK],
+            },
+            interval: Duration::from_secs(10),
+            timeout: Duration::from_secs(1),
+            unhealthy_threshold: 3,
+            healthy_threshold: 2,
+        }),
         slow_start: Some(model::SlowStart {
             window: Duration::from_secs(30),
             aggression: 1.0,
@@ -1673,6 +1688,136 @@ fn streams() {
         refused!(
             "typed_extension_protocol_options[\"envoy.extensions.upstreams.http.v3.HttpProtocolOptions\"].explicit_http_config.http2_protocol_options.max_concurrent_streams",
             Problem::OutOfRange { .. }
+        ),
+    );
+}
+
+#[track_caller]
+fn checks(change: impl FnOnce(&mut HealthCheck), refused: Refused) {
+    cluster(|c| change(&mut c.health_checks[0]), refused);
+}
+
+#[track_caller]
+fn http_check(change: impl FnOnce(&mut HttpHealthCheck), refused: Refused) {
+    checks(
+        |check| match &mut check.health_checker {
+            Some(HealthChecker::HttpHealthCheck(http)) => change(http),
+            other => panic!("{other:?}"),
+        },
+        refused,
+    );
+}
+
+#[test]
+fn health_checks() {
+    cluster(
+        |c| c.health_checks.push(c.health_checks[0].clone()),
+        refused!("health_checks[1]", Problem::Duplicate),
+    );
+    checks(
+        |c| c.initial_jitter = wire(Duration::from_secs(1)),
+        refused!("health_checks[0].initial_jitter", Problem::WithoutEffect),
+    );
+    checks(
+        |c| c.interval_jitter_percent = 20,
+        refused!("health_checks[0].interval_jitter_percent", Problem::Unsupported { .. }),
+    );
+    checks(
+        |c| c.alt_port = Some(UInt32Value { value: 80 }),
+        refused!("health_checks[0].alt_port", Problem::WithoutEffect),
+    );
+    for reuse in [None, Some(BoolValue { value: true })] {
+        checks(
+            |c| c.reuse_connection = reuse,
+            refused!("health_checks[0].reuse_connection", Problem::Unsupported { .. }),
+        );
+    }
+    checks(
+        |c| c.no_traffic_interval = None,
+        refused!("health_checks[0].no_traffic_interval", Problem::Unsupported { .. }),
+    );
+    checks(
+        |c| (c.interval, c.no_traffic_interval) = (None, None),
+        refused!("health_checks[0].interval", Problem::Missing),
+    );
+    checks(
+        |c| c.timeout = wire(Duration::ZERO),
+        refused!("health_checks[0].timeout", Problem::OutOfRange { .. }),
+    );
+    checks(
+        |c| c.unhealthy_threshold = None,
+        refused!("health_checks[0].unhealthy_threshold", Problem::Missing),
+    );
+    checks(
+        |c| c.healthy_threshold = Some(UInt32Value { value: 0 }),
+        refused!("health_checks[0].healthy_threshold", Problem::OutOfRange { .. }),
+    );
+    checks(
+        |c| c.health_checker = None,
+        refused!("health_checks[0].health_checker", Problem::Missing),
+    );
+    checks(
+        |c| c.health_checker = Some(HealthChecker::CustomHealthCheck(CustomHealthCheck::default())),
+        refused!("health_checks[0].custom_health_check", Problem::Unsupported { .. }),
+    );
+    checks(
+        |c| c.health_checker = Some(HealthChecker::GrpcHealthCheck(GrpcHealthCheck::default())),
+        refused!("health_checks[0].grpc_health_check", Problem::Unsupported { .. }),
+    );
+    checks(
+        |c| {
+            c.health_checker = Some(HealthChecker::TcpHealthCheck(TcpHealthCheck {
+                send: Some(Payload::default()),
+                ..TcpHealthCheck::default()
+            }));
+        },
+        refused!("health_checks[0].tcp_health_check.send", Problem::WithoutEffect),
+    );
+    for path in ["", "healthz", "/a b"] {
+        http_check(
+            |h| h.path = path.to_owned(),
+            refused!(
+                "health_checks[0].http_health_check.path",
+                Problem::Missing | Problem::Malformed { .. }
+            ),
+        );
+    }
+    http_check(
+        |h| h.host = "a b".to_owned(),
+        refused!("health_checks[0].http_health_check.host", Problem::Malformed { .. }),
+    );
+    http_check(
+        |h| h.codec_client_type = 1,
+        refused!(
+            "health_checks[0].http_health_check.codec_client_type",
+            Problem::Mismatch { .. }
+        ),
+    );
+    http_check(
+        |h| h.method = 2,
+        refused!("health_checks[0].http_health_check.method", Problem::Unsupported { .. }),
+    );
+    http_check(
+        |h| h.retriable_statuses.clear(),
+        refused!(
+            "health_checks[0].http_health_check.retriable_statuses",
+            Problem::Unsupported { .. }
+        ),
+    );
+    for (start, end) in [(200, 200), (99, 201), (200, 601), (300, 200)] {
+        http_check(
+            |h| h.expected_statuses = vec![Int64Range { start, end }],
+            refused!(
+                "health_checks[0].http_health_check.expected_statuses[0]",
+                Problem::OutOfRange { .. }
+            ),
+        );
+    }
+    http_check(
+        |h| h.request_headers_to_remove = vec!["a".to_owned()],
+        refused!(
+            "health_checks[0].http_health_check.request_headers_to_remove",
+            Problem::WithoutEffect
         ),
     );
 }

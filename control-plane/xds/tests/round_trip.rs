@@ -500,6 +500,37 @@ fn outlier_detection() -> impl Strategy<Value = OutlierDetection> {
     )
 }
 
+fn health_check(protocol: AppProtocol) -> impl Strategy<Value = HealthCheck> {
+    let host = select(vec![
+        None,
+        Some("a.b"),
+        Some("a.b:80"),
+        Some("10.0.0.1"),
+        Some("[::1]:80"),
+    ]);
+    let path = select(vec!["/", "/healthz", "/a/b?c=d", "/%20"]);
+    let expected = btree_set(status(100..=599), 1..9);
+    let http = (host, path, expected).prop_map(|(host, path, expected)| HealthCheckKind::Http {
+        host: host.map(str::to_owned),
+        path: path.to_owned(),
+        expected: expected.into_iter().collect(),
+    });
+    let grpc = "[a-z.]{0,20}".prop_map(|service| HealthCheckKind::Grpc { service });
+    let kind = match protocol {
+        AppProtocol::Http1 => prop_oneof![http, Just(HealthCheckKind::Tcp)].boxed(),
+        AppProtocol::Http2 | AppProtocol::Grpc => prop_oneof![http, grpc, Just(HealthCheckKind::Tcp)].boxed(),
+    };
+    (kind, duration(), duration(), 1..=u32::MAX, 1..=u32::MAX).prop_map(
+        |(kind, interval, timeout, unhealthy_threshold, healthy_threshold)| HealthCheck {
+            kind,
+            interval,
+            timeout,
+            unhealthy_threshold,
+            healthy_threshold,
+        },
+    )
+}
+
 fn slow_start() -> impl Strategy<Value = SlowStart> {
     let aggression = prop_oneof![Just(1.0), f64::MIN_POSITIVE..1e9];
     (duration(), aggression, 1..=100_u8).prop_map(|(window, aggression, min_weight_percent)| SlowStart {
@@ -528,6 +559,10 @@ fn pool() -> impl Strategy<Value = ConnectionPool> {
 
 fn cluster() -> impl Strategy<Value = Cluster> {
     let protocol = select(vec![AppProtocol::Http1, AppProtocol::Http2, AppProtocol::Grpc]);
+    protocol.prop_flat_map(cluster_that_speaks)
+}
+
+fn cluster_that_speaks(protocol: AppProtocol) -> BoxedStrategy<Cluster> {
     let balancing = prop_oneof![
         Just(Balancing::RoundRobin),
         duration().prop_map(|decay| Balancing::PeakEwma { decay })
@@ -555,13 +590,13 @@ fn cluster() -> impl Strategy<Value = Cluster> {
     });
     let parts = (
         cluster_name(),
-        protocol,
+        option::of(health_check(protocol)).boxed(),
         duration(),
         balancing,
         limits,
         option::of(breaker),
         (
-            option::of(outlier_detection()),
+            option::of(outlier_detection()).boxed(),
             1..=100_u8,
             option::of(slow_start()),
             option::of(locality()),
@@ -570,8 +605,8 @@ fn cluster() -> impl Strategy<Value = Cluster> {
         ),
         budget,
     );
-    parts.prop_map(
-        |(name, protocol, connect_timeout, balancing, limits, breaker, choice, retry_budget)| Cluster {
+    let clusters = parts.prop_map(
+        move |(name, health_check, connect_timeout, balancing, limits, breaker, choice, retry_budget)| Cluster {
             name,
             protocol,
             connect_timeout,
@@ -579,6 +614,7 @@ fn cluster() -> impl Strategy<Value = Cluster> {
             limits,
             breaker,
             outlier_detection: choice.0,
+            health_check,
             slow_start: choice.2,
             locality: choice.3,
             pool: choice.4,
@@ -586,7 +622,9 @@ fn cluster() -> impl Strategy<Value = Cluster> {
             retry_budget,
             sources: choice.5,
         },
-    )
+    );
+    // Boxed: what a test has on its stack is not without a bound.
+    clusters.boxed()
 }
 
 fn shuffled_endpoints() -> impl Strategy<Value = (ClusterEndpoints, ClusterEndpoints)> {

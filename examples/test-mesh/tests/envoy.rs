@@ -385,6 +385,39 @@ async fn policies_are_carried_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_whose_checks_fail_gets_no_request() {
+    let mesh = TestMesh::start().await;
+    let good = ScriptedApp::start(Script::answer(200, "good")).await;
+    let sick = Script::http(|seen| async move {
+        let status = if seen.head.uri.path() == "/healthz" { 503 } else { 200 };
+        Response::builder()
+            .status(status)
+            .body(Full::from("sick"))
+            .expect("an answer")
+    });
+    let sick = ScriptedApp::start(sick).await;
+    let check = json!({
+        "type": "Http", "http": {"path": "/healthz"},
+        "interval": "100ms", "timeout": "3s", "unhealthyThreshold": 2, "healthyThreshold": 1,
+    });
+    mesh.apply(&policy("mixed", json!({"healthCheck": check}))).await;
+    mesh.plain_service("mixed", AppProtocol::Http1, &[good.address(), sick.address()])
+        .await;
+    let envoy = Envoy::start(&mesh, "envoy-1", VARIANTS[1], json!({"services": ["mixed"]})).await;
+    let outbound = envoy.outbound().await;
+    until("one of both to be healthy", || async {
+        let healthy = envoy.stat("mixed.default_80.membership_healthy").await;
+        let failed = envoy.stat("mixed.default_80.health_check.failure").await;
+        (healthy == 1 && failed >= 2).then_some(())
+    })
+    .await;
+    for _ in 0..8 {
+        assert_eq!(get(outbound, "mixed", "/").await.text(), "good");
+    }
+    assert!(sick.seen().iter().all(|seen| seen.head.uri.path() == "/healthz"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_endpoint_that_fails_is_left_alone() {
     let mesh = TestMesh::start().await;
     let good = ScriptedApp::start(Script::answer(200, "good")).await;

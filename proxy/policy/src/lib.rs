@@ -8,6 +8,7 @@ pub mod context;
 pub mod cors;
 pub mod deadline;
 pub mod fault;
+pub mod health_check;
 pub mod model;
 pub mod names;
 pub mod outlier;

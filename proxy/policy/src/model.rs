@@ -582,6 +582,8 @@ pub struct Cluster {
     pub breaker: Option<FailureBreaker>,
     /// When a single endpoint is left alone; `None`: never.
     pub outlier_detection: Option<OutlierDetection>,
+    /// How the proxy finds out by itself whether each endpoint works; `None`: it doesn't.
+    pub health_check: Option<HealthCheck>,
     /// How an endpoint that has just come gets its full share; `None`: at once.
     pub slow_start: Option<SlowStart>,
     /// How what is near is preferred; `None`: it isn't.
@@ -741,6 +743,42 @@ pub struct FailurePercentage {
     pub min_requests: u32,
     /// Endpoints with that many requests, itself among them, below which there is nothing to compare with.
     pub min_hosts: u32,
+}
+
+/// How a proxy finds out by itself whether each endpoint of a cluster works.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// What is asked of an endpoint.
+    pub kind: HealthCheckKind,
+    /// So often a check of an endpoint begins, and a little less often, so that proxies don't check together.
+    pub interval: Duration,
+    /// How long a check may take; longer, it has failed.
+    pub timeout: Duration,
+    /// So many failed checks one after the other make an endpoint unhealthy, from 1.
+    pub unhealthy_threshold: u32,
+    /// So many passed checks one after the other make it healthy again, from 1.
+    pub healthy_threshold: u32,
+}
+
+/// What a health check asks of an endpoint, over a connection of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HealthCheckKind {
+    /// An answer to GET with one of some statuses.
+    Http {
+        /// The authority that is asked for; `None`: the cluster's name.
+        host: Option<String>,
+        /// The path, beginning with `/`.
+        path: String,
+        /// The statuses that are well, 100 to 599: at least one, in order, each once.
+        expected: Vec<StatusCode>,
+    },
+    /// SERVING, from `grpc.health.v1.Health/Check` (gRPC, health-checking.md). Only of what speaks HTTP/2.
+    Grpc {
+        /// The service asked about; empty: the server as a whole.
+        service: String,
+    },
+    /// That it takes the connection.
+    Tcp,
 }
 
 /// How much retries may add to a cluster's load.

@@ -107,6 +107,7 @@ pub(crate) fn cluster_model(name: &str) -> Cluster {
         limits: Limits::default(),
         breaker: None,
         outlier_detection: None,
+        health_check: None,
         slow_start: None,
         locality: None,
         pool: ConnectionPool::default(),

@@ -402,7 +402,7 @@ fn read_retry(node: &Node<'_>, errors: &mut Errors) -> Option<Retry> {
     })
 }
 
-pub(super) fn read_path(node: &Node<'_>, errors: &mut Errors) -> Option<String> {
+pub(crate) fn read_path(node: &Node<'_>, errors: &mut Errors) -> Option<String> {
     let text = node.text(errors)?;
     match names::path_problem(text) {
         Some(problem) => {

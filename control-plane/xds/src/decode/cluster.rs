@@ -23,7 +23,7 @@ use weir_policy::model::{
 
 use super::at::{At, Fault, take};
 use super::checks::{equal, from_ads, name, number_or, own_metadata, percent, positive, unpack, whole_percent};
-use super::{lb_config, outlier};
+use super::{health_check, lb_config, outlier};
 use crate::meaning::{
     DEFAULT_CONNECT_TIMEOUT, DEFAULT_IDLE_TIMEOUT, DEFAULT_PANIC_PERCENT, HTTP_OPTIONS, METADATA_KEY,
 };
@@ -33,10 +33,10 @@ use crate::v1;
 pub(super) fn cluster(at: &At<'_>, wire: Cluster) -> Result<model::Cluster, Fault> {
     take!(at, wire, Cluster {
         name, cluster_discovery_type, eds_cluster_config, connect_timeout, lb_policy, circuit_breakers,
-        outlier_detection, common_lb_config, lb_config, typed_extension_protocol_options, metadata;
+        outlier_detection, health_checks, common_lb_config, lb_config, typed_extension_protocol_options, metadata;
         transport_socket_matches, transport_socket_matcher, alt_stat_name, stats_matcher,
         per_connection_buffer_limit_bytes, per_connection_buffer_high_watermark_timeout, load_assignment,
-        health_checks, max_requests_per_connection, upstream_http_protocol_options, common_http_protocol_options,
+        max_requests_per_connection, upstream_http_protocol_options, common_http_protocol_options,
         http_protocol_options, http2_protocol_options, dns_refresh_rate, dns_jitter, dns_failure_refresh_rate,
         respect_dns_ttl, dns_lookup_family, dns_resolvers, use_tcp_for_dns_lookups, dns_resolution_config,
         typed_dns_resolver_config, wait_for_warm_on_init, cleanup_interval, upstream_bind_config,
@@ -100,6 +100,7 @@ pub(super) fn cluster(at: &At<'_>, wire: Cluster) -> Result<model::Cluster, Faul
             Some(wire) => Some(outlier::outlier_detection(&at.field("outlier_detection"), wire)?),
             None => None,
         },
+        health_check: health_check::health_check(&at.field("health_checks"), health_checks, protocol)?,
         slow_start,
         locality: match locality {
             Some(wire) => Some(self::locality(&at_policy.field("locality"), wire)?),

@@ -7,8 +7,9 @@ use std::collections::BTreeSet;
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{LbConfig, LbPolicy};
 use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
+use envoy_types::pb::envoy::config::core::v3::health_check::HealthChecker;
 use envoy_types::pb::envoy::config::core::v3::{
-    AggregatedConfigSource, ApiVersion, ConfigSource, HealthStatus, Metadata, RoutingPriority,
+    AggregatedConfigSource, ApiVersion, ConfigSource, HealthCheck, HealthStatus, Metadata, RoutingPriority,
 };
 use envoy_types::pb::envoy::config::endpoint::v3::cluster_load_assignment::Policy;
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
@@ -25,10 +26,14 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, http_filter,
 };
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::UpstreamProtocolOptions;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
 use envoy_types::pb::envoy::r#type::matcher::v3::StringMatcher;
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
-use envoy_types::pb::google::protobuf::Any;
+use envoy_types::pb::google::protobuf::{Any, BoolValue};
 use prost::{Message, Name};
+use weir_policy::health_check::JITTER_PERCENT;
 use weir_policy::model::{AppProtocol, Balancing, RetryBudget, RetryOn};
 
 use super::at::{At, Held as _};
@@ -490,6 +495,7 @@ fn cluster(message: &mut Cluster, skipped: &mut Skipped) {
             .typed_extension_protocol_options
             .insert(HTTP_OPTIONS.to_owned(), options);
     }
+    message.health_checks = health_checks(&at.field("health_checks"), message, skipped);
     let ours = |metadata: &Metadata| metadata.typed_filter_metadata.contains_key(METADATA_KEY);
     if message.metadata.as_ref().is_some_and(ours) {
         foreign_metadata(&at.field("metadata"), &mut message.metadata, skipped);
@@ -506,6 +512,60 @@ fn cluster(message: &mut Cluster, skipped: &mut Skipped) {
         | Err(_) => Balancing::RoundRobin,
     };
     message.metadata = Some(encode::foreign_policy(balancing, RetryBudget::default()));
+}
+
+/// Checks as they are made here, where they can be; without one that can't, an endpoint is as healthy as it is told.
+fn health_checks(at: &At<'_>, message: &mut Cluster, skipped: &mut Skipped) -> Vec<HealthCheck> {
+    let mut checks = std::mem::take(&mut message.health_checks);
+    let protocol = spoken(message);
+    let mut number = 0;
+    checks.retain_mut(|check| {
+        let at = at.index(number);
+        number += 1;
+        skip!(
+            skipped,
+            at,
+            check,
+            initial_jitter,
+            interval_jitter,
+            no_traffic_healthy_interval,
+            unhealthy_interval,
+            unhealthy_edge_interval,
+            healthy_edge_interval,
+            event_log_path,
+            event_logger,
+            event_service,
+            always_log_health_check_failures,
+            always_log_health_check_success,
+        );
+        check.interval_jitter_percent = JITTER_PERCENT;
+        check.reuse_connection = Some(BoolValue { value: false });
+        check.no_traffic_interval = check.interval;
+        if let Some(HealthChecker::HttpHealthCheck(http)) = &mut check.health_checker {
+            http.retriable_statuses = vec![encode::health_check::every_status()];
+            http.codec_client_type = encode::health_check::codec(protocol).into();
+        }
+        let read = super::health_check::health_check(&at, vec![check.clone()], protocol);
+        if read.is_err() {
+            skipped.push(at.to_string());
+        }
+        read.is_ok()
+    });
+    checks
+}
+
+/// What a cluster says that it speaks; HTTP/1.1 where that can't be read, and is refused.
+fn spoken(message: &Cluster) -> AppProtocol {
+    let options = message.typed_extension_protocol_options.get(HTTP_OPTIONS);
+    let options = options.and_then(|any| HttpProtocolOptions::decode(any.value.as_slice()).ok());
+    let http2 = match options.and_then(|options| options.upstream_protocol_options) {
+        Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => {
+            matches!(explicit.protocol_config, Some(ProtocolConfig::Http2ProtocolOptions(_)))
+        }
+        Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(_) | UpstreamProtocolOptions::AutoConfig(_))
+        | None => false,
+    };
+    if http2 { AppProtocol::Http2 } else { AppProtocol::Http1 }
 }
 
 fn endpoints(message: &mut ClusterLoadAssignment, skipped: &mut Skipped) {

@@ -159,6 +159,7 @@ pub fn cluster(cluster: &model::Cluster) -> Sent {
         limits,
         breaker,
         outlier_detection,
+        health_check,
         slow_start,
         locality,
         pool,
@@ -227,6 +228,10 @@ pub fn cluster(cluster: &model::Cluster) -> Sent {
             per_host_thresholds: Vec::new(),
         }),
         outlier_detection: outlier_detection.as_ref().map(outlier::outlier_detection),
+        health_checks: health_check
+            .iter()
+            .map(|check| super::health_check::health_check(check, *protocol))
+            .collect(),
         common_lb_config: Some(CommonLbConfig {
             healthy_panic_threshold: Some(Percent {
                 value: f64::from(*panic_percent),

@@ -60,6 +60,7 @@ pub fn cluster(cluster: &model::Cluster) -> Result<Sent, NotSent> {
         limits,
         breaker,
         outlier_detection,
+        health_check,
         slow_start,
         locality,
         pool,
@@ -98,6 +99,9 @@ pub fn cluster(cluster: &model::Cluster) -> Result<Sent, NotSent> {
     }
     if breaker.is_some() {
         notes.policy(PolicyField::Failures, "is not known to a gRPC client");
+    }
+    if health_check.is_some() {
+        notes.policy(PolicyField::HealthCheck, "is not known to a gRPC client");
     }
     if slow_start.is_some() {
         notes.policy(PolicyField::SlowStart, "is not known to a gRPC client");

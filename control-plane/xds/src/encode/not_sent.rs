@@ -77,6 +77,8 @@ pub enum PolicyField {
     Failures,
     /// `outlierDetection`
     OutlierDetection,
+    /// `healthCheck`
+    HealthCheck,
     /// `slowStart`
     SlowStart,
     /// `locality`
@@ -100,6 +102,7 @@ impl fmt::Display for PolicyField {
             PolicyField::MaxPendingRequests => "circuitBreaker.maxPendingRequests",
             PolicyField::Failures => "circuitBreaker.failures",
             PolicyField::OutlierDetection => "outlierDetection",
+            PolicyField::HealthCheck => "healthCheck",
             PolicyField::SlowStart => "slowStart",
             PolicyField::Locality => "locality",
             PolicyField::ConnectionPool => "connectionPool",
