@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::mem;
+use std::ops::Not;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -16,7 +17,7 @@ use serde::{Serialize, Serializer};
 
 use crate::config::AccessLog;
 use crate::metrics::Shared;
-use crate::record::{AttemptEvent, AttemptOutcome, DownstreamAddr, RequestRecord, Sampled};
+use crate::record::{AttemptEvent, AttemptOutcome, DownstreamAddr, Purpose, RequestRecord, Sampled};
 
 /// How long a line may wait to be written.
 const FLUSH_AFTER: Duration = Duration::from_secs(1);
@@ -307,6 +308,8 @@ struct Line<'a> {
     trace_sampled: bool,
     #[serde(rename = "weir.context_id", skip_serializing_if = "Option::is_none")]
     context_id: Option<Hex<8>>,
+    #[serde(rename = "weir.health_check", skip_serializing_if = "Not::not")]
+    health_check: bool,
 }
 
 impl<'a> Line<'a> {
@@ -345,6 +348,7 @@ impl<'a> Line<'a> {
             span_id: Hex(record.trace.span_id),
             trace_sampled: record.trace.sampled == Sampled::Yes,
             context_id: record.context_id.map(|id| Hex(id.to_be_bytes())),
+            health_check: record.purpose == Purpose::HealthCheck,
         }
     }
 }

@@ -17,10 +17,11 @@ use crate::answer;
 use crate::config::Edge;
 use crate::error::ProxyError;
 use crate::exchange::Exchange;
+use crate::health_check::CHECK_HEADER;
 use crate::http::body::ResponseBody;
 use crate::http::h1::violation::Refused;
 use crate::http::head::Grpc;
-use crate::record::{Direction, DownstreamAddr, RequestRecord, ResponseFlag, Sampled, TraceIds};
+use crate::record::{Direction, DownstreamAddr, Purpose, RequestRecord, ResponseFlag, Sampled, TraceIds};
 use crate::worker::Worker;
 
 /// A request's place among others: its trace, and the mesh's own context.
@@ -65,6 +66,19 @@ pub(crate) fn inbound(worker: &Worker, headers: &HeaderMap, edge: Edge) -> Call 
     }
 }
 
+/// For a check of our app: nothing of it is traced, and what the app does for it is no part of any request. Who asks
+/// says by leaving how long it waits.
+pub(crate) fn check(worker: &Worker) -> Call {
+    Call {
+        trace: TraceIds {
+            sampled: Sampled::No,
+            ..worker.trace_ids(None)
+        },
+        context: None,
+        deadline: Deadline::NONE,
+    }
+}
+
 impl Call {
     /// Writes our span as the parent of what comes next.
     pub(crate) fn write_trace(&self, headers: &mut HeaderMap) {
@@ -102,6 +116,7 @@ impl Call {
 pub(crate) fn strip_own(headers: &mut HeaderMap) {
     headers.remove(CONTEXT_HEADER);
     headers.remove(VERDICT_HEADER);
+    headers.remove(CHECK_HEADER);
 }
 
 /// Tells the sidecar of a caller that the app gave no answer, if it is that: its answer is made here.
@@ -166,6 +181,7 @@ pub(crate) fn record(
         response_bytes: 0,
         trace: call.trace,
         context_id: call.context.map(|context| context.id.0),
+        purpose: Purpose::Call,
     }
 }
 

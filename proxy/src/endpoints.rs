@@ -9,10 +9,12 @@ use arc_swap::{ArcSwap, Guard};
 use weir_policy::balance::EndpointLoad;
 use weir_policy::model::{self, EndpointHealth, Peer};
 use weir_policy::names::WorkloadName;
-use weir_policy::outlier::{Detector, Host};
+use weir_policy::outlier::Host;
 use weir_policy::slow_start;
 use weir_policy::spread::{Distance, Level, Shares, Spread, spread};
 use weir_policy::time::Time;
+
+use crate::health_check::Checked;
 
 /// An endpoint that may take new requests.
 #[derive(Clone, Debug)]
@@ -32,10 +34,15 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
+    /// Whether nobody says that it is unhealthy: neither the control plane nor our own checks.
+    pub(crate) fn is_healthy(&self) -> bool {
+        self.health == EndpointHealth::Healthy && !self.state.is_failing()
+    }
+
     /// Whether requests may go there at `now`, as far as it alone is concerned.
     pub(crate) fn is_usable(&self, now: Time) -> bool {
         let ejected = self.state.host.as_ref().is_some_and(|host| host.is_ejected(now));
-        self.health == EndpointHealth::Healthy && !ejected
+        self.is_healthy() && !ejected
     }
 }
 
@@ -45,28 +52,37 @@ pub(crate) struct EndpointState {
     /// Its measured latency and its requests in flight.
     pub(crate) load: Arc<EndpointLoad>,
     /// Its results; `None`: the cluster ejects none.
-    pub(crate) host: Option<Host>,
+    pub(crate) host: Option<Arc<Host>>,
+    /// What checks have shown; `None`: the cluster's endpoints are not checked.
+    pub(crate) checked: Option<Arc<Checked>>,
     /// Since when it may take requests, in nanoseconds.
     since: AtomicU64,
 }
 
 impl EndpointState {
     /// Of one that nothing is known of and that comes now.
-    pub(crate) fn new(detector: Option<&Detector>, now: Time) -> EndpointState {
+    pub(crate) fn new(host: Option<Arc<Host>>, checked: Option<Arc<Checked>>, now: Time) -> EndpointState {
         EndpointState {
             load: Arc::default(),
-            host: detector.map(Detector::host),
+            host,
+            checked,
             since: AtomicU64::new(now.as_nanos()),
         }
     }
 
-    /// The same one under another detector.
-    pub(crate) fn under(&self, detector: Option<&Detector>) -> EndpointState {
+    /// The same one under other rules.
+    pub(crate) fn under(&self, host: Option<Arc<Host>>, checked: Option<Arc<Checked>>) -> EndpointState {
         EndpointState {
             load: Arc::clone(&self.load),
-            host: detector.map(Detector::host),
+            host,
+            checked,
             since: AtomicU64::new(self.since().as_nanos()),
         }
+    }
+
+    /// Whether our own checks say that it is unhealthy.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.checked.as_ref().is_some_and(|checked| checked.is_failing())
     }
 
     /// It is well again: it begins anew to get its share.
@@ -79,7 +95,8 @@ impl EndpointState {
     }
 }
 
-/// Counts what changes the use of a cluster's endpoints between changes of configuration: ejections.
+/// Counts what changes the use of a cluster's endpoints between changes of configuration: ejections, and what checks
+/// find.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Changes(Arc<AtomicU64>);
 

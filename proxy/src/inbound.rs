@@ -8,24 +8,27 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use tokio::time::timeout_at;
+use tokio::net::TcpStream;
+use tokio::time::{timeout, timeout_at};
 use weir_policy::breaker::{Breaker, Outcome};
 use weir_policy::deadline::Deadline;
 use weir_policy::model::{AppProtocol, ConnectionPool, Limits};
 use weir_policy::retry::{AttemptFacts, Decision, MethodNamed, Replayable, RetryKind, decide};
 use weir_policy::trace::TRACESTATE_HEADER;
 
+use crate::answer;
 use crate::attempt;
 use crate::calls::{self, Call};
 use crate::config::Edge;
 use crate::error::ProxyError;
 use crate::exchange::{Attempt, Exchange};
+use crate::health_check::Asks;
 use crate::http::body::{DownstreamBody, Replay, ResponseBody};
 use crate::http::head::{Grpc, Head, strip_hop_by_hop};
 use crate::http::upstream::{Target, Wire};
-use crate::record::{AttemptOutcome, Direction, DownstreamAddr};
+use crate::record::{AttemptOutcome, Direction, DownstreamAddr, Purpose, ResponseFlag};
 use crate::worker::Worker;
 
 /// How long connecting to the app may take: it is on this host, so longer means that it does not take connections.
@@ -73,8 +76,16 @@ pub(crate) async fn serve(
 ) -> Response<ResponseBody> {
     let (parts, body) = request.into_parts();
     let grpc = Grpc::of(&parts.headers);
-    let call = calls::inbound(worker, &parts.headers, app.edge);
-    let record = calls::record(Direction::Inbound, Arc::clone(&app.label), &parts, downstream, &call);
+    // What comes from outside of the mesh can't say that it is a check.
+    let check = Asks::of(&parts.headers).filter(|_| app.edge == Edge::No);
+    let call = match check {
+        Some(_) => calls::check(worker),
+        None => calls::inbound(worker, &parts.headers, app.edge),
+    };
+    let mut record = calls::record(Direction::Inbound, Arc::clone(&app.label), &parts, downstream, &call);
+    if check.is_some() {
+        record.purpose = Purpose::HealthCheck;
+    }
     let open = call.context.and_then(|context| {
         let ids = &call.trace;
         worker.contexts.open(context, call.deadline, ids.trace_id, ids.span_id)
@@ -86,6 +97,9 @@ pub(crate) async fn serve(
         grpc,
         open,
     ));
+    if check == Some(Asks::Connection) {
+        return connectable(worker, app, &mut exchange).await;
+    }
     let carried = match Head::read(parts) {
         Ok(head) => carry(worker, app, &mut exchange, &call, head, body).await,
         Err(error) => Err(error),
@@ -104,6 +118,28 @@ pub(crate) async fn serve(
             response
         }
     }
+}
+
+/// Answers a check that asks whether the app takes connections.
+async fn connectable(worker: &Worker, app: &InboundApp, exchange: &mut Exchange) -> Response<ResponseBody> {
+    let endpoint = app.address;
+    let error = match timeout(CONNECT_TIMEOUT, TcpStream::connect(endpoint)).await {
+        Ok(Ok(_)) => {
+            let response = answer::direct(StatusCode::OK, HeaderMap::new(), String::new());
+            exchange.note(|record| {
+                record.flag = ResponseFlag::Direct;
+                record.status = response.status().as_u16();
+            });
+            return response;
+        }
+        Ok(Err(source)) => ProxyError::Connect { endpoint, source },
+        Err(_) => ProxyError::ConnectTimeout {
+            endpoint,
+            limit: CONNECT_TIMEOUT,
+        },
+    };
+    worker.health.refused(app.port);
+    calls::refuse(worker, exchange, &error)
 }
 
 async fn carry(

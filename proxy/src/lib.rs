@@ -17,7 +17,8 @@ pub(crate) mod exchange;
 pub(crate) mod explain;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
-pub(crate) mod http;
+pub(crate) mod health_check;
+mod http;
 pub(crate) mod inbound;
 pub(crate) mod last_good;
 pub(crate) mod mesh;

@@ -13,6 +13,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncod
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 use weir_policy::breaker::{BreakerState, Refusal};
+use weir_policy::health_check::Found;
 use weir_policy::outlier::Cause;
 use weir_policy::retry::RetryKind;
 use weir_policy::spread::Distance;
@@ -81,6 +82,10 @@ pub(crate) struct ObservedCluster {
     pub(crate) ejections: Vec<(Cause, u64)>,
     /// Endpoints that are ejected now.
     pub(crate) ejected: u32,
+    /// Checks of endpoints so far, by what they found; none where they are not checked.
+    pub(crate) checks: Vec<(Found, u64)>,
+    /// Endpoints that are unhealthy by these now.
+    pub(crate) failing: u32,
     /// Endpoints that take requests now.
     pub(crate) in_use: u32,
     /// The share of each level in percent, where near endpoints are preferred.
@@ -111,6 +116,7 @@ pub(crate) struct Shared {
     access_log_dropped: AtomicU64,
     spans_dropped: AtomicU64,
     spans_exported: AtomicU64,
+    health_checks_late: AtomicU64,
 }
 
 impl Metrics {
@@ -127,6 +133,7 @@ impl Metrics {
             violations: Default::default(),
             connections: Default::default(),
             unknown_destination: AtomicU64::new(0),
+            health_checks_answered: Default::default(),
         });
         locked(&self.workers).push(Arc::clone(&worker));
         worker
@@ -160,6 +167,7 @@ impl Metrics {
             access_log_dropped: self.shared.access_log_dropped.load(Relaxed),
             spans_dropped: self.shared.spans_dropped.load(Relaxed),
             spans_exported: self.shared.spans_exported.load(Relaxed),
+            health_checks_late: self.shared.health_checks_late.load(Relaxed),
             ..Gathered::default()
         };
         gathered.observed.clusters.sort_by(|a, b| a.name.cmp(&b.name));
@@ -186,6 +194,11 @@ impl Shared {
     pub(crate) fn spans_exported(&self, spans: u64) {
         self.spans_exported.fetch_add(spans, Relaxed);
     }
+
+    /// Counts a check of an endpoint that waited for others.
+    pub(crate) fn health_check_late(&self) {
+        self.health_checks_late.fetch_add(1, Relaxed);
+    }
 }
 
 /// One worker's share of the metrics.
@@ -201,6 +214,7 @@ pub(crate) struct WorkerMetrics {
     violations: [AtomicU64; Violation::ALL.len()],
     connections: [[AtomicI64; SIDES.len()]; DIRECTIONS.len()],
     unknown_destination: AtomicU64,
+    health_checks_answered: [AtomicU64; FOUND.len()],
 }
 
 impl WorkerMetrics {
@@ -307,6 +321,16 @@ impl WorkerMetrics {
         self.unknown_destination.fetch_add(1, Relaxed);
     }
 
+    /// Counts a check by another proxy that came to the app.
+    pub(crate) fn health_check_answered(&self, found: Found) {
+        let [passed, failed] = &self.health_checks_answered;
+        let counter = match found {
+            Found::Passed => passed,
+            Found::Failed => failed,
+        };
+        counter.fetch_add(1, Relaxed);
+    }
+
     fn add_to(&self, gathered: &mut Gathered) {
         for (labels, track) in locked(&self.tracks).iter() {
             track.add_to(gathered.tracks.entry(labels.clone()).or_default());
@@ -332,6 +356,13 @@ impl WorkerMetrics {
             *sum += gauge.load(Relaxed);
         }
         gathered.unknown_destination += self.unknown_destination.load(Relaxed);
+        for (sum, counter) in gathered
+            .health_checks_answered
+            .iter_mut()
+            .zip(&self.health_checks_answered)
+        {
+            *sum += counter.load(Relaxed);
+        }
     }
 }
 
@@ -537,6 +568,8 @@ struct Gathered {
     access_log_dropped: u64,
     spans_dropped: u64,
     spans_exported: u64,
+    health_checks_late: u64,
+    health_checks_answered: [u64; FOUND.len()],
     observed: Observed,
 }
 
@@ -670,11 +703,21 @@ impl Gathered {
                 metric.encode_family(&labels)?.encode_gauge(count)?;
             }
         }
+        let help = "Checks by other proxies that came to the app";
+        let mut metric = encoder.encode_descriptor("weir_health_checks_answered", help, None, MetricType::Counter)?;
+        for (result, count) in FOUND.into_iter().zip(&self.health_checks_answered) {
+            counter(&mut metric, &[("result", result)], *count)?;
+        }
         let plain = [
             (
                 "weir_rate_limited",
                 "Requests over the rate limit of their route",
                 self.rate_limited,
+            ),
+            (
+                "weir_health_checks_late",
+                "Checks of endpoints that began more than a second after their time, since too many were under way",
+                self.health_checks_late,
             ),
             (
                 "weir_unknown_destination",
@@ -741,10 +784,31 @@ impl Gathered {
                 )?;
             }
         }
-        let help = "Endpoints of a cluster: in use, and left alone because they failed";
+        let help = "Checks of a cluster's endpoints";
+        let mut metric = encoder.encode_descriptor("weir_health_checks", help, None, MetricType::Counter)?;
+        for cluster in &self.observed.clusters {
+            for (found, count) in &cluster.checks {
+                let [passed, failed] = FOUND;
+                let result = match found {
+                    Found::Passed => passed,
+                    Found::Failed => failed,
+                };
+                counter(
+                    &mut metric,
+                    &[("cluster", cluster.name.as_str()), ("result", result)],
+                    *count,
+                )?;
+            }
+        }
+        let help = "Endpoints of a cluster: in use, left alone because they failed, unhealthy by their checks";
         let mut metric = encoder.encode_descriptor("weir_cluster_endpoints", help, None, MetricType::Gauge)?;
         for cluster in &self.observed.clusters {
-            for (state, count) in [("in_use", cluster.in_use), ("ejected", cluster.ejected)] {
+            let counts = [
+                ("in_use", cluster.in_use),
+                ("ejected", cluster.ejected),
+                ("failing_checks", cluster.failing),
+            ];
+            for (state, count) in counts {
                 let labels = [("cluster", cluster.name.as_str()), ("state", state)];
                 metric.encode_family(&labels)?.encode_gauge(&count)?;
             }
@@ -838,6 +902,7 @@ const SIDES: [&str; 2] = ["downstream", "upstream"];
 const RETRIED: [&str; 4] = ["unprocessed", "safe_resend", "policy", "budget_spent"];
 const REFUSED: [&str; 4] = ["connections", "pending", "requests", "breaker_open"];
 const FAULTS: [&str; 2] = ["delay", "abort"];
+const FOUND: [&str; 2] = ["passed", "failed"];
 const MIRRORED: [&str; 6] = ["answered", "refused", "failed", "timed_out", "behind", "broken_off"];
 const OUTCOMES: [&str; 6] = [
     "answered",
@@ -929,7 +994,9 @@ mod tests {
         worker.rate_limited();
         worker.aborted_on_purpose();
         worker.unknown_destination();
+        worker.health_check_answered(Found::Failed);
         metrics.shared().spans_dropped(3);
+        metrics.shared().health_check_late();
         let _open = worker.connection(Direction::Inbound, Side::Downstream);
         drop(worker.connection(Direction::Outbound, Side::Upstream));
         metrics.observe(|| Observed {
@@ -940,6 +1007,8 @@ mod tests {
                 opened: 2,
                 ejections: vec![(Cause::Consecutive5xxErrors, 3), (Cause::FailurePercentage, 0)],
                 ejected: 1,
+                checks: vec![(Found::Passed, 40), (Found::Failed, 2)],
+                failing: 1,
                 in_use: 2,
                 levels: vec![(Distance::Zone, 70), (Distance::Region, 30)],
                 panic: false,

@@ -12,6 +12,7 @@ use serde_json::json;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
+use weir_policy::health_check::Found;
 use weir_policy::outlier::Cause;
 
 use crate::admin::readiness::{Condition, Readiness};
@@ -23,6 +24,7 @@ use crate::contexts::Contexts;
 use crate::drain::{self, Drain, DrainControl};
 use crate::endpoints::Endpoint;
 use crate::explain::Explainer;
+use crate::health_check::Checker;
 use crate::inbound::InboundApp;
 use crate::last_good::LastGood;
 use crate::mesh::{Connected, LinkStatus, Mesh};
@@ -155,6 +157,8 @@ impl Proxy {
         let mut tasks = JoinSet::new();
         tasks.spawn(link.run());
         tasks.spawn(checks.run());
+        let checker = Checker::new(mesh.clone(), Arc::clone(telemetry.metrics().shared()));
+        tasks.spawn(checker.run(drain.clone()));
         let readiness = Readiness::default();
         let apps = config.apps.iter().map(|app| {
             let condition = readiness.condition(format!("the app to take connections on port {}", app.app_port));
@@ -542,6 +546,11 @@ fn observed(mesh: &Mesh, clock: Clock, control_plane: ControlPlaneGiven) -> Obse
                 Cause::ALL.map(total)
             });
             let ejected = |endpoint: &&Endpoint| endpoint.state.host.as_ref().is_some_and(|host| host.is_ejected(now));
+            let checks = cluster.state.checks.iter().flat_map(|checks| {
+                let total = |found| (found, checks.total(found));
+                [Found::Passed, Found::Failed].map(total)
+            });
+            let failing = |endpoint: &&Endpoint| endpoint.state.is_failing();
             let count = |endpoints: usize| u32::try_from(endpoints).unwrap_or(u32::MAX);
             Some(ObservedCluster {
                 name: cluster.label.to_string(),
@@ -549,6 +558,8 @@ fn observed(mesh: &Mesh, clock: Clock, control_plane: ControlPlaneGiven) -> Obse
                 opened: breaker.opened_total(),
                 ejections: ejections.collect(),
                 ejected: count(cluster.endpoints.iter().filter(ejected).count()),
+                checks: checks.collect(),
+                failing: count(cluster.endpoints.iter().filter(failing).count()),
                 in_use: count(in_use.taking().count()),
                 levels: in_use.percents().collect(),
                 panic: in_use.is_panic(),

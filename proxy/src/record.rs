@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::{Method, Version};
+use weir_policy::health_check::Found;
 use weir_policy::names::WorkloadName;
 
 use crate::access_log::LogBuffer;
@@ -85,6 +86,17 @@ pub(crate) struct RequestRecord {
     pub(crate) trace: TraceIds,
     /// Which mesh request it belongs to.
     pub(crate) context_id: Option<u64>,
+    /// What it was made for.
+    pub(crate) purpose: Purpose,
+}
+
+/// What a request is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// For somebody who wants its answer.
+    Call,
+    /// To find out whether our app works.
+    HealthCheck,
 }
 
 impl RequestRecord {
@@ -93,6 +105,15 @@ impl RequestRecord {
         self.path
             .split_once('?')
             .map_or(self.path.as_str(), |(path, _query)| path)
+    }
+
+    /// What a check found, as far as this side can tell: which answers are expected the other side knows.
+    fn found(&self) -> Found {
+        let unflagged = matches!(self.flag, ResponseFlag::None | ResponseFlag::Direct);
+        match (self.status, self.grpc_status) {
+            (200..=399, None | Some(0)) if unflagged => Found::Passed,
+            _ => Found::Failed,
+        }
     }
 
     /// The authority as host and port. Brackets of an IPv6 address are not part of the host.
@@ -360,7 +381,17 @@ impl Recorder {
     /// Counts, logs and exports a request, as far as each is on. Never blocks: what the log or the exporter can't take
     /// now is dropped and counted.
     pub(crate) fn record(&self, record: RequestRecord) {
-        self.count(&record);
+        match record.purpose {
+            Purpose::Call => self.count(&record),
+            Purpose::HealthCheck => {
+                let found = record.found();
+                self.metrics.health_check_answered(found);
+                // They come by the thousand, and say the same.
+                if found == Found::Passed {
+                    return;
+                }
+            }
+        }
         if let Some(log) = &self.log {
             log.write(&record);
         }
@@ -435,6 +466,7 @@ pub(crate) mod tests {
                 sampled: Sampled::Yes,
             },
             context_id: Some(255),
+            purpose: Purpose::Call,
         }
     }
 

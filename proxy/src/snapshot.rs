@@ -25,6 +25,7 @@ use weir_policy::time::Time;
 
 use crate::clock::Clock;
 use crate::endpoints::{Changes, Endpoint, EndpointState, InUse, Levels};
+use crate::health_check::{Checked, ClusterChecks};
 use crate::mesh::RefusedResource;
 
 /// Everything in force at one moment. Immutable.
@@ -201,13 +202,13 @@ impl Cluster {
         let (Some(detector), Some(host)) = (&self.state.detector, &endpoint.host) else {
             return;
         };
-        // Among those that could be used: one that the control plane says is unhealthy makes no room for an ejection.
-        let counts = |other: &&Endpoint| other.health == EndpointHealth::Healthy || Arc::ptr_eq(&other.state, endpoint);
+        // Among those that could be used: one that is unhealthy makes no room for an ejection.
+        let counts = |other: &&Endpoint| other.is_healthy() || Arc::ptr_eq(&other.state, endpoint);
         let hosts = self
             .endpoints
             .iter()
             .filter(counts)
-            .filter_map(|other| other.state.host.as_ref());
+            .filter_map(|other| other.state.host.as_deref());
         if let Some(ejection) = detector.report(host, seen, now, hosts) {
             self.state.changes.add();
             tracing::warn!(
@@ -235,18 +236,21 @@ pub(crate) struct ClusterState {
     pub(crate) round_robin: Arc<RoundRobin>,
     /// Which endpoints are left alone; `None`: none ever is.
     pub(crate) detector: Option<Arc<Detector>>,
+    /// How endpoints are checked; `None`: they aren't.
+    pub(crate) checks: Option<Arc<ClusterChecks>>,
     changes: Changes,
     retry_budget: model::RetryBudget,
 }
 
 impl ClusterState {
-    fn new(config: &model::Cluster) -> ClusterState {
+    pub(crate) fn new(config: &model::Cluster) -> ClusterState {
         ClusterState {
             label: config.name.to_string().into(),
             breaker: Arc::new(Breaker::new(config.limits, config.breaker)),
             budget: Arc::new(Budget::new(config.retry_budget)),
             round_robin: Arc::new(RoundRobin::default()),
             detector: config.outlier_detection.map(|config| Arc::new(Detector::new(config))),
+            checks: new_checks(config),
             changes: Changes::default(),
             retry_budget: config.retry_budget,
         }
@@ -262,10 +266,12 @@ impl ClusterState {
         };
         let same_detector =
             self.detector.as_ref().map(|detector| detector.config()) == config.outlier_detection.as_ref();
-        if self.breaker.failure() == config.breaker && same_detector && self.retry_budget == config.retry_budget {
+        let same_checks = self.checks.as_ref().map(|checks| checks.config()) == config.health_check.as_ref();
+        let same_budget = self.retry_budget == config.retry_budget;
+        if self.breaker.failure() == config.breaker && same_detector && same_checks && same_budget {
             return Arc::clone(self);
         }
-        let budget = if self.retry_budget == config.retry_budget {
+        let budget = if same_budget {
             Arc::clone(&self.budget)
         } else {
             Arc::new(Budget::new(config.retry_budget))
@@ -274,15 +280,39 @@ impl ClusterState {
             true => self.detector.clone(),
             false => config.outlier_detection.map(|config| Arc::new(Detector::new(config))),
         };
+        let checks = match same_checks {
+            true => self.checks.clone(),
+            false => new_checks(config),
+        };
         Arc::new(ClusterState {
             label: Arc::clone(&self.label),
             breaker,
             budget,
             round_robin: Arc::clone(&self.round_robin),
             detector,
+            checks,
             changes: self.changes.clone(),
             retry_budget: config.retry_budget,
         })
+    }
+
+    /// Another use of its endpoints begins: one has become unhealthy, or healthy again.
+    pub(crate) fn endpoint_changed(&self) {
+        self.changes.add();
+    }
+}
+
+fn new_checks(config: &model::Cluster) -> Option<Arc<ClusterChecks>> {
+    let check = config.health_check.clone()?;
+    Some(Arc::new(ClusterChecks::new(check)))
+}
+
+/// Whether both are one, or there is neither.
+fn same<T>(a: Option<&Arc<T>>, b: Option<&Arc<T>>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+        (None, None) => true,
+        (Some(_), None) | (None, Some(_)) => false,
     }
 }
 
@@ -331,12 +361,11 @@ impl States {
             None => Arc::new(ClusterState::new(&config)),
         };
         entry.state = Arc::downgrade(&state);
-        let detector = state.detector.as_deref();
-        let same_detector = before.is_some_and(|before| match (&before.detector, &state.detector) {
-            (Some(before), Some(now)) => Arc::ptr_eq(before, now),
-            (None, None) => true,
-            (Some(_), None) | (None, Some(_)) => false,
-        });
+        let before = before.as_deref();
+        let same_detector = before.is_some_and(|before| same(before.detector.as_ref(), state.detector.as_ref()));
+        let same_checks = before.is_some_and(|before| same(before.checks.as_ref(), state.checks.as_ref()));
+        let host = || state.detector.as_ref().map(|detector| Arc::new(detector.host()));
+        let checked = || state.checks.as_ref().map(|checks| Arc::new(Checked::new(checks)));
         let now = self.clock.now();
         // What is not told any more is forgotten: should it come again, it is new.
         let mut known = std::mem::take(&mut entry.endpoints);
@@ -351,9 +380,13 @@ impl States {
                 (before.health, endpoint.health) == (EndpointHealth::Unhealthy, EndpointHealth::Healthy)
             });
             let state = match before.and_then(|before| before.state.upgrade()) {
-                Some(state) if same_detector => state,
-                Some(state) => Arc::new(state.under(detector)),
-                None => Arc::new(EndpointState::new(detector, now)),
+                Some(state) if same_detector && same_checks => state,
+                Some(state) => {
+                    let host = if same_detector { state.host.clone() } else { host() };
+                    let checked = if same_checks { state.checked.clone() } else { checked() };
+                    Arc::new(state.under(host, checked))
+                }
+                None => Arc::new(EndpointState::new(host(), checked(), now)),
             };
             if well_again {
                 state.came_back(now);
@@ -625,9 +658,11 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use weir_policy::breaker::Outcome;
+    use weir_policy::health_check::Found;
     use weir_policy::model::FailureBreaker;
 
     use super::*;
+    use crate::health_check::tests::{check, report};
     use crate::mesh::{Feed, Mesh};
     use crate::xds::scenario::{cluster_model, cluster_name, endpoints_model, forward_all, listener_name};
 
@@ -1070,6 +1105,73 @@ mod tests {
             let again = crate::plan::choose(&cluster, Some(first), Time::ZERO, || 7).expect("the other");
             assert_eq!(again.address.to_string(), "10.0.0.2:80");
         }
+    }
+
+    /// A check of one result makes unhealthy, and one healthy again.
+    fn checked_model(interval: Duration) -> Arc<model::Cluster> {
+        let mut config = cluster_model(NAME);
+        config.health_check = Some(model::HealthCheck {
+            interval,
+            unhealthy_threshold: 1,
+            healthy_threshold: 1,
+            ..check(model::HealthCheckKind::Tcp)
+        });
+        config.slow_start = Some(model::SlowStart {
+            window: Duration::from_secs(100),
+            aggression: 1.0,
+            min_weight_percent: 1,
+        });
+        Arc::new(config)
+    }
+
+    #[test]
+    fn an_endpoint_is_unhealthy_if_the_control_plane_or_a_check_says_so() {
+        let fixture = Fixture::new();
+        let config = checked_model(Duration::from_secs(1));
+        let (one, two, three) = ("10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80");
+        let mut model = endpoints_model(NAME, &[one, two, three]);
+        model.endpoints[1].health = EndpointHealth::Unhealthy;
+        let first = fixture.next(&Snapshot::default(), &config, &Arc::new(model));
+        let (_, cluster) = only(&first);
+        assert_eq!(
+            addresses(&cluster),
+            [one, three],
+            "as the control plane says, before any check"
+        );
+        report(&first, one, Found::Failed, Time::ZERO);
+        assert_eq!(addresses(&cluster), [three]);
+        report(&first, two, Found::Passed, Time::ZERO);
+        assert_eq!(addresses(&cluster), [three]);
+        // Now the other way round: two is told to be well, and its checks fail.
+        report(&first, two, Found::Failed, Time::ZERO);
+        let all = Arc::new(endpoints_model(NAME, &[one, two, three]));
+        let second = fixture.next(&first, &config, &all);
+        let (_, cluster) = only(&second);
+        assert_eq!(addresses(&cluster), [three], "what checks found stays");
+        report(&second, two, Found::Passed, Time::ZERO);
+        assert_eq!(addresses(&cluster), [two, three]);
+        // Under other rules all begin anew.
+        let third = fixture.next(&second, &checked_model(Duration::from_secs(2)), &all);
+        let (_, cluster) = only(&third);
+        assert_eq!(addresses(&cluster), [one, two, three]);
+    }
+
+    #[test]
+    fn an_endpoint_whose_checks_pass_again_starts_slowly() {
+        let fixture = Fixture::new();
+        let model = Arc::new(endpoints_model(NAME, &["10.0.0.1:80", "10.0.0.2:80"]));
+        let snapshot = fixture.next(&Snapshot::default(), &checked_model(Duration::from_secs(1)), &model);
+        let (_, cluster) = only(&snapshot);
+        let weight = |place: usize, now| {
+            cluster
+                .in_use(now)
+                .weight(&cluster.endpoints[place], &cluster.config, now)
+        };
+        let later = Time::ZERO + Duration::from_secs(1000);
+        report(&snapshot, "10.0.0.1:80", Found::Failed, later);
+        report(&snapshot, "10.0.0.1:80", Found::Passed, later);
+        let soon = later + Duration::from_secs(10);
+        assert!(weight(0, soon) < 0.2 && weight(1, soon) > 0.99);
     }
 
     #[test]

@@ -95,6 +95,11 @@ impl Member {
         &self.app
     }
 
+    /// Ends the app; its sidecar goes on.
+    pub async fn close_app(&mut self) {
+        self.app.close().await;
+    }
+
     /// What reached the app.
     pub fn seen(&self) -> Vec<Seen> {
         self.app.seen()

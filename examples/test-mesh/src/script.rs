@@ -94,7 +94,7 @@ pub struct ScriptedApp {
     address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
     connections: Arc<AtomicUsize>,
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
 impl ScriptedApp {
@@ -124,8 +124,13 @@ impl ScriptedApp {
             address,
             seen,
             connections: accepted,
-            _tasks: tasks,
+            tasks,
         }
+    }
+
+    /// Ends it before its time: connections to it are refused from now on.
+    pub async fn close(&mut self) {
+        self.tasks.shutdown().await;
     }
 
     /// Where it listens.

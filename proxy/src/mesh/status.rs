@@ -1,11 +1,13 @@
 //! What the admin port shows of the mesh: everything in force, sorted, and how each subscription stands.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
 use http::header::{self, HeaderName};
 use serde::Serialize;
 use weir_policy::breaker::BreakerState;
+use weir_policy::health_check::Verdict;
 use weir_policy::model::{
     self, Action, AppProtocol, Balancing, EndpointHealth, PathMatch, Peer, RouteMatch, ValueMatch,
 };
@@ -120,7 +122,10 @@ struct EndpointStatus {
     /// Whether new requests may go there.
     used: bool,
     /// Why they may or may not.
-    why: &'static str,
+    why: Cow<'static, str>,
+    /// What the latest checks found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checks: Option<String>,
     /// While it starts slowly: its weight beside that of the oldest one, in percent.
     #[serde(skip_serializing_if = "Option::is_none")]
     weight_percent: Option<f64>,
@@ -302,6 +307,8 @@ fn endpoint(cluster: &Cluster, in_use: &Levels, told: &model::Endpoint, now: Tim
     let ejected_until = host.and_then(|host| host.ejected_until(now));
     let weight = known.map(|endpoint| in_use.weight(endpoint, &cluster.config, now));
     let weight = weight.filter(|weight| *weight < 1.0);
+    let checks = known.and_then(|endpoint| endpoint.state.checked.as_ref()?.shown());
+    let failing = checks.as_ref().filter(|checks| checks.verdict == Verdict::Failing);
     let used = place.is_some_and(|place| in_use.taking().any(|used| used == place));
     let locality = &told.locality;
     EndpointStatus {
@@ -312,15 +319,21 @@ fn endpoint(cluster: &Cluster, in_use: &Levels, told: &model::Endpoint, now: Tim
             EndpointHealth::Draining => "draining",
         },
         used,
-        why: match (told.health, known) {
-            (EndpointHealth::Draining, _) => "it drains: it ends what it has under way",
-            (_, None) => "it changes just now",
-            (_, Some(_)) if used && in_use.is_panic() => "too few can be used to be believed, so all are",
-            (EndpointHealth::Unhealthy, Some(_)) => "it is unhealthy, and others are healthy",
-            (EndpointHealth::Healthy, Some(_)) if used => "it is healthy",
-            (EndpointHealth::Healthy, Some(_)) if ejected_until.is_none() => "nearer ones can take everything",
-            (EndpointHealth::Healthy, Some(_)) => "it failed here too often, and is left alone for a while",
+        why: match (told.health, known, failing) {
+            (EndpointHealth::Draining, _, _) => "it drains: it ends what it has under way".into(),
+            (_, None, _) => "it changes just now".into(),
+            (_, Some(_), _) if used && in_use.is_panic() => "too few can be used to be believed, so all are".into(),
+            (EndpointHealth::Unhealthy, Some(_), _) => "it is unhealthy, and others are healthy".into(),
+            (EndpointHealth::Healthy, Some(_), Some(failing)) => format!("it is unhealthy: {failing}").into(),
+            (EndpointHealth::Healthy, Some(_), None) if used => "it is healthy".into(),
+            (EndpointHealth::Healthy, Some(_), None) if ejected_until.is_none() => {
+                "nearer ones can take everything".into()
+            }
+            (EndpointHealth::Healthy, Some(_), None) => {
+                "it failed here too often, and is left alone for a while".into()
+            }
         },
+        checks: checks.map(|checks| checks.to_string()),
         weight_percent: weight.map(|weight| (weight * 100.0).round()),
         ejected_for_ms: ejected_until.map(|until| until.saturating_since(now).as_millis()),
         peer: match told.peer {
