@@ -365,6 +365,7 @@ mod tests {
         assert_eq!(one(&|proxy| proxy.rejected = vec![rejected.clone()]), no);
         let other = ["Notice proxy n/p: is of version 2, weir-control of 1"];
         assert_eq!(one(&|proxy| proxy.version = "2".to_owned()), other);
+        assert_eq!(one(&|proxy| proxy.version = String::new()), [""; 0]);
     }
 
     #[test]

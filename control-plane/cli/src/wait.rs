@@ -277,3 +277,39 @@ fn pause(start: Instant, timeout: Duration, late: impl FnOnce() -> CliError) -> 
 
 /// How often the control plane is asked.
 const POLL: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_reference_is_said_with_all_that_it_names() {
+        for (reference, expect) in [
+            (json!({"name": "shop"}), "Service/shop"),
+            (
+                json!({"kind": "HTTPRoute", "name": "shop", "namespace": "n"}),
+                "HTTPRoute/n/shop",
+            ),
+            (json!({"name": "shop", "port": 80}), "Service/shop:80"),
+            (json!({"name": "shop", "sectionName": "web"}), "Service/shop#web"),
+        ] {
+            assert_eq!(reference_text(&reference), expect);
+        }
+    }
+
+    #[test]
+    fn a_rejection_is_said_with_its_proxies_if_they_are_known() {
+        let view = |rejected| {
+            let view = json!({
+                "kind": "ProxyView", "object": "Service/n/a", "generation": 1, "state": "Rejected", "subscribers": 1,
+                "inForce": [], "pending": [], "rejected": rejected,
+            });
+            rejections("a", &serde_json::from_value::<ProxyView>(view).expect("a view"))
+        };
+        let by_one = view(json!([{"proxy": "n/p", "reason": "why"}]));
+        assert_eq!(by_one, ["a was rejected by n/p: why"]);
+        assert_eq!(view(json!([])), ["a was rejected"]);
+    }
+}

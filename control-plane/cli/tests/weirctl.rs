@@ -568,3 +568,81 @@ fn status_and_traces_are_printed_for_people() {
         .ends(0, tree, &[]);
     api.run(&["trace", &"0".repeat(32)], "").ends(1, "", &["no: NotFound"]);
 }
+
+fn list(names: &[&str]) -> Answer {
+    let items: Vec<Value> = names
+        .iter()
+        .map(|name| json!({"metadata": {"name": name, "namespace": "n"}}))
+        .collect();
+    let list = json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": items});
+    (200, list.to_string())
+}
+
+#[test]
+fn what_can_not_be_pruned_is_said_and_what_went_by_itself_is_not() {
+    let labelled = SERVICE.replace("namespace: n", "namespace: n, labels: {set: one}");
+    let api = |held: &'static [&'static str]| {
+        Api::new(move |seen, _| match seen.line.split_once(' ') {
+            Some(("POST", _)) => (201, seen.body.to_string()),
+            Some(("GET", "/api/v1/namespaces/n/services?labelSelector=set%3Done")) => list(held),
+            Some(("GET", _)) => list(&[]),
+            Some(("DELETE", "/api/v1/namespaces/n/services/went")) => refused("NotFound", 404),
+            _ => refused("Forbidden", 403),
+        })
+    };
+    let prune = ["apply", "-f", "-", "--prune", "-l", "set=one"];
+    let really = [&prune[..], &["--yes"]].concat();
+    let ran = api(&["a", "went", "stays"]).run(&really, &labelled);
+    ran.ends(
+        1,
+        "service/n/a created\n",
+        &["no: Forbidden", "1 of 2 resources failed"],
+    );
+    assert!(!ran.stderr.contains("NotFound"), "{ran:?}");
+    let ran = api(&["a"]).run(&prune, &labelled);
+    ran.ends(0, "service/n/a created\n", &[]);
+    assert_eq!(ran.stderr, "", "there is nothing to be pruned");
+}
+
+#[test]
+fn a_condition_is_waited_for_by_its_name_until_it_is_so() {
+    let condition = |name, status| json!({"type": name, "status": status, "reason": "R", "message": "why"});
+    let api = move |ready| {
+        let mut object = stored(80, "7");
+        object["status"] = json!({"conditions": [condition("Other", "False"), condition("Ready", ready)]});
+        Api::new(move |_, _| (200, object.to_string()))
+    };
+    let wait = [
+        "wait",
+        "svc",
+        "a",
+        "-n",
+        "n",
+        "--for",
+        "condition=Ready",
+        "--timeout",
+        "1ms",
+    ];
+    api("True").run(&wait, "").ends(0, "service/n/a has Ready=True\n", &[]);
+    let late = "after 1ms: service/n/a: Ready is False: why";
+    api("False").run(&wait, "").ends(1, "", &[late]);
+}
+
+#[test]
+fn diff_shows_what_people_write() {
+    let api = Api::new(|seen, _| {
+        let mut after = stored(81, "8");
+        after["metadata"]["generation"] = json!(3);
+        after["status"] = json!({"x": 2});
+        match seen.line.split(' ').next() {
+            Some("POST") => refused("AlreadyExists", 409),
+            Some("GET") => (200, stored(80, "7").to_string()),
+            _ => (200, after.to_string()),
+        }
+    });
+    let ran = api.run(&["diff", "-f", "-"], &SERVICE.replace("port: 80", "port: 81"));
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    let changed = |line: &&str| line.starts_with(['+', '-']) && !line.starts_with("+++") && !line.starts_with("---");
+    let changed: Vec<&str> = ran.stdout.lines().filter(changed).collect();
+    assert_eq!(changed, ["-  - port: 80", "+  - port: 81"], "{ran:?}");
+}

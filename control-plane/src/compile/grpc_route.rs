@@ -122,6 +122,9 @@ const GRPC_CONTENT_TYPE: &str = "application/grpc([+;].*)?";
 
 #[cfg(test)]
 mod tests {
+    use weir_api::http_route::{HeaderMatch, ValueMatch};
+    use weir_api::route_policy::RouteRetry;
+    use weir_api::{Kind, Spec};
     use weir_policy::route::{RequestFacts, RouteTable};
 
     use super::*;
@@ -167,6 +170,8 @@ mod tests {
             (Method::POST, "/a.Echo/Stream", "application/grpc", Some(5)),
             (Method::POST, "/a.Echo/Other", "application/grpc", Some(2)),
             (Method::POST, "/c.Echo/Get", "application/grpc", Some(1)),
+            (Method::POST, "/c.Echo/x/Get", "application/grpc", Some(0)),
+            (Method::POST, "/a.Echoes/Other", "application/grpc", Some(0)),
             (Method::POST, "/b.x/Del", "application/grpc", Some(4)),
             (Method::POST, "/b.x/Delete", "application/grpc", Some(0)),
         ] {
@@ -182,5 +187,44 @@ mod tests {
             let expect = expect.map(|at| format!("GRPCRoute/citizen/r#rules[0].matches[{at}]"));
             assert_eq!(taken, expect, "{method} {path} {content_type}");
         }
+    }
+
+    #[test]
+    fn of_alike_calls_the_one_with_more_headers_goes_first() {
+        let bare = exact(Some("a.Echo"), Some("Get"));
+        let mut with_header = bare.clone();
+        with_header.headers = vec![HeaderMatch {
+            name: "x-group".to_owned(),
+            value: ValueMatch::Exact("beta".to_owned()),
+        }];
+        assert!(precedence(&with_header) < precedence(&bare));
+        // By characters, not by bytes.
+        let named = |service| matching(GrpcMethodCompare::RegularExpression, Some(service), None);
+        assert_eq!(precedence(&named("é")), precedence(&named("e")));
+    }
+
+    #[test]
+    fn a_policy_holds_for_the_rule_that_it_names() {
+        let mut policy = fixture::route_policy("p", &[(Kind::GrpcRoute, "r", Some("named"))]);
+        fixture::route_policy_spec_of(&mut policy).retry = Some(RouteRetry {
+            attempts: Some(3),
+            ..RouteRetry::default()
+        });
+        let mut route = fixture::grpc_route("citizen", "r", "citizen", "portal");
+        let rules = &mut fixture::grpc_spec_of(&mut route).rules;
+        rules.push(rules[0].clone());
+        rules[1].name = Some("named".to_owned());
+        let index = fixture::index([policy]);
+        let policies = RoutePolicies::of(&route, &fixture::service_named("portal.citizen"), &index);
+        let references = References::of(&route, &[], &index);
+        let Spec::GrpcRoute(spec) = &route.spec else {
+            panic!("a route")
+        };
+        let routes = expand(&references, &policies, spec).expect("it converts");
+        let attempts = routes.iter().map(|(_, route)| match &route.action {
+            model::Action::Forward(forward) => forward.retry.as_ref().map(|retry| retry.attempts),
+            other => panic!("forwarded: {other:?}"),
+        });
+        assert_eq!(attempts.collect::<Vec<_>>(), [None, Some(3)]);
     }
 }

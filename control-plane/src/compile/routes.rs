@@ -759,8 +759,9 @@ mod tests {
         assert_eq!(routes, [expect]);
     }
 
-    #[test]
-    fn a_backends_changes_come_after_those_of_its_rule() {
+    /// What becomes of a rule's changes to headers where one of its two backends has some of its own: those of the
+    /// backends, and those of the rule for requests and for answers.
+    fn changed_after_a_backend(own: fn(HeaderModifier) -> HttpRouteFilter) -> (model::Forward, [Vec<HeaderValue>; 2]) {
         let mut object = fixture::route("citizen", "r", "citizen", "portal");
         let set = |value: &str| HeaderModifier {
             set: vec![HeaderField {
@@ -775,25 +776,42 @@ mod tests {
             HttpRouteFilter::ResponseHeaderModifier(set("rule")),
         ];
         rule.backend_refs.push(fixture::backend("other"));
-        rule.backend_refs[1].filters = vec![HttpRouteFilter::RequestHeaderModifier(set("backend"))];
+        rule.backend_refs[1].filters = vec![own(set("backend"))];
         let Spec::HttpRoute(spec) = &object.spec else {
             panic!("a route")
         };
         let index = Index::default();
         let references = References::of(&object, &spec.parent_refs, &index);
         let routes = http_route::expand(&references, &RoutePolicies::default(), spec).expect("it converts");
-        let values =
-            |changes: &model::HeaderChanges| changes.set.iter().map(|(_, value)| value.clone()).collect::<Vec<_>>();
         let model::Action::Forward(forward) = &routes[0].action else {
             panic!("forwarded")
         };
-        let of_backends = forward
-            .backends
-            .iter()
-            .map(|backend| values(&backend.filters.request_headers));
-        assert_eq!(of_backends.collect::<Vec<_>>(), [["rule"], ["backend"]]);
-        assert!(routes[0].request_headers.is_empty());
-        assert_eq!(values(&routes[0].response_headers), ["rule"]);
+        let of_rule = [&routes[0].request_headers, &routes[0].response_headers];
+        (forward.clone(), of_rule.map(set_to))
+    }
+
+    fn set_to(changes: &model::HeaderChanges) -> Vec<HeaderValue> {
+        changes.set.iter().map(|(_, value)| value.clone()).collect()
+    }
+
+    #[test]
+    fn a_backends_changes_come_after_those_of_its_rule() {
+        let (forward, [requests, answers]) = changed_after_a_backend(HttpRouteFilter::RequestHeaderModifier);
+        let backends = forward.backends.iter();
+        let of_backends: Vec<_> = backends
+            .map(|backend| set_to(&backend.filters.request_headers))
+            .collect();
+        assert_eq!(of_backends, [["rule"], ["backend"]]);
+        assert!(requests.is_empty());
+        assert_eq!(answers, ["rule"]);
+        let (forward, [requests, answers]) = changed_after_a_backend(HttpRouteFilter::ResponseHeaderModifier);
+        let backends = forward.backends.iter();
+        let of_backends: Vec<_> = backends
+            .map(|backend| set_to(&backend.filters.response_headers))
+            .collect();
+        assert_eq!(of_backends, [["rule"], ["backend"]]);
+        assert!(answers.is_empty());
+        assert_eq!(requests, ["rule"]);
     }
 
     /// The paths of the errors of a route.
