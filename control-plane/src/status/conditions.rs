@@ -112,6 +112,21 @@ mod tests {
     }
 
     #[test]
+    fn each_condition_has_a_time_of_its_own() {
+        let verdict = |name| Verdict::new(name, ConditionStatus::True, "A", "a");
+        let at = |now| Observation { generation: 1, now };
+        let mut before = conditions([verdict("Accepted")], &[], at("t1"));
+        before.append(&mut conditions([verdict("InForce")], &[], at("t2")));
+        let after = conditions([verdict("InForce"), verdict("Accepted")], &before, at("t3"));
+        let times: Vec<&str> = after.iter().map(|one| one.last_transition_time.as_str()).collect();
+        assert_eq!(times, ["t2", "t1"]);
+        // One that somebody wrote without a time.
+        before[0].last_transition_time.clear();
+        let after = conditions([verdict("Accepted")], &before, at("t3"));
+        assert_eq!(after[0].last_transition_time, "t3");
+    }
+
+    #[test]
     fn texts_stay_short_and_on_one_line() {
         let names = |count: usize| (0..count).map(|n| format!("p{n}")).collect::<Vec<_>>();
         for (named, count, expect) in [

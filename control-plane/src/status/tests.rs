@@ -60,7 +60,7 @@ fn shown(status: &Value, path: &str) -> Vec<String> {
 fn says(objects: &[Object], of: &Object, condition: &str, expect: &str) {
     let status = status_of(&fixture::index(objects.to_vec()), &of.key());
     let path = match of.kind() {
-        Kind::HttpRoute => "/parents/0",
+        Kind::HttpRoute | Kind::GrpcRoute => "/parents/0",
         _ => "/ancestors/0",
     };
     let all = shown(&status, path);
@@ -298,6 +298,16 @@ fn rules_without_effect_are_named_with_what_takes_their_requests() {
         &consumer,
         "weir.dev/Ineffective",
         "-",
+    );
+    let bare = with(new(&["/c"]), |spec| spec.rules[0].backend_refs.clear());
+    says(&[portal(), bare.clone()], &bare, "weir.dev/Ineffective", "-");
+    let mut calls = fixture::grpc_route("citizen", "calls", "citizen", "portal");
+    fixture::grpc_spec_of(&mut calls).rules[0].backend_refs[0].weight = 0;
+    says(
+        &[portal(), calls.clone()],
+        &calls,
+        "weir.dev/Ineffective",
+        "True/WeightsZero: rules[0] answers with UNAVAILABLE, since all its weights are 0",
     );
     let weightless = with(new(&["/c"]), |spec| spec.rules[0].backend_refs[0].weight = 0);
     ineffective(
