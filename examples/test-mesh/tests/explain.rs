@@ -86,6 +86,30 @@ const CASES: &[Case] = &[
         passed_over: &[],
     },
     Case {
+        method: "OPTIONS",
+        url: "http://gone/",
+        headers: &[
+            ("origin", "https://www.page.example"),
+            ("access-control-request-method", "PUT"),
+        ],
+        action: "respond",
+        status: 204,
+        route: "gone#rules[0].matches[0]",
+        passed_over: &[],
+    },
+    Case {
+        method: "OPTIONS",
+        url: "http://gone/",
+        headers: &[
+            ("origin", "https://other.example"),
+            ("access-control-request-method", "PUT"),
+        ],
+        action: "refuse",
+        status: 403,
+        route: "gone#rules[0].matches[0]",
+        passed_over: &[],
+    },
+    Case {
         method: "GET",
         url: "http://empty/",
         headers: &[],
@@ -137,7 +161,9 @@ kind: HTTPRoute
 metadata: {name: gone, namespace: default}
 spec:
   parentRefs: [{group: '', kind: Service, name: gone}]
-  rules: [{backendRefs: [{name: nothing, port: 80}]}]
+  rules:
+    - filters: [{type: CORS, cors: {allowOrigins: [https://www.page.example]}}]
+      backendRefs: [{name: nothing, port: 80}]
 ";
 
 fn path(case: &Case) -> String {
