@@ -14,6 +14,7 @@ pub(crate) mod route_policies;
 pub(crate) mod routes;
 mod rules;
 pub(crate) mod wanted;
+pub(crate) mod workload_policy;
 
 use std::fmt;
 use std::str::FromStr;
@@ -274,6 +275,7 @@ pub(crate) fn check(object: &Object) -> Result<(), Vec<FieldError>> {
         | Spec::Workload(_)
         | Spec::BackendPolicy(_)
         | Spec::RoutePolicy(_)
+        | Spec::TelemetryPolicy(_)
         | Spec::ReferenceGrant(_) => Ok(()),
     }
 }

@@ -86,8 +86,26 @@ pub(crate) struct Attachment {
     pub(crate) port: Option<NonZeroU16>,
 }
 
-/// Attachments of which something is said together, since each proxy counts once.
-pub(crate) type Extent = BTreeSet<Attachment>;
+/// Whom an object may concern, and of whom something is said together, since each proxy counts once.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Extent {
+    /// The callers of what it is attached to.
+    Callers(BTreeSet<Attachment>),
+    /// The proxies of the workloads of a namespace.
+    Workloads(String),
+}
+
+impl FromIterator<Attachment> for Extent {
+    fn from_iter<I: IntoIterator<Item = Attachment>>(attachments: I) -> Extent {
+        Extent::Callers(attachments.into_iter().collect())
+    }
+}
+
+impl From<Attachment> for Extent {
+    fn from(attachment: Attachment) -> Extent {
+        Extent::Callers([attachment].into())
+    }
+}
 
 impl Attachment {
     fn covers(&self, wanted: &Wanted) -> bool {
@@ -97,7 +115,7 @@ impl Attachment {
             // A name without a port is that of whichever port it came to mean.
             Wanted::Listener(name, _) | Wanted::ApiListener { name, .. } => name.port,
             // All ports of its services in one.
-            Wanted::Outbound(_) | Wanted::Settled(_) => None,
+            Wanted::Outbound(_) | Wanted::Settled(_) | Wanted::WorkloadPolicy(_) => None,
         };
         let of_this = match wanted.services() {
             Services::One(service) => *service == self.service,
@@ -109,7 +127,7 @@ impl Attachment {
     }
 }
 
-/// Where an object is in force at one attachment, in numbers, and who is first to be named.
+/// Where an object is in force in one extent, in numbers, and who is first to be named.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Summary {
     /// On how many proxies it is in force.
@@ -143,12 +161,20 @@ pub(crate) fn summaries(model: &Model, of: &[(Key, Vec<Extent>)]) -> Summaries {
     // which something can't be sent, each by itself.
     let mut known: BTreeMap<(Vec<&Wanted>, Option<&Key>), Summary> = BTreeMap::new();
     let mut summary = |key, extent: &Extent| {
-        let concerned = extent.iter().flat_map(|attachment| {
-            let resources = model.resources_of(&attachment.service);
-            resources.filter(|(wanted, resource)| attachment.covers(wanted) && resource.concerns(key))
-        });
         // What is of several services, as an Envoy's routes are, is there once.
-        let concerned: BTreeMap<&Wanted, &Resource> = concerned.collect();
+        let concerned: BTreeMap<&Wanted, &Resource> = match extent {
+            Extent::Callers(attachments) => {
+                let concerned = attachments.iter().flat_map(|attachment| {
+                    let resources = model.resources_of(&attachment.service);
+                    resources.filter(|(wanted, resource)| attachment.covers(wanted) && resource.concerns(key))
+                });
+                concerned.collect()
+            }
+            Extent::Workloads(namespace) => {
+                let policies = model.policies_in(namespace);
+                policies.filter(|(_, resource)| resource.concerns(key)).collect()
+            }
+        };
         let not_sent = concerned
             .values()
             .any(|resource| resource.not_sent_of(key).next().is_some());
@@ -292,6 +318,7 @@ fn config_type(of: ResourceType) -> ConfigType {
         ResourceType::Endpoints => ConfigType::Endpoints,
         ResourceType::Listener => ConfigType::Listener,
         ResourceType::Route => ConfigType::Route,
+        ResourceType::WorkloadPolicy => ConfigType::WorkloadPolicy,
     }
 }
 

@@ -259,6 +259,7 @@ fn touched(event: &Event) -> Option<String> {
         | Kind::MeshConfig
         | Kind::BackendPolicy
         | Kind::RoutePolicy
+        | Kind::TelemetryPolicy
         | Kind::ReferenceGrant
         | Kind::HttpRoute
         | Kind::GrpcRoute => None,

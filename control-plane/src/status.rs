@@ -12,6 +12,7 @@ mod in_force;
 mod policy;
 mod route;
 mod route_policy;
+mod telemetry_policy;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -33,7 +34,7 @@ use book::Book;
 /// Whether the status of a kind says where it is in force.
 pub(crate) fn says_in_force(kind: Kind) -> bool {
     match kind {
-        Kind::BackendPolicy | Kind::RoutePolicy | Kind::HttpRoute | Kind::GrpcRoute => true,
+        Kind::BackendPolicy | Kind::RoutePolicy | Kind::TelemetryPolicy | Kind::HttpRoute | Kind::GrpcRoute => true,
         Kind::Namespace
         | Kind::MeshConfig
         | Kind::Service
@@ -79,6 +80,10 @@ pub(crate) fn solve(index: &Index, standings: &BTreeMap<Key, Standings>, now: &s
                 let claims = route_policy::claims(object, spec, index);
                 serde_json::to_value(policy::status(object, claims, standings, now))
             }
+            Spec::TelemetryPolicy(spec) => {
+                let claim = telemetry_policy::claim(object, spec, index);
+                serde_json::to_value(policy::status(object, vec![claim], standings, now))
+            }
             Spec::Namespace(_)
             | Spec::MeshConfig(_)
             | Spec::Service(_)
@@ -100,10 +105,11 @@ fn extents(object: &Object, index: &Index) -> Vec<Extent> {
         Spec::HttpRoute(_) | Spec::GrpcRoute(_) => {
             let parents = RouteSpec::of(object).map_or(&[][..], RouteSpec::parent_refs).iter();
             let attachments = parents.filter_map(|parent| route::attachment(object, parent, index));
-            attachments.map(|attachment| [attachment].into()).collect()
+            attachments.map(Extent::from).collect()
         }
         Spec::BackendPolicy(spec) => backend_policy::extents(object, spec, index).into_iter().collect(),
         Spec::RoutePolicy(spec) => route_policy::extents(object, spec, index).into_iter().collect(),
+        Spec::TelemetryPolicy(_) => [telemetry_policy::extent(object)].into(),
         Spec::Namespace(_)
         | Spec::MeshConfig(_)
         | Spec::Service(_)

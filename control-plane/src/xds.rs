@@ -195,7 +195,7 @@ impl Xds {
         self.query(Query::Stirred(answer), answered).await
     }
 
-    /// Where objects are in force, for each of their attachments. Looking at them takes the model's task: ask for some
+    /// Where objects are in force, in each of their extents. Looking at them takes the model's task: ask for some
     /// dozens at a time.
     ///
     /// # Errors

@@ -14,40 +14,46 @@ use weir_policy::time::Time;
 use weir_policy::trace::{self, TRACEPARENT_HEADER, TRACESTATE_HEADER, TraceParent};
 
 use crate::answer;
-use crate::config::Edge;
+use crate::config::{Edge, Ratio};
 use crate::error::ProxyError;
 use crate::exchange::Exchange;
 use crate::health_check::CHECK_HEADER;
 use crate::http::body::ResponseBody;
 use crate::http::h1::violation::Refused;
 use crate::http::head::Grpc;
-use crate::record::{Direction, DownstreamAddr, Purpose, RequestRecord, ResponseFlag, Sampled, TraceIds};
+use crate::record::{Direction, DownstreamAddr, Purpose, RequestRecord, ResponseFlag, Sampled, Sampler, TraceIds};
+use crate::telemetry_policy::{Excluded, Told};
 use crate::worker::Worker;
 
 /// A request's place among others: its trace, and the mesh's own context.
 pub(crate) struct Call {
     pub(crate) trace: TraceIds,
+    /// What comes next has as its parent: our span, or the caller's if we have none.
+    passed_on: [u8; 8],
     pub(crate) context: Option<Context>,
     /// When nobody waits for its answer any more.
     pub(crate) deadline: Deadline,
 }
 
 /// For a call of our app: its context is that of the request the app works on.
-pub(crate) fn outbound(worker: &Worker, headers: &HeaderMap) -> Call {
+pub(crate) fn outbound(worker: &Worker, headers: &HeaderMap, path: &str) -> (Call, Told) {
     let parent = parent(headers);
     let id = text(headers, &TRACESTATE_HEADER).and_then(trace::weir_id);
     let found = worker.contexts.find(id, parent.as_ref());
     let now = worker.clock.now();
-    Call {
-        trace: worker.trace_ids(parent.as_ref()),
+    let (trace, passed_on, told) = place(worker, parent.as_ref(), headers, path);
+    let call = Call {
+        trace,
+        passed_on,
         context: found.map(|found| found.context),
         deadline: grpc_deadline(headers, now).earliest(found.map_or(Deadline::NONE, |found| found.deadline)),
-    }
+    };
+    (call, told)
 }
 
 /// For a request to our app. At the edge the context is made here, and the trace begins here: nothing of either is
 /// taken from outside.
-pub(crate) fn inbound(worker: &Worker, headers: &HeaderMap, edge: Edge) -> Call {
+pub(crate) fn inbound(worker: &Worker, headers: &HeaderMap, path: &str, edge: Edge) -> (Call, Told) {
     let now = worker.clock.now();
     let (parent, context) = match edge {
         Edge::Yes => (None, Some(Context::new(ContextId(worker.random())))),
@@ -59,32 +65,60 @@ pub(crate) fn inbound(worker: &Worker, headers: &HeaderMap, edge: Edge) -> Call 
         }
     };
     let left = context.and_then(|context| context.deadline_left);
-    Call {
-        trace: worker.trace_ids(parent.as_ref()),
+    let (trace, passed_on, told) = place(worker, parent.as_ref(), headers, path);
+    let call = Call {
+        trace,
+        passed_on,
         context,
         deadline: Deadline::after(now, left).earliest(grpc_deadline(headers, now)),
+    };
+    (call, told)
+}
+
+/// A request's place in its trace, the span that what comes next has as its parent, and what is told of the request: as
+/// the policy says that is in force now.
+fn place(worker: &Worker, parent: Option<&TraceParent>, headers: &HeaderMap, path: &str) -> (TraceIds, [u8; 8], Told) {
+    let snapshot = worker.mesh.current();
+    let policy = snapshot.telemetry();
+    match policy.excludes(path) {
+        Excluded::No => {
+            let trace = worker.trace_ids(parent, policy.sampler(worker.sampler));
+            (trace, trace.span_id, policy.told(trace.sampled, headers))
+        }
+        // Where there is no span of ours, none may be named as a parent: the caller's own is passed on, and what begins
+        // here is recorded by nobody.
+        Excluded::Yes => {
+            let trace = worker.trace_ids(parent, Sampler::new(Ratio::NONE));
+            (trace, trace.parent_id.unwrap_or(trace.span_id), Told::NOTHING)
+        }
     }
 }
 
 /// For a check of our app: nothing of it is traced, and what the app does for it is no part of any request. Who asks
 /// says by leaving how long it waits.
-pub(crate) fn check(worker: &Worker) -> Call {
-    Call {
-        trace: TraceIds {
-            sampled: Sampled::No,
-            ..worker.trace_ids(None)
-        },
+pub(crate) fn check(worker: &Worker, headers: &HeaderMap, path: &str) -> (Call, Told) {
+    let snapshot = worker.mesh.current();
+    let policy = snapshot.telemetry();
+    let told = match policy.excludes(path) {
+        Excluded::No => policy.told(Sampled::No, headers),
+        Excluded::Yes => Told::NOTHING,
+    };
+    let trace = worker.trace_ids(None, Sampler::new(Ratio::NONE));
+    let call = Call {
+        trace,
+        passed_on: trace.span_id,
         context: None,
         deadline: Deadline::NONE,
-    }
+    };
+    (call, told)
 }
 
 impl Call {
-    /// Writes our span as the parent of what comes next.
+    /// Writes the parent of what comes next.
     pub(crate) fn write_trace(&self, headers: &mut HeaderMap) {
         let parent = TraceParent {
             trace_id: self.trace.trace_id,
-            parent_id: self.trace.span_id,
+            parent_id: self.passed_on,
             sampled: self.trace.sampled == Sampled::Yes,
         };
         headers.insert(TRACEPARENT_HEADER, parent.to_header_value());
@@ -151,6 +185,7 @@ pub(crate) fn record(
     parts: &Parts,
     from: DownstreamAddr,
     call: &Call,
+    told: Told,
 ) -> RequestRecord {
     let authority = match parts.uri.authority() {
         Some(authority) => authority.as_str(),
@@ -182,6 +217,7 @@ pub(crate) fn record(
         trace: call.trace,
         context_id: call.context.map(|context| context.id.0),
         purpose: Purpose::Call,
+        told,
     }
 }
 
@@ -199,16 +235,15 @@ pub(crate) fn refuse(worker: &Worker, exchange: &mut Exchange, error: &ProxyErro
     response
 }
 
-/// Answers what came on an HTTP/1 connection and is no request; counted and logged as one, as far as its head could be
-/// read.
-pub(crate) fn refuse_unread(
-    worker: &Worker,
+/// What is known of what came on an HTTP/1 connection and is no request, as far as its head could be read.
+pub(crate) fn unread_record(
     direction: Direction,
     service: &Arc<str>,
     downstream: DownstreamAddr,
-    call: &Call,
     refused: &Refused,
-) -> Response<ResponseBody> {
+    call: &Call,
+    told: Told,
+) -> RequestRecord {
     let mut request = Request::new(());
     if let Some((method, uri)) = &refused.line {
         *request.method_mut() = method.clone();
@@ -217,10 +252,15 @@ pub(crate) fn refuse_unread(
         *request.method_mut() = other;
     }
     let (parts, ()) = request.into_parts();
-    let mut record = record(direction, Arc::clone(service), &parts, downstream, call);
+    let mut record = record(direction, Arc::clone(service), &parts, downstream, call, told);
     if refused.line.is_none() {
         record.path.clear();
     }
+    record
+}
+
+/// Answers it; counted and logged as a request.
+pub(crate) fn refuse_unread(worker: &Worker, record: RequestRecord, refused: &Refused) -> Response<ResponseBody> {
     let mut exchange = Exchange::new(record, Rc::clone(&worker.recorder), worker.clock, Grpc::No, None);
     worker.recorder.metrics().violated(refused.violation);
     refuse(worker, &mut exchange, &ProxyError::Violation(refused.violation))

@@ -145,7 +145,7 @@ pub struct Args {
     pub otlp: Option<String>,
 
     /// The share of traces begun here that are recorded, 0 to 1. One in a hundred by default: what is usual shows, at
-    /// little cost. A trace begun elsewhere keeps its caller's decision
+    /// little cost. A trace begun elsewhere keeps its caller's decision. A TelemetryPolicy goes before
     #[arg(
         long,
         value_name = "SHARE",
@@ -155,7 +155,8 @@ pub struct Args {
     )]
     pub trace_sampling: String,
 
-    /// Where a JSON line for each request goes: off, stdout, or a file's path. The proxy's own events go to stderr
+    /// Where a JSON line for each request goes: off, stdout, or a file's path. For which requests, a TelemetryPolicy
+    /// may say. The proxy's own events go to stderr
     #[arg(
         long,
         value_name = "off|stdout|FILE",

@@ -261,7 +261,8 @@ impl ProxyError {
             | ProxyError::Violation(_)
             | ProxyError::NoConfig { .. } => Hop::Listener,
             ProxyError::ConfigRefused(refused) => match refused.kind {
-                ResourceType::Listener => Hop::Listener,
+                // No request waits for a policy.
+                ResourceType::Listener | ResourceType::WorkloadPolicy => Hop::Listener,
                 ResourceType::Route => Hop::Route,
                 ResourceType::Cluster | ResourceType::Endpoints => Hop::Cluster,
             },

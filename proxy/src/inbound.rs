@@ -78,11 +78,13 @@ pub(crate) async fn serve(
     let grpc = Grpc::of(&parts.headers);
     // What comes from outside of the mesh can't say that it is a check.
     let check = Asks::of(&parts.headers).filter(|_| app.edge == Edge::No);
-    let call = match check {
-        Some(_) => calls::check(worker),
-        None => calls::inbound(worker, &parts.headers, app.edge),
+    let path = parts.uri.path();
+    let (call, told) = match check {
+        Some(_) => calls::check(worker, &parts.headers, path),
+        None => calls::inbound(worker, &parts.headers, path, app.edge),
     };
-    let mut record = calls::record(Direction::Inbound, Arc::clone(&app.label), &parts, downstream, &call);
+    let label = Arc::clone(&app.label);
+    let mut record = calls::record(Direction::Inbound, label, &parts, downstream, &call, told);
     if check.is_some() {
         record.purpose = Purpose::HealthCheck;
     }

@@ -32,6 +32,7 @@ pub mod proxy;
 pub(crate) mod record;
 pub(crate) mod snapshot;
 pub(crate) mod telemetry;
+pub(crate) mod telemetry_policy;
 #[cfg(test)]
 mod test_golden;
 pub(crate) mod worker;

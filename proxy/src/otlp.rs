@@ -367,6 +367,8 @@ fn attributes(record: RequestRecord) -> Vec<KeyValue> {
         Status::Error { .. } => add("error.type", Some(error_type(&record).into())),
         Status::Unset | Status::Ok => {}
     }
+    let tags = record.told.tags.into_iter();
+    attributes.extend(tags.map(|(name, value)| KeyValue::new(name, value)));
     attributes
 }
 
@@ -650,6 +652,18 @@ pub(crate) mod tests {
             ]
         );
         assert_eq!(span.events[0].timestamp, record().started + Duration::from_millis(1));
+    }
+
+    #[test]
+    fn tags_stand_behind_the_spans_own_attributes() {
+        let mut tagged = record();
+        tagged.told.tags = vec![(Arc::from("department"), "health".to_owned())];
+        let span = span(tagged, &InstrumentationScope::default());
+        let last = span.attributes.last().expect("it has some");
+        assert_eq!(
+            (last.key.as_str(), last.value.to_string().as_str()),
+            ("department", "health")
+        );
     }
 
     #[test]

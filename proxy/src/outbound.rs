@@ -47,13 +47,14 @@ pub(crate) async fn serve(
 ) -> Response<ResponseBody> {
     let (parts, body) = request.into_parts();
     let grpc = Grpc::of(&parts.headers);
-    let call = calls::outbound(worker, &parts.headers);
+    let (call, told) = calls::outbound(worker, &parts.headers, parts.uri.path());
     let record = calls::record(
         Direction::Outbound,
         Arc::clone(&worker.no_service),
         &parts,
         downstream,
         &call,
+        told,
     );
     let mut exchange = Box::new(Exchange::new(
         record,

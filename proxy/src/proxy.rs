@@ -34,7 +34,7 @@ use crate::snapshot::Backend;
 use crate::telemetry::Telemetry;
 use crate::worker::{self, Accepted, AcceptedStream, ListenerKind, WorkerParts, WorkerThreads, Workers};
 use crate::workloads::{self, AnnouncedPort, Announcement, Answers, Registration, Standing};
-use crate::xds::{ControlPlane, ControlPlaneError, Link, Settings};
+use crate::xds::{ControlPlane, ControlPlaneError, Link, Own, Settings};
 
 /// How long a listener waits after the system refused to accept (no file descriptors, no memory): the cause passes when
 /// connections end, and asking again at once would only burn the CPU.
@@ -129,8 +129,14 @@ impl Proxy {
 
         let (mesh, feed) = Mesh::new(clock, config.locality.clone());
         let node = weir_xds::node::node(&config.workload, &config.locality, VERSION);
+        // No control plane but Weir's knows workloads.
+        let own = (config.xds == Xds::Strict).then(|| Own {
+            workload: config.workload.clone(),
+            access_log: config.access_log.clone(),
+        });
         let settings = Settings {
             xds: config.xds,
+            own,
             ..Settings::default()
         };
         let link = Link::new(control_plane.clone(), node, settings, feed, kept);

@@ -9,10 +9,13 @@ use std::time::{Duration, SystemTime};
 use http::{Method, Version};
 use weir_policy::health_check::Found;
 use weir_policy::names::WorkloadName;
+use weir_policy::telemetry::Ended;
 
 use crate::access_log::LogBuffer;
+use crate::exchange::is_failure;
 use crate::metrics::{Track, TrackLabels, TrackPlace, WorkerMetrics};
 use crate::otlp::SpanSink;
+use crate::telemetry_policy::Told;
 
 /// Which way a request goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -88,6 +91,8 @@ pub(crate) struct RequestRecord {
     pub(crate) context_id: Option<u64>,
     /// What it was made for.
     pub(crate) purpose: Purpose,
+    /// What is told of it beside metrics.
+    pub(crate) told: Told,
 }
 
 /// What a request is made for.
@@ -113,6 +118,15 @@ impl RequestRecord {
         match (self.status, self.grpc_status) {
             (200..=399, None | Some(0)) if unflagged => Found::Passed,
             _ => Found::Failed,
+        }
+    }
+
+    /// What became of it, as far as the access log asks. A route's redirect or own answer is what was meant.
+    pub(crate) fn ended(&self) -> Ended {
+        let as_meant = matches!(self.flag, ResponseFlag::None | ResponseFlag::Direct);
+        match as_meant && !is_failure(self.status, self.grpc_status) {
+            true => Ended::Well,
+            false => Ended::Failed,
         }
     }
 
@@ -378,8 +392,8 @@ impl Recorder {
         &self.metrics
     }
 
-    /// Counts, logs and exports a request, as far as each is on. Never blocks: what the log or the exporter can't take
-    /// now is dropped and counted.
+    /// Counts, logs and exports a request, as far as each is on and the policy tells of it. Never blocks: what the log
+    /// or the exporter can't take now is dropped and counted.
     pub(crate) fn record(&self, record: RequestRecord) {
         match record.purpose {
             Purpose::Call => self.count(&record),
@@ -392,10 +406,12 @@ impl Recorder {
                 }
             }
         }
-        if let Some(log) = &self.log {
+        if let Some(log) = &self.log
+            && record.told.log.takes(record.ended())
+        {
             log.write(&record);
         }
-        match (&self.spans, record.trace.sampled) {
+        match (&self.spans, record.told.span) {
             (Some(spans), Sampled::Yes) => spans.offer(record),
             (Some(_), Sampled::No) | (None, _) => {}
         }
@@ -424,6 +440,8 @@ const CACHED_TRACKS_MAX: usize = 1_024;
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use weir_policy::telemetry::AccessLog;
+
     use super::*;
     use crate::config::Ratio;
     use crate::metrics::Metrics;
@@ -467,6 +485,11 @@ pub(crate) mod tests {
             },
             context_id: Some(255),
             purpose: Purpose::Call,
+            told: Told {
+                log: AccessLog::All,
+                span: Sampled::Yes,
+                tags: Vec::new(),
+            },
         }
     }
 
@@ -485,6 +508,53 @@ pub(crate) mod tests {
         check_server("[::1]", "::1", None);
         check_server("a:99999", "a", None);
         check_server("", "", None);
+    }
+
+    #[track_caller]
+    fn ends(expect: Ended, change: impl FnOnce(&mut RequestRecord)) {
+        let mut ended = record();
+        change(&mut ended);
+        let RequestRecord {
+            flag,
+            status,
+            grpc_status,
+            ..
+        } = &ended;
+        assert_eq!(ended.ended(), expect, "{flag:?} {status} {grpc_status:?}");
+    }
+
+    #[test]
+    fn what_failed_is_the_upstreams_or_the_meshs_doing_or_was_left() {
+        use Ended::{Failed, Well};
+        for (status, expect) in [
+            (200, Well),
+            (302, Well),
+            (404, Well),
+            (429, Well),
+            (500, Failed),
+            (503, Failed),
+        ] {
+            ends(expect, |record| record.status = status);
+            ends(expect, |record| {
+                record.status = status;
+                record.flag = ResponseFlag::Direct;
+            });
+        }
+        for (grpc_status, expect) in [
+            (0, Well),
+            (5, Well),
+            (8, Well),
+            (2, Failed),
+            (4, Failed),
+            (13, Failed),
+            (14, Failed),
+        ] {
+            ends(expect, |record| record.grpc_status = Some(grpc_status));
+        }
+        let silent = [ResponseFlag::None, ResponseFlag::Direct];
+        for flag in ResponseFlag::ALL.into_iter().filter(|flag| !silent.contains(flag)) {
+            ends(Failed, |record| record.flag = flag);
+        }
     }
 
     #[test]

@@ -27,6 +27,7 @@ use crate::clock::Clock;
 use crate::endpoints::{Changes, Endpoint, EndpointState, InUse, Levels};
 use crate::health_check::{Checked, ClusterChecks};
 use crate::mesh::RefusedResource;
+use crate::telemetry_policy::TelemetryPolicy;
 
 /// Everything in force at one moment. Immutable.
 #[derive(Debug, Default)]
@@ -35,9 +36,15 @@ pub(crate) struct Snapshot {
     pub(crate) version: u64,
     services: HashMap<ListenerName, Lookup>,
     clusters: HashMap<ClusterName, Backend>,
+    telemetry: Arc<TelemetryPolicy>,
 }
 
 impl Snapshot {
+    /// What is told of requests.
+    pub(crate) fn telemetry(&self) -> &TelemetryPolicy {
+        &self.telemetry
+    }
+
     /// What is known of a name; `None`: nothing yet, it has to be asked for.
     pub(crate) fn service(&self, name: &ListenerName) -> Option<&Lookup> {
         self.services.get(name)
@@ -514,6 +521,8 @@ pub(crate) struct Parts {
     pub(crate) refused: Vec<(ListenerName, RefusedResource)>,
     /// What was answered about clusters; one that isn't here wasn't.
     pub(crate) clusters: HashMap<ClusterName, ClusterPart>,
+    /// What the policy of this proxy's workload says of telemetry.
+    pub(crate) telemetry: Arc<TelemetryPolicy>,
 }
 
 /// A service in force.
@@ -565,6 +574,7 @@ pub(crate) fn compile(previous: &Snapshot, states: &States, parts: Parts) -> Sna
         version: previous.version.saturating_add(1),
         services,
         clusters,
+        telemetry: parts.telemetry,
     }
 }
 
@@ -703,6 +713,7 @@ mod tests {
                 absent: Vec::new(),
                 refused: Vec::new(),
                 clusters: HashMap::from([(cluster_name(NAME), held)]),
+                telemetry: Arc::default(),
             }
         }
 
@@ -1210,6 +1221,7 @@ mod tests {
                     routes: routes(&[&name]),
                     last_used: Arc::new(LastUsed::new(Time::ZERO)),
                 }],
+                telemetry: Arc::default(),
                 absent: Vec::new(),
                 refused: Vec::new(),
                 clusters: HashMap::from([(

@@ -105,6 +105,7 @@ mod tests {
                 scope.spawn(move || {
                     let mut one = record();
                     one.trace.sampled = sampled;
+                    one.told.span = sampled;
                     recorder.record(one);
                 });
             }

@@ -73,7 +73,8 @@ pub(crate) struct Worker {
     pub(crate) health: AppHealth,
     /// The service of requests whose service is not known: metrics need a name for it.
     pub(crate) no_service: Arc<str>,
-    sampler: Sampler,
+    /// As the flag says, where no policy does.
+    pub(crate) sampler: Sampler,
     random: RefCell<fastrand::Rng>,
     names: RefCell<Names>,
 }
@@ -140,8 +141,8 @@ impl Worker {
         }
     }
 
-    /// The place in its trace of a request whose caller said this.
-    pub(crate) fn trace_ids(&self, parent: Option<&TraceParent>) -> TraceIds {
+    /// The place in its trace of a request whose caller said this. `sampler` decides of a trace that begins here.
+    pub(crate) fn trace_ids(&self, parent: Option<&TraceParent>, sampler: Sampler) -> TraceIds {
         let mut random = self.random.borrow_mut();
         // Ids of zero mean "none" (W3C Trace Context section 3.2.2.3).
         let span_id = random.u64(1..).to_be_bytes();
@@ -152,7 +153,7 @@ impl Worker {
                     trace_id: parent.trace_id,
                     span_id,
                     parent_id: Some(parent.parent_id),
-                    sampled: self.sampler.decide(Some(decided), &parent.trace_id),
+                    sampled: sampler.decide(Some(decided), &parent.trace_id),
                 }
             }
             None => {
@@ -161,7 +162,7 @@ impl Worker {
                     trace_id,
                     span_id,
                     parent_id: None,
-                    sampled: self.sampler.decide(None, &trace_id),
+                    sampled: sampler.decide(None, &trace_id),
                 }
             }
         }
@@ -367,17 +368,19 @@ impl downstream::Service for Hop {
 
     fn refuse(&self, refused: &Refused) -> Response<ResponseBody> {
         let unread = HeaderMap::new();
-        let (direction, service, call) = match &self.to {
+        let path = refused.line.as_ref().map_or("", |(_, uri)| uri.path());
+        let (direction, service, (call, told)) = match &self.to {
             ListenerKind::Outbound => {
-                let call = calls::outbound(&self.worker, &unread);
+                let call = calls::outbound(&self.worker, &unread, path);
                 (Direction::Outbound, &self.worker.no_service, call)
             }
             ListenerKind::Inbound(app) => {
-                let call = calls::inbound(&self.worker, &unread, app.edge);
+                let call = calls::inbound(&self.worker, &unread, path, app.edge);
                 (Direction::Inbound, &app.label, call)
             }
         };
-        calls::refuse_unread(&self.worker, direction, service, self.from, &call, refused)
+        let record = calls::unread_record(direction, service, self.from, refused, &call, told);
+        calls::refuse_unread(&self.worker, record, refused)
     }
 
     fn refused_body(&self, violation: Violation) {

@@ -26,8 +26,8 @@ use tonic::transport::Channel;
 use weir_xds::envoy::{AggregatedDiscoveryServiceClient, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
 
 pub(crate) use connection::{Calling, Closed, Connection, ControlPlane, ControlPlaneError, Event};
-pub(crate) use state::Settings;
 use state::{Input, Outputs, State};
+pub(crate) use state::{Own, Settings};
 
 use crate::last_good::{Kept, LastGood, StateDirError};
 use crate::mesh::Feed;

@@ -23,7 +23,7 @@ pub(crate) mod read;
 pub use cors::{ANY, CorsFilter, CorsMethod, CorsOrigin};
 pub use mirror::{Fraction, RequestMirror};
 
-pub(crate) use read::read;
+pub(crate) use read::{read, read_header_name, read_path};
 
 /// Where HTTP requests for some services go: which requests, what changes on them, to which services they go, how long
 /// they may take and when they are sent again. Of several routes for a service the most specific match takes a

@@ -22,6 +22,8 @@ pub enum Kind {
     /// `weir.dev/v1` RoutePolicy: what becomes of the requests that routes take. Before the routes, so that none is in
     /// force without it.
     RoutePolicy,
+    /// `weir.dev/v1` TelemetryPolicy: what proxies tell of the requests that they carry.
+    TelemetryPolicy,
     /// `gateway.networking.k8s.io/v1` ReferenceGrant: who may refer to what is in a namespace. Before the routes, so
     /// that a door is open when a route goes through it.
     ReferenceGrant,
@@ -90,6 +92,7 @@ impl Kind {
         Kind::Workload,
         Kind::BackendPolicy,
         Kind::RoutePolicy,
+        Kind::TelemetryPolicy,
         Kind::ReferenceGrant,
         Kind::HttpRoute,
         Kind::GrpcRoute,
@@ -117,6 +120,7 @@ impl Kind {
             | Kind::Workload
             | Kind::BackendPolicy
             | Kind::RoutePolicy
+            | Kind::TelemetryPolicy
             | Kind::HttpRoute
             | Kind::GrpcRoute => &["v1"],
         }
@@ -156,6 +160,7 @@ impl Kind {
             | Kind::Workload
             | Kind::BackendPolicy
             | Kind::RoutePolicy
+            | Kind::TelemetryPolicy
             | Kind::ReferenceGrant
             | Kind::HttpRoute
             | Kind::GrpcRoute => Scope::Namespaced,
@@ -172,6 +177,7 @@ impl Kind {
             | Kind::EndpointSlice
             | Kind::BackendPolicy
             | Kind::RoutePolicy
+            | Kind::TelemetryPolicy
             | Kind::ReferenceGrant
             | Kind::HttpRoute
             | Kind::GrpcRoute => Access::Writable,
@@ -186,6 +192,7 @@ impl Kind {
             | Kind::Workload
             | Kind::BackendPolicy
             | Kind::RoutePolicy
+            | Kind::TelemetryPolicy
             | Kind::HttpRoute
             | Kind::GrpcRoute => StatusPart::Kept,
         }
@@ -352,6 +359,14 @@ impl Kind {
                 singular: "routepolicy",
                 short: &["rp"],
             },
+            Kind::TelemetryPolicy => Facts {
+                group: "weir.dev",
+                api_version: "weir.dev/v1",
+                kind: "TelemetryPolicy",
+                plural: "telemetrypolicies",
+                singular: "telemetrypolicy",
+                short: &["tp"],
+            },
             Kind::ReferenceGrant => Facts {
                 group: "gateway.networking.k8s.io",
                 api_version: "gateway.networking.k8s.io/v1",
@@ -470,6 +485,6 @@ mod tests {
     #[test]
     fn all_is_sorted_and_whole() {
         assert!(Kind::ALL.is_sorted());
-        assert_eq!(Kind::ALL.len(), 10);
+        assert_eq!(Kind::ALL.len(), 11);
     }
 }

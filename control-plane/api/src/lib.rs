@@ -24,6 +24,7 @@ pub mod schema;
 pub mod service;
 pub mod status;
 pub mod table;
+pub mod telemetry_policy;
 pub mod views;
 pub mod workload;
 pub mod yaml;

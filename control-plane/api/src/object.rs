@@ -22,6 +22,7 @@ use crate::reference_grant::{self, ReferenceGrantSpec};
 use crate::route_policy::{self, RoutePolicySpec};
 use crate::schema::texts::{LabelOrEmpty, LabelValue, Subdomain};
 use crate::service::{self, ServiceSpec};
+use crate::telemetry_policy::{self, TelemetryPolicySpec};
 use crate::workload::{self, WorkloadSpec};
 
 /// What names a resource.
@@ -138,6 +139,8 @@ pub enum Spec {
     BackendPolicy(BackendPolicySpec),
     /// Of a RoutePolicy.
     RoutePolicy(RoutePolicySpec),
+    /// Of a TelemetryPolicy.
+    TelemetryPolicy(TelemetryPolicySpec),
     /// Of a ReferenceGrant.
     ReferenceGrant(ReferenceGrantSpec),
     /// Of an HTTPRoute.
@@ -157,6 +160,7 @@ impl Spec {
             Spec::Workload(_) => Kind::Workload,
             Spec::BackendPolicy(_) => Kind::BackendPolicy,
             Spec::RoutePolicy(_) => Kind::RoutePolicy,
+            Spec::TelemetryPolicy(_) => Kind::TelemetryPolicy,
             Spec::ReferenceGrant(_) => Kind::ReferenceGrant,
             Spec::HttpRoute(_) => Kind::HttpRoute,
             Spec::GrpcRoute(_) => Kind::GrpcRoute,
@@ -238,6 +242,7 @@ impl Serialize for Object {
             Spec::Workload(spec) => map.serialize_entry("spec", spec)?,
             Spec::BackendPolicy(spec) => map.serialize_entry("spec", spec)?,
             Spec::RoutePolicy(spec) => map.serialize_entry("spec", spec)?,
+            Spec::TelemetryPolicy(spec) => map.serialize_entry("spec", spec)?,
             Spec::ReferenceGrant(spec) => map.serialize_entry("spec", spec)?,
             Spec::HttpRoute(spec) => map.serialize_entry("spec", spec)?,
             Spec::GrpcRoute(spec) => map.serialize_entry("spec", spec)?,
@@ -271,6 +276,9 @@ fn read_object(node: &Node<'_>, namespace: Option<&str>, errors: &mut Errors) ->
         Kind::RoutePolicy => fields
             .required("spec", errors, route_policy::read)
             .map(Spec::RoutePolicy),
+        Kind::TelemetryPolicy => fields
+            .required("spec", errors, telemetry_policy::read)
+            .map(Spec::TelemetryPolicy),
         Kind::ReferenceGrant => fields
             .required("spec", errors, reference_grant::read)
             .map(Spec::ReferenceGrant),
@@ -385,6 +393,7 @@ fn read_name(node: &Node<'_>, kind: Kind, errors: &mut Errors) -> Option<String>
         Kind::EndpointSlice
         | Kind::BackendPolicy
         | Kind::RoutePolicy
+        | Kind::TelemetryPolicy
         | Kind::ReferenceGrant
         | Kind::HttpRoute
         | Kind::GrpcRoute => names::subdomain(node, errors),

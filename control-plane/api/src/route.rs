@@ -37,6 +37,7 @@ impl<'a> RouteSpec<'a> {
             | Spec::Workload(_)
             | Spec::BackendPolicy(_)
             | Spec::RoutePolicy(_)
+            | Spec::TelemetryPolicy(_)
             | Spec::ReferenceGrant(_) => None,
         }
     }

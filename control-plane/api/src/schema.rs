@@ -26,6 +26,7 @@ use crate::reference_grant::ReferenceGrantSpec;
 use crate::route_policy::RoutePolicySpec;
 use crate::service::ServiceSpec;
 use crate::status::{PolicyStatus, RouteStatus};
+use crate::telemetry_policy::TelemetryPolicySpec;
 use crate::views;
 use crate::workload::{WorkloadSpec, WorkloadStatus};
 
@@ -145,6 +146,7 @@ fn body(kind: Kind, generator: &mut SchemaGenerator) -> Body {
         Kind::Workload => spec::<WorkloadSpec>(generator),
         Kind::BackendPolicy => spec::<BackendPolicySpec>(generator),
         Kind::RoutePolicy => spec::<RoutePolicySpec>(generator),
+        Kind::TelemetryPolicy => spec::<TelemetryPolicySpec>(generator),
         Kind::ReferenceGrant => spec::<ReferenceGrantSpec>(generator),
         Kind::HttpRoute => spec::<HttpRouteSpec>(generator),
         Kind::GrpcRoute => spec::<GrpcRouteSpec>(generator),
@@ -215,7 +217,7 @@ fn resource(kind: Kind, generator: &mut SchemaGenerator) -> Value {
 fn status(kind: Kind, generator: &mut SchemaGenerator) -> Schema {
     let mut status = match kind {
         Kind::Workload => generator.subschema_for::<WorkloadStatus>(),
-        Kind::BackendPolicy | Kind::RoutePolicy => generator.subschema_for::<PolicyStatus>(),
+        Kind::BackendPolicy | Kind::RoutePolicy | Kind::TelemetryPolicy => generator.subschema_for::<PolicyStatus>(),
         Kind::HttpRoute | Kind::GrpcRoute => generator.subschema_for::<RouteStatus>(),
         Kind::Namespace => generator.subschema_for::<NamespaceStatus>(),
         Kind::MeshConfig | Kind::Service | Kind::EndpointSlice | Kind::ReferenceGrant => {

@@ -78,6 +78,20 @@ pub struct ParentReference {
     pub port: Option<u16>,
 }
 
+impl ParentReference {
+    /// A namespace: what a policy for workloads is attached to.
+    pub fn namespace(name: &str) -> ParentReference {
+        ParentReference {
+            group: String::new(),
+            kind: "Namespace".to_owned(),
+            namespace: None,
+            name: name.to_owned(),
+            section_name: None,
+            port: None,
+        }
+    }
+}
+
 impl From<&ParentRef> for ParentReference {
     fn from(parent: &ParentRef) -> ParentReference {
         let ParentRef {
@@ -175,7 +189,7 @@ pub struct RouteParentStatus {
 /// The status of a policy (Gateway API, PolicyStatus; GEP-713).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PolicyStatus {
-    /// One entry for each target, in the order of the spec.
+    /// One entry for each target, in the order of the spec; of a policy for workloads one, for their Namespace.
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub ancestors: Vec<PolicyAncestorStatus>,
 }
@@ -190,8 +204,8 @@ pub struct PolicyAncestorStatus {
     pub controller_name: String,
     /// What is so, by type:
     ///
-    /// - `Accepted`: the target is there and takes the policy. Otherwise the reason is TargetNotFound, or Conflicted:
-    ///   an older policy holds.
+    /// - `Accepted`: the target is there and takes the policy; with the reason PartlyConflicted, for some workloads an
+    ///   older one holds. Otherwise the reason is TargetNotFound, or Conflicted: an older policy holds.
     /// - `weir.dev/InForce`: it is in force on every connected proxy that it concerns. Otherwise the reason is
     ///   Rejected, Pending, NoSubscribers, NotAccepted or Overridden.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]

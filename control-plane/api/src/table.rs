@@ -58,6 +58,7 @@ pub fn columns(kind: Kind) -> &'static [Column] {
         Kind::EndpointSlice => ENDPOINT_SLICE,
         Kind::Workload => WORKLOAD,
         Kind::BackendPolicy | Kind::RoutePolicy => POLICY,
+        Kind::TelemetryPolicy => TELEMETRY_POLICY,
         Kind::ReferenceGrant => REFERENCE_GRANT,
         Kind::HttpRoute | Kind::GrpcRoute => ROUTE,
     }
@@ -216,9 +217,24 @@ const POLICY: &[Column] = &[
         }))
     }),
     always("Sets", "The parts of its spec that are given.", |object| {
-        let spec = object.get("spec").and_then(Value::as_object);
-        let parts = spec.into_iter().flatten().map(|(name, _)| name);
-        joined(parts.filter(|name| *name != "targetRefs").cloned())
+        sets(object, "targetRefs")
+    }),
+    ACCEPTED,
+    IN_FORCE,
+    AGE,
+];
+const TELEMETRY_POLICY: &[Column] = &[
+    NAME,
+    always(
+        "Workloads",
+        "Labels of the workloads that it is for; *: all of its namespace.",
+        |object| {
+            let labels = pairs(object, "/spec/selector/matchLabels");
+            if labels.is_empty() { "*".to_owned() } else { labels }
+        },
+    ),
+    always("Sets", "The parts of its spec that are given.", |object| {
+        sets(object, "selector")
     }),
     ACCEPTED,
     IN_FORCE,
@@ -315,6 +331,13 @@ fn pairs(object: &Value, pointer: &str) -> String {
             .flatten()
             .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())),
     )
+}
+
+/// The parts of a policy's spec that are given, but for the one that says what it is for.
+fn sets(object: &Value, of: &str) -> String {
+    let spec = object.get("spec").and_then(Value::as_object);
+    let parts = spec.into_iter().flatten().map(|(name, _)| name);
+    joined(parts.filter(|name| *name != of).cloned())
 }
 
 /// `name.namespace:port`, as far as it is said.
@@ -454,6 +477,29 @@ mod tests {
                 ("Sets", "balancing,retryBudget"),
                 ("Accepted", "True"),
                 ("In Force", "Rejected"),
+            ],
+        );
+        check(
+            Kind::TelemetryPolicy,
+            json!({
+                "spec": {"selector": {"matchLabels": {"app": "a", "tier": "b"}}, "accessLog": "Errors", "tracing": {}},
+                "status": {"ancestors": [{"conditions": conditions}]},
+            }),
+            &[
+                ("Workloads", "app=a,tier=b"),
+                ("Sets", "accessLog,tracing"),
+                ("Accepted", "True"),
+                ("In Force", "Rejected"),
+            ],
+        );
+        check(
+            Kind::TelemetryPolicy,
+            json!({"spec": {"excludedPaths": []}}),
+            &[
+                ("Workloads", "*"),
+                ("Sets", "excludedPaths"),
+                ("Accepted", "-"),
+                ("In Force", "-"),
             ],
         );
         check(

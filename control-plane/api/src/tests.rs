@@ -7,7 +7,7 @@ use crate::{Key, Kind, Object, Spec};
 
 /// Reads a text with one resource that is right, and that its JSON reads back the same.
 #[track_caller]
-fn good(text: &str) -> Object {
+pub(crate) fn good(text: &str) -> Object {
     let objects = match yaml::read_objects(text, "test.yaml", None) {
         Ok(objects) => objects,
         Err(errors) => panic!("{}", list(&errors)),
@@ -21,7 +21,7 @@ fn good(text: &str) -> Object {
 
 /// Reads a text that is wrong: each of `expect` begins one of the errors, in order.
 #[track_caller]
-fn bad(text: &str, expect: &[&str]) {
+pub(crate) fn bad(text: &str, expect: &[&str]) {
     let errors = yaml::read_objects(text, "f", None).expect_err(text);
     let matching = errors.len() == expect.len()
         && errors

@@ -53,6 +53,8 @@ pub enum ConfigType {
     Cluster,
     /// A cluster's endpoints (EDS).
     Endpoints,
+    /// What holds for the proxy's own workload.
+    WorkloadPolicy,
 }
 
 /// What was sent to a proxy and is not in force there yet.

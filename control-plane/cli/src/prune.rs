@@ -87,6 +87,7 @@ fn is_pruned(kind: Kind) -> bool {
         | Kind::Workload
         | Kind::BackendPolicy
         | Kind::RoutePolicy
+        | Kind::TelemetryPolicy
         | Kind::ReferenceGrant
         | Kind::HttpRoute
         | Kind::GrpcRoute => false,

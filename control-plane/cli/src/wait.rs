@@ -247,6 +247,7 @@ pub(crate) fn concerns_proxies(kind: Kind) -> bool {
         | Kind::EndpointSlice
         | Kind::BackendPolicy
         | Kind::RoutePolicy
+        | Kind::TelemetryPolicy
         | Kind::ReferenceGrant
         | Kind::HttpRoute
         | Kind::GrpcRoute => true,

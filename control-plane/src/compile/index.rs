@@ -10,6 +10,7 @@ use weir_api::endpoint_slice::{EndpointSliceBody, TargetRef};
 use weir_api::reference_grant::ReferenceGrantSpec;
 use weir_api::route_policy::RoutePolicySpec;
 use weir_api::service::{SERVICE_NAME_LABEL, ServiceSpec};
+use weir_api::telemetry_policy::TelemetryPolicySpec;
 use weir_api::workload::WorkloadSpec;
 use weir_api::{Key, Kind, Metadata, Object, RouteSpec, Spec};
 use weir_policy::names::{ServiceName, WorkloadName};
@@ -58,27 +59,41 @@ pub(crate) enum Part {
     Endpoints,
 }
 
+/// What a change may change.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Touched {
+    /// Parts of services.
+    pub(crate) services: BTreeSet<(ServiceName, Part)>,
+    /// Workloads for which another policy may hold.
+    pub(crate) workloads: BTreeSet<WorkloadName>,
+}
+
 impl Index {
-    /// Takes in an object as it is now (`None`: it is gone), and returns what that may change. What only became of an
-    /// object changes nothing: no configuration is made from a status.
-    pub(crate) fn apply(&mut self, key: &Key, object: Option<Arc<Object>>) -> BTreeSet<(ServiceName, Part)> {
-        let mut touched = BTreeSet::new();
+    /// Takes in an object as it is now (`None`: it is gone), and returns what that may change. `None`: nothing is asked
+    /// for otherwise than before. What only became of an object changes nothing: no configuration is made from a
+    /// status.
+    pub(crate) fn apply(&mut self, key: &Key, object: Option<Arc<Object>>) -> Option<Touched> {
         if let (Some(before), Some(after)) = (self.objects.get_mut(key), &object)
             && asks_the_same(before, after)
         {
             *before = Arc::clone(after);
-            return touched;
+            return None;
         }
-        if let Some(before) = self.objects.remove(key) {
-            touched.append(&mut self.touches(&before));
+        let before = self.objects.remove(key);
+        let mut touched = Touched {
+            workloads: self.workloads_touched(before.as_deref(), object.as_deref()),
+            ..Touched::default()
+        };
+        if let Some(before) = before {
+            touched.services.append(&mut self.touches(&before));
             self.detach(key, &before);
         }
         if let Some(after) = object {
             self.attach(key, &after);
-            touched.append(&mut self.touches(&after));
+            touched.services.append(&mut self.touches(&after));
             self.objects.insert(key.clone(), after);
         }
-        touched
+        Some(touched)
     }
 
     /// A service; never the one that stands for a reference that may not be followed.
@@ -126,6 +141,21 @@ impl Index {
         oldest_first(policies.collect())
     }
 
+    /// The policies for the workloads of a namespace, oldest first, then by name.
+    pub(crate) fn telemetry_policies(&self, namespace: &str) -> Vec<Of<'_, TelemetryPolicySpec>> {
+        let policies = self.of_namespace(Kind::TelemetryPolicy, namespace);
+        let policies = policies.filter_map(|object| match &object.spec {
+            Spec::TelemetryPolicy(spec) => Some(Of { object, spec }),
+            _ => None,
+        });
+        oldest_first(policies.collect())
+    }
+
+    /// The workloads of a namespace, by name.
+    pub(crate) fn workloads(&self, namespace: &str) -> impl Iterator<Item = &Object> {
+        self.of_namespace(Kind::Workload, namespace)
+    }
+
     /// The slices of this service, by name.
     pub(crate) fn slices(&self, of: &ServiceName) -> impl Iterator<Item = Of<'_, EndpointSliceBody>> {
         self.attached(of).filter_map(|object| match &object.spec {
@@ -136,14 +166,9 @@ impl Index {
 
     /// The grants of a namespace, by name.
     pub(crate) fn grants(&self, namespace: &str) -> impl Iterator<Item = Of<'_, ReferenceGrantSpec>> {
-        let first = Key {
-            kind: Kind::ReferenceGrant,
-            namespace: namespace.to_owned(),
-            name: String::new(),
-        };
-        let from = self.objects.range(first..);
-        from.map_while(move |(key, object)| match &object.spec {
-            Spec::ReferenceGrant(spec) if key.namespace == namespace => Some(Of { object, spec }),
+        let grants = self.of_namespace(Kind::ReferenceGrant, namespace);
+        grants.filter_map(|object| match &object.spec {
+            Spec::ReferenceGrant(spec) => Some(Of { object, spec }),
             _ => None,
         })
     }
@@ -165,6 +190,17 @@ impl Index {
     /// Every object held, by key.
     pub(crate) fn objects(&self) -> &BTreeMap<Key, Arc<Object>> {
         &self.objects
+    }
+
+    fn of_namespace(&self, kind: Kind, namespace: &str) -> impl Iterator<Item = &Object> {
+        let first = Key {
+            kind,
+            namespace: namespace.to_owned(),
+            name: String::new(),
+        };
+        let from = self.objects.range(first.clone()..);
+        let same = move |key: &Key| key.kind == first.kind && key.namespace == first.namespace;
+        from.take_while(move |(key, _)| same(key)).map(|(_, object)| &**object)
     }
 
     fn attached(&self, to: &ServiceName) -> impl Iterator<Item = &Object> {
@@ -204,6 +240,40 @@ impl Index {
         }
     }
 
+    /// The workloads for which another policy may hold after a change of an object.
+    fn workloads_touched(&self, before: Option<&Object>, after: Option<&Object>) -> BTreeSet<WorkloadName> {
+        let states = || before.into_iter().chain(after);
+        let Some(object) = states().next() else {
+            return BTreeSet::new();
+        };
+        match object.kind() {
+            Kind::Workload => {
+                let labels = |object: Option<&Object>| object.map(|object| object.metadata.labels.clone());
+                let touched = labels(before) != labels(after);
+                touched.then(|| name_of(object)).flatten().into_iter().collect()
+            }
+            Kind::TelemetryPolicy => {
+                let selects = |workload: &&Object| {
+                    states().any(|object| match &object.spec {
+                        Spec::TelemetryPolicy(spec) => spec.selects(&workload.metadata.labels),
+                        _ => false,
+                    })
+                };
+                let workloads = self.workloads(&object.metadata.namespace).filter(selects);
+                workloads.filter_map(name_of).collect()
+            }
+            Kind::Namespace
+            | Kind::MeshConfig
+            | Kind::Service
+            | Kind::EndpointSlice
+            | Kind::BackendPolicy
+            | Kind::RoutePolicy
+            | Kind::ReferenceGrant
+            | Kind::HttpRoute
+            | Kind::GrpcRoute => BTreeSet::new(),
+        }
+    }
+
     fn touches(&self, object: &Object) -> BTreeSet<(ServiceName, Part)> {
         let others = match &object.spec {
             Spec::RoutePolicy(_) => {
@@ -219,6 +289,7 @@ impl Index {
             | Spec::Service(_)
             | Spec::EndpointSlice(_)
             | Spec::BackendPolicy(_)
+            | Spec::TelemetryPolicy(_)
             | Spec::HttpRoute(_)
             | Spec::GrpcRoute(_) => return about(object),
         };
@@ -241,7 +312,7 @@ fn by_age(a: &Object, b: &Object) -> Ordering {
 }
 
 /// Whether two states of an object differ in their status alone, and in the revision that came with it.
-pub(crate) fn asks_the_same(before: &Object, after: &Object) -> bool {
+fn asks_the_same(before: &Object, after: &Object) -> bool {
     let Metadata {
         name,
         namespace,
@@ -266,7 +337,11 @@ fn about(object: &Object) -> BTreeSet<(ServiceName, Part)> {
     let own = object.metadata.namespace.as_str();
     let named = |namespace: &str, name: &str, part: Part| service_name(namespace, name).map(|name| (name, part));
     match &object.spec {
-        Spec::Namespace(_) | Spec::MeshConfig(_) | Spec::Workload(_) | Spec::ReferenceGrant(_) => BTreeSet::new(),
+        Spec::Namespace(_)
+        | Spec::MeshConfig(_)
+        | Spec::Workload(_)
+        | Spec::TelemetryPolicy(_)
+        | Spec::ReferenceGrant(_) => BTreeSet::new(),
         Spec::Service(_) => named(own, &object.metadata.name, Part::Whole).into_iter().collect(),
         Spec::EndpointSlice(_) => {
             let service = object.metadata.labels.get(SERVICE_NAME_LABEL);
@@ -315,6 +390,7 @@ fn workloads_of(object: &Object) -> BTreeSet<WorkloadName> {
         | Spec::Workload(_)
         | Spec::BackendPolicy(_)
         | Spec::RoutePolicy(_)
+        | Spec::TelemetryPolicy(_)
         | Spec::ReferenceGrant(_)
         | Spec::HttpRoute(_)
         | Spec::GrpcRoute(_) => BTreeSet::new(),
@@ -385,12 +461,14 @@ mod tests {
 
     #[track_caller]
     fn touched(index: &mut Index, object: &Object, expect: &[(&str, Part)]) {
-        let touched = index.apply(&object.key(), Some(Arc::new(object.clone())));
+        let touched = index
+            .apply(&object.key(), Some(Arc::new(object.clone())))
+            .unwrap_or_default();
         let expect: BTreeSet<_> = expect
             .iter()
             .map(|(name, part)| (fixture::service_named(name), *part))
             .collect();
-        assert_eq!(touched, expect);
+        assert_eq!(touched.services, expect);
     }
 
     #[test]
@@ -407,9 +485,9 @@ mod tests {
         touched(&mut index, &route, &both);
         assert!(index.routes(&fixture::service_named("portal.citizen")).is_empty());
         assert_eq!(index.routes(&fixture::service_named("portal.police")).len(), 1);
-        let gone = index.apply(&route.key(), None);
+        let gone = index.apply(&route.key(), None).expect("it was there");
         assert_eq!(
-            gone,
+            gone.services,
             BTreeSet::from([(fixture::service_named("portal.police"), Part::Routes)])
         );
         assert!(index.attached.is_empty());
@@ -429,9 +507,9 @@ mod tests {
         fixture::route_policy_spec_of(&mut policy).target_refs.pop();
         let both = [("portal.citizen", Part::Routes), ("secret.police", Part::Routes)];
         touched(&mut index, &policy, &both);
-        let gone = index.apply(&policy.key(), None);
+        let gone = index.apply(&policy.key(), None).expect("it was there");
         let expect = (fixture::service_named("secret.police"), Part::Routes);
-        assert_eq!(gone, BTreeSet::from([expect]));
+        assert_eq!(gone.services, BTreeSet::from([expect]));
         index.apply(&route.key(), None);
         assert!(index.policies_for.is_empty() && index.attached.is_empty());
     }

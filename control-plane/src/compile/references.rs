@@ -151,17 +151,25 @@ mod tests {
         let grant = fixture::grant("citizen", "g", "police", None);
         let mut index = fixture::index([fixture::service("police", "station", &[("", 80)]), route.clone()]);
         let station = fixture::service_named("station.police");
-        let touched = index.apply(&grant.key(), Some(Arc::new(grant.clone())));
-        assert_eq!(touched.iter().map(|(name, _)| name).collect::<Vec<_>>(), [&station]);
+        let touched = index
+            .apply(&grant.key(), Some(Arc::new(grant.clone())))
+            .unwrap_or_default();
+        assert_eq!(
+            touched.services.iter().map(|(name, _)| name).collect::<Vec<_>>(),
+            [&station]
+        );
         let name = "station.police:80/*".parse().expect("a name");
         let sources = |index: &Index| {
             let compiled = crate::compile::routes::route_config(&name, index).expect("there");
             compiled.sources.iter().any(|(key, _)| *key == grant.key())
         };
         assert!(sources(&index), "it has a part in the routes");
-        assert_eq!(index.apply(&grant.key(), None).len(), 1);
+        assert_eq!(index.apply(&grant.key(), None).unwrap_or_default().services.len(), 1);
         assert!(!sources(&index));
         index.apply(&route.key(), None);
-        assert_eq!(index.apply(&grant.key(), Some(Arc::new(grant.clone()))).len(), 0);
+        let touched = index
+            .apply(&grant.key(), Some(Arc::new(grant.clone())))
+            .unwrap_or_default();
+        assert_eq!(touched.services.len(), 0);
     }
 }

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use weir_api::backend_policy::BackendPolicySpec;
 use weir_api::route_policy::RoutePolicySpec;
 use weir_api::{Key, Kind, Spec};
-use weir_policy::names::{ClusterName, Label, ListenerName, RouteName, ServiceName};
+use weir_policy::names::{ClusterName, Label, ListenerName, RouteName, ServiceName, WorkloadName};
 use weir_xds::encode::envoy::{INBOUND, OUTBOUND};
 use weir_xds::encode::{self, NotSent, Place, PolicyField, RouteField, Sent};
 use weir_xds::envoy::Any;
@@ -17,6 +17,7 @@ use weir_xds::{EnvoyNode, InboundPort, ResourceType};
 
 use super::index::{Index, Part};
 use super::outbound::{Scope, Table};
+use super::workload_policy::workload_policy;
 use super::{Compiled, Version, cluster, endpoints, listener, route_policies, routes};
 
 /// What is computed for a subscription: what was asked for, and by whom where that matters.
@@ -43,6 +44,8 @@ pub(crate) enum Wanted {
     Route(Terms, RouteName),
     /// What an Envoy's node alone decides.
     Settled(Settled),
+    /// What holds for a workload's own proxy.
+    WorkloadPolicy(WorkloadName),
 }
 
 /// In whose terms something is said.
@@ -87,6 +90,11 @@ impl Wanted {
     pub(crate) fn read(of: ResourceType, name: &str, client: &ClientIdentity) -> Option<Wanted> {
         let own = &client.workload.namespace;
         match &client.dialect {
+            // What holds for others is none of its business.
+            Dialect::Weir if of == ResourceType::WorkloadPolicy => {
+                let name: WorkloadName = canonical(name)?;
+                (name == client.workload).then_some(Wanted::WorkloadPolicy(name))
+            }
             Dialect::Weir => Wanted::by_name(of, name, Terms::Weir, own),
             Dialect::Grpc if of == ResourceType::Listener => Some(Wanted::ApiListener {
                 called: name.to_owned(),
@@ -100,7 +108,7 @@ impl Wanted {
                     let settled = Settled::of(node, of).into_iter().find(|settled| settled.name() == name);
                     settled.map(Wanted::Settled)
                 }
-                ResourceType::Listener => None,
+                ResourceType::Listener | ResourceType::WorkloadPolicy => None,
                 ResourceType::Cluster | ResourceType::Endpoints => Wanted::by_name(of, name, Terms::Envoy, own),
             },
         }
@@ -112,6 +120,8 @@ impl Wanted {
             ResourceType::Endpoints => Wanted::Endpoints(terms, canonical(name)?),
             ResourceType::Listener => Wanted::Listener(canonical(name)?, own.clone()),
             ResourceType::Route => Wanted::Route(terms, canonical(name)?),
+            // Weir proxies' alone.
+            ResourceType::WorkloadPolicy => return None,
         };
         Some(wanted)
     }
@@ -123,7 +133,7 @@ impl Wanted {
             Wanted::Listener(name, _) | Wanted::ApiListener { name, .. } => Services::One(&name.service),
             Wanted::Route(_, name) => Services::One(&name.cluster.service),
             Wanted::Outbound(scope) => scope.services.as_ref().map_or(Services::All, Services::Some),
-            Wanted::Settled(_) => Services::None,
+            Wanted::Settled(_) | Wanted::WorkloadPolicy(_) => Services::None,
         }
     }
 
@@ -137,6 +147,7 @@ impl Wanted {
             Wanted::Route(_, name) => (ResourceType::Route, name.to_string()),
             Wanted::Outbound(_) => (ResourceType::Route, OUTBOUND.to_owned()),
             Wanted::Settled(settled) => (settled.of_type(), settled.name()),
+            Wanted::WorkloadPolicy(name) => (ResourceType::WorkloadPolicy, name.to_string()),
         }
     }
 
@@ -167,7 +178,7 @@ impl Settled {
                 outbound.into_iter().chain(inbound).collect()
             }
             ResourceType::Cluster => ports.map(|(_, port)| Settled::InboundCluster(*port)).collect(),
-            ResourceType::Endpoints | ResourceType::Route => Vec::new(),
+            ResourceType::Endpoints | ResourceType::Route | ResourceType::WorkloadPolicy => Vec::new(),
         }
     }
 
@@ -211,6 +222,18 @@ pub(crate) struct Computed {
     pub(crate) sources: Vec<(Key, i64)>,
     /// What of its sources this client can't be told: whose, and what.
     pub(crate) not_sent: Vec<(Key, String)>,
+    /// Whether there is anything to be said yet.
+    pub(crate) known: Known,
+}
+
+/// Whether it is known what something is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Known {
+    /// It is: what is not there does not exist.
+    #[default]
+    Yes,
+    /// Not before something else comes, which is on its way. Until then the client keeps what it has.
+    NotYet,
 }
 
 /// Computes one resource, but [`Wanted::Outbound`], which a [`Table`] keeps.
@@ -223,9 +246,9 @@ pub(crate) fn computed(wanted: &Wanted, index: &Index) -> Computed {
                 Terms::Grpc => match encode::grpc::cluster(cluster) {
                     Ok(sent) => said(sent, compiled.sources, index),
                     Err(not_sent) => Computed {
-                        message: None,
                         not_sent: attributed(vec![not_sent], &compiled.sources, index),
                         sources: compiled.sources,
+                        ..Computed::default()
                     },
                 },
                 Terms::Envoy => said(encode::envoy::cluster(cluster), compiled.sources, index),
@@ -258,6 +281,16 @@ pub(crate) fn computed(wanted: &Wanted, index: &Index) -> Computed {
         }),
         Wanted::Outbound(scope) => Some(Table::new(scope.clone(), index).computed(index)),
         Wanted::Settled(settled) => Some(whole(settled.message(), Vec::new())),
+        Wanted::WorkloadPolicy(name) => match index.workload(name) {
+            Some(workload) => workload_policy(name, &workload, index)
+                .map(|Compiled { resource, sources }| whole(encode::workload_policy(&resource), sources)),
+            // Its labels say which policy holds, and it is about to register. Were it told that there is none, it would
+            // let go of what was in force before it was started anew.
+            None => Some(Computed {
+                known: Known::NotYet,
+                ..Computed::default()
+            }),
+        },
     };
     computed.unwrap_or_default()
 }
@@ -267,7 +300,7 @@ pub(super) fn whole(message: Any, sources: Vec<(Key, i64)>) -> Computed {
     Computed {
         message: Some((message.clone(), Version::of(&message.value))),
         sources,
-        not_sent: Vec::new(),
+        ..Computed::default()
     }
 }
 
@@ -372,6 +405,18 @@ mod tests {
         ] {
             assert!(!read(ResourceType::Cluster, name), "{name}");
         }
+    }
+
+    #[test]
+    fn a_policy_is_told_to_the_workloads_own_weir_proxy_alone() {
+        let read = |name: &str, dialect| Wanted::read(ResourceType::WorkloadPolicy, name, &client(dialect));
+        let own = Wanted::WorkloadPolicy("citizen/a".parse().expect("a workload"));
+        assert_eq!(read("citizen/a", Dialect::Weir), Some(own));
+        for other in ["citizen/b", "police/a", "a", ""] {
+            assert_eq!(read(other, Dialect::Weir), None, "{other}");
+        }
+        assert_eq!(read("citizen/a", Dialect::Grpc), None);
+        assert_eq!(read("citizen/a", Dialect::Envoy(EnvoyNode::default())), None);
     }
 
     #[test]

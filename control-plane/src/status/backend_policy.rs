@@ -24,6 +24,7 @@ pub(super) fn claims<'a>(object: &Object, spec: &BackendPolicySpec, index: &'a I
             found: found(object, target, index),
             misfit: misfit(object, spec, target, index),
             oldest: policies.iter().find(claims).map(|oldest| oldest.object),
+            partly: None,
             overridden: attachment
                 .as_ref()
                 .and_then(|attachment| overridden(object, attachment, index)),
@@ -37,7 +38,7 @@ pub(super) fn claims<'a>(object: &Object, spec: &BackendPolicySpec, index: &'a I
 pub(super) fn extents(object: &Object, spec: &BackendPolicySpec, index: &Index) -> Vec<Extent> {
     let targets = spec.target_refs.iter();
     let attachments = targets.filter_map(|target| attachment(object, target, index));
-    attachments.map(|attachment| [attachment].into()).collect()
+    attachments.map(Extent::from).collect()
 }
 
 /// `None`: there is no such service or port.

@@ -8,7 +8,7 @@ use weir_api::{Key, Kind, Object, RouteSpec, Spec};
 use weir_policy::names::ServiceName;
 
 use super::{route, says_in_force};
-use crate::compile::index::{Index, Part, asks_the_same};
+use crate::compile::index::{Index, Part};
 use crate::compile::route_policies::service_key;
 use crate::store::{Change, Event, Stored};
 
@@ -132,15 +132,9 @@ impl Book {
             .unwrap_or_default();
         let after = object.as_ref().map(|object| sends_to(object)).unwrap_or_default();
         let is_there = object.is_some();
-        let says_more = match (self.index.objects().get(key), &object) {
-            (Some(before), Some(after)) => !asks_the_same(before, after),
-            (Some(_), None) | (None, Some(_)) => true,
-            (None, None) => false,
-        };
-        let touched = self.index.apply(key, object);
-        if !says_more {
+        let Some(touched) = self.index.apply(key, object) else {
             return;
-        }
+        };
         for service in before.difference(&after) {
             if let Some(senders) = self.senders.get_mut(service) {
                 senders.remove(key);
@@ -159,7 +153,7 @@ impl Book {
             self.not_before.remove(key);
             self.leave_inheritance(key);
         }
-        for (service, part) in touched {
+        for (service, part) in touched.services {
             for key in self.affected(&service, part) {
                 self.mark(key);
             }
@@ -167,6 +161,11 @@ impl Book {
         // One that is gone is none of its services' any more.
         for key in self.policies_of(key) {
             self.mark(key);
+        }
+        if key.kind == Kind::TelemetryPolicy || !touched.workloads.is_empty() {
+            for key in self.policies_in(&key.namespace) {
+                self.mark(key);
+            }
         }
     }
 
@@ -193,6 +192,12 @@ impl Book {
         policies.map(|policy| policy.object.key()).collect()
     }
 
+    /// The policies for the workloads of a namespace: of two that are for the same one the other's status speaks, too.
+    fn policies_in(&self, namespace: &str) -> Vec<Key> {
+        let policies = self.index.telemetry_policies(namespace).into_iter();
+        policies.map(|of| of.object.key()).collect()
+    }
+
     fn mark(&mut self, key: Key) {
         self.leave_inheritance(&key);
         self.dirty.insert(key);
@@ -209,12 +214,14 @@ impl Book {
 fn is_read(kind: Kind) -> bool {
     match kind {
         Kind::Service
+        | Kind::Workload
         | Kind::BackendPolicy
         | Kind::RoutePolicy
+        | Kind::TelemetryPolicy
         | Kind::HttpRoute
         | Kind::GrpcRoute
         | Kind::ReferenceGrant => true,
-        Kind::Namespace | Kind::MeshConfig | Kind::EndpointSlice | Kind::Workload => false,
+        Kind::Namespace | Kind::MeshConfig | Kind::EndpointSlice => false,
     }
 }
 
@@ -229,7 +236,8 @@ fn sends_to(object: &Object) -> BTreeSet<ServiceName> {
         | Spec::Workload(_)
         | Spec::ReferenceGrant(_)
         | Spec::BackendPolicy(_)
-        | Spec::RoutePolicy(_) => BTreeSet::new(),
+        | Spec::RoutePolicy(_)
+        | Spec::TelemetryPolicy(_) => BTreeSet::new(),
     }
 }
 
@@ -238,6 +246,8 @@ pub(super) const INTERVAL: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
+    use weir_api::telemetry_policy::{AccessLog, TelemetryPolicySpec};
+
     use super::*;
     use crate::compile::fixture;
     use crate::store::Revision;
@@ -355,6 +365,33 @@ mod tests {
         let mut said = for_service;
         said.status = Some(serde_json::json!({"ancestors": []}));
         assert_eq!(put(said), [""; 0], "what was said is nothing new");
+    }
+
+    #[test]
+    fn policies_for_workloads_hear_of_each_other_and_of_labels() {
+        let now = Instant::now();
+        let policy = |name: &str| {
+            let spec = TelemetryPolicySpec {
+                access_log: Some(AccessLog::Off),
+                ..TelemetryPolicySpec::default()
+            };
+            Object::new("citizen", name, Spec::TelemetryPolicy(spec))
+        };
+        let workload = fixture::workload("citizen", "w", "10.0.0.1", &[(8080, 15006)]);
+        let mut book = settled(&[policy("a"), workload.clone()], now);
+        let mut due_after = |object: &Object, is_there: bool| {
+            book.apply(&object.key(), is_there.then(|| Arc::new(object.clone())));
+            names(book.take_due(now))
+        };
+        assert_eq!(due_after(&policy("b"), true), ["a", "b"]);
+        assert_eq!(due_after(&workload, true), [""; 0]);
+        let mut labelled = workload.clone();
+        labelled.metadata.labels.insert("tier".to_owned(), "edge".to_owned());
+        assert_eq!(due_after(&labelled, true), ["a", "b"]);
+        assert_eq!(due_after(&policy("b"), false), ["a"]);
+        assert_eq!(due_after(&labelled, false), ["a"]);
+        let elsewhere = fixture::workload("police", "w", "10.0.0.2", &[(8080, 15006)]);
+        assert_eq!(due_after(&elsewhere, true), [""; 0]);
     }
 
     #[test]

@@ -23,7 +23,9 @@ pub(super) struct Claim<'a> {
     pub(super) misfit: Option<String>,
     /// The oldest policy that claims just the same, the claimant itself among them.
     pub(super) oldest: Option<&'a Object>,
-    /// Where the target's callers are.
+    /// Of the policies that claim a part of it as much, the oldest that holds for such a part.
+    pub(super) partly: Option<&'a Object>,
+    /// Whom it may concern.
     pub(super) extent: Extent,
     /// Who holds instead, if for every part of the target another policy does.
     pub(super) overridden: Option<String>,
@@ -80,8 +82,14 @@ fn accepted(object: &Object, claim: &Claim<'_>) -> Verdict {
             )
         }
         Some(_) | None => {
-            let message = format!("it holds for {shown}");
-            Verdict::new(condition::ACCEPTED, ConditionStatus::True, "Accepted", message)
+            let (reason, message) = match claim.partly.map(Object::key) {
+                None => ("Accepted", format!("it holds for {shown}")),
+                Some(older) => {
+                    let message = format!("it holds for some of {shown}; for others {older}, the older, holds");
+                    ("PartlyConflicted", message)
+                }
+            };
+            Verdict::new(condition::ACCEPTED, ConditionStatus::True, reason, message)
         }
     }
 }

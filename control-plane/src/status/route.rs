@@ -67,7 +67,7 @@ pub(super) fn status(
         let mut verdicts = vec![accepted, resolved.clone()];
         match &attachment {
             Some(attachment) if verdicts[0].is_true() => {
-                verdicts.push(in_force::verdict(&standings.at(&[attachment.clone()].into())));
+                verdicts.push(in_force::verdict(&standings.at(&attachment.clone().into())));
                 let unreachable = known.unreachable(attachment, consumers(object, attachment), index);
                 verdicts.extend(effect::verdict(&object.key().to_string(), spec, unreachable));
             }

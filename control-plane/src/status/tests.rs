@@ -8,6 +8,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use weir_api::backend_policy::{BackendPolicySpec, TargetRef};
 use weir_api::http_route::{BackendRef, HttpMethod, Retry};
+use weir_api::telemetry_policy::{AccessLog, TelemetryPolicySpec, WorkloadSelector};
 use weir_api::views::Rejection;
 use weir_api::{Object, RefKind};
 
@@ -433,6 +434,83 @@ fn of_two_policies_that_claim_the_same_the_older_holds_and_both_are_named() {
         "weir.dev/InForce",
         overridden,
     );
+}
+
+/// A policy for the workloads with these labels, or for all.
+fn telemetry(name: &str, second: u32, labels: &[(&str, &str)]) -> Object {
+    let match_labels = labels
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    let spec = TelemetryPolicySpec {
+        selector: (!labels.is_empty()).then(|| WorkloadSelector {
+            match_labels: match_labels.collect(),
+        }),
+        access_log: Some(AccessLog::Errors),
+        ..TelemetryPolicySpec::default()
+    };
+    created(Object::new("citizen", name, Spec::TelemetryPolicy(spec)), second)
+}
+
+fn workload(name: &str, labels: &[(&str, &str)]) -> Object {
+    let mut workload = fixture::workload("citizen", name, "10.0.0.1", &[(8080, 15006)]);
+    let labels = labels
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    workload.metadata.labels = labels.collect();
+    workload
+}
+
+#[test]
+fn a_policy_for_workloads_says_for_which_it_holds_and_who_holds_instead() {
+    let (a, b) = (
+        workload("a", &[("app", "a"), ("tier", "edge")]),
+        workload("b", &[("app", "b")]),
+    );
+    let all = telemetry("all", 1, &[]);
+    let status = status_of(&fixture::index([all.clone()]), &all.key());
+    let namespace = serde_json::json!({"group": "", "kind": "Namespace", "name": "citizen"});
+    assert_eq!(status.pointer("/ancestors/0/ancestorRef"), Some(&namespace));
+    let holds = "True/Accepted: it holds for the workloads of Namespace citizen";
+    says(std::slice::from_ref(&all), &all, "Accepted", holds);
+    says(
+        std::slice::from_ref(&all),
+        &all,
+        "weir.dev/InForce",
+        "True/InForce: in force on 1 of 1",
+    );
+    // One that asks for all of them as well, though no workload is there yet.
+    let later = telemetry("a-later", 2, &[]);
+    let conflicted = "False/Conflicted: TelemetryPolicy/citizen/all and TelemetryPolicy/citizen/a-later both claim the \
+                      workloads of Namespace citizen; TelemetryPolicy/citizen/all, the older, holds";
+    says(&[all.clone(), later.clone()], &later, "Accepted", conflicted);
+    let nowhere = "False/NotAccepted: it is not accepted, so that no proxy is told of it";
+    says(&[all.clone(), later.clone()], &later, "weir.dev/InForce", nowhere);
+    says(std::slice::from_ref(&later), &later, "Accepted", holds);
+    // One with a selector goes before one without.
+    let edge = telemetry("edge", 3, &[("tier", "edge")]);
+    let objects = [a.clone(), b.clone(), all.clone(), edge.clone()];
+    let holds_for_edge = "True/Accepted: it holds for the workloads of Namespace citizen with tier=edge";
+    says(&objects, &edge, "Accepted", holds_for_edge);
+    says(&objects, &all, "weir.dev/InForce", "True/InForce: in force on 1 of 1");
+    let overridden = "False/Overridden: each workload has a policy with a selector, which goes before this one: \
+                      TelemetryPolicy/citizen/edge";
+    says(
+        &[a.clone(), all.clone(), edge.clone()],
+        &all,
+        "weir.dev/InForce",
+        overridden,
+    );
+    // Of two with a selector the older, workload by workload.
+    let app = telemetry("app", 4, &[("app", "a")]);
+    let lost = "False/Conflicted: TelemetryPolicy/citizen/edge and TelemetryPolicy/citizen/app both claim the workloads \
+                of Namespace citizen with app=a; TelemetryPolicy/citizen/edge, the older, holds";
+    says(&[a.clone(), edge.clone(), app.clone()], &app, "Accepted", lost);
+    let core = workload("c", &[("app", "a")]);
+    let partly = "True/PartlyConflicted: it holds for some of the workloads of Namespace citizen with app=a; for others \
+                  TelemetryPolicy/citizen/edge, the older, holds";
+    let objects = [a, core, edge, app.clone()];
+    says(&objects, &app, "Accepted", partly);
+    says(&objects, &app, "weir.dev/InForce", "True/InForce: in force on 1 of 1");
 }
 
 #[test]

@@ -20,7 +20,7 @@ use super::stream::{
 };
 use crate::compile::index::{Index, Part};
 use crate::compile::outbound::{Scope, Table};
-use crate::compile::wanted::{self, Computed, Services, Settled, Wanted};
+use crate::compile::wanted::{self, Computed, Known, Services, Settled, Wanted};
 use crate::compile::{self, Version};
 use crate::store::{Change, Event, Revision, Stored};
 use crate::workloads::registry::StreamId;
@@ -35,6 +35,8 @@ pub(crate) struct Model {
     by_service: HashMap<ServiceName, BTreeSet<Wanted>>,
     /// Those that depend on every service.
     on_all: BTreeSet<Wanted>,
+    /// What holds for workloads, by their namespace.
+    policies_in: BTreeMap<String, BTreeSet<Wanted>>,
     /// How often a resource, or the routes of a service in one, was computed, for tests and people.
     computed: u64,
     stirred: Stirred,
@@ -130,6 +132,15 @@ type Due = BTreeMap<ResourceType, BTreeSet<String>>;
 struct Touch {
     causes: Vec<Key>,
     services: BTreeSet<ServiceName>,
+}
+
+impl Touch {
+    /// An object's change is a cause.
+    fn by(&mut self, key: &Key) {
+        if !self.causes.contains(key) {
+            self.causes.push(key.clone());
+        }
+    }
 }
 
 impl Model {
@@ -301,6 +312,12 @@ impl Model {
         subscribed.filter_map(|wanted| self.resources.get_key_value(wanted))
     }
 
+    /// What somebody subscribes to of what holds for the workloads of a namespace.
+    pub(crate) fn policies_in(&self, namespace: &str) -> impl Iterator<Item = (&Wanted, &Resource)> {
+        let subscribed = self.policies_in.get(namespace).into_iter().flatten();
+        subscribed.filter_map(|wanted| self.resources.get_key_value(wanted))
+    }
+
     /// The objects that may stand otherwise than when they were last taken. Never more than there are, and what was
     /// deleted since.
     pub(crate) fn take_stirred(&mut self) -> BTreeSet<Key> {
@@ -332,13 +349,20 @@ impl Model {
     }
 
     fn apply(&mut self, key: &Key, object: Option<Arc<Object>>, touched: &mut BTreeMap<Wanted, Touch>) {
-        for (service, part) in self.index.apply(key, object) {
+        let Some(changed) = self.index.apply(key, object) else {
+            return;
+        };
+        for (service, part) in changed.services {
             for wanted in self.dependents(&service, part) {
                 let touch = touched.entry(wanted).or_default();
                 touch.services.insert(service.clone());
-                if !touch.causes.contains(key) {
-                    touch.causes.push(key.clone());
-                }
+                touch.by(key);
+            }
+        }
+        for workload in changed.workloads {
+            let wanted = Wanted::WorkloadPolicy(workload);
+            if self.resources.contains_key(&wanted) {
+                touched.entry(wanted).or_default().by(key);
             }
         }
     }
@@ -357,7 +381,7 @@ impl Model {
             };
             // Also who has no part in it any more stands otherwise.
             self.stirred.objects(resource);
-            let before = resource.held();
+            let before = (resource.held(), resource.now.known);
             match &mut resource.table {
                 Some(table) => {
                     let computed = table.computed_services();
@@ -371,7 +395,7 @@ impl Model {
                 }
             }
             self.stirred.resource(&wanted, resource);
-            if resource.held() == before {
+            if (resource.held(), resource.now.known) == before {
                 continue;
             }
             let (of, name) = wanted.subscription();
@@ -466,6 +490,7 @@ impl Model {
             ResourceType::Route,
             ResourceType::Cluster,
             ResourceType::Endpoints,
+            ResourceType::WorkloadPolicy,
         ] {
             let Some(names) = due.get(&of) else {
                 continue;
@@ -633,6 +658,12 @@ impl Model {
             Services::Some(services) => services.iter().for_each(|service| self.drop_empty(service)),
             Services::All | Services::None => {}
         }
+        if let Wanted::WorkloadPolicy(name) = wanted {
+            let namespace = name.namespace.as_str();
+            if self.policies_in.get(namespace).is_some_and(BTreeSet::is_empty) {
+                self.policies_in.remove(namespace);
+            }
+        }
     }
 
     fn drop_empty(&mut self, service: &ServiceName) {
@@ -641,8 +672,11 @@ impl Model {
         }
     }
 
-    /// Where a resource is noted so that changes of its services find it.
+    /// Where a resource is noted, so that what concerns it finds it.
     fn dependencies(&mut self, wanted: &Wanted) -> Vec<&mut BTreeSet<Wanted>> {
+        if let Wanted::WorkloadPolicy(name) = wanted {
+            return vec![self.policies_in.entry(name.namespace.to_string()).or_default()];
+        }
         match wanted.services() {
             Services::One(service) => vec![self.by_service.entry(service.clone()).or_default()],
             Services::Some(services) => {
@@ -674,16 +708,20 @@ impl Saying<'_> {
         self.resources.get(&wanted).map(|resource| &resource.now)
     }
 
-    /// What is to be said of these now. What the client no longer asks for is gone for it.
+    /// What is to be said of these now. What the client no longer asks for is gone for it; of what is not known yet
+    /// nothing is.
     fn held<'n>(&self, of: ResourceType, names: &'n BTreeSet<String>) -> Vec<(&'n str, Held)> {
-        let held = |name: &str| {
+        let held = |name: &'n String| {
             let subscription = self.stream.subscriptions.subscription(of, name);
-            match subscription.is_some_and(Subscription::is_wanted) {
-                true => self.computed(of, name).map_or(Held::Absent, held),
-                false => Held::Absent,
-            }
+            let is_wanted = subscription.is_some_and(Subscription::is_wanted);
+            let held = match self.computed(of, name).filter(|_| is_wanted) {
+                Some(computed) if computed.known == Known::NotYet => return None,
+                Some(computed) => held(computed),
+                None => Held::Absent,
+            };
+            Some((name.as_str(), held))
         };
-        names.iter().map(|name| (name.as_str(), held(name))).collect()
+        names.iter().filter_map(held).collect()
     }
 
     /// "Resource warming": Envoy holds a changed cluster back until its endpoints come again. Returns whose.

@@ -33,6 +33,7 @@ mod outlier;
 mod redirect;
 mod rewrite;
 mod route;
+mod workload_policy;
 
 /// What a resource says, in the model's terms.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +46,8 @@ pub enum Resource {
     Cluster(Box<model::Cluster>),
     /// A cluster's endpoints.
     Endpoints(model::ClusterEndpoints),
+    /// What holds for a workload's own proxy.
+    WorkloadPolicy(model::WorkloadPolicy),
 }
 
 impl Resource {
@@ -55,6 +58,7 @@ impl Resource {
             Resource::Route(_) => ResourceType::Route,
             Resource::Cluster(_) => ResourceType::Cluster,
             Resource::Endpoints(_) => ResourceType::Endpoints,
+            Resource::WorkloadPolicy(_) => ResourceType::WorkloadPolicy,
         }
     }
 
@@ -65,6 +69,7 @@ impl Resource {
             Resource::Route(config) => config.name.to_string(),
             Resource::Cluster(cluster) => cluster.name.to_string(),
             Resource::Endpoints(endpoints) => endpoints.cluster.to_string(),
+            Resource::WorkloadPolicy(policy) => policy.workload.to_string(),
         }
     }
 }
@@ -79,6 +84,7 @@ pub fn decode(kind: ResourceType, name: &str, any: &Any) -> Result<Resource, Rej
         ResourceType::Route => route_config(any).map(Resource::Route),
         ResourceType::Cluster => cluster(any).map(Box::new).map(Resource::Cluster),
         ResourceType::Endpoints => endpoints(any).map(Resource::Endpoints),
+        ResourceType::WorkloadPolicy => workload_policy(any).map(Resource::WorkloadPolicy),
     };
     let resource = read.map_err(|rejection| Rejection {
         name: name.to_owned(),
@@ -138,6 +144,19 @@ pub fn endpoints(any: &Any) -> Result<model::ClusterEndpoints, Rejection> {
     )
 }
 
+/// Reads what holds for a workload's own proxy.
+///
+/// # Errors
+/// At the first thing in it that would not be honoured.
+pub fn workload_policy(any: &Any) -> Result<model::WorkloadPolicy, Rejection> {
+    read(
+        ResourceType::WorkloadPolicy,
+        any,
+        |message| &message.name,
+        workload_policy::workload_policy,
+    )
+}
+
 fn read<M: Message + Name + Default, T>(
     kind: ResourceType,
     any: &Any,
@@ -162,7 +181,7 @@ fn rejection(resource: ResourceType, name: &str, fault: Fault) -> Rejection {
 
 fn name_field(kind: ResourceType) -> &'static str {
     match kind {
-        ResourceType::Listener | ResourceType::Route | ResourceType::Cluster => "name",
+        ResourceType::Listener | ResourceType::Route | ResourceType::Cluster | ResourceType::WorkloadPolicy => "name",
         ResourceType::Endpoints => "cluster_name",
     }
 }

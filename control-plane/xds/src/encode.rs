@@ -56,8 +56,10 @@ mod not_sent;
 mod outlier;
 mod re2;
 mod route;
+mod workload_policy;
 
 pub use not_sent::{NotSent, Place, PolicyField, RouteField, Sent};
+pub use workload_policy::workload_policy;
 
 /// A listener, as `envoy.config.listener.v3.Listener` with an API listener (gRFC A27, "LDS Proto").
 pub fn listener(listener: &model::Listener) -> Any {

@@ -13,16 +13,19 @@ pub enum ResourceType {
     Listener,
     /// A route configuration (RDS).
     Route,
+    /// What holds for a workload's own proxy. Weir's own type.
+    WorkloadPolicy,
 }
 
 impl ResourceType {
     /// Every type, in the order in which changes are sent so that nothing refers to what has not arrived: make before
     /// break (xDS protocol, "Eventual consistency considerations").
-    pub const ALL: [ResourceType; 4] = [
+    pub const ALL: [ResourceType; 5] = [
         ResourceType::Cluster,
         ResourceType::Endpoints,
         ResourceType::Listener,
         ResourceType::Route,
+        ResourceType::WorkloadPolicy,
     ];
 
     /// The type's URL, as in requests, responses and `Any`.
@@ -32,6 +35,7 @@ impl ResourceType {
             ResourceType::Endpoints => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
             ResourceType::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
             ResourceType::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+            ResourceType::WorkloadPolicy => "type.googleapis.com/weir.v1.WorkloadPolicy",
         }
     }
 
@@ -41,7 +45,7 @@ impl ResourceType {
     }
 }
 
-/// For people: `listener`, `route`, `cluster`, `endpoints`.
+/// For people: `listener`, `route`, `cluster`, `endpoints`, `policy`.
 impl fmt::Display for ResourceType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -49,6 +53,7 @@ impl fmt::Display for ResourceType {
             ResourceType::Endpoints => "endpoints",
             ResourceType::Listener => "listener",
             ResourceType::Route => "route",
+            ResourceType::WorkloadPolicy => "policy",
         })
     }
 }
@@ -62,6 +67,7 @@ mod tests {
     use prost::Name;
 
     use super::*;
+    use crate::v1;
 
     #[test]
     fn urls_are_those_of_the_messages() {
@@ -71,6 +77,7 @@ mod tests {
                 ResourceType::Endpoints => ClusterLoadAssignment::type_url(),
                 ResourceType::Listener => Listener::type_url(),
                 ResourceType::Route => RouteConfiguration::type_url(),
+                ResourceType::WorkloadPolicy => v1::WorkloadPolicy::type_url(),
             };
             assert_eq!(kind.url(), url);
             assert_eq!(ResourceType::from_url(&url), Some(kind));

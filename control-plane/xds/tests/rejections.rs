@@ -53,6 +53,7 @@ use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration as WireDuration
 use http::StatusCode;
 use prost::{Message, Name};
 use weir_policy::model::{self, *};
+use weir_policy::telemetry::{AccessLog, ExcludedPath, SpanTag, Telemetry};
 use weir_xds::{Problem, Rejection, ResourceType, decode, encode, v1};
 
 /// What a change of a sound message leads to.
@@ -2184,6 +2185,87 @@ fn endpoints() {
             ),
         );
     }
+}
+
+// ---- workload policies ----
+
+fn telemetry(change: impl FnOnce(&mut v1::Telemetry), refused: Refused) {
+    let sound = encode::workload_policy(&model::WorkloadPolicy {
+        workload: "n/w".parse().expect("a name"),
+        telemetry: Telemetry {
+            access_log: Some(AccessLog::Errors),
+            sampling_parts_per_ten_thousand: Some(100),
+            tags: vec![SpanTag {
+                name: "department".to_owned(),
+                header: http::HeaderName::from_static("x-department"),
+            }],
+            excluded_paths: vec![ExcludedPath::Exact("/a".to_owned())],
+        },
+    });
+    decode::workload_policy(&sound).expect("is sound");
+    let changed = changed(&sound, |policy: &mut v1::WorkloadPolicy| {
+        change(policy.telemetry.as_mut().expect("is set"));
+    });
+    check(decode::workload_policy(&changed).map(drop), refused);
+}
+
+#[test]
+fn workload_policies() {
+    use v1::excluded_path::Path;
+    let named = |name: &str, telemetry| {
+        pack(&v1::WorkloadPolicy {
+            name: name.to_owned(),
+            telemetry,
+        })
+    };
+    let read = |any: &Any| decode::workload_policy(any).map(drop);
+    check(
+        read(&named("n", Some(v1::Telemetry::default()))),
+        refused!("name", Problem::Malformed { .. }),
+    );
+    check(read(&named("n/w", None)), refused!("telemetry", Problem::Missing));
+    telemetry(
+        |t| t.access_log = 4,
+        refused!("telemetry.access_log", Problem::UnknownValue),
+    );
+    telemetry(
+        |t| t.sampling.as_mut().expect("is set").parts_per_ten_thousand = 10_001,
+        refused!("telemetry.sampling.parts_per_ten_thousand", Problem::OutOfRange { .. }),
+    );
+    telemetry(
+        |t| t.tags.push(t.tags[0].clone()),
+        refused!("telemetry.tags[1].name", Problem::Duplicate),
+    );
+    telemetry(
+        |t| t.tags[0].name.clear(),
+        refused!("telemetry.tags[0].name", Problem::Missing),
+    );
+    for header in [
+        "",
+        ":path",
+        "a b",
+        "Authorization",
+        "proxy-authorization",
+        "cookie",
+        "Set-Cookie",
+    ] {
+        telemetry(
+            |t| t.tags[0].request_header = header.to_owned(),
+            refused!("telemetry.tags[0].request_header", Problem::Malformed { .. }),
+        );
+    }
+    telemetry(
+        |t| t.excluded_paths[0].path = None,
+        refused!("telemetry.excluded_paths[0].path", Problem::Missing),
+    );
+    telemetry(
+        |t| t.excluded_paths[0].path = Some(Path::Exact("a".to_owned())),
+        refused!("telemetry.excluded_paths[0].exact", Problem::Malformed { .. }),
+    );
+    telemetry(
+        |t| t.excluded_paths[0].path = Some(Path::Prefix(String::new())),
+        refused!("telemetry.excluded_paths[0].prefix", Problem::Missing),
+    );
 }
 
 // ---- all ----

@@ -13,6 +13,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use weir_policy::model::*;
 use weir_policy::names::{ClusterName, Consumers, Label, ListenerName, RouteName, ServiceName, WorkloadName};
+use weir_policy::telemetry::{AccessLog, ExcludedPath, SpanTag, Telemetry};
 use weir_xds::decode::{self, Resource};
 use weir_xds::envoy::Any;
 use weir_xds::{ResourceType, encode};
@@ -54,6 +55,13 @@ proptest! {
         let mut sorted = given.endpoints;
         sorted.sort_by_key(key);
         prop_assert_eq!(read.endpoints, sorted);
+    }
+
+    #[test]
+    fn workload_policies(policy in workload_policy()) {
+        let any = encode::workload_policy(&policy);
+        prop_assert_eq!(&any, &encode::workload_policy(&policy.clone()));
+        prop_assert_eq!(decode::workload_policy(&any), Ok(policy));
     }
 
     #[test]
@@ -625,6 +633,35 @@ fn cluster_that_speaks(protocol: AppProtocol) -> BoxedStrategy<Cluster> {
     );
     // Boxed: what a test has on its stack is not without a bound.
     clusters.boxed()
+}
+
+fn workload_policy() -> impl Strategy<Value = WorkloadPolicy> {
+    let access_log = select(vec![AccessLog::All, AccessLog::Errors, AccessLog::Off]);
+    let header = select(vec!["x-department", "user-agent", "accept", "x-a"]).prop_map(header_name);
+    let tags = btree_map("[a-z.]{1,8}", header, 0..4);
+    let path = "/[a-z/]{0,8}";
+    let excluded = prop_oneof![path.prop_map(ExcludedPath::Exact), path.prop_map(ExcludedPath::Prefix)];
+    let parts = (
+        (label(), label()),
+        option::of(access_log),
+        option::of(0..=10_000_u16),
+        tags,
+        vec(excluded, 0..4),
+    );
+    parts.prop_map(
+        |((namespace, name), access_log, sampling_parts_per_ten_thousand, tags, excluded_paths)| WorkloadPolicy {
+            workload: WorkloadName { namespace, name },
+            telemetry: Telemetry {
+                access_log,
+                sampling_parts_per_ten_thousand,
+                tags: tags
+                    .into_iter()
+                    .map(|(name, header)| SpanTag { name, header })
+                    .collect(),
+                excluded_paths,
+            },
+        },
+    )
 }
 
 fn shuffled_endpoints() -> impl Strategy<Value = (ClusterEndpoints, ClusterEndpoints)> {

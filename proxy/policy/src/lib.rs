@@ -19,6 +19,7 @@ pub mod route;
 pub mod slow_start;
 pub mod split;
 pub mod spread;
+pub mod telemetry;
 pub mod time;
 pub mod trace;
 mod window;

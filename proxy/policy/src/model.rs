@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::names::{ClusterName, ListenerName, RouteName, WorkloadName};
+use crate::telemetry::Telemetry;
 
 /// What an app reaches by one name: answered to a subscription for that name.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +19,16 @@ pub struct Listener {
     pub name: ListenerName,
     /// Where its routes come from.
     pub routes: RouteSource,
+}
+
+/// What holds for one workload's own proxy, whatever it carries: answered to a subscription for that workload. One that
+/// does not exist leaves everything to the proxy's flags.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkloadPolicy {
+    /// Whose proxy.
+    pub workload: WorkloadName,
+    /// What it tells of its requests.
+    pub telemetry: Telemetry,
 }
 
 /// Where a listener's routes come from.

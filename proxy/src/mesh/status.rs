@@ -12,6 +12,7 @@ use weir_policy::model::{
     self, Action, AppProtocol, Balancing, EndpointHealth, PathMatch, Peer, RouteMatch, ValueMatch,
 };
 use weir_policy::names::{ClusterName, ListenerName};
+use weir_policy::telemetry::{AccessLog, ExcludedPath, Telemetry};
 use weir_policy::time::Time;
 
 use super::LinkStatus;
@@ -30,6 +31,24 @@ pub(crate) struct Status {
     pub(crate) services: Vec<ServiceStatus>,
     /// Clusters that their routes name.
     pub(crate) clusters: Vec<ClusterStatus>,
+    /// What the policy of this proxy's workload says of telemetry; none where there is no policy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    telemetry: Option<TelemetryStatus>,
+}
+
+/// What a policy says of telemetry; what it leaves out is as the flags say.
+#[derive(Clone, Debug, Serialize)]
+struct TelemetryStatus {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    access_log: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sampling_percent: Option<f64>,
+    /// `attribute = field`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tags: Vec<String>,
+    /// `= path`, `under path`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    excluded_paths: Vec<String>,
 }
 
 /// A name that the app uses.
@@ -181,7 +200,28 @@ impl Status {
                 .into_iter()
                 .map(|(name, backend)| cluster(name, backend, now))
                 .collect(),
+            telemetry: snapshot.telemetry().source.as_ref().map(telemetry),
         }
+    }
+}
+
+fn telemetry(policy: &Telemetry) -> TelemetryStatus {
+    let excluded = |excluded: &ExcludedPath| match excluded {
+        ExcludedPath::Exact(path) => format!("= {path}"),
+        ExcludedPath::Prefix(path) => format!("under {path}"),
+    };
+    let tags = policy.tags.iter();
+    TelemetryStatus {
+        access_log: policy.access_log.map(|log| match log {
+            AccessLog::All => "all",
+            AccessLog::Errors => "errors",
+            AccessLog::Off => "off",
+        }),
+        sampling_percent: policy
+            .sampling_parts_per_ten_thousand
+            .map(|parts| f64::from(parts) / 100.0),
+        tags: tags.map(|tag| format!("{} = {}", tag.name, tag.header)).collect(),
+        excluded_paths: policy.excluded_paths.iter().map(excluded).collect(),
     }
 }
 

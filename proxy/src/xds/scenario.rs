@@ -5,9 +5,10 @@ use std::time::Duration;
 use weir_policy::model::{
     Action, AppProtocol, Balancing, Cluster, ClusterEndpoints, ConnectionPool, Endpoint, EndpointHealth, Forward,
     HostMatch, Limits, Listener, Locality, PathMatch, Peer, RetryBudget, Rewrite, Route, RouteConfig, RouteMatch,
-    RouteSource, Timeouts, VirtualHost, WeightedBackend,
+    RouteSource, Timeouts, VirtualHost, WeightedBackend, WorkloadPolicy,
 };
 use weir_policy::names::{ClusterName, ListenerName};
+use weir_policy::telemetry::{AccessLog, Telemetry};
 use weir_policy::time::Time;
 use weir_xds::envoy::{Any, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
 use weir_xds::{ResourceType, encode, node};
@@ -134,6 +135,17 @@ pub(crate) fn endpoints_model(name: &str, addresses: &[&str]) -> ClusterEndpoint
         cluster: cluster_name(name),
         endpoints: addresses.iter().map(endpoint).collect(),
     }
+}
+
+/// A policy that asks for some lines in the access log.
+pub(crate) fn policy(workload: &str, access_log: Option<AccessLog>) -> Any {
+    encode::workload_policy(&WorkloadPolicy {
+        workload: workload.parse().expect("a name"),
+        telemetry: Telemetry {
+            access_log,
+            ..Telemetry::default()
+        },
+    })
 }
 
 pub(crate) fn endpoints(name: &str, addresses: &[&str]) -> Any {

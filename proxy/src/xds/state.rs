@@ -1,6 +1,7 @@
 //! What a proxy subscribes to and what it does with the answers, as a pure state machine: inputs and the time go in,
 //! requests, parts of a snapshot and things to keep come out.
 //!
+//! The policy of this proxy's own workload is always subscribed to, and in force as soon as it can be read.
 //! A demand for a name subscribes to its listener; the listener names a route configuration, its routes name clusters,
 //! and each cluster has endpoints under the same name. What is no longer named is let go.
 //!
@@ -17,19 +18,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weir_policy::model::{self, EndpointHealth, RouteSource, VirtualHost};
-use weir_policy::names::{ClusterName, ListenerName, RouteName};
+use weir_policy::names::{ClusterName, ListenerName, RouteName, WorkloadName};
+use weir_policy::telemetry;
 use weir_policy::time::Time;
 use weir_xds::envoy::{Any, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
 use weir_xds::{ResourceType, decode};
 
 use super::table::{self, Admission, Answer, Held, Received, Refusal, Table, Tracked};
-use crate::config::Xds;
+use crate::config::{AccessLog, Xds};
 use crate::last_good::Kept;
 use crate::mesh::{Connected, LinkStatus, RefusedResource, RejectedVersion, ResourceStatus};
 use crate::snapshot::{ClusterPart, CompiledRoutes, LastUsed, Parts, ServicePart};
+use crate::telemetry_policy::TelemetryPolicy;
 
 /// The times and bounds of a [`State`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Settings {
     /// How long a service is kept after its last use. 10 minutes: longer than the pause between two runs of most
     /// timers, and an idle service costs only memory.
@@ -45,6 +48,17 @@ pub(crate) struct Settings {
     pub(crate) names_max: usize,
     /// How answers are read.
     pub(crate) xds: Xds,
+    /// Whose policy is asked for. `None`: nobody's, since no control plane but Weir's has any.
+    pub(crate) own: Option<Own>,
+}
+
+/// This proxy, as far as its own policy asks.
+#[derive(Clone, Debug)]
+pub(crate) struct Own {
+    /// The workload that it stands for.
+    pub(crate) workload: WorkloadName,
+    /// Where its access log goes.
+    pub(crate) access_log: AccessLog,
 }
 
 impl Default for Settings {
@@ -55,6 +69,7 @@ impl Default for Settings {
             absent: Duration::from_secs(1),
             names_max: 4096,
             xds: Xds::Strict,
+            own: None,
         }
     }
 }
@@ -102,6 +117,8 @@ pub(crate) struct State {
     routes: Table<RouteName, Arc<CompiledRoutes>>,
     clusters: Table<ClusterName, Arc<model::Cluster>>,
     endpoints: Table<ClusterName, Arc<model::ClusterEndpoints>>,
+    /// At most that of this proxy's own workload.
+    policies: Table<WorkloadName, Arc<TelemetryPolicy>>,
     /// Of a route configuration that does not exist; always there.
     no_routes: Option<Arc<CompiledRoutes>>,
     /// What was skipped of resources that are subscribed to, by type and name; at most [`SKIPPED_SHOWN_MAX`] of each.
@@ -138,6 +155,7 @@ impl State {
             routes: Table::new(ResourceType::Route),
             clusters: Table::new(ResourceType::Cluster),
             endpoints: Table::new(ResourceType::Endpoints),
+            policies: Table::new(ResourceType::WorkloadPolicy),
             no_routes: CompiledRoutes::compile(&[]).ok().map(Arc::new),
             skipped: BTreeMap::new(),
             skipped_total: 0,
@@ -208,7 +226,10 @@ impl State {
         let clusters = clusters.map(|(name, held)| keep(ResourceType::Cluster, name, held));
         let endpoints = self.endpoints.in_force();
         let endpoints = endpoints.map(|(name, held)| keep(ResourceType::Endpoints, name, held));
-        clusters.chain(endpoints).chain(listeners).chain(routes).collect()
+        let policies = self.policies.in_force();
+        let policies = policies.map(|(name, held)| keep(ResourceType::WorkloadPolicy, name, held));
+        let all = clusters.chain(endpoints).chain(listeners).chain(routes);
+        all.chain(policies).collect()
     }
 
     fn restore_one(&mut self, now: Time, kept: Kept) -> Result<(), Refusal> {
@@ -239,6 +260,11 @@ impl State {
                 let name: ClusterName = name.parse()?;
                 let value = accept_endpoints(&name, &resource)?;
                 self.endpoints.restore(name, Held::new(value, version, resource));
+            }
+            ResourceType::WorkloadPolicy => {
+                let name: WorkloadName = name.parse()?;
+                let value = accept_policy(&name, &resource, self.settings.own.as_ref())?;
+                self.policies.restore(name, Held::new(value, version, resource));
             }
         }
         Ok(())
@@ -273,6 +299,7 @@ impl State {
         self.routes.close();
         self.clusters.close();
         self.endpoints.close();
+        self.policies.close();
     }
 
     /// Returns the NACK, if it comes to that.
@@ -286,6 +313,11 @@ impl State {
             Some(ResourceType::Route) => self.routes.receive(response, when_ready, accept_route),
             Some(ResourceType::Cluster) => self.clusters.receive(response, Admission::AtOnce, accept_cluster),
             Some(ResourceType::Endpoints) => self.endpoints.receive(response, Admission::AtOnce, accept_endpoints),
+            Some(ResourceType::WorkloadPolicy) => {
+                let own = self.settings.own.as_ref();
+                let accept = |name: &WorkloadName, resource: &Any| accept_policy(name, resource, own);
+                self.policies.receive(response, Admission::AtOnce, accept)
+            }
             None => {
                 let reason = "resources of this type were not asked for".to_owned();
                 return Some(table::nack(&response.type_url, response.nonce, reason));
@@ -379,6 +411,8 @@ impl State {
         }
         self.changed |= self.clusters.follow(&clusters);
         self.changed |= self.endpoints.follow(&clusters);
+        let own = self.settings.own.iter().map(|own| own.workload.clone());
+        self.changed |= self.policies.follow(&own.collect());
     }
 
     /// Puts in force what has all that it refers to, or has waited long enough. Returns whether anything was.
@@ -431,10 +465,12 @@ impl State {
             Connected::Yes => {}
             Connected::No => return Vec::new(),
         }
+        requests.extend(self.policies.acknowledge());
         requests.extend(self.clusters.acknowledge());
         requests.extend(self.endpoints.acknowledge());
         requests.extend(self.listeners.acknowledge());
         requests.extend(self.routes.acknowledge());
+        requests.extend(self.policies.request());
         requests.extend(self.clusters.request());
         requests.extend(self.endpoints.request());
         requests.extend(self.listeners.request());
@@ -494,6 +530,9 @@ impl State {
             }
         }
         parts.clusters = self.cluster_parts();
+        if let Some((_, held)) = self.policies.in_force().next() {
+            parts.telemetry = Arc::clone(&held.value);
+        }
         parts
     }
 
@@ -545,6 +584,7 @@ impl State {
         let listeners = self.listeners.statuses().chain(self.routes.statuses());
         let mut before = std::mem::take(&mut self.skipped);
         let mut resources: Vec<ResourceStatus> = clusters.chain(listeners).collect();
+        resources.extend(self.policies.statuses());
         for resource in &mut resources {
             let key = (resource.kind.clone(), resource.name.clone());
             // What is not subscribed to any more is dropped here.
@@ -659,6 +699,20 @@ fn accept_endpoints(name: &ClusterName, resource: &Any) -> Result<Arc<model::Clu
     let endpoints = decode::endpoints(resource)?;
     same_name(name, &endpoints.cluster)?;
     Ok(Arc::new(endpoints))
+}
+
+/// `own` is there: nobody else's policy is asked for, and one that is not asked for is not looked at.
+fn accept_policy(name: &WorkloadName, resource: &Any, own: Option<&Own>) -> Result<Arc<TelemetryPolicy>, Refusal> {
+    let policy = decode::workload_policy(resource)?;
+    same_name(name, &policy.workload)?;
+    let asks_for_lines = match policy.telemetry.access_log {
+        Some(telemetry::AccessLog::All | telemetry::AccessLog::Errors) => true,
+        Some(telemetry::AccessLog::Off) | None => false,
+    };
+    if asks_for_lines && own.is_some_and(|own| own.access_log == AccessLog::Off) {
+        return Err(Refusal::NoAccessLog);
+    }
+    Ok(Arc::new(TelemetryPolicy::compile(policy.telemetry)))
 }
 
 fn compile(hosts: &[VirtualHost]) -> Result<Arc<CompiledRoutes>, Refusal> {

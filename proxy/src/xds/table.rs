@@ -42,6 +42,12 @@ pub(crate) enum Refusal {
         /// The name inside.
         held: String,
     },
+    /// It asks for lines in the access log.
+    #[error(
+        "telemetry.access_log asks for lines and there is nowhere to write them, since this proxy runs with --access-log \
+         off; start it with stdout or a file, or ask for no lines"
+    )]
+    NoAccessLog,
     /// There is nothing in it.
     #[error("holds no resource")]
     Empty,

@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use weir_xds::ResourceType::{Cluster, Endpoints, Listener, Route};
+use weir_policy::telemetry::AccessLog;
+use weir_xds::ResourceType::{Cluster, Endpoints, Listener, Route, WorkloadPolicy};
 use weir_xds::envoy::{Any, DeltaDiscoveryResponse};
 
 use super::scenario::{
-    Scenario, cluster, endpoints, garbage, inline_listener, listener, listener_name, resource, response, route,
+    Scenario, cluster, endpoints, garbage, inline_listener, listener, listener_name, policy, resource, response, route,
     uncompilable_route,
 };
-use super::state::{Input, Settings};
+use super::state::{Input, Own, Settings};
+use crate::config;
 use crate::mesh::{Connected, ResourceState};
 use crate::snapshot::Lookup;
 
@@ -287,6 +289,7 @@ fn what_is_refused_leaves_what_was_in_force() {
             Cluster => cluster("a.n:80"),
             Listener => listener("a:80", "a.n:80/*"),
             Route => route("a.n:80/*", &["a.n:80"]),
+            WorkloadPolicy => panic!("none of the cases"),
         };
         assert_eq!(s.answer(kind, "good", name, "3", good), [format!("{kind} ack:good")]);
         assert!(s.status.resources.iter().all(|resource| resource.rejected.is_none()));
@@ -655,4 +658,87 @@ fn requests_are_not_moved_to_a_refused_cluster_before_their_time() {
     assert_eq!(s.services(), before);
     s.pass(Settings::default().clusters_wait);
     assert_eq!(s.services(), [format!("{A} -> b.n:80(cluster refused)")]);
+}
+
+/// A proxy of workload `n/caller`.
+fn with_policy(access_log: config::AccessLog) -> Scenario {
+    Scenario::new(Settings {
+        own: Some(Own {
+            workload: "n/caller".parse().expect("a name"),
+            access_log,
+        }),
+        ..Settings::default()
+    })
+}
+
+/// What the policy in force says of the access log; `None`: there is no policy.
+fn in_force(s: &Scenario) -> Option<Option<AccessLog>> {
+    s.snapshot.telemetry().source.as_ref().map(|source| source.access_log)
+}
+
+#[test]
+fn the_own_policy_is_asked_for_first_and_in_force_at_once() {
+    let mut s = with_policy(config::AccessLog::Stdout);
+    assert_eq!(s.input(Input::Opened), ["policy hello +n/caller"]);
+    assert_eq!(in_force(&s), None);
+    let errors = policy("n/caller", Some(AccessLog::Errors));
+    assert_eq!(
+        s.answer(WorkloadPolicy, "p1", "n/caller", "1", errors.clone()),
+        ["policy ack:p1"]
+    );
+    assert_eq!(in_force(&s), Some(Some(AccessLog::Errors)));
+    let other = policy("n/other", None);
+    assert_eq!(
+        s.answer(WorkloadPolicy, "p2", "n/other", "1", other.clone()),
+        ["policy ack:p2"],
+        "was not asked for"
+    );
+    assert_eq!(
+        s.answer(WorkloadPolicy, "p3", "n/caller", "2", other),
+        ["policy nack:p3"]
+    );
+    assert_eq!(
+        s.answer(WorkloadPolicy, "p4", "n/caller", "3", garbage(WorkloadPolicy)),
+        ["policy nack:p4"]
+    );
+    assert_eq!(in_force(&s), Some(Some(AccessLog::Errors)), "what was in force stays");
+    let kept = s.state.kept();
+    assert_eq!(kept.len(), 1);
+    assert_eq!(s.input(Input::Closed), NOTHING);
+    assert_eq!(in_force(&s), Some(Some(AccessLog::Errors)));
+    assert_eq!(s.input(Input::Opened), ["policy hello +n/caller n/caller@1"]);
+    assert_eq!(s.remove(WorkloadPolicy, "p5", "n/caller"), ["policy ack:p5"]);
+    assert_eq!(in_force(&s), None, "the flags hold again");
+    assert!(s.state.kept().is_empty());
+
+    let mut next = with_policy(config::AccessLog::Stdout);
+    let (refused, outputs) = next.state.restore(next.now, kept.clone());
+    assert!(refused.is_empty());
+    next.take(outputs);
+    assert_eq!(
+        in_force(&next),
+        Some(Some(AccessLog::Errors)),
+        "without a control plane"
+    );
+    let mut foreign = Scenario::new(Settings::default());
+    let (_, outputs) = foreign.state.restore(foreign.now, kept);
+    foreign.take(outputs);
+    assert_eq!(in_force(&foreign), None, "nobody's policy is asked for");
+}
+
+#[test]
+fn lines_are_not_promised_where_there_is_no_log() {
+    for (access_log, expect) in [
+        (Some(AccessLog::All), "policy nack:p"),
+        (Some(AccessLog::Errors), "policy nack:p"),
+        (Some(AccessLog::Off), "policy ack:p"),
+        (None, "policy ack:p"),
+    ] {
+        let mut s = with_policy(config::AccessLog::Off);
+        s.input(Input::Opened);
+        let answer = s.answer(WorkloadPolicy, "p", "n/caller", "1", policy("n/caller", access_log));
+        assert_eq!(answer, [expect], "{access_log:?}");
+        let said = s.reasons.concat();
+        assert_eq!(said.contains("--access-log off"), expect.contains("nack"), "{said}");
+    }
 }

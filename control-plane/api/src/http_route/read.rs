@@ -423,7 +423,7 @@ pub(crate) fn read_pattern(node: &Node<'_>, chars_max: usize, errors: &mut Error
     names::checked(node, errors, is_right, "can't be compared with", &remedy)
 }
 
-pub(super) fn read_header_name(node: &Node<'_>, errors: &mut Errors) -> Option<String> {
+pub(crate) fn read_header_name(node: &Node<'_>, errors: &mut Errors) -> Option<String> {
     let remedy = "1 to 256 letters, digits and !#$%&'*+-.^_`|~ are right (RFC 9110 section 5.1)";
     names::checked(node, errors, names::is_header_name, "is no name of a field", remedy)
 }

@@ -64,6 +64,8 @@ texts! {
     ParameterPattern = "pattern", PRINTABLE, 1 to 1024;
     /// An origin of pages, the host of which may be `*` or begin with it; or `*`.
     Origin = "origin", ORIGIN, 1 to 253;
+    /// The name of an attribute of spans.
+    AttributeName = "attribute name", r"^[A-Za-z][A-Za-z0-9._-]*$", 1 to 128;
     /// The name of a kind.
     KindName = "kind", "^[A-Za-z0-9]+$", 1 to 63;
     /// Anything that can be printed, or nothing.

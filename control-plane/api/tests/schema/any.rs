@@ -51,6 +51,16 @@ fn any_of(components: &'static Components, schema: &'static Value) -> BoxedStrat
                 .prop_map(Value::from)
                 .boxed()
         }
+        Some("number") => {
+            let bound = |key: &str, default| schema[key].as_f64().unwrap_or(default);
+            let (least, most) = (bound("minimum", f64::MIN), bound("maximum", f64::MAX));
+            // Most are such as people write; how many decimals there may be is a rule.
+            let written = (least * 100.0) as i64..=(most * 100.0) as i64;
+            let written = written.prop_map(|hundredths| hundredths as f64 / 100.0);
+            prop_oneof![4 => written, 1 => least..=most]
+                .prop_map(Value::from)
+                .boxed()
+        }
         other => panic!("no documents for the type {other:?}"),
     }
 }

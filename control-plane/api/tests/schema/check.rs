@@ -67,6 +67,7 @@ fn check(components: &Components, schema: &Value, place: &str, value: &Value, wr
         Some("string") => value.is_string(),
         Some("boolean") => value.is_boolean(),
         Some("integer") => value.is_i64() || value.is_u64(),
+        Some("number") => value.is_number(),
         Some(other) => panic!("unknown type {other}"),
     };
     if !is_type {
@@ -109,7 +110,19 @@ fn check(components: &Components, schema: &Value, place: &str, value: &Value, wr
 }
 
 fn check_number(schema: &Value, place: &str, value: &Value, wrong: &mut Vec<String>) {
-    // Numbers of resources are whole and fit into i128.
+    if value.is_f64() {
+        let is_beyond = |key: &str, beyond: fn(&f64, &f64) -> bool| {
+            let bound = schema[key].as_f64();
+            bound
+                .zip(value.as_f64())
+                .is_some_and(|(bound, held)| beyond(&held, &bound))
+        };
+        if is_beyond("minimum", f64::lt) || is_beyond("maximum", f64::gt) {
+            wrong.push(format!("{place}: bounds"));
+        }
+        return;
+    }
+    // Whole numbers of resources fit into i128.
     let whole = |value: &Value| {
         value
             .as_i64()

@@ -248,6 +248,7 @@ fn holds(components: &'static Components, schema: &Value) -> String {
     };
     match schema["type"].as_str() {
         Some("integer") => format!("whole number{}", range("minimum", "maximum")),
+        Some("number") => format!("number{}", range("minimum", "maximum")),
         Some("boolean") => "`true` or `false`".to_owned(),
         Some("string") => match (schema["x-weir-minimum"].as_str(), schema["x-weir-maximum"].as_str()) {
             (Some(least), Some(most)) if duration::parse(most) == Ok(duration::MAX) => {

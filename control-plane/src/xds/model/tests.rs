@@ -3,6 +3,7 @@
 mod anew;
 mod client;
 mod foreign;
+mod policies;
 
 use std::num::NonZeroU16;
 
@@ -314,7 +315,7 @@ fn a_summary_says_what_the_view_says() {
     let agree = |world: &World| {
         let stored = &world.held[&key];
         let view = proxies::of_object(&world.model, &key, 1, stored.revision);
-        let of = [(key.clone(), vec![[attachment("portal.citizen", 0)].into()])];
+        let of = [(key.clone(), vec![attachment("portal.citizen", 0).into()])];
         let summary = proxies::summaries(&world.model, &of).of.remove(0).remove(0);
         assert_eq!(summary.in_force, view.in_force.len());
         assert_eq!(
@@ -347,7 +348,7 @@ fn a_summary_says_what_the_view_says() {
         ("portal.citizen", 81, 0),
         ("x.citizen", 0, 0),
     ] {
-        let of = [(key.clone(), vec![[attachment(service, port)].into()])];
+        let of = [(key.clone(), vec![attachment(service, port).into()])];
         let summary = proxies::summaries(&world.model, &of).of.remove(0).remove(0);
         assert_eq!(
             summary.in_force + summary.pending + summary.rejected,

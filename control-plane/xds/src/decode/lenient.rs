@@ -57,6 +57,11 @@ pub fn soften(kind: ResourceType, any: &Any) -> Softened {
         ResourceType::Route => changed(any, |message, skipped| configuration(&At::ROOT, message, skipped)),
         ResourceType::Cluster => changed(any, cluster),
         ResourceType::Endpoints => changed(any, endpoints),
+        // Nobody but Weir hands these out.
+        ResourceType::WorkloadPolicy => Softened {
+            message: any.clone(),
+            skipped: Vec::new(),
+        },
     }
 }
 

@@ -147,6 +147,8 @@ fn subscription() -> impl Strategy<Value = (ResourceType, String)> {
             ][form]
                 .clone(),
             ResourceType::Route => format!("{service}.{ns}:{port}/{}", [STAR, STAR, "citizen", "police"][form]),
+            // Another workload's, which is nothing to it; its own has a property by itself.
+            ResourceType::WorkloadPolicy => format!("{ns}/{service}"),
         };
         (of, name)
     })

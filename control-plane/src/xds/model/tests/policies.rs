@@ -1,0 +1,168 @@
+//! What weir proxies are told of the policies for their own workloads.
+
+use proptest::prelude::*;
+use weir_api::telemetry_policy::{AccessLog, TelemetryPolicySpec, WorkloadSelector};
+
+use super::*;
+use crate::proxies::Extent;
+
+const OF: ResourceType = ResourceType::WorkloadPolicy;
+
+/// A proxy that is started anew keeps what was in force until it is known which policy holds.
+#[test]
+fn a_policy_is_told_once_its_workload_is_known() {
+    let spec = TelemetryPolicySpec {
+        access_log: Some(AccessLog::Errors),
+        ..TelemetryPolicySpec::default()
+    };
+    let policy = Object::new("citizen", "p", Spec::TelemetryPolicy(spec));
+    let workload = fixture::workload("citizen", "w", "10.0.0.1", &[(8080, 15006)]);
+    let mut world = World::new([policy.clone()]);
+    world.open(1, "citizen/w");
+    assert_eq!(world.subscribe(1, OF, &["citizen/w"]), [""; 0]);
+    assert_eq!(
+        world.subscribe(1, OF, &["citizen/x"]),
+        ["1 1 -policy citizen/x"],
+        "another's"
+    );
+    assert_eq!(world.view(&policy.key()), "NoSubscribers [0, 0, 0]");
+    assert_eq!(world.put(workload.clone()), ["1 2 policy citizen/w"]);
+    assert_eq!(world.view(&policy.key()), "Progressing [0, 1, 0]");
+    world.answer(1, OF, 2, None);
+    assert_eq!(world.view(&policy.key()), "InForce [1, 0, 0]");
+    let workloads = [(policy.key(), vec![Extent::Workloads("citizen".to_owned())])];
+    let summary = proxies::summaries(&world.model, &workloads).of.remove(0).remove(0);
+    assert_eq!(summary.in_force, 1);
+    assert_eq!(world.delete(&workload), [""; 0], "it keeps what it has");
+    assert_eq!(world.put(workload.clone()), [""; 0], "which is right again");
+    assert_eq!(world.delete(&policy), ["1 3 -policy citizen/w"]);
+    world.delete(&workload);
+    world.open(2, "citizen/w");
+    assert_eq!(world.subscribe(2, OF, &["citizen/w"]), [""; 0]);
+    assert_eq!(
+        world.put(workload),
+        ["2 1 -policy citizen/w"],
+        "also that there is none"
+    );
+    for id in [1, 2] {
+        world.model.close(StreamId(id));
+    }
+    assert!(world.model.policies_in.is_empty() && world.model.resources.is_empty());
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Write(Box<Object>),
+    Delete(Key),
+    /// Of the workload in this one of the namespaces.
+    Reconnect(usize),
+}
+
+const NAMESPACES: [&str; 2] = ["citizen", "police"];
+
+fn namespace() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(NAMESPACES.to_vec())
+}
+
+/// A label, or none.
+fn tier() -> impl Strategy<Value = Option<(String, String)>> {
+    let tiers = prop::sample::select(vec!["edge", "core"]);
+    prop::option::of(tiers.prop_map(|tier| ("tier".to_owned(), tier.to_owned())))
+}
+
+fn object() -> impl Strategy<Value = Object> {
+    let workload = (namespace(), 1..3_u16, tier());
+    let workload = workload.prop_map(|(namespace, port, tier)| {
+        let mut workload = fixture::workload(namespace, "w", "10.0.0.1", &[(8080, port)]);
+        workload.metadata.labels = tier.into_iter().collect();
+        workload
+    });
+    let logs = prop::sample::select(vec![AccessLog::All, AccessLog::Errors, AccessLog::Off]);
+    let name = prop::sample::select(vec!["a", "b"]);
+    let policy = (namespace(), name, tier(), logs).prop_map(|(namespace, name, tier, log)| {
+        let selector = tier.map(|label| WorkloadSelector {
+            match_labels: BTreeMap::from([label]),
+        });
+        let spec = TelemetryPolicySpec {
+            selector,
+            access_log: Some(log),
+            ..TelemetryPolicySpec::default()
+        };
+        Object::new(namespace, name, Spec::TelemetryPolicy(spec))
+    });
+    prop_oneof![1 => workload, 2 => policy]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        5 => object().prop_map(|object| Step::Write(Box::new(object))),
+        3 => object().prop_map(|object| Step::Delete(object.key())),
+        1 => (0..NAMESPACES.len()).prop_map(Step::Reconnect),
+    ]
+}
+
+/// What each stream was told last; none: nothing yet.
+type Said = BTreeMap<u64, Option<Version>>;
+
+fn hear(said: &mut Said, id: u64, told: Vec<Told>) {
+    for item in told.into_iter().flat_map(|told| told.items) {
+        said.insert(id, item.resource.map(|(_, version)| version));
+    }
+}
+
+fn connect(world: &mut World, said: &mut Said, id: u64, workload: &str) {
+    said.remove(&id);
+    world.open(id, workload);
+    let asked = delta(&[workload], &[]);
+    let told = world.model.ask(StreamId(id), OF, asked, world.now);
+    hear(said, id, told.expect("few names"));
+}
+
+proptest! {
+    /// Whatever happens in whatever order, each proxy was last told what a computation of everything from the beginning
+    /// gives; and while its workload is not there, nothing new.
+    #[test]
+    fn what_is_pushed_is_what_is_computed_anew(steps in prop::collection::vec(step(), 1..60)) {
+        let mut world = World::new([]);
+        let mut said = Said::new();
+        let name = |at: usize| format!("{}/w", NAMESPACES[at]);
+        for at in 0..NAMESPACES.len() {
+            connect(&mut world, &mut said, at as u64, &name(at));
+        }
+        for step in steps {
+            let before = said.clone();
+            let event = match step {
+                Step::Write(object) => Some(world.event(object.key(), Some(*object))),
+                Step::Delete(key) if world.held.contains_key(&key) => Some(world.event(key, None)),
+                Step::Delete(_) => None,
+                Step::Reconnect(at) => {
+                    world.model.close(StreamId(at as u64));
+                    connect(&mut world, &mut said, at as u64, &name(at));
+                    None
+                }
+            };
+            if let Some(event) = event {
+                for (id, told) in world.model.changed(&[event], world.now) {
+                    hear(&mut said, id.0, told);
+                }
+            }
+            let mut anew = Index::default();
+            for (key, stored) in &world.held {
+                anew.apply(key, Some(Arc::clone(&stored.object)));
+            }
+            for at in 0..NAMESPACES.len() {
+                let wanted = Wanted::WorkloadPolicy(name(at).parse().expect("a workload"));
+                let now = wanted::computed(&wanted, &anew);
+                let id = at as u64;
+                match now.known {
+                    Known::Yes => {
+                        let expect = now.message.map(|(_, version)| version);
+                        prop_assert_eq!(said.get(&id), Some(&expect), "{}", name(at));
+                    }
+                    Known::NotYet if said.contains_key(&id) => prop_assert_eq!(said.get(&id), before.get(&id)),
+                    Known::NotYet => {}
+                }
+            }
+        }
+    }
+}
