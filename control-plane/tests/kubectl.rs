@@ -144,6 +144,7 @@ fn what_there_is_can_be_found_out() {
         "httproutes gateway.networking.k8s.io/v1 true HTTPRoute",
         "backendpolicies bp weir.dev/v1 true BackendPolicy",
         "routepolicies rp weir.dev/v1 true RoutePolicy",
+        "telemetrypolicies tp weir.dev/v1 true TelemetryPolicy",
     ] {
         assert!(resources.iter().any(|line| line == expect), "{expect}: {resources:#?}");
     }
