@@ -17,6 +17,7 @@ pub mod rate_limit;
 pub mod retry;
 pub mod route;
 pub mod slow_start;
+pub mod spiffe;
 pub mod split;
 pub mod spread;
 pub mod telemetry;
