@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser};
 use weir_control::store::Location;
-use weir_control::{ApiLimits, ControlConfig};
+use weir_control::{ApiLimits, AuthorityConfig, CERT_TTL, CaFiles, ControlConfig};
+use weir_policy::spiffe::TrustDomain;
 
 /// Weir's control plane: the API, the store, the xDS server, the trace view.
 #[derive(Debug, Parser)]
@@ -28,18 +30,27 @@ pub(crate) struct Cli {
     #[arg(long = "api-host", value_name = "NAME", env = "WEIR_API_HOST", value_delimiter = ',')]
     api_hosts: Vec<String>,
 
-    /// Where proxies find xDS, register workloads and send traces, in cleartext: loopback only.
+    /// Where proxies on this host find xDS, register workloads and send traces, in cleartext and believed what they
+    /// say: loopback only; or off.
     #[arg(
         long,
-        value_name = "ADDR",
+        value_name = "ADDR|off",
         env = "WEIR_XDS_ADDRESS",
         default_value = "127.0.0.1:15010"
     )]
-    xds: SocketAddr,
+    xds: Listen,
+
+    /// Where proxies on other hosts join, find xDS and register workloads, by TLS 1.3 and by certificates:
+    /// 0.0.0.0:15012 is usual.
+    #[arg(long, value_name = "ADDR|off", env = "WEIR_XDS_TLS", default_value = "off")]
+    xds_tls: Listen,
 
     /// After this time a workload whose stream is lost leaves, while most of its zone is confirmed: 500ms, 60s, 5m, 1h.
     #[arg(long, value_name = "TIME", env = "WEIR_UNCONFIRMED_TIMEOUT", default_value = "60s", value_parser = time)]
     unconfirmed_timeout: Duration,
+
+    #[command(flatten)]
+    identity: Identity,
 
     /// What to log, to stderr: error, warn, info, debug, trace, or by module as in weir_control=debug,info.
     #[arg(long, value_name = "LEVEL", env = "WEIR_LOG", default_value = "info")]
@@ -48,6 +59,22 @@ pub(crate) struct Cli {
     /// How to log.
     #[arg(long, value_name = "FORMAT", env = "WEIR_LOG_FORMAT", default_value = "text")]
     pub(crate) log_format: LogFormat,
+}
+
+/// Where to listen, if at all.
+#[derive(Clone, Copy, Debug)]
+struct Listen(Option<SocketAddr>);
+
+impl FromStr for Listen {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Listen, &'static str> {
+        if text == "off" {
+            return Ok(Listen(None));
+        }
+        let address = text.parse().map_err(|_| "IP:PORT or off is right")?;
+        Ok(Listen(Some(address)))
+    }
 }
 
 /// How to log.
@@ -74,6 +101,57 @@ struct Place {
     /// Keep resources elsewhere: etcd://HOST:PORT,… or kubernetes. Not there yet.
     #[arg(long, value_name = "URL", env = "WEIR_STORE")]
     store: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct Identity {
+    /// The trust domain: identities are spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/ACCOUNT.
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "WEIR_TRUST_DOMAIN",
+        default_value = "cluster.local"
+    )]
+    trust_domain: TrustDomain,
+
+    /// How long certificates of workloads are good for: 1m to 720h. They are renewed by themselves, and can't be taken
+    /// back.
+    #[arg(long, value_name = "TIME", env = "WEIR_CERT_TTL", default_value = "24h", value_parser = cert_ttl)]
+    cert_ttl: Duration,
+
+    /// Sign with this certificate of an authority (PEM, with those between it and a root) instead of one of its own;
+    /// read again when it changes.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "WEIR_CA_CERT",
+        requires = "ca_key",
+        requires = "ca_roots"
+    )]
+    ca_cert: Option<PathBuf>,
+
+    /// The private key of --ca-cert, PEM.
+    #[arg(long, value_name = "FILE", env = "WEIR_CA_KEY", requires = "ca_cert")]
+    ca_key: Option<PathBuf>,
+
+    /// The roots above --ca-cert that workloads are to trust, PEM.
+    #[arg(long, value_name = "FILE", env = "WEIR_CA_ROOTS", requires = "ca_cert")]
+    ca_roots: Option<PathBuf>,
+}
+
+impl Identity {
+    fn config(&self) -> AuthorityConfig {
+        let files = (self.ca_cert.clone(), self.ca_key.clone(), self.ca_roots.clone());
+        AuthorityConfig {
+            trust_domain: self.trust_domain.clone(),
+            cert_ttl: self.cert_ttl,
+            files: match files {
+                (Some(cert), Some(key), Some(roots)) => Some(CaFiles { cert, key, roots }),
+                // clap has seen to it that all are given, or none.
+                _ => None,
+            },
+        }
+    }
 }
 
 /// Why the program can't be started so.
@@ -107,9 +185,11 @@ impl Cli {
             resources: self.resources.clone(),
             api: self.api,
             api_hosts: self.api_hosts.clone(),
-            xds: self.xds,
+            xds: self.xds.0,
+            xds_tls: self.xds_tls.0,
             unconfirmed_timeout: self.unconfirmed_timeout,
             api_limits: ApiLimits::default(),
+            authority: self.identity.config(),
         })
     }
 }
@@ -117,6 +197,14 @@ impl Cli {
 /// As the resources write durations.
 fn time(text: &str) -> Result<Duration, String> {
     weir_api::duration::parse(text).map_err(|error| error.to_string())
+}
+
+fn cert_ttl(text: &str) -> Result<Duration, String> {
+    let ttl = time(text)?;
+    if CERT_TTL.contains(&ttl) {
+        return Ok(ttl);
+    }
+    Err("1m to 720h are right".to_owned())
 }
 
 #[cfg(test)]
@@ -149,7 +237,10 @@ mod tests {
         let cli = Cli::try_parse_from(["weir-control", "--in-memory"]).expect("flags that parse");
         let config = cli.config().expect("a configuration");
         assert_eq!(config.api.to_string(), "127.0.0.1:7440");
-        assert_eq!(config.xds.to_string(), "127.0.0.1:15010");
+        assert_eq!(config.xds, Some(SocketAddr::from(([127, 0, 0, 1], 15010))));
+        assert_eq!(config.xds_tls, None);
+        assert_eq!(config.authority.trust_domain.to_string(), "cluster.local");
+        assert_eq!(config.authority.cert_ttl, Duration::from_secs(24 * 60 * 60));
         assert_eq!(config.unconfirmed_timeout, Duration::from_secs(60));
     }
 
@@ -160,6 +251,12 @@ mod tests {
             &["--api", "localhost"],
             &["--unconfirmed-timeout", "60"],
             &["--nothing"],
+            &["--trust-domain", "Cluster.Local"],
+            &["--cert-ttl", "59s"],
+            &["--cert-ttl", "721h"],
+            &["--ca-cert", "c"],
+            &["--ca-cert", "c", "--ca-key", "k"],
+            &["--ca-key", "k", "--ca-roots", "r"],
         ] {
             let flags = std::iter::once(&"weir-control").chain(flags);
             assert!(Cli::try_parse_from(flags).is_err());

@@ -1,12 +1,15 @@
 //! Weir's control plane: the API, the store, the xDS server, the trace view.
 
 mod api;
+mod authority;
 mod by_namespace;
 mod compile;
+mod door;
 mod drain;
 mod files;
 mod health;
 mod mesh;
+mod metrics;
 mod namespaces;
 pub mod objects;
 mod proxies;
@@ -28,9 +31,13 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 pub use api::ApiLimits;
+pub use authority::{AuthorityConfig, AuthorityError, CERT_TTL, CaFiles};
 pub use files::{FileError, FolderError};
 
 use api::Api;
+use authority::Authority;
+use door::certificates::Certificates;
+use door::{Door, Limits};
 use drain::Drainer;
 use health::Health;
 use mesh::MeshConfig;
@@ -49,12 +56,17 @@ pub struct ControlConfig {
     /// Names under which the API is reached beside its address.
     pub api_hosts: Vec<String>,
     /// Where proxies find xDS, the workloads' stream and the traces' receiver, in cleartext: loopback only. Port 0: any
-    /// free one.
-    pub xds: SocketAddr,
+    /// free one. `None`: nowhere.
+    pub xds: Option<SocketAddr>,
+    /// Where proxies on other hosts join and find xDS and the workloads' stream, by TLS. Port 0: any free one. `None`:
+    /// nowhere.
+    pub xds_tls: Option<SocketAddr>,
     /// After this time a workload whose stream is lost leaves, while most of its zone is confirmed.
     pub unconfirmed_timeout: Duration,
     /// What the API takes at most.
     pub api_limits: ApiLimits,
+    /// Who gives identities.
+    pub authority: AuthorityConfig,
 }
 
 impl ControlConfig {
@@ -65,9 +77,11 @@ impl ControlConfig {
             resources: None,
             api: SocketAddr::from(([127, 0, 0, 1], 0)),
             api_hosts: Vec::new(),
-            xds: SocketAddr::from(([127, 0, 0, 1], 0)),
+            xds: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
+            xds_tls: None,
             unconfirmed_timeout: Duration::from_secs(60),
             api_limits: ApiLimits::default(),
+            authority: AuthorityConfig::default(),
         }
     }
 }
@@ -78,7 +92,7 @@ pub enum StartError {
     /// The cleartext listener would be reached from elsewhere.
     #[error(
         "--xds {0}: proxies are not authenticated and nothing is encrypted there, so only loopback is right \
-         (127.0.0.1:15010)"
+         (127.0.0.1:15010); for other hosts there is --xds-tls"
     )]
     ExposedCleartext(SocketAddr),
     /// A port is in use or may not be used.
@@ -97,6 +111,12 @@ pub enum StartError {
     /// The store can't be written.
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// The certificate authority can't be used.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// The TLS port can't be served.
+    #[error("--xds-tls: {0}")]
+    Door(String),
     /// The folder of resources can't be used.
     #[error(transparent)]
     Folder(#[from] FolderError),
@@ -122,20 +142,42 @@ impl Control {
     /// # Errors
     /// See [`StartError`]; nothing runs on then.
     pub async fn start(config: ControlConfig) -> Result<RunningControl, StartError> {
-        if !config.xds.ip().is_loopback() {
-            return Err(StartError::ExposedCleartext(config.xds));
+        if let Some(xds) = config.xds.filter(|xds| !xds.ip().is_loopback()) {
+            return Err(StartError::ExposedCleartext(xds));
         }
         let (api_listener, api_addr) = bind("--api", config.api).await?;
-        let (xds_listener, xds_addr) = bind("--xds", config.xds).await?;
+        let xds = bind_if_given("--xds", config.xds).await?;
+        let xds_tls = bind_if_given("--xds-tls", config.xds_tls).await?;
+        let addr = |bound: &Option<(TcpListener, SocketAddr)>| bound.as_ref().map(|(_, addr)| *addr);
         let (store, store_task) = Store::open(config.location.clone())?;
         let (drainer, drain) = drain::channel();
         let mut running = RunningControl {
             api_addr,
-            xds_addr,
+            xds_addr: addr(&xds),
+            xds_tls_addr: addr(&xds_tls),
             store: store.clone(),
             drainer,
             tasks: JoinSet::new(),
             store_task,
+        };
+        let (authority, keeper) = match authority(&config, &store) {
+            Ok(opened) => opened,
+            Err(error) => {
+                running.shutdown().await;
+                return Err(error.into());
+            }
+        };
+        running.own("the authority", keeper.keep(drain.clone()));
+        let door = match xds_tls
+            .as_ref()
+            .map(|_| Door::new(authority.clone(), Limits::default()))
+            .transpose()
+        {
+            Ok(door) => door,
+            Err(error) => {
+                running.shutdown().await;
+                return Err(StartError::Door(error.to_string()));
+            }
         };
         let objects = Objects::new(store.clone(), Arc::new(compile::check));
         objects.ensure_default_namespace().await?;
@@ -168,12 +210,20 @@ impl Control {
             limits.clone(),
             drain.clone(),
         );
-        let router = api::router(api, mesh.views());
+        let router = api::router(api, mesh.views(authority.clone()));
         running.own(
             "the API",
             api::server::serve(api_listener, router, limits, drain.clone()),
         );
-        running.own("the xDS port", mesh.serve(xds_listener, drain));
+        if let Some((listener, address)) = xds {
+            tracing::info!(%address, "--xds is open: proxies on this host, who are believed what they say; traces");
+            running.own("the xDS port", mesh.serve(listener, drain.clone()));
+        }
+        if let (Some((listener, address)), Some(door)) = (xds_tls, door) {
+            tracing::info!(%address, "--xds-tls is open: with a join token, to get a certificate; with one, as whom it names");
+            let certificates = Certificates(authority);
+            running.own("the TLS port", mesh.serve_tls(listener, door, certificates, drain));
+        }
         Ok(running)
     }
 }
@@ -182,7 +232,8 @@ impl Control {
 #[derive(Debug)]
 pub struct RunningControl {
     api_addr: SocketAddr,
-    xds_addr: SocketAddr,
+    xds_addr: Option<SocketAddr>,
+    xds_tls_addr: Option<SocketAddr>,
     store: Store,
     drainer: Drainer,
     tasks: JoinSet<&'static str>,
@@ -195,9 +246,14 @@ impl RunningControl {
         self.api_addr
     }
 
-    /// Where proxies find xDS.
-    pub fn xds_addr(&self) -> SocketAddr {
+    /// Where proxies find xDS in cleartext.
+    pub fn xds_addr(&self) -> Option<SocketAddr> {
         self.xds_addr
+    }
+
+    /// Where they find it by TLS.
+    pub fn xds_tls_addr(&self) -> Option<SocketAddr> {
+        self.xds_tls_addr
     }
 
     /// What it holds.
@@ -244,6 +300,29 @@ impl RunningControl {
             task.await;
             part
         });
+    }
+}
+
+/// The authority, in the store's place or in files of its own. Only the directory's lock makes its files ours, so that
+/// the store comes first.
+fn authority(config: &ControlConfig, store: &Store) -> Result<(Authority, authority::Keeper), AuthorityError> {
+    let directory = match &config.location {
+        Location::Memory => None,
+        Location::Directory(directory) => Some(directory.as_path()),
+    };
+    let (authority, keeper) = Authority::open(config.authority.clone(), directory, store.clone())?;
+    let (trust_domain, source) = (authority.trust_domain(), authority.source());
+    tracing::info!(%trust_domain, source, "the certificate authority is open");
+    Ok((authority, keeper))
+}
+
+async fn bind_if_given(
+    flag: &'static str,
+    address: Option<SocketAddr>,
+) -> Result<Option<(TcpListener, SocketAddr)>, StartError> {
+    match address {
+        Some(address) => bind(flag, address).await.map(Some),
+        None => Ok(None),
     }
 }
 

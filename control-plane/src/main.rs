@@ -56,10 +56,16 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
 
 /// One line for whoever waits for it: a script, a test, a person.
 fn say_ready(control: &RunningControl) {
-    let (api, xds) = (control.api_addr(), control.xds_addr());
+    let mut line = format!("weir-control ready: api http://{}", control.api_addr());
+    if let Some(xds) = control.xds_addr() {
+        line.push_str(&format!(" xds http://{xds}"));
+    }
+    if let Some(xds_tls) = control.xds_tls_addr() {
+        line.push_str(&format!(" xds-tls https://{xds_tls}"));
+    }
     let mut stdout = io::stdout();
     // A closed stdout is no reason not to serve.
-    let _ = writeln!(stdout, "weir-control ready: api http://{api} xds http://{xds}");
+    let _ = writeln!(stdout, "{line}");
     let _ = stdout.flush();
 }
 

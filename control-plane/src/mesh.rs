@@ -1,15 +1,22 @@
-//! What proxies and people see of the mesh beside the API's resources: xDS, the workloads' stream, the receiver of
-//! traces, the views, and the tasks behind them.
+//! What proxies and people see of the mesh beside the API's resources: xDS, the workloads' stream, certificates, the
+//! receiver of traces, the views, and the tasks behind them.
 
+use std::io;
 use std::time::Duration;
 
 use axum::Router;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio_stream::StreamExt as _;
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::service::{Routes, RoutesBuilder};
 use tonic::transport::Server;
+use tonic::transport::server::Connected;
 
+use crate::authority::Authority;
+use crate::door::Door;
+use crate::door::caller::Entry;
+use crate::door::certificates::Certificates;
 use crate::drain::Drain;
 use crate::store::Store;
 use crate::traces::{Bounds, Traces};
@@ -57,12 +64,13 @@ pub(crate) fn start(
 
 impl Mesh {
     /// The views, for the API's router.
-    pub(crate) fn views(&self) -> Router {
+    pub(crate) fn views(&self, authority: Authority) -> Router {
         views::router(
             self.store.clone(),
             self.xds.clone(),
             self.traces.clone(),
             self.workloads.clone(),
+            authority,
         )
     }
 
@@ -71,37 +79,61 @@ impl Mesh {
         status::keep(self.store.clone(), self.xds.clone(), drain)
     }
 
-    /// Serves xDS, the workloads' stream and the receiver of traces until drained. The tasks of [`start`] end the
-    /// streams then; connections that stay open all the same are cut after a while.
-    pub(crate) async fn serve(self, listener: TcpListener, drain: Drain) {
-        let (mut begun, mut patient) = (drain.clone(), drain);
+    /// Serves xDS, the workloads' stream and the receiver of traces in cleartext until drained. The tasks of [`start`]
+    /// end the streams then; connections that stay open all the same are cut after a while.
+    pub(crate) fn serve(&self, listener: TcpListener, drain: Drain) -> impl Future<Output = ()> + Send + 'static {
+        let mut routes = RoutesBuilder::default();
+        routes.add_service(self.xds.service(Entry::Loopback));
+        routes.add_service(self.workloads.service(Entry::Loopback));
+        routes.add_service(self.traces.service());
         // A connection that is lost while it is accepted is its own trouble, not the listener's.
         let incoming = TcpListenerStream::new(listener).filter(Result::is_ok);
-        let serve = Server::builder()
-            .tcp_nodelay(true)
-            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-            .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
-            .add_routes(self.routes())
-            .serve_with_incoming_shutdown(incoming, async move { begun.begun().await });
-        let cut = async move {
-            patient.begun().await;
-            tokio::time::sleep(DRAIN_TIMEOUT).await;
-        };
-        tokio::select! {
-            served = serve => if let Err(error) = served {
-                tracing::error!(%error, "the xds port is no longer served");
-            },
-            () = cut => tracing::warn!("connections to the xds port were cut"),
-        }
+        serve("xds", incoming, routes.routes(), drain)
     }
 
-    fn routes(&self) -> Routes {
+    /// The same by TLS: xDS and the workloads' stream for those with a certificate, certificates for those with a
+    /// token.
+    pub(crate) fn serve_tls(
+        &self,
+        listener: TcpListener,
+        door: Door,
+        certificates: Certificates,
+        drain: Drain,
+    ) -> impl Future<Output = ()> + Send + 'static {
         let mut routes = RoutesBuilder::default();
-        routes.add_service(self.xds.service());
-        routes.add_service(self.workloads.service());
-        routes.add_service(self.traces.service());
-        routes.routes()
+        routes.add_service(self.xds.service(Entry::Tls));
+        routes.add_service(self.workloads.service(Entry::Tls));
+        routes.add_service(certificates.service());
+        let (connections, task) = door.open(listener, drain.clone());
+        let serve = serve("xds-tls", ReceiverStream::new(connections), routes.routes(), drain);
+        async move {
+            tokio::join!(task, serve);
+        }
+    }
+}
+
+async fn serve<S, IO>(port: &'static str, incoming: S, routes: Routes, drain: Drain)
+where
+    S: Stream<Item = io::Result<IO>>,
+    IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
+    let (mut begun, mut patient) = (drain.clone(), drain);
+    let serve = Server::builder()
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(incoming, async move { begun.begun().await });
+    let cut = async move {
+        patient.begun().await;
+        tokio::time::sleep(DRAIN_TIMEOUT).await;
+    };
+    tokio::select! {
+        served = serve => if let Err(error) = served {
+            tracing::error!(port, %error, "the port is no longer served");
+        },
+        () = cut => tracing::warn!(port, "connections to the port were cut"),
     }
 }
 

@@ -135,6 +135,7 @@ mod tests {
             locality: Default::default(),
             instance: 1,
             version: String::new(),
+            account: String::new(),
         });
         let workload = Object::new("a", "w", workload);
         let workload_key = workload.key();

@@ -211,6 +211,30 @@ pub enum WriteError {
     Storage(#[source] Arc<rusqlite::Error>),
 }
 
+/// Why a token's use is not written down.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum UseError {
+    /// Other keys used it as often as it may be used.
+    #[error("it was used as often as it may be")]
+    UsedUp,
+    /// The store is shut down.
+    #[error("the store is shut down")]
+    Closed,
+    /// The disk or the database failed; the use may be written all the same.
+    #[error("the store can't write: {0}")]
+    Storage(#[source] Arc<rusqlite::Error>),
+}
+
+/// One use of a token by one key.
+#[derive(Clone, Debug)]
+struct TokenUse {
+    token: String,
+    key: String,
+    uses_max: u32,
+    /// Seconds of Unix time: forgotten afterwards.
+    ends: u64,
+}
+
 /// A handle to the store; clones share it.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -314,6 +338,27 @@ impl Store {
     /// When changes after `from` are no longer remembered, or `from` is no revision of this store: list anew.
     pub fn watch(&self, from: Revision) -> Result<Watch, Compacted> {
         Watch::new(Arc::clone(&self.shared), from)
+    }
+
+    /// Writes down that `key` used `token`, and returns when that is on disk. The same key again is the same use. Uses
+    /// are no resources: they have no revision, and nobody watches them.
+    ///
+    /// # Errors
+    /// When `uses_max` other keys have used it, of which two at once are told apart; or the disk's failure.
+    ///
+    /// # Cancel safety
+    /// When dropped, the use may be written down or not.
+    pub async fn use_token(&self, token: &str, key: &str, uses_max: u32, ends: u64) -> Result<(), UseError> {
+        let (reply, answer) = oneshot::channel();
+        let usage = TokenUse {
+            token: token.to_owned(),
+            key: key.to_owned(),
+            uses_max,
+            ends,
+        };
+        let request = Request::UseToken { usage, reply };
+        self.queue.send(request).await.map_err(|_| UseError::Closed)?;
+        answer.await.map_err(|_| UseError::Closed)?
     }
 
     async fn send(&self, ops: Vec<Op>, mode: WriteMode) -> Result<Written, WriteError> {

@@ -1,16 +1,19 @@
 //! The API's views: what is in force where, what a proxy itself says, and the latest traces. Nothing of it is stored.
 
 mod ask;
+mod authority;
 
 use axum::Router;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
-use http::header::ALLOW;
+use http::header::{ALLOW, CONTENT_TYPE};
 use http::{Method, StatusCode};
 use weir_api::views::{Reason, Status};
 use weir_api::{Key, Kind, Scope};
 
+use crate::authority::Authority;
+use crate::metrics;
 use crate::store::Store;
 use crate::traces::Traces;
 use crate::workloads::Workloads;
@@ -23,13 +26,16 @@ struct Views {
     xds: Xds,
     traces: Traces,
     workloads: Workloads,
+    authority: Authority,
 }
 
 /// `GET /apis/weir.dev/v1/proxies`, `GET {path of an object}/proxies` for every kind, `GET {path of a workload}/config`
-/// and `/endpoints`, `GET` or `POST {path of a workload}/explain`, `GET /traces?limit=N` and `GET /traces/{id}`.
-pub(crate) fn router(store: Store, xds: Xds, traces: Traces, workloads: Workloads) -> Router {
+/// and `/endpoints`, `GET` or `POST {path of a workload}/explain`, `GET /traces?limit=N` and `GET /traces/{id}`,
+/// `GET /authority`, `POST /authority/certificates` and `/tokens`, `GET /metrics`.
+pub(crate) fn router(store: Store, xds: Xds, traces: Traces, workloads: Workloads, authority: Authority) -> Router {
     let mut router = Router::new()
         .route("/apis/weir.dev/v1/proxies", only_get(get(proxies)))
+        .route("/metrics", only_get(get(metrics_page)))
         .route("/traces", only_get(get(list_traces)))
         .route("/traces/{id}", only_get(get(one_trace)));
     for &kind in Kind::ALL {
@@ -59,11 +65,15 @@ pub(crate) fn router(store: Store, xds: Xds, traces: Traces, workloads: Workload
         let path = format!("/apis/weir.dev/v1/namespaces/{{namespace}}/workloads/{{name}}/{view}");
         router = router.route(&path, handler);
     }
+    for (path, handler) in authority::routes() {
+        router = router.route(path, handler);
+    }
     router.with_state(Views {
         store,
         xds,
         traces,
         workloads,
+        authority,
     })
 }
 
@@ -89,6 +99,13 @@ fn namespaced_object(kind: Kind) -> MethodRouter<Views> {
             proxies_of(views, Key { kind, namespace, name }, query).await
         },
     )
+}
+
+async fn metrics_page(State(views): State<Views>, RawQuery(query): RawQuery) -> Result<Response, Failed> {
+    no_parameters(query)?;
+    let page = metrics::page(&views.authority);
+    let page = page.map_err(|error| failure(Reason::InternalError, error.to_string()))?;
+    Ok(([(CONTENT_TYPE, metrics::PAGE_TYPE)], page).into_response())
 }
 
 async fn proxies(State(views): State<Views>, RawQuery(query): RawQuery) -> Result<Response, Failed> {

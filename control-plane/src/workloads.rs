@@ -29,6 +29,7 @@ use weir_xds::v1::workload_reply::Reply;
 use weir_xds::v1::workloads_server::WorkloadsServer;
 
 use crate::compile::index::name_of;
+use crate::door::caller::{Caller, Entry};
 use crate::drain::Drain;
 use crate::store::{Op, Precondition, Store, WriteError};
 use crate::xds::Ended;
@@ -36,7 +37,7 @@ use crate::xds::outbox::{Bounds, Outbox, Outgoing, Weighed, outbox};
 use namespaces::Namespaces;
 pub(crate) use questions::AskError;
 use questions::{Abilities, Questions};
-use registry::{Record, Registration, Registry, StreamId};
+use registry::{Record, Registration, Registry, StreamId, Taken};
 
 /// What an open stream says.
 #[derive(Debug)]
@@ -60,6 +61,7 @@ enum Event {
 #[derive(Clone, Debug)]
 pub(crate) struct Workloads {
     shared: Arc<Shared>,
+    entry: Entry,
 }
 
 #[derive(Debug)]
@@ -94,13 +96,15 @@ pub(crate) fn server(
         unanswered: Vec::new(),
         shared: Arc::clone(&shared),
     };
-    (Workloads { shared }, task.run(received, drain))
+    let entry = Entry::Loopback;
+    (Workloads { shared, entry }, task.run(received, drain))
 }
 
 impl Workloads {
-    /// The gRPC service.
-    pub(crate) fn service(&self) -> WorkloadsServer<Workloads> {
-        WorkloadsServer::new(self.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    /// The gRPC service, for those who come by this door.
+    pub(crate) fn service(&self, entry: Entry) -> WorkloadsServer<Workloads> {
+        let shared = Arc::clone(&self.shared);
+        WorkloadsServer::new(Workloads { shared, entry }).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// Asks a proxy on its stream, and waits for what it answers.
@@ -123,6 +127,7 @@ impl v1::workloads_server::Workloads for Workloads {
         &self,
         request: Request<Streaming<v1::WorkloadMessage>>,
     ) -> Result<Response<Self::RegisterStream>, Status> {
+        let (caller, _) = self.entry.caller(&request)?;
         let permit = Arc::clone(&self.shared.streams).try_acquire_owned();
         let permit = permit.map_err(|_| {
             Status::resource_exhausted(format!(
@@ -130,6 +135,7 @@ impl v1::workloads_server::Workloads for Workloads {
             ))
         })?;
         let conversation = Conversation {
+            caller,
             incoming: request.into_inner(),
             place: Place {
                 id: StreamId(self.shared.next_id.fetch_add(1, Ordering::Relaxed)),
@@ -148,6 +154,7 @@ impl v1::workloads_server::Workloads for Workloads {
 
 /// One stream from its client's side.
 struct Conversation {
+    caller: Caller,
     incoming: Streaming<v1::WorkloadMessage>,
     /// Set by Hello.
     outgoing: Option<Outgoing<v1::WorkloadReply>>,
@@ -217,10 +224,14 @@ impl Conversation {
                     takes: hello.questions.iter().copied().collect(),
                     version: hello.version.clone(),
                 };
-                let (name, registration) = hello::read(hello).map_err(|error| {
+                let (name, registration) = hello::read(hello, &self.caller).map_err(|error| {
                     tracing::warn!(%error, "workload refused");
                     Status::invalid_argument(error.to_string())
                 })?;
+                let speaks = self.caller.speaks_for("namespace", &name.namespace);
+                speaks.inspect_err(
+                    |status| tracing::warn!(workload = %name, why = status.message(), "workload refused"),
+                )?;
                 let (replies, outgoing) = outbox(REPLIES);
                 self.outgoing = Some(outgoing);
                 Event::Hello {
@@ -381,9 +392,12 @@ impl Task {
                     self.replies.insert(id, replies);
                     self.unanswered.push((id, Answer::Welcome));
                 }
-                Err(older) => {
-                    tracing::warn!(workload = %name, %older, "workload refused");
-                    replies.end(Status::already_exists(older.to_string()));
+                Err(taken) => {
+                    tracing::warn!(workload = %name, %taken, "workload refused");
+                    replies.end(match taken {
+                        Taken::Newer { .. } => Status::already_exists(taken.to_string()),
+                        Taken::OtherAccount { .. } => Status::permission_denied(taken.to_string()),
+                    });
                 }
             },
             Event::Health { id, ready } => self.registry.health(id, &ready),
@@ -538,7 +552,7 @@ mod tests {
             address: "127.0.0.1".to_owned(),
             ..v1::Hello::default()
         };
-        let (name, registration) = hello::read(hello).expect("it is right");
+        let (name, registration) = hello::read(hello, &Caller::Local).expect("it is right");
         (name, Box::new(registration))
     }
 

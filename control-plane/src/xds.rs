@@ -28,6 +28,7 @@ use weir_xds::envoy::{
 use weir_xds::node::{self, ClientIdentity, Dialect};
 use weir_xds::{ResourceType, envoy};
 
+use crate::door::caller::{Caller, Entry};
 use crate::drain::Drain;
 use crate::proxies::{self, Extent, Summaries};
 use crate::store::{self, Revision, Store, WatchEnded};
@@ -102,6 +103,7 @@ enum Query {
 #[derive(Clone, Debug)]
 pub(crate) struct Xds {
     shared: Arc<Shared>,
+    entry: Entry,
 }
 
 #[derive(Debug)]
@@ -145,13 +147,15 @@ pub(crate) fn server(store: Store, drain: Drain) -> (Xds, impl Future<Output = (
         outboxes: BTreeMap::new(),
         shared: Arc::clone(&shared),
     };
-    (Xds { shared }, task.run(received, drain))
+    let entry = Entry::Loopback;
+    (Xds { shared, entry }, task.run(received, drain))
 }
 
 impl Xds {
-    /// The gRPC service.
-    pub(crate) fn service(&self) -> AggregatedDiscoveryServiceServer<Xds> {
-        AggregatedDiscoveryServiceServer::new(self.clone())
+    /// The gRPC service, for those who come by this door.
+    pub(crate) fn service(&self, entry: Entry) -> AggregatedDiscoveryServiceServer<Xds> {
+        let shared = Arc::clone(&self.shared);
+        AggregatedDiscoveryServiceServer::new(Xds { shared, entry })
     }
 
     /// Every proxy, as it stands.
@@ -238,13 +242,15 @@ impl Xds {
         &self,
         request: Request<Streaming<W::Request>>,
     ) -> Result<Response<Answers<W::Response>>, Status> {
+        let (caller, address) = self.entry.caller(&request)?;
         let permit = Arc::clone(&self.shared.streams).try_acquire_owned();
         let permit = permit.map_err(|_| {
             self.shared.counts.refused.fetch_add(1, Ordering::Relaxed);
             Status::resource_exhausted(format!("{STREAMS_MAX} streams are open here, which is the most"))
         })?;
         let conversation = Conversation::<W> {
-            address: request.remote_addr(),
+            caller,
+            address,
             incoming: request.into_inner(),
             place: Place {
                 id: StreamId(self.shared.next_id.fetch_add(1, Ordering::Relaxed)),
@@ -266,6 +272,7 @@ impl Xds {
 struct Conversation<W: Wire> {
     incoming: Streaming<W::Request>,
     outgoing: Option<Outgoing<Outbound>>,
+    caller: Caller,
     address: Option<SocketAddr>,
     place: Place,
     over: Over,
@@ -345,13 +352,18 @@ impl<W: Wire> Conversation<W> {
 
     /// xDS protocol, "DeltaDiscoveryRequest.node": only the first request of a stream has to carry it.
     fn identify(&self, node: Option<&envoy::Node>) -> Result<ClientIdentity, Status> {
-        let refuse = |problem: String| {
+        let log = |problem: &str| {
             let total = 1 + self.place.shared.counts.refused.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(address = ?self.address, problem, total, "xds stream refused");
+        };
+        let refuse = |problem: String| {
+            log(&problem);
             Status::invalid_argument(problem)
         };
         let node = node.ok_or_else(|| refuse("the first request must carry a node".to_owned()))?;
         let client = node::read_node(node).map_err(|error| refuse(error.to_string()))?;
+        let speaks = self.caller.speaks_for("node.id", &client.workload.namespace);
+        speaks.inspect_err(|status| log(status.message()))?;
         if client.dialect == Dialect::Weir && W::VARIANT == Variant::StateOfTheWorld {
             return Err(refuse("a weir proxy uses DeltaAggregatedResources".to_owned()));
         }

@@ -1,12 +1,18 @@
-//! Clients by others that are made for Kubernetes, against a control plane in this process: the Kubernetes package for
-//! Python, and requests that Schemathesis makes up from the OpenAPI documents.
+//! Clients by others, against a control plane in this process: the Kubernetes package for
+//! Python, requests that Schemathesis makes up from the OpenAPI documents, and gRPC's own client by TLS.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use serde_json::json;
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http1::handshake;
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 use tokio::process::Command;
 use weir_api::{Kind, Object};
 use weir_control::store::{Op, Precondition};
@@ -31,6 +37,23 @@ fn peer(name: &str) -> PathBuf {
 
 fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name)
+}
+
+/// What the API answers to JSON, which must be 200.
+async fn post(api: &str, path: &str, body: String) -> Value {
+    let stream = TcpStream::connect(api).await.expect("it answers");
+    let (mut sender, connection) = handshake(TokioIo::new(stream)).await.expect("a connection");
+    // Its errors come out at the request.
+    let connection = tokio::spawn(connection);
+    let request = Request::post(path)
+        .header("host", api)
+        .header("content-type", "application/json");
+    let request = request.body(Full::new(Bytes::from(body))).expect("a request");
+    let answer = sender.send_request(request).await.expect("an answer");
+    assert_eq!(answer.status(), 200);
+    let body = answer.into_body().collect().await.expect("a whole one").to_bytes();
+    connection.abort();
+    serde_json::from_slice(&body).expect("JSON")
 }
 
 fn service(namespace: &str, name: &str, port: u16) -> Object {
@@ -80,6 +103,54 @@ async fn the_kubernetes_package_for_python_works() {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(told, (Some("ready".to_owned()), Some("done".to_owned())), "{errors}");
     assert!(output.status.success(), "{errors}");
+    control.shutdown().await;
+}
+
+/// gRPC's C core by TLS: it takes our certificates for its own, and renews the one that it has by it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn grpcs_own_client_speaks_tls_with_our_certificates() {
+    let config = ControlConfig {
+        xds_tls: Some(([127, 0, 0, 1], 0).into()),
+        ..ControlConfig::in_memory()
+    };
+    let control = Control::start(config).await.expect("a control plane");
+    let api = control.api_addr().to_string();
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("written");
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let csr = rcgen::CertificateParams::default()
+        .serialize_request(&key)
+        .and_then(|csr| csr.pem());
+    let csr = csr.expect("a request");
+    let request = json!({"namespace": "citizen", "account": "portal", "csr": csr}).to_string();
+    let issued = post(&api, "/authority/certificates", request).await;
+    let pem = |field: &str| {
+        let texts = issued[field].as_array().expect("a list").iter();
+        texts.map(|text| text.as_str().expect("text")).collect::<String>()
+    };
+    write("key.pem", &key.serialize_pem());
+    write("csr.pem", &csr);
+    write("cert.pem", &pem("chain"));
+    write("ca.pem", &pem("roots"));
+    let ran = Command::new(peer("python"))
+        .arg(file("grpc_tls.py"))
+        .arg(control.xds_tls_addr().expect("it is on").to_string())
+        .arg(folder.path())
+        .arg("weir-control.weir-system.svc")
+        .kill_on_drop(true)
+        .output();
+    let ran = tokio::time::timeout(PATIENCE, ran).await.expect("an end in time");
+    let ran = ran.expect("python; `./dev setup` installs it");
+    let (said, errors) = (
+        String::from_utf8_lossy(&ran.stdout),
+        String::from_utf8_lossy(&ran.stderr),
+    );
+    assert!(ran.status.success(), "{errors}");
+    assert_eq!(
+        said,
+        "-----BEGIN CERTIFICATE-----\n".repeat(3),
+        "certificate, intermediate, root"
+    );
     control.shutdown().await;
 }
 

@@ -8,6 +8,8 @@ mod client;
 mod files;
 #[path = "control/hostile.rs"]
 mod hostile;
+#[path = "control/identity.rs"]
+mod identity;
 #[path = "control/kill.rs"]
 mod kill;
 #[path = "control/kubernetes.rs"]

@@ -1,8 +1,12 @@
-//! Compiles Weir's own protos, without `protoc`: protox is a compiler in Rust.
+//! Compiles Weir's own protos, and Istio's certificate service, without `protoc`: protox is a compiler in Rust.
 
 use std::io;
 
-const PROTOS: [&str; 2] = ["proto/weir/v1/policy.proto", "proto/weir/v1/workloads.proto"];
+const PROTOS: [&str; 3] = [
+    "proto/istio/v1/auth/ca.proto",
+    "proto/weir/v1/policy.proto",
+    "proto/weir/v1/workloads.proto",
+];
 
 fn main() -> io::Result<()> {
     println!("cargo::rerun-if-changed=proto");

@@ -10,6 +10,7 @@ pub mod endpoint_slice;
 mod error;
 pub mod grpc_route;
 pub mod http_route;
+pub mod identity;
 mod kind;
 pub mod mesh_config;
 pub mod names;

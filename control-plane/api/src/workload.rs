@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::decode::{Errors, Node, boolean, port};
 use crate::names;
 use crate::object::Object;
-use crate::schema::texts::{LabelValue, Printable};
+use crate::schema::texts::{Label, LabelValue, Printable};
 use crate::service::{AppProtocol, read_app_protocol};
 
 /// One proxy with the apps beside it, as it told of itself. Written by the control plane alone. Services select it by
@@ -41,6 +41,11 @@ pub struct WorkloadSpec {
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(with = "Printable", default)]
     pub version: String,
+    /// The account that its certificate is of: it is `spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/ACCOUNT`. Default: it came
+    /// in cleartext, from the control plane's own host, and nobody knows who it is.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(with = "Label", default)]
+    pub account: String,
 }
 
 /// An app port of a workload.
@@ -153,6 +158,15 @@ pub(crate) fn read(node: &Node<'_>, errors: &mut Errors) -> Option<WorkloadSpec>
             "up to 256 printable characters are right",
         )
     });
+    let account = fields.optional("account", errors, |node, errors| {
+        names::checked(
+            node,
+            errors,
+            names::is_label,
+            "is no account",
+            "up to 63 of a-z, 0-9 and '-'",
+        )
+    });
     fields.finish(errors);
     Some(WorkloadSpec {
         address: address?,
@@ -160,6 +174,7 @@ pub(crate) fn read(node: &Node<'_>, errors: &mut Errors) -> Option<WorkloadSpec>
         locality: locality.unwrap_or_default(),
         instance: instance?,
         version: version.unwrap_or_default(),
+        account: account.unwrap_or_default(),
     })
 }
 
@@ -229,6 +244,7 @@ mod tests {
             locality: WorkloadLocality::default(),
             instance: 1,
             version: String::new(),
+            account: String::new(),
         };
         let mut workload = Object::new("a", "b", Spec::Workload(spec));
         let status = WorkloadStatus {

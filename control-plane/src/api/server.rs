@@ -1,19 +1,26 @@
 //! Connections to the API: HTTP/1.1, bounded in number, in the time a header takes and in the time an end takes.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
+use tower::ServiceExt as _;
 
 use super::ApiLimits;
 use crate::drain::Drain;
+
+/// Where a request came from, for handlers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ClientAddr(pub(crate) SocketAddr);
 
 /// Serves until the process ends; then takes no more, lets requests end for as long as the limits say,
 /// and closes the rest.
@@ -28,9 +35,10 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, limits: ApiLimi
             () = draining.begun() => break,
             Some(ended) = connections.join_next() => report(ended),
             accepted = accept(&listener, &places) => match accepted {
-                Ok((stream, permit)) => {
+                Ok((stream, client, permit)) => {
                     let service = router.clone();
-                    connections.spawn(serve_connection(stream, service, limits.header_timeout, drain.clone(), permit));
+                    let served = serve_connection(stream, client, service, limits.header_timeout, drain.clone(), permit);
+                    connections.spawn(served);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the API can't accept a connection");
@@ -55,16 +63,20 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, limits: ApiLimi
     connections.shutdown().await;
 }
 
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, ClientAddr, OwnedSemaphorePermit)> {
     let permit = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
+    let (stream, client) = listener.accept().await?;
     // Only slower without.
     let _ = stream.set_nodelay(true);
-    Ok((stream, permit))
+    Ok((stream, ClientAddr(client), permit))
 }
 
 async fn serve_connection(
     stream: TcpStream,
+    client: ClientAddr,
     router: Router,
     header_timeout: Duration,
     mut drain: Drain,
@@ -75,6 +87,10 @@ async fn serve_connection(
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)
         .max_buf_size(HEADER_BYTES_MAX);
+    let router = router.map_request(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(client);
+        request
+    });
     let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut connection = std::pin::pin!(connection);
     // Cancel safe: the connection is polled on below, `begun` loses nothing.

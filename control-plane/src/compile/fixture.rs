@@ -176,6 +176,7 @@ pub(crate) fn workload(namespace: &str, name: &str, address: &str, ports: &[(u16
         },
         instance: 1,
         version: String::new(),
+        account: String::new(),
     };
     Object::new(namespace, name, Spec::Workload(spec))
 }

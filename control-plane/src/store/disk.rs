@@ -12,7 +12,7 @@ use weir_api::{FieldError, Key, Object};
 
 use super::index::Loaded;
 use super::stage::Staged;
-use super::{Location, Revision, Stored};
+use super::{Location, Revision, Stored, TokenUse, UseError};
 
 /// Why the store can't be opened.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +50,7 @@ pub enum OpenError {
         found: String,
     },
     /// The database was written by another version of weir-control.
-    #[error("{} has schema {found}; this weir-control knows schema {SCHEMA} only", .path.display())]
+    #[error("{} has schema {found}; this weir-control knows schemas up to {SCHEMA}", .path.display())]
     Schema {
         /// Which.
         path: PathBuf,
@@ -172,6 +172,30 @@ impl Disk {
         transaction.commit()
     }
 
+    /// Writes a token's use down, unless as many other keys as may have used it. `now`: seconds of Unix time.
+    pub(super) fn use_token(&mut self, usage: &TokenUse, now: i64) -> Result<(), UseError> {
+        let failed = |error| UseError::Storage(Arc::new(error));
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate);
+        let transaction = transaction.map_err(failed)?;
+        let used = (|| {
+            transaction.execute("DELETE FROM token_uses WHERE ends < ?1", [now])?;
+            let mut others =
+                transaction.prepare_cached("SELECT count(*) FROM token_uses WHERE token = ?1 AND key <> ?2")?;
+            let others: u32 = others.query_row([&usage.token, &usage.key], |row| row.get(0))?;
+            if others >= usage.uses_max {
+                return Ok(Err(UseError::UsedUp));
+            }
+            let ends = i64::try_from(usage.ends).unwrap_or(i64::MAX);
+            let put = "INSERT INTO token_uses (token, key, ends) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
+            transaction.execute(put, params![usage.token, usage.key, ends])?;
+            Ok(Ok(()))
+        })();
+        used.map_err(failed)??;
+        transaction.commit().map_err(failed)
+    }
+
     fn revision(&self) -> rusqlite::Result<Revision> {
         latest(&self.connection)
     }
@@ -262,7 +286,11 @@ fn prepare(connection: &Connection, path: &Path) -> Result<(), OpenError> {
         .query_row("PRAGMA user_version", [], |row| row.get(0))
         .map_err(at(path))?;
     match schema {
-        0 => connection.execute_batch(CREATE).map_err(at(path)),
+        0 => {
+            connection.execute_batch(CREATE).map_err(at(path))?;
+            connection.execute_batch(FROM_1_TO_2).map_err(at(path))
+        }
+        1 => connection.execute_batch(FROM_1_TO_2).map_err(at(path)),
         SCHEMA => Ok(()),
         found => Err(OpenError::Schema {
             path: path.to_owned(),
@@ -345,7 +373,7 @@ const DATABASE_FILE: &str = "weir.db";
 const LOCK_FILE: &str = "lock";
 const PID_BYTES_MAX: u64 = 16;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-const SCHEMA: i64 = 1;
+const SCHEMA: i64 = 2;
 const CREATE: &str = "
 BEGIN IMMEDIATE;
 CREATE TABLE objects (
@@ -359,6 +387,18 @@ CREATE TABLE objects (
 CREATE TABLE latest (revision INTEGER NOT NULL) STRICT;
 INSERT INTO latest (revision) VALUES (0);
 PRAGMA user_version = 1;
+COMMIT;
+";
+/// Which keys have used which join tokens, until these end.
+const FROM_1_TO_2: &str = "
+BEGIN IMMEDIATE;
+CREATE TABLE token_uses (
+    token TEXT NOT NULL,
+    key TEXT NOT NULL,
+    ends INTEGER NOT NULL,
+    PRIMARY KEY (token, key)
+) STRICT, WITHOUT ROWID;
+PRAGMA user_version = 2;
 COMMIT;
 ";
 

@@ -162,8 +162,8 @@ async fn changed(sql: &str) -> Vec<u8> {
 async fn a_file_that_is_no_store_of_ours_is_refused() {
     let no_database = open_error(b"no database, and long enough to be looked at");
     assert!(matches!(no_database, OpenError::Database { .. }), "{no_database:?}");
-    let newer = open_error(&changed("PRAGMA user_version = 2").await);
-    assert!(matches!(newer, OpenError::Schema { found: 2, .. }), "{newer:?}");
+    let newer = open_error(&changed("PRAGMA user_version = 3").await);
+    assert!(matches!(newer, OpenError::Schema { found: 3, .. }), "{newer:?}");
     let foreign = "INSERT INTO objects VALUES ('Pod', 'a', 'x', 1, '{\"kind\": \"Pod\"}')";
     match open_error(&changed(foreign).await) {
         OpenError::Object { key, .. } => assert_eq!(key, "Pod/a/x"),

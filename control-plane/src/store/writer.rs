@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::disk::Disk;
 use super::index::Shared;
 use super::stage::{Batch, Staged};
-use super::{Op, WriteError, Written};
+use super::{Op, TokenUse, UseError, WriteError, Written};
 
 /// What the thread is asked for.
 #[derive(Debug)]
@@ -17,6 +17,10 @@ pub(super) enum Request {
         ops: Vec<Op>,
         mode: WriteMode,
         reply: Reply,
+    },
+    UseToken {
+        usage: TokenUse,
+        reply: oneshot::Sender<Result<(), UseError>>,
     },
     /// Ends the thread, after what was queued before it.
     Stop,
@@ -62,6 +66,7 @@ fn serve(disk: &mut Disk, shared: &Shared, requests: impl Iterator<Item = Reques
         })
     };
     let mut waiting = Vec::new();
+    let mut uses = Vec::new();
     let staged = shared.with_objects(|objects, revision| {
         let mut batch = Batch::new(objects, revision, now(), &mut next_uid);
         for request in requests {
@@ -70,6 +75,7 @@ fn serve(disk: &mut Disk, shared: &Shared, requests: impl Iterator<Item = Reques
                     next = Next::Stop;
                     break;
                 }
+                Request::UseToken { usage, reply } => uses.push((usage, reply)),
                 Request::Write { ops, mode, reply } => {
                     let result = match mode {
                         WriteMode::Commit => batch.apply(ops),
@@ -102,6 +108,11 @@ fn serve(disk: &mut Disk, shared: &Shared, requests: impl Iterator<Item = Reques
                 answer(reply, Err(WriteError::Storage(Arc::clone(&error))));
             }
         }
+    }
+    // Seldom enough that each has a commit of its own.
+    for (usage, reply) in uses {
+        // Who asked may have gone; the use stands.
+        let _ = reply.send(disk.use_token(&usage, Timestamp::now().as_second()));
     }
     next
 }

@@ -10,6 +10,8 @@ use weir_policy::names::{NameError, WorkloadName};
 use weir_xds::v1;
 
 use super::registry::Registration;
+use crate::authority::x509::Identity;
+use crate::door::caller::Caller;
 
 /// The label that every workload has, with its own name.
 pub(crate) const WORKLOAD_LABEL: &str = "weir.dev/workload";
@@ -35,6 +37,8 @@ pub(crate) enum HelloError {
     Protocol { app_port: NonZeroU16, held: i32 },
     #[error("labels: {0} of them; at most {LABELS_MAX} are right")]
     TooManyLabels(usize),
+    #[error("labels: by TLS they come with the join token; none are right here")]
+    LabelsByTls,
     #[error("labels: {0:?} is no name of a label")]
     LabelName(String),
     #[error("labels: {value:?} of {name:?} is no value of a label")]
@@ -43,11 +47,11 @@ pub(crate) enum HelloError {
     Text { field: &'static str },
 }
 
-/// The workload and what it registers as.
+/// The workload and what it registers as: in cleartext as it says, by TLS with account and labels of its certificate.
 ///
 /// # Errors
 /// The first thing that is wrong.
-pub(super) fn read(hello: v1::Hello) -> Result<(WorkloadName, Registration), HelloError> {
+pub(super) fn read(hello: v1::Hello, caller: &Caller) -> Result<(WorkloadName, Registration), HelloError> {
     let v1::Hello {
         namespace,
         workload,
@@ -74,6 +78,14 @@ pub(super) fn read(hello: v1::Hello) -> Result<(WorkloadName, Registration), Hel
         .filter(usable)
         .ok_or(HelloError::Address(shortened(&address)))?;
     let ports = app_ports(&ports)?;
+    let account = match caller {
+        Caller::Local => String::new(),
+        Caller::Known(_) if !labels.is_empty() => return Err(HelloError::LabelsByTls),
+        Caller::Known(Identity { id, labels: certified }) => {
+            labels = certified.clone().into_iter().collect();
+            id.account.to_string()
+        }
+    };
     labels.insert(WORKLOAD_LABEL.to_owned(), name.name.to_string());
     let v1::Locality { region, zone, site } = locality.unwrap_or_default();
     let locality = WorkloadLocality {
@@ -87,6 +99,7 @@ pub(super) fn read(hello: v1::Hello) -> Result<(WorkloadName, Registration), Hel
         locality,
         instance,
         version: text("version", version)?,
+        account,
     };
     let labels = read_labels(labels.into_iter().collect())?;
     Ok((name, Registration { spec, labels }))
@@ -227,7 +240,7 @@ mod tests {
         given
             .labels
             .insert(WORKLOAD_LABEL.to_owned(), "somebody-else".to_owned());
-        let (name, registration) = read(given).expect("it is right");
+        let (name, registration) = read(given, &Caller::Local).expect("it is right");
         assert_eq!(name.to_string(), "citizen/portal-1");
         assert_eq!(
             registration.labels[WORKLOAD_LABEL], "portal-1",
@@ -235,15 +248,36 @@ mod tests {
         );
         assert_eq!(registration.labels["app"], "portal");
         assert_eq!(registration.spec.ports[0].inbound_port.get(), 15006);
+        assert_eq!(registration.spec.account, "", "nobody knows");
         assert_eq!(registration.spec.locality.zone, "hz-a");
         assert!(registration.spec.ports[0].edge);
+    }
+
+    #[test]
+    fn by_tls_account_and_labels_are_those_of_the_certificate() {
+        let caller = Caller::Known(Identity {
+            id: "spiffe://mesh.gov/ns/citizen/sa/portal".parse().expect("an id"),
+            labels: [
+                ("app".to_owned(), "portal".to_owned()),
+                (WORKLOAD_LABEL.to_owned(), "other".to_owned()),
+            ]
+            .into(),
+        });
+        let mut given = hello();
+        assert_eq!(read(given.clone(), &caller), Err(HelloError::LabelsByTls));
+        given.labels.clear();
+        let (_, registration) = read(given, &caller).expect("it is right");
+        assert_eq!(registration.spec.account, "portal");
+        let expect = [("app", "portal"), (WORKLOAD_LABEL, "portal-1")];
+        let expect = expect.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(registration.labels, expect.into());
     }
 
     #[track_caller]
     fn refused(change: impl FnOnce(&mut v1::Hello), expect: &str) {
         let mut given = hello();
         change(&mut given);
-        let error = read(given).expect_err("it is wrong").to_string();
+        let error = read(given, &Caller::Local).expect_err("it is wrong").to_string();
         assert!(error.starts_with(expect), "{error}");
     }
 

@@ -38,14 +38,28 @@ pub(crate) struct Record {
     pub(crate) state: State,
 }
 
-/// Why a registration is not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a newer instance of this workload is registered (started at {held}, this one at {given} µs of Unix time)")]
-pub(crate) struct OlderInstance {
-    /// The instance that holds the name.
-    pub(crate) held: u64,
-    /// The instance that was refused.
-    pub(crate) given: u64,
+/// Why a registration is not taken: the name is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Taken {
+    /// By a newer instance.
+    #[error("a newer instance of this workload is registered (started at {held}, this one at {given} µs of Unix time)")]
+    Newer {
+        /// The instance that holds the name.
+        held: u64,
+        /// The instance that was refused.
+        given: u64,
+    },
+    /// By a workload of another account.
+    #[error(
+        "this workload is registered by account {held:?} (given: {given:?}); it is free again when that one is gone, or \
+         take another name"
+    )]
+    OtherAccount {
+        /// Who holds the name.
+        held: String,
+        /// Who was refused; empty: nobody known, in cleartext.
+        given: String,
+    },
 }
 
 /// Every workload of the mesh.
@@ -108,19 +122,28 @@ impl Registry {
 
     /// A proxy says what it is. A newer instance takes the place of an older one. The same instance on a new stream
     /// keeps what is known of its health and its draining, so that a reconnect changes nothing for its callers. Returns
-    /// the stream that held the name until now, which has nothing more to say.
+    /// the stream that held the name until now, which has nothing more to say. A name that an account holds is its
+    /// alone; one that was taken in cleartext is anybody's.
     ///
     /// # Errors
-    /// When a newer instance holds the name.
+    /// When a newer instance or another account holds the name.
     pub(crate) fn register(
         &mut self,
         stream: StreamId,
         name: WorkloadName,
         registration: Registration,
-    ) -> Result<Option<StreamId>, OlderInstance> {
+    ) -> Result<Option<StreamId>, Taken> {
         let held = self.entries.get(&name);
+        let account = |registration: &Registration| registration.spec.account.clone();
+        let owner = held
+            .map(|held| account(&held.registration))
+            .filter(|owner| !owner.is_empty());
+        if let Some(held) = owner.filter(|owner| *owner != registration.spec.account) {
+            let given = account(&registration);
+            return Err(Taken::OtherAccount { held, given });
+        }
         if let Some(held) = held.filter(|held| held.registration.spec.instance > registration.spec.instance) {
-            return Err(OlderInstance {
+            return Err(Taken::Newer {
                 held: held.registration.spec.instance,
                 given: registration.spec.instance,
             });
@@ -348,6 +371,7 @@ mod tests {
             },
             instance,
             version: "0.1.0".into(),
+            account: String::new(),
         };
         Registration {
             spec,
@@ -405,6 +429,39 @@ mod tests {
     }
 
     #[test]
+    fn a_name_is_its_accounts_alone_until_it_is_free() {
+        let mut registry = Registry::new(TIMEOUT);
+        let of = |account: &str, instance| {
+            let mut registration = registration(instance, "z");
+            registration.spec.account = account.to_owned();
+            registration
+        };
+        // In cleartext nobody is known: who comes with an account takes it over.
+        registry
+            .register(StreamId(1), name("a/b"), of("", 5))
+            .expect("nobody holds it");
+        registry
+            .register(StreamId(2), name("a/b"), of("portal", 5))
+            .expect("nobody known holds it");
+        let taken = |given: &str| Taken::OtherAccount {
+            held: "portal".to_owned(),
+            given: given.to_owned(),
+        };
+        registry.lost(StreamId(2), Instant::now());
+        for account in ["", "police"] {
+            let refused = registry.register(StreamId(3), name("a/b"), of(account, 9));
+            assert_eq!(refused, Err(taken(account)), "also while its stream is lost");
+        }
+        registry
+            .register(StreamId(4), name("a/b"), of("portal", 6))
+            .expect("it is its own");
+        registry.deregister(StreamId(4));
+        registry
+            .register(StreamId(5), name("a/b"), of("police", 1))
+            .expect("it is free");
+    }
+
+    #[test]
     fn a_newer_instance_takes_the_place_and_an_older_one_does_not() {
         let mut registry = Registry::new(TIMEOUT);
         registry
@@ -420,7 +477,7 @@ mod tests {
         );
 
         let refused = registry.register(StreamId(3), name("a/b"), registration(5, "z"));
-        assert_eq!(refused, Err(OlderInstance { held: 6, given: 5 }));
+        assert_eq!(refused, Err(Taken::Newer { held: 6, given: 5 }));
         registry.deregister(StreamId(1));
         registry.lost(StreamId(1), Instant::now());
         assert_eq!(

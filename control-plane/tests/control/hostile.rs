@@ -99,13 +99,13 @@ async fn garbage_on_the_xds_port_is_closed() {
         b"GET / HTTP/1.1\r\n\r\n",
         framed.as_slice(),
     ] {
-        let mut stream = open(control.xds_addr()).await;
+        let mut stream = open(control.xds_addr().expect("it is on")).await;
         write(&mut stream, bytes).await;
         stream.shutdown().await.unwrap_or_default();
         read(&mut stream).await;
     }
     // Others are served: the settings that begin a connection come.
-    let mut good = open(control.xds_addr()).await;
+    let mut good = open(control.xds_addr().expect("it is on")).await;
     write(&mut good, H2_PREFACE).await;
     let settings = tokio::time::timeout(PATIENCE, async {
         let mut head = [0; 9];

@@ -1,5 +1,6 @@
 //! The program itself, as a process.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -16,9 +17,26 @@ pub(crate) struct Program {
 impl Program {
     /// Starts it on free ports and waits until it says that it is ready.
     pub(crate) fn start(data: &Path) -> Program {
+        Program::start_with(data, &[])
+    }
+
+    /// The same with more flags.
+    pub(crate) fn start_with(data: &Path, flags: &[&str]) -> Program {
+        Program::start_as(data, flags, Stdio::inherit())
+    }
+
+    /// The same, with its log in a file.
+    pub(crate) fn start_logging(data: &Path, flags: &[&str], log: &Path) -> Program {
+        let log = File::create(log).expect("a file");
+        Program::start_as(data, flags, log.into())
+    }
+
+    fn start_as(data: &Path, flags: &[&str], log: Stdio) -> Program {
         let mut child = command(&["--api", "127.0.0.1:0", "--xds", "127.0.0.1:0", "--data-dir"])
             .arg(data)
+            .args(flags)
             .stdout(Stdio::piped())
+            .stderr(log)
             .spawn()
             .expect("a process");
         let mut ready = String::new();

@@ -24,7 +24,7 @@ pub(crate) async fn within<T>(what: &str, come: impl Future<Output = T>) -> T {
 }
 
 pub(crate) async fn channel(control: &RunningControl) -> Channel {
-    let address = format!("http://{}", control.xds_addr());
+    let address = format!("http://{}", control.xds_addr().expect("it is on"));
     let endpoint = Endpoint::from_shared(address).expect("an address");
     endpoint.connect().await.expect("the xds port answers")
 }

@@ -17,8 +17,10 @@ fn check(flags: &[&str], code: i32, expect: &str) {
 fn a_start_that_can_not_be_is_said_plainly() {
     let busy = TcpListener::bind("127.0.0.1:0").expect("a port");
     let busy = busy.local_addr().expect("an address").to_string();
-    let free = ["--in-memory", "--api", "127.0.0.1:0", "--xds", "127.0.0.1:0"];
-    let with = |more: [&'static str; 2]| -> Vec<&'static str> { free.iter().copied().chain(more).collect() };
+    fn with<'a>(more: [&'a str; 2]) -> Vec<&'a str> {
+        let free = ["--in-memory", "--api", "127.0.0.1:0", "--xds", "127.0.0.1:0"];
+        free.into_iter().chain(more).collect()
+    }
     check(
         &[],
         1,
@@ -43,8 +45,14 @@ fn a_start_that_can_not_be_is_said_plainly() {
     check(
         &["--in-memory", "--api", "127.0.0.1:0", "--xds", "0.0.0.0:0"],
         1,
-        "--xds 0.0.0.0:0: proxies are not authenticated and nothing is encrypted there",
+        "--xds 0.0.0.0:0: proxies are not authenticated and nothing is encrypted there, so only loopback is right \
+         (127.0.0.1:15010); for other hosts there is --xds-tls",
     );
+    let said = format!("--xds-tls {busy}: the port is in use by another process");
+    check(&with(["--xds-tls", &busy]), 1, &said);
+    let mut flags = with(["--ca-cert", "/nowhere/cert"]);
+    flags.extend(["--ca-key", "/nowhere/key", "--ca-roots", "/nowhere/roots"]);
+    check(&flags, 1, "/nowhere/cert: ");
     check(
         &[
             "--data-dir",

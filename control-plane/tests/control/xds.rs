@@ -248,7 +248,9 @@ async fn garbage_on_the_port_harms_nobody() {
     let mut noise = preface.to_vec();
     noise.extend((0..10_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8));
     for bytes in [b"GET / HTTP/1.1\r\n\r\n".to_vec(), vec![0; 100_000], half, noise] {
-        let mut stream = TcpStream::connect(control.xds_addr()).await.expect("the port answers");
+        let mut stream = TcpStream::connect(control.xds_addr().expect("it is on"))
+            .await
+            .expect("the port answers");
         // The server may close before it has read everything; that is its right.
         let _ = stream.write_all(&bytes).await;
         let _ = stream.shutdown().await;

@@ -25,6 +25,12 @@ pub mod v1 {
     tonic::include_proto!("weir.v1");
 }
 
+/// Istio's certificate service, generated from `proto/istio/v1/auth`.
+#[allow(missing_docs, clippy::all)]
+pub mod istio {
+    tonic::include_proto!("istio.v1.auth");
+}
+
 /// The published messages and services that other crates of Weir touch.
 pub mod envoy {
     pub use envoy_types::pb::envoy::config::core::v3::{ControlPlane, Locality, Node};

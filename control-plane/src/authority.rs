@@ -1,0 +1,516 @@
+//! The certificate authority: who is who in the mesh is what it signed. Its keys are in a directory of its own, in
+//! files of an operator's, or in memory; certificates of workloads are short-lived and nobody keeps a list of them.
+
+pub(crate) mod ca;
+pub(crate) mod csr;
+mod files;
+pub(crate) mod tokens;
+pub(crate) mod x509;
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use rcgen::PublicKeyData;
+use rustls::pki_types::CertificateDer;
+use tokio::sync::watch;
+use weir_api::identity::{AuthorityStatus, CertificateStatus, IssuedToken, TOKEN_TTL_MAX_SECONDS, TOKEN_USES_MAX};
+use weir_policy::spiffe::{SpiffeId, TrustDomain};
+
+use crate::drain::Drain;
+use crate::store::{Store, UseError};
+use ca::{Ca, CaProblem, Leaf, Signed, rfc3339};
+use csr::Csr;
+pub use files::{AuthorityError, CaFiles};
+use files::{CaBytes, Directory};
+use tokens::{AUDIENCE, Claims, Grant, TokenError, TokenKey};
+use x509::{Labels, hex, sha256, to_pem};
+
+/// What an authority runs with.
+#[derive(Clone, Debug)]
+pub struct AuthorityConfig {
+    /// Whose identities it gives.
+    pub trust_domain: TrustDomain,
+    /// How long certificates of workloads are good for, at most.
+    pub cert_ttl: Duration,
+    /// An operator's own intermediate; `None`: root and intermediate are made.
+    pub files: Option<CaFiles>,
+}
+
+impl Default for AuthorityConfig {
+    /// `cluster.local`, 24 hours, keys of its own.
+    fn default() -> AuthorityConfig {
+        AuthorityConfig {
+            trust_domain: "cluster.local".parse().expect("the default is a trust domain"),
+            cert_ttl: Duration::from_secs(24 * 60 * 60),
+            files: None,
+        }
+    }
+}
+
+/// The authority's front; clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Authority {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    trust_domain: TrustDomain,
+    cert_ttl: Duration,
+    source: Source,
+    ca: watch::Sender<Arc<Ca>>,
+    tokens: TokenKey,
+    store: Store,
+    /// Why the operator's files, as they are now, are not in use.
+    trouble: Mutex<Option<String>>,
+}
+
+/// Where the keys are.
+#[derive(Debug)]
+enum Source {
+    Memory,
+    Directory(Directory),
+    Files(CaFiles),
+}
+
+/// Why an identity is given to nobody.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refused {
+    #[error("{0} is the control plane's own identity; give workloads another account")]
+    ControlPlane(SpiffeId),
+    #[error("{field} {held:?}: {right}")]
+    Request {
+        field: &'static str,
+        held: String,
+        right: String,
+    },
+    #[error("the authority can't sign: it {0}")]
+    Authority(#[from] CaProblem),
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    #[error("the token was used {uses} times, as often as it may; make another one with `weirctl token create`")]
+    UsedUp { uses: u32 },
+    #[error("the use of the token can't be written down: {0}")]
+    Store(UseError),
+}
+
+impl Authority {
+    /// Opens the authority; `directory` is where its own files are, `None`: in memory. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When its files can't be used; each error names the file and what to do.
+    pub(crate) fn open(
+        config: AuthorityConfig,
+        directory: Option<&Path>,
+        store: Store,
+    ) -> Result<(Authority, Keeper), AuthorityError> {
+        let AuthorityConfig {
+            trust_domain,
+            cert_ttl,
+            files,
+        } = config;
+        let now = SystemTime::now();
+        let directory = directory
+            .map(|directory| Directory::open(directory.join(DIRECTORY)))
+            .transpose()?;
+        let in_memory = |problem: CaProblem| AuthorityError::Wrong {
+            path: "the authority in memory".into(),
+            problem: problem.to_string(),
+        };
+        let tokens = match &directory {
+            Some(directory) => directory.token_key()?,
+            None => ca::new_key().and_then(TokenKey::new).map_err(in_memory)?,
+        };
+        let mut seen = None;
+        let (source, ca) = match (files, directory) {
+            (Some(files), _) => {
+                let bytes = files.read()?;
+                let ca = files.ca(&bytes, now)?;
+                seen = Some(bytes);
+                (Source::Files(files), ca)
+            }
+            (None, Some(directory)) => {
+                let ca = directory.ca(&trust_domain, now)?;
+                (Source::Directory(directory), ca)
+            }
+            (None, None) => (Source::Memory, files::in_memory(&trust_domain, now).map_err(in_memory)?),
+        };
+        let shared = Arc::new(Shared {
+            trust_domain,
+            cert_ttl,
+            source,
+            ca: watch::Sender::new(Arc::new(ca)),
+            tokens,
+            store,
+            trouble: Mutex::default(),
+        });
+        let authority = Authority { shared };
+        let keeper = Keeper {
+            authority: authority.clone(),
+            seen,
+        };
+        Ok((authority, keeper))
+    }
+
+    /// Whose identities it gives.
+    pub(crate) fn trust_domain(&self) -> &TrustDomain {
+        &self.shared.trust_domain
+    }
+
+    /// What signs now, and a receiver that is woken when another does.
+    pub(crate) fn ca(&self) -> watch::Receiver<Arc<Ca>> {
+        self.shared.ca.subscribe()
+    }
+
+    /// Where its keys are, for people.
+    pub(crate) fn source(&self) -> String {
+        match &self.shared.source {
+            Source::Memory => "memory: gone when the process ends".to_owned(),
+            Source::Directory(directory) => directory.path().display().to_string(),
+            Source::Files(files) => files.cert.display().to_string(),
+        }
+    }
+
+    /// A certificate for whoever has this key and is known to be `id`. `ttl` is shortened to what the authority gives.
+    ///
+    /// # Errors
+    /// When it is the control plane's own identity, or nothing can be signed now.
+    pub(crate) fn issue(
+        &self,
+        id: &SpiffeId,
+        labels: &Labels,
+        csr: &Csr,
+        ttl: Option<Duration>,
+    ) -> Result<Signed, Refused> {
+        self.not_ours(id)?;
+        let ttl = ttl.map_or(self.shared.cert_ttl, |ttl| ttl.min(self.shared.cert_ttl));
+        let key = &csr.key;
+        self.sign(&Leaf {
+            id,
+            dns: None,
+            labels,
+            key,
+            ttl,
+        })
+    }
+
+    /// A certificate that a person asked for over the API, for as long as they said.
+    ///
+    /// # Errors
+    /// As for [`Authority::issue`], and when it should last longer than [`CERT_TTL`] allows.
+    pub(crate) fn issue_to_person(&self, id: &SpiffeId, csr: &Csr, ttl: Option<&str>) -> Result<Signed, Refused> {
+        self.not_ours(id)?;
+        let ttl = match ttl {
+            None => self.shared.cert_ttl,
+            Some(text) => time("ttl", text, *CERT_TTL.end())?,
+        };
+        let (labels, key) = (&Labels::new(), &csr.key);
+        self.sign(&Leaf {
+            id,
+            dns: None,
+            labels,
+            key,
+            ttl,
+        })
+    }
+
+    /// The control plane's own certificate for this key.
+    pub(crate) fn issue_own(&self, key: &impl PublicKeyData) -> Result<Signed, Refused> {
+        self.sign(&Leaf {
+            id: &self.shared.trust_domain.control_plane(),
+            dns: Some(OWN_DNS_NAME),
+            labels: &Labels::new(),
+            key,
+            ttl: self.shared.cert_ttl,
+        })
+    }
+
+    /// A join token.
+    ///
+    /// # Errors
+    /// When it would be the control plane's own identity, or something asked for is out of bounds.
+    pub(crate) fn token(&self, id: &SpiffeId, labels: Labels, ttl: &str, uses: u32) -> Result<IssuedToken, Refused> {
+        self.not_ours(id)?;
+        let ttl = time("ttl", ttl, Duration::from_secs(TOKEN_TTL_MAX_SECONDS))?;
+        if uses == 0 || uses > TOKEN_USES_MAX {
+            return Err(Refused::Request {
+                field: "uses",
+                held: uses.to_string(),
+                right: format!("a number from 1 to {TOKEN_USES_MAX} is right"),
+            });
+        }
+        check_labels(&labels)?;
+        let mut name = [0; 16];
+        ca::random(&mut name)?;
+        let now = SystemTime::now();
+        let ends = now + ttl;
+        let claims = Claims {
+            aud: AUDIENCE.to_owned(),
+            sub: id.to_string(),
+            labels,
+            iat: unix_seconds(now),
+            exp: unix_seconds(ends),
+            jti: hex(&name),
+            uses,
+            roots: self
+                .shared
+                .ca
+                .borrow()
+                .roots()
+                .iter()
+                .map(|root| hex(&sha256(root)))
+                .collect(),
+        };
+        Ok(IssuedToken {
+            token: self.shared.tokens.sign(&claims)?,
+            id: claims.jti,
+            spiffe_id: claims.sub,
+            expires: rfc3339(ends),
+        })
+    }
+
+    /// Lets the bearer of a token in, with the key of this request. A use is counted before anything is signed; the
+    /// same key again is the same use, so that an answer that was lost can be asked for again.
+    ///
+    /// # Errors
+    /// When the token is wrong or used up; the log has the reason and the token's name, never the token.
+    pub(crate) async fn admit(&self, token: &str, csr: &Csr) -> Result<Grant, Refused> {
+        let now = SystemTime::now();
+        let read = self
+            .shared
+            .tokens
+            .read(token, &self.shared.trust_domain, unix_seconds(now));
+        let grant = read.map_err(|(jti, reason)| {
+            tracing::warn!(token = jti.as_deref().unwrap_or("unknown"), %reason, "join token refused");
+            reason
+        })?;
+        let Claims { jti, uses, exp, .. } = &grant.claims;
+        let used = self
+            .shared
+            .store
+            .use_token(jti, &hex(&csr.key_sha256), *uses, *exp)
+            .await;
+        match used {
+            Ok(()) => Ok(grant),
+            Err(UseError::UsedUp) => {
+                tracing::warn!(token = jti, uses, "join token refused: it was used as often as it may");
+                Err(Refused::UsedUp { uses: *uses })
+            }
+            Err(error) => Err(Refused::Store(error)),
+        }
+    }
+
+    /// Who somebody is, by namespace and account in our trust domain.
+    ///
+    /// # Errors
+    /// When one of the two is no name.
+    pub(crate) fn id(&self, namespace: &str, account: &str) -> Result<SpiffeId, Refused> {
+        let label = |field, held: &str| {
+            held.parse()
+                .map_err(|error: weir_policy::names::NameError| Refused::Request {
+                    field,
+                    held: held.chars().take(64).collect(),
+                    right: error.problem.to_owned(),
+                })
+        };
+        Ok(SpiffeId {
+            trust_domain: self.shared.trust_domain.clone(),
+            namespace: label("namespace", namespace)?,
+            account: label("account", account)?,
+        })
+    }
+
+    /// How it stands.
+    pub(crate) fn status(&self) -> AuthorityStatus {
+        let ca = self.shared.ca.borrow().clone();
+        let now = SystemTime::now();
+        AuthorityStatus {
+            trust_domain: self.shared.trust_domain.to_string(),
+            source: self.source(),
+            cert_ttl: weir_api::duration::format(self.shared.cert_ttl),
+            roots: ca.roots().iter().map(|root| certificate_status(root, now)).collect(),
+            intermediate: ca
+                .intermediate()
+                .map(|one| certificate_status(one, now))
+                .unwrap_or_default(),
+            trouble: self.trouble().clone().unwrap_or_default(),
+        }
+    }
+
+    /// How many seconds each of its certificates has left; negative: since when it has not.
+    pub(crate) fn left(&self, now: SystemTime) -> Vec<(&'static str, i64)> {
+        let ca = self.shared.ca.borrow().clone();
+        let until = |certificate: &CertificateDer<'_>| ca::times(certificate).map_or(now, |(_, until)| until);
+        // Of several roots the last to end counts: new peers trust all of them.
+        let root = ca.roots().iter().map(until).max();
+        let intermediate = ca.intermediate().map(until);
+        let named = [("root", root), ("intermediate", intermediate)];
+        let left = |(name, until): (_, Option<SystemTime>)| Some((name, seconds_left(until?, now)));
+        named.into_iter().filter_map(left).collect()
+    }
+
+    fn sign<K: PublicKeyData>(&self, leaf: &Leaf<'_, K>) -> Result<Signed, Refused> {
+        let ca = self.shared.ca.borrow().clone();
+        Ok(ca.sign(leaf, SystemTime::now())?)
+    }
+
+    fn not_ours(&self, id: &SpiffeId) -> Result<(), Refused> {
+        if *id == self.shared.trust_domain.control_plane() {
+            return Err(Refused::ControlPlane(id.clone()));
+        }
+        Ok(())
+    }
+
+    fn trouble(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+        self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keeps the authority good: renews its own intermediate, follows an operator's files.
+pub(crate) struct Keeper {
+    authority: Authority,
+    /// What the operator's files held when they were last looked at.
+    seen: Option<CaBytes>,
+}
+
+impl Keeper {
+    /// Looks every few seconds until drained. Files are read whole rather than watched: that holds for every way in
+    /// which they are replaced, also by mounts.
+    pub(crate) async fn keep(mut self, mut drain: Drain) {
+        loop {
+            tokio::select! {
+                () = drain.begun() => return,
+                () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            }
+            // It reads files, and seldom makes keys: not on a thread that serves others.
+            let looked = tokio::task::spawn_blocking(move || {
+                self.look(SystemTime::now());
+                self
+            });
+            match looked.await {
+                Ok(keeper) => self = keeper,
+                Err(error) => {
+                    tracing::error!(%error, "the authority is no longer kept");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn look(&mut self, now: SystemTime) {
+        let shared = &self.authority.shared;
+        let found = match &shared.source {
+            Source::Memory => return,
+            Source::Directory(directory) => {
+                if !shared.ca.borrow().is_due(now) {
+                    return;
+                }
+                directory.ca(&shared.trust_domain, now)
+            }
+            Source::Files(files) => match files.read() {
+                Ok(bytes) if self.seen.as_ref() == Some(&bytes) => return,
+                Ok(bytes) => {
+                    let ca = files.ca(&bytes, now);
+                    self.seen = Some(bytes);
+                    ca
+                }
+                Err(error) => Err(error),
+            },
+        };
+        let mut trouble = self.authority.trouble();
+        match found {
+            Ok(ca) => {
+                *trouble = None;
+                tracing::info!(
+                    not_after = rfc3339(ca.not_after()),
+                    "the authority signs with another intermediate"
+                );
+                shared.ca.send_replace(Arc::new(ca));
+            }
+            Err(error) => {
+                let said = error.to_string();
+                // Said once, not at every look.
+                if trouble.as_ref() != Some(&said) {
+                    tracing::error!(%error, "the authority goes on with what it had");
+                    *trouble = Some(said);
+                }
+            }
+        }
+    }
+}
+
+fn certificate_status(certificate: &CertificateDer<'_>, now: SystemTime) -> CertificateStatus {
+    let (from, until) = ca::times(certificate).unwrap_or((now, now));
+    CertificateStatus {
+        subject: ca::subject(certificate),
+        sha256: hex(&sha256(certificate)),
+        not_before: rfc3339(from),
+        not_after: rfc3339(until),
+        days_left: seconds_left(until, now).div_euclid(24 * 60 * 60),
+        pem: to_pem(certificate),
+    }
+}
+
+fn seconds_left(until: SystemTime, now: SystemTime) -> i64 {
+    let signed = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX);
+    match until.duration_since(now) {
+        Ok(left) => signed(left.as_secs()),
+        Err(past) => -signed(past.duration().as_secs()),
+    }
+}
+
+/// A time that somebody asked for.
+fn time(field: &'static str, held: &str, max: Duration) -> Result<Duration, Refused> {
+    let read = weir_api::duration::parse(held).ok();
+    read.filter(|time| (TTL_MIN..=max).contains(time))
+        .ok_or_else(|| Refused::Request {
+            field,
+            held: held.chars().take(64).collect(),
+            right: format!(
+                "a time from {} to {} is right, as 1h30m",
+                weir_api::duration::format(TTL_MIN),
+                weir_api::duration::format(max)
+            ),
+        })
+}
+
+fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Refused> {
+    let wrong = |held: String, right: &str| Refused::Request {
+        field: "labels",
+        held,
+        right: right.to_owned(),
+    };
+    if labels.len() > LABELS_MAX {
+        return Err(wrong(labels.len().to_string(), "at most 16 of them are right"));
+    }
+    for (name, value) in labels {
+        if !weir_api::names::is_label_key(name) || !weir_api::names::is_label_value(value) {
+            let held = format!("{name}={value}").chars().take(128).collect();
+            return Err(wrong(held, "NAME=VALUE as Kubernetes has labels is right"));
+        }
+    }
+    Ok(())
+}
+
+fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
+}
+
+/// How long certificates may be good for: nobody can take one back.
+pub const CERT_TTL: RangeInclusive<Duration> = TTL_MIN..=Duration::from_secs(30 * 24 * 60 * 60);
+/// The shortest that a certificate or a token may be good for.
+const TTL_MIN: Duration = Duration::from_secs(60);
+/// Every certificate carries them to every peer.
+const LABELS_MAX: usize = 16;
+/// The control plane's name for clients that know no other than DNS names, as gRPC's.
+const OWN_DNS_NAME: &str = "weir-control.weir-system.svc";
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+const DIRECTORY: &str = "authority";
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,235 @@
+//! Where the authority's keys are on disk: a directory of its own, or files of an operator's.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use rustls::pki_types::CertificateDer;
+use weir_policy::spiffe::TrustDomain;
+
+use super::ca::{self, Ca, CaProblem, Pair};
+use super::tokens::TokenKey;
+
+/// An operator's own intermediate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaFiles {
+    /// The intermediate, and whatever is between it and a root, PEM.
+    pub cert: PathBuf,
+    /// Its private key, PEM.
+    pub key: PathBuf,
+    /// The roots that workloads trust, PEM.
+    pub roots: PathBuf,
+}
+
+/// Why the authority's files can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// A file can't be read or made.
+    #[error("{}: {source}", .path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// What a file holds can't be used.
+    #[error("{} {problem}", .path.display())]
+    Wrong {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it, and what would be right; a sentence that begins with the file.
+        problem: String,
+    },
+}
+
+impl AuthorityError {
+    fn wrong(path: &Path, problem: impl ToString) -> AuthorityError {
+        AuthorityError::Wrong {
+            path: path.to_owned(),
+            problem: problem.to_string(),
+        }
+    }
+}
+
+/// The authority's own directory, which is this process's alone.
+#[derive(Clone, Debug)]
+pub(super) struct Directory(PathBuf);
+
+impl Directory {
+    /// Takes the directory, making it if it is missing.
+    pub(super) fn open(path: PathBuf) -> Result<Directory, AuthorityError> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        made.map_err(at(&path))?;
+        only_ours(&path, "700")?;
+        Ok(Directory(path))
+    }
+
+    /// Root and intermediate, made where both are missing. An intermediate that is missing or due for renewal is made
+    /// of the root, which is what a start that was cut off leaves; a root can't be made of anything.
+    pub(super) fn ca(&self, trust_domain: &TrustDomain, now: SystemTime) -> Result<Ca, AuthorityError> {
+        let (root_path, path) = (self.file(ROOT), self.file(INTERMEDIATE));
+        let root = match read_if_there(&root_path)? {
+            Some(pem) => Pair::from_pem(&pem).map_err(|problem| AuthorityError::wrong(&root_path, problem))?,
+            None if path.exists() => {
+                let problem = format!(
+                    "is missing beside {INTERMEDIATE}: restore it from a copy, or remove {INTERMEDIATE} as well for a new \
+                     authority, under which every proxy has to join anew"
+                );
+                return Err(AuthorityError::wrong(&root_path, problem));
+            }
+            None => {
+                let root =
+                    Pair::root(trust_domain, now).map_err(|problem| AuthorityError::wrong(&root_path, problem))?;
+                self.write(ROOT, root.to_pem().as_bytes())?;
+                tracing::info!(file = %root_path.display(), "made a root certificate");
+                root
+            }
+        };
+        let wrong = |problem| AuthorityError::wrong(&path, problem);
+        if let Some(pem) = read_if_there(&path)? {
+            let held = Pair::from_pem(&pem).map_err(wrong)?;
+            match assemble(held, &root, now) {
+                Ok(ca) if !ca.is_due(now) => return Ok(ca),
+                // Ours to renew.
+                Ok(_) | Err(CaProblem::Ended { .. }) => {}
+                Err(problem) => return Err(wrong(problem)),
+            }
+        }
+        let new = root
+            .intermediate(trust_domain, now)
+            .map_err(|problem| AuthorityError::wrong(&root_path, problem))?;
+        self.write(INTERMEDIATE, new.to_pem().as_bytes())?;
+        tracing::info!(file = %path.display(), "made an intermediate certificate");
+        assemble(new, &root, now).map_err(wrong)
+    }
+
+    /// The key that join tokens are signed with, made where it is missing.
+    pub(super) fn token_key(&self) -> Result<TokenKey, AuthorityError> {
+        let path = self.file(TOKEN_KEY);
+        let wrong = |problem| AuthorityError::wrong(&path, problem);
+        match read_if_there(&path)? {
+            Some(pem) => ca::private_key(&pem).and_then(TokenKey::new).map_err(wrong),
+            None => {
+                let key = ca::new_key().map_err(wrong)?;
+                self.write(TOKEN_KEY, key.serialize_pem().as_bytes())?;
+                TokenKey::new(key).map_err(wrong)
+            }
+        }
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// Whole or not at all, also if the machine loses power.
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), AuthorityError> {
+        let (path, new) = (self.file(name), self.file(&format!("{name}.new")));
+        let written = (|| {
+            match fs::remove_file(&new) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+            let mut options = OpenOptions::new();
+            let mut file = options.write(true).create_new(true).mode(0o600).open(&new)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            fs::rename(&new, &path)?;
+            File::open(&self.0)?.sync_all()
+        })();
+        written.map_err(at(&path))
+    }
+}
+
+/// An authority in memory.
+pub(super) fn in_memory(trust_domain: &TrustDomain, now: SystemTime) -> Result<Ca, CaProblem> {
+    let root = Pair::root(trust_domain, now)?;
+    assemble(root.intermediate(trust_domain, now)?, &root, now)
+}
+
+fn assemble(intermediate: Pair, root: &Pair, now: SystemTime) -> Result<Ca, CaProblem> {
+    let Pair { certificate, key } = intermediate;
+    Ca::new(vec![certificate], key, vec![root.certificate.clone()], now)
+}
+
+impl CaFiles {
+    /// Reads all three.
+    pub(super) fn read(&self) -> Result<CaBytes, AuthorityError> {
+        let read = |path: &Path| fs::read(path).map_err(at(path));
+        Ok(CaBytes {
+            cert: read(&self.cert)?,
+            key: read(&self.key)?,
+            roots: read(&self.roots)?,
+        })
+    }
+
+    /// The authority that they hold.
+    pub(super) fn ca(&self, bytes: &CaBytes, now: SystemTime) -> Result<Ca, AuthorityError> {
+        let in_cert = |problem| AuthorityError::wrong(&self.cert, problem);
+        let in_key = |problem| AuthorityError::wrong(&self.key, problem);
+        let in_roots = |problem| AuthorityError::wrong(&self.roots, problem);
+        let chain = ca::certificates(&bytes.cert).map_err(in_cert)?;
+        let key = ca::private_key(&bytes.key).map_err(in_key)?;
+        let roots = ca::certificates(&bytes.roots).map_err(in_roots)?;
+        for root in &roots {
+            ca::validity(root, now).map_err(in_roots)?;
+        }
+        // Peers bring no root of their own; one at the end of the chain is no part of it.
+        let chain: Vec<CertificateDer<'static>> = chain.into_iter().filter(|one| !roots.contains(one)).collect();
+        if chain.is_empty() {
+            let problem = "holds only what --ca-roots holds: give an intermediate, signed by that root";
+            return Err(AuthorityError::wrong(&self.cert, problem));
+        }
+        Ca::new(chain, key, roots, now).map_err(|problem| match problem {
+            CaProblem::OtherKey => in_key(problem),
+            problem => in_cert(problem),
+        })
+    }
+}
+
+/// What the three files of an operator hold.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct CaBytes {
+    cert: Vec<u8>,
+    key: Vec<u8>,
+    roots: Vec<u8>,
+}
+
+fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, AuthorityError> {
+    match fs::read(path) {
+        Ok(bytes) => {
+            only_ours(path, "600")?;
+            Ok(Some(bytes))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(at(path)(source)),
+    }
+}
+
+/// A key that others can read is no secret any more: better to stop than to go on as if it were.
+fn only_ours(path: &Path, mode: &str) -> Result<(), AuthorityError> {
+    let held = fs::metadata(path).map_err(at(path))?.mode() & 0o777;
+    if held & 0o077 == 0 {
+        return Ok(());
+    }
+    let problem = format!("has mode {held:o}, so that others can reach keys: chmod {mode}, and ask who has read them");
+    Err(AuthorityError::wrong(path, problem))
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> AuthorityError {
+    let path = path.to_owned();
+    move |source| AuthorityError::File { path, source }
+}
+
+const ROOT: &str = "root.pem";
+const INTERMEDIATE: &str = "intermediate.pem";
+const TOKEN_KEY: &str = "token-key.pem";
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,196 @@
+//! A directory through starts, cuts and damage; an operator's files.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
+
+use super::*;
+use crate::authority::x509::{hex, sha256};
+
+fn trust_domain() -> TrustDomain {
+    "mesh.gov".parse().expect("a trust domain")
+}
+
+fn open(directory: &tempfile::TempDir) -> Result<Ca, AuthorityError> {
+    let directory = Directory::open(directory.path().join("authority"))?;
+    directory.token_key()?;
+    directory.ca(&trust_domain(), SystemTime::now())
+}
+
+/// Fingerprints of root and intermediate.
+fn prints(ca: &Ca) -> (String, String) {
+    let print = |certificate: &CertificateDer<'_>| hex(&sha256(certificate));
+    (print(&ca.roots()[0]), print(ca.intermediate().expect("there is one")))
+}
+
+#[track_caller]
+fn refused(directory: &tempfile::TempDir, file: &str, expect: &str) {
+    let error = open(directory).expect_err("it is wrong").to_string();
+    let path = directory.path().join("authority").join(file);
+    let path = path.display().to_string();
+    assert!(error.starts_with(path.trim_end_matches('/')), "{error}");
+    assert!(error.contains(expect), "{error}");
+}
+
+#[test]
+fn a_directory_is_made_once_and_only_for_its_owner() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let first = prints(&open(&directory).expect("made"));
+    assert_eq!(prints(&open(&directory).expect("read")), first);
+    let place = directory.path().join("authority");
+    let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+    assert_eq!(mode(&place), 0o700);
+    let mut names: Vec<String> = fs::read_dir(&place)
+        .expect("a directory")
+        .map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8"))
+        .collect();
+    names.sort();
+    assert_eq!(names, [INTERMEDIATE, ROOT, TOKEN_KEY]);
+    for name in &names {
+        assert_eq!(mode(&place.join(name)), 0o600, "{name}");
+    }
+}
+
+#[test]
+fn what_a_cut_off_start_leaves_is_finished() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (root, _) = prints(&open(&directory).expect("made"));
+    let place = directory.path().join("authority");
+    for left in [&[INTERMEDIATE][..], &[TOKEN_KEY], &[INTERMEDIATE, TOKEN_KEY]] {
+        for name in left {
+            fs::remove_file(place.join(name)).expect("removed");
+            fs::write(place.join(format!("{name}.new")), "half").expect("written");
+        }
+        let (again, _) = prints(&open(&directory).expect("finished"));
+        assert_eq!(again, root, "the root is what others trust");
+    }
+}
+
+#[test]
+fn what_is_damaged_is_refused_with_what_to_do() {
+    let damaged = |change: &dyn Fn(&Path)| {
+        let directory = tempfile::tempdir().expect("a directory");
+        open(&directory).expect("made");
+        change(&directory.path().join("authority"));
+        directory
+    };
+    let lost = damaged(&|place| fs::remove_file(place.join(ROOT)).expect("removed"));
+    refused(&lost, ROOT, "restore it from a copy");
+    for file in [ROOT, INTERMEDIATE, TOKEN_KEY] {
+        let garbage = damaged(&|place| fs::write(place.join(file), "garbage").expect("written"));
+        refused(&garbage, file, "holds no ");
+        let open_to_all = damaged(&|place| {
+            fs::set_permissions(place.join(file), fs::Permissions::from_mode(0o640)).expect("set");
+        });
+        refused(
+            &open_to_all,
+            file,
+            "has mode 640, so that others can reach keys: chmod 600",
+        );
+    }
+    let open_to_all = damaged(&|place| fs::set_permissions(place, fs::Permissions::from_mode(0o750)).expect("set"));
+    refused(
+        &open_to_all,
+        "",
+        "has mode 750, so that others can reach keys: chmod 700",
+    );
+    // The root of another authority: what is there was not signed by it.
+    let other = tempfile::tempdir().expect("a directory");
+    open(&other).expect("made");
+    let mixed = damaged(&|place| {
+        let from = other.path().join("authority").join(ROOT);
+        fs::copy(from, place.join(ROOT)).map(drop).expect("copied");
+    });
+    refused(&mixed, INTERMEDIATE, "does not lead to any of the roots");
+}
+
+#[test]
+fn an_intermediate_that_ends_is_renewed_under_the_same_root() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (root, before) = prints(&open(&directory).expect("made"));
+    let place = Directory::open(directory.path().join("authority")).expect("open");
+    for days in [300, 800] {
+        let later = SystemTime::now() + Duration::from_secs(days * 24 * 60 * 60);
+        let (same, after) = prints(&place.ca(&trust_domain(), later).expect("renewed"));
+        assert_eq!(same, root);
+        assert_ne!(after, before);
+    }
+    let ended = SystemTime::now() + Duration::from_secs(11 * 365 * 24 * 60 * 60);
+    let error = place
+        .ca(&trust_domain(), ended)
+        .expect_err("the root has ended")
+        .to_string();
+    assert!(
+        error.contains("root.pem holds") && error.contains("which ended at"),
+        "{error}"
+    );
+}
+
+#[test]
+fn an_operators_files_are_taken_whole_or_refused_by_name() {
+    let now = SystemTime::now();
+    let root = Pair::root(&trust_domain(), now).expect("a root");
+    let stranger = Pair::root(&trust_domain(), now).expect("a root");
+    let intermediate = root.intermediate(&trust_domain(), now).expect("an intermediate");
+    let pem = |pair: &Pair| crate::authority::x509::to_pem(&pair.certificate);
+    let (cert, key, roots) = (pem(&intermediate), intermediate.key.serialize_pem(), pem(&root));
+    let check = |cert: &str, key: &str, roots: &str| {
+        let directory = tempfile::tempdir().expect("a directory");
+        let write = |name: &str, text: &str| {
+            let path = directory.path().join(name);
+            fs::write(&path, text).expect("written");
+            path
+        };
+        let files = CaFiles {
+            cert: write("cert", cert),
+            key: write("key", key),
+            roots: write("roots", roots),
+        };
+        let bytes = files.read().expect("there");
+        let error = files.ca(&bytes, now).map(|_| ()).err()?;
+        let error = error.to_string();
+        let place = format!("{}/", directory.path().display());
+        Some(error.replace(&place, ""))
+    };
+    let starts = |error: Option<String>, expect: &str| {
+        let error = error.expect("it is wrong");
+        assert!(error.starts_with(expect), "{error}");
+    };
+    assert_eq!(check(&cert, &key, &roots), None);
+    assert_eq!(
+        check(&format!("{cert}{roots}"), &key, &roots),
+        None,
+        "the root may be there as well"
+    );
+    assert_eq!(
+        check(&cert, &key, &format!("{}{roots}", pem(&stranger))),
+        None,
+        "several roots"
+    );
+    starts(check("", &key, &roots), "cert holds no certificate");
+    starts(check(&cert, "", &roots), "key holds no private key");
+    starts(check(&cert, &key, ""), "roots holds no certificate");
+    starts(
+        check(&roots, &root.key.serialize_pem(), &roots),
+        "cert holds only what --ca-roots holds",
+    );
+    starts(
+        check(&cert, &root.key.serialize_pem(), &roots),
+        "key is not the key of the first certificate",
+    );
+    starts(
+        check(&cert, &key, &pem(&stranger)),
+        "cert does not lead to any of the roots",
+    );
+    let broken = cert.replacen('M', "?", 1);
+    starts(
+        check(&broken, &key, &roots),
+        "cert holds a certificate that can't be read",
+    );
+    let missing = CaFiles {
+        cert: "no-such-cert".into(),
+        key: "k".into(),
+        roots: "r".into(),
+    };
+    let missing = missing.read().map(|_| ()).expect_err("it is not there").to_string();
+    assert!(missing.starts_with("no-such-cert: "), "{missing}");
+}

@@ -1,0 +1,188 @@
+//! The authority as a whole: who is let in, how often, and what is said of it.
+
+use super::*;
+use crate::drain;
+use crate::store::{Location, StoreTask};
+
+fn open(config: AuthorityConfig) -> (Authority, Keeper, StoreTask) {
+    let (store, task) = Store::open(Location::Memory).expect("a store");
+    let (authority, keeper) = Authority::open(config, None, store).expect("an authority");
+    (authority, keeper, task)
+}
+
+fn request() -> Csr {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let csr = rcgen::CertificateParams::default()
+        .serialize_request(&key)
+        .expect("a request");
+    csr::read(&csr.pem().expect("as text")).expect("it is right")
+}
+
+fn portal(authority: &Authority) -> SpiffeId {
+    authority.id("citizen", "portal").expect("an id")
+}
+
+#[tokio::test]
+async fn a_token_lets_as_many_keys_in_as_it_may_also_when_they_come_at_once() {
+    let (authority, _keeper, store) = open(AuthorityConfig::default());
+    let token = authority
+        .token(&portal(&authority), Labels::new(), "1h", 3)
+        .expect("a token");
+    let requests: Vec<Csr> = (0..8).map(|_| request()).collect();
+    let admitted = requests.iter().map(|csr| authority.admit(&token.token, csr));
+    let admitted = futures_util::future::join_all(admitted).await;
+    assert_eq!(admitted.iter().filter(|admitted| admitted.is_ok()).count(), 3);
+    for (csr, first) in requests.iter().zip(&admitted) {
+        let again = authority.admit(&token.token, csr).await;
+        assert_eq!(again.is_ok(), first.is_ok(), "the same key is the same use");
+        if let Err(error) = again {
+            assert!(matches!(error, Refused::UsedUp { uses: 3 }), "{error}");
+        }
+    }
+    store.stop().await.expect("no panic");
+}
+
+#[tokio::test]
+async fn uses_are_counted_through_a_restart() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let open = || {
+        let (store, task) = Store::open(Location::Directory(directory.path().to_owned())).expect("a store");
+        let opened = Authority::open(AuthorityConfig::default(), Some(directory.path()), store);
+        (opened.expect("an authority").0, task)
+    };
+    let (authority, store) = open();
+    let token = authority
+        .token(&portal(&authority), Labels::new(), "1h", 1)
+        .expect("a token");
+    let first = request();
+    authority.admit(&token.token, &first).await.expect("the first");
+    store.stop().await.expect("no panic");
+    let (authority, store) = open();
+    authority.admit(&token.token, &first).await.expect("the same");
+    let second = authority.admit(&token.token, &request()).await;
+    assert!(matches!(second, Err(Refused::UsedUp { uses: 1 })), "{second:?}");
+    store.stop().await.expect("no panic");
+}
+
+#[tokio::test]
+async fn nobody_becomes_the_control_plane() {
+    let (authority, _keeper, store) = open(AuthorityConfig::default());
+    let ours = authority.id("weir-system", "weir-control").expect("an id");
+    let token = authority.token(&ours, Labels::new(), "1h", 1);
+    assert!(matches!(token, Err(Refused::ControlPlane(_))), "{token:?}");
+    for refused in [
+        authority.issue(&ours, &Labels::new(), &request(), None),
+        authority.issue_to_person(&ours, &request(), None),
+    ] {
+        assert!(matches!(refused, Err(Refused::ControlPlane(_))), "{refused:?}");
+    }
+    // The account alone, or the namespace alone, is another one.
+    for (namespace, account) in [("weir-system", "portal"), ("citizen", "weir-control")] {
+        let id = authority.id(namespace, account).expect("an id");
+        authority.token(&id, Labels::new(), "1h", 1).expect("a token");
+    }
+    store.stop().await.expect("no panic");
+}
+
+#[tokio::test]
+async fn what_is_asked_for_out_of_bounds_is_refused_by_name() {
+    let (authority, _keeper, store) = open(AuthorityConfig::default());
+    let id = portal(&authority);
+    let label = |name: &str, value: &str| Labels::from([(name.to_owned(), value.to_owned())]);
+    let many: Labels = (0..17).map(|n| (format!("l{n}"), String::new())).collect();
+    let check = |refused: Result<IssuedToken, Refused>, expect: &str| {
+        let said = refused.expect_err("it is wrong").to_string();
+        assert!(said.starts_with(expect), "{said}");
+    };
+    for ttl in ["", "1", "59s", "721h", "-1h", "1 h"] {
+        check(
+            authority.token(&id, Labels::new(), ttl, 1),
+            &format!("ttl {ttl:?}: a time from 1m to 720h is right"),
+        );
+    }
+    check(authority.token(&id, Labels::new(), "1h", 0), "uses \"0\": ");
+    check(authority.token(&id, Labels::new(), "1h", 1001), "uses \"1001\": ");
+    check(authority.token(&id, label("a b", "c"), "1h", 1), "labels \"a b=c\": ");
+    check(authority.token(&id, label("a", "c!"), "1h", 1), "labels \"a=c!\": ");
+    check(authority.token(&id, many, "1h", 1), "labels \"17\": at most 16");
+    for (namespace, account) in [("Citizen", "portal"), ("citizen", ""), ("citizen", "a/b"), ("a.b", "c")] {
+        assert!(authority.id(namespace, account).is_err(), "{namespace} {account}");
+    }
+    store.stop().await.expect("no panic");
+}
+
+#[tokio::test]
+async fn a_certificate_is_good_for_no_longer_than_it_may_be() {
+    let hour = Duration::from_secs(3_600);
+    let config = AuthorityConfig {
+        cert_ttl: hour,
+        ..AuthorityConfig::default()
+    };
+    let (authority, _keeper, store) = open(config);
+    let id = portal(&authority);
+    let good_for = |signed: Result<Signed, Refused>| {
+        let left = signed.expect("signed").not_after.duration_since(SystemTime::now());
+        // To the second, and rounded up again.
+        left.expect("not ended").as_secs_f64().ceil() as u64
+    };
+    let near = |seconds: u64, expect: u64| assert!((expect - 5..=expect).contains(&seconds), "{seconds}");
+    near(good_for(authority.issue(&id, &Labels::new(), &request(), None)), 3_600);
+    near(
+        good_for(authority.issue(&id, &Labels::new(), &request(), Some(hour * 2))),
+        3_600,
+    );
+    near(
+        good_for(authority.issue(&id, &Labels::new(), &request(), Some(hour / 2))),
+        1_800,
+    );
+    near(good_for(authority.issue_to_person(&id, &request(), Some("2h"))), 7_200);
+    assert!(authority.issue_to_person(&id, &request(), Some("721h")).is_err());
+    store.stop().await.expect("no panic");
+}
+
+/// Under virtual time: the keeper looks when it is time, and the test with it.
+#[tokio::test(start_paused = true)]
+async fn an_operators_files_are_followed_and_the_last_good_are_kept() {
+    let now = SystemTime::now();
+    let directory = tempfile::tempdir().expect("a directory");
+    let place = |name: &str| directory.path().join(name);
+    let trust_domain = AuthorityConfig::default().trust_domain;
+    let root = ca::Pair::root(&trust_domain, now).expect("a root");
+    let write = |pair: &ca::Pair| {
+        std::fs::write(place("key"), pair.key.serialize_pem()).expect("written");
+        std::fs::write(place("cert"), to_pem(&pair.certificate)).expect("written");
+    };
+    std::fs::write(place("roots"), to_pem(&root.certificate)).expect("written");
+    let first = root.intermediate(&trust_domain, now).expect("an intermediate");
+    write(&first);
+    let config = AuthorityConfig {
+        files: Some(CaFiles {
+            cert: place("cert"),
+            key: place("key"),
+            roots: place("roots"),
+        }),
+        ..AuthorityConfig::default()
+    };
+    let (authority, mut keeper, store) = open(config);
+    let signs = || authority.status().intermediate.sha256;
+    let before = signs();
+    std::fs::write(place("cert"), "garbage").expect("written");
+    keeper.look(now);
+    assert_eq!(signs(), before);
+    assert!(
+        authority.status().trouble.contains("cert holds no certificate"),
+        "{:?}",
+        authority.status().trouble
+    );
+    let mut ca = authority.ca();
+    ca.mark_unchanged();
+    write(&root.intermediate(&trust_domain, now).expect("an intermediate"));
+    let (drainer, drain) = drain::channel();
+    let kept = tokio::spawn(keeper.keep(drain));
+    ca.changed().await.expect("the authority is there");
+    assert_ne!(signs(), before);
+    assert_eq!(authority.status().trouble, "");
+    drainer.begin();
+    kept.await.expect("no panic");
+    store.stop().await.expect("no panic");
+}

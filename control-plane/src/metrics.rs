@@ -1,0 +1,47 @@
+//! What Prometheus scrapes of the control plane: `GET /metrics` on the API's port.
+
+use std::fmt;
+use std::time::SystemTime;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::authority::Authority;
+
+/// The media type of [`page`].
+pub(crate) const PAGE_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The page, made anew.
+///
+/// # Errors
+/// When it can't be written, which memory does not refuse.
+pub(crate) fn page(authority: &Authority) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("weir_control");
+    registry.register_collector(Box::new(Certificates(authority.clone())));
+    let mut page = String::new();
+    encode(&mut page, &registry)?;
+    Ok(page)
+}
+
+/// The certificates that everything in the mesh hangs on.
+#[derive(Debug)]
+struct Certificates(Authority);
+
+impl Collector for Certificates {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut family = encoder.encode_descriptor(
+            "certificate_left",
+            "Time until a certificate of the authority ends; negative: since then",
+            Some(&Unit::Seconds),
+            ConstGauge::new(0_i64).metric_type(),
+        )?;
+        for (name, left) in self.0.left(SystemTime::now()) {
+            let gauge = ConstGauge::new(left);
+            gauge.encode(family.encode_family(&[("certificate", name)])?)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,110 @@
+//! The authority over HTTP: how it stands, certificates and join tokens for people. Whoever asks for one of these could
+//! be anybody in the mesh with it, so that they are given only to this host.
+
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{RawQuery, State};
+use axum::routing::{MethodRouter, get, post};
+use axum::{Extension, Json};
+use http::Method;
+use http::header::ALLOW;
+use weir_api::identity::{
+    AUTHORITY, AuthorityStatus, CERTIFICATES, CertificateRequest, IssuedCertificate, IssuedToken, TOKENS, TokenRequest,
+};
+use weir_api::views::Reason;
+
+use super::{Failed, Views, failure, no_parameters, only_get};
+use crate::api::server::ClientAddr;
+use crate::authority::ca::rfc3339;
+use crate::authority::x509::to_pem;
+use crate::authority::{Refused, csr};
+
+/// Each view by its path.
+pub(super) fn routes() -> [(&'static str, MethodRouter<Views>); 3] {
+    [
+        (AUTHORITY, only_get(get(status))),
+        (CERTIFICATES, only_post(post(certificate))),
+        (TOKENS, only_post(post(token))),
+    ]
+}
+
+fn only_post(post: MethodRouter<Views>) -> MethodRouter<Views> {
+    post.fallback(async |method: Method| {
+        let problem = format!("{method}: use POST");
+        ([(ALLOW, "POST")], failure(Reason::MethodNotAllowed, problem))
+    })
+}
+
+async fn status(State(views): State<Views>, RawQuery(query): RawQuery) -> Result<Json<AuthorityStatus>, Failed> {
+    no_parameters(query)?;
+    Ok(Json(views.authority.status()))
+}
+
+async fn certificate(
+    State(views): State<Views>,
+    client: Extension<ClientAddr>,
+    request: Result<Json<CertificateRequest>, JsonRejection>,
+) -> Result<Json<IssuedCertificate>, Failed> {
+    let CertificateRequest {
+        namespace,
+        account,
+        csr,
+        ttl,
+    } = asked(client, request)?;
+    let authority = &views.authority;
+    let id = authority.id(&namespace, &account)?;
+    let csr = csr::read(&csr).map_err(|error| failure(Reason::BadRequest, error.to_string()))?;
+    let signed = authority.issue_to_person(&id, &csr, ttl.as_deref())?;
+    tracing::info!(%id, not_after = rfc3339(signed.not_after), "certificate given by the API");
+    Ok(Json(IssuedCertificate {
+        spiffe_id: id.to_string(),
+        chain: signed.chain.iter().map(to_pem).collect(),
+        roots: authority.ca().borrow().roots().iter().map(to_pem).collect(),
+        not_after: rfc3339(signed.not_after),
+    }))
+}
+
+async fn token(
+    State(views): State<Views>,
+    client: Extension<ClientAddr>,
+    request: Result<Json<TokenRequest>, JsonRejection>,
+) -> Result<Json<IssuedToken>, Failed> {
+    let TokenRequest {
+        namespace,
+        account,
+        labels,
+        ttl,
+        uses,
+    } = asked(client, request)?;
+    let id = views.authority.id(&namespace, &account)?;
+    let token = views.authority.token(&id, labels, &ttl, uses)?;
+    tracing::info!(%id, token = token.id, uses, expires = token.expires, "join token made");
+    Ok(Json(token))
+}
+
+/// What is asked for, by somebody who may.
+fn asked<T>(
+    Extension(ClientAddr(client)): Extension<ClientAddr>,
+    request: Result<Json<T>, JsonRejection>,
+) -> Result<T, Failed> {
+    if !client.ip().is_loopback() {
+        let problem = format!(
+            "identities are given to this host only, and the request came from {}: run weirctl beside weir-control",
+            client.ip()
+        );
+        return Err(failure(Reason::Forbidden, problem));
+    }
+    let Json(request) = request.map_err(|error| failure(Reason::BadRequest, error.body_text()))?;
+    Ok(request)
+}
+
+impl From<Refused> for Failed {
+    fn from(refused: Refused) -> Failed {
+        let reason = match refused {
+            Refused::ControlPlane(_) => Reason::Forbidden,
+            Refused::Request { .. } => Reason::BadRequest,
+            Refused::Token(_) | Refused::UsedUp { .. } => Reason::Forbidden,
+            Refused::Authority(_) | Refused::Store(_) => Reason::InternalError,
+        };
+        failure(reason, refused.to_string())
+    }
+}
