@@ -3,12 +3,14 @@
 use serde::Serialize;
 use serde_json::Value;
 use weir_api::Kind;
+use weir_api::identity::AuthorityStatus;
 use weir_api::status::condition;
 use weir_api::views::{ObjectList, Proxy, ProxyList};
 
 use crate::cli::{CheckArgs, ViewFormat};
 use crate::client::Client;
 use crate::error::CliError;
+use crate::identity;
 use crate::output::{Out, Tone, clean};
 use crate::status::PROXIES;
 use crate::wait::conditions;
@@ -107,6 +109,13 @@ fn findings(client: &Client) -> Vec<Finding> {
         findings.push(clock("clock of the control plane", "this host's", date - now));
     }
     readiness(client, &mut findings);
+    match identity::status(client) {
+        Ok(status) => findings.push(authority(&status)),
+        Err(error) => {
+            let remedy = "look at weir-control's log";
+            findings.push(Finding::wrong("certificate authority", error.to_string(), remedy));
+        }
+    }
     if let Err(error) = proxies(client, &version, date.unwrap_or(now), &mut findings) {
         findings.push(Finding::wrong(
             "proxies",
@@ -155,6 +164,24 @@ fn readiness(client: &Client, findings: &mut Vec<Finding>) {
             error.to_string(),
             "look at weir-control's log",
         )),
+    }
+}
+
+fn authority(status: &AuthorityStatus) -> Finding {
+    const CHECK: &str = "certificate authority";
+    if !status.trouble.is_empty() {
+        let remedy = "correct the file that is named; what it held before is still in use";
+        return Finding::wrong(CHECK, status.trouble.clone(), remedy);
+    }
+    // Peers trust all roots: the last to end counts.
+    let root = status.roots.iter().map(|root| root.days_left).max().unwrap_or(-1);
+    let intermediate = status.intermediate.days_left;
+    let seen = format!("root good for {root} days, intermediate for {intermediate}");
+    let remedy = "bring a new intermediate and root; when one ends, no proxy can join or renew";
+    match root.min(intermediate) {
+        ..CA_DAYS_WRONG => Finding::wrong(CHECK, seen, remedy),
+        CA_DAYS_WRONG..CA_DAYS_NOTICE => Finding::notice(CHECK, seen, remedy),
+        CA_DAYS_NOTICE.. => Finding::well(CHECK, seen),
     }
 }
 
@@ -300,11 +327,15 @@ fn print(finding: &Finding, out: &mut Out) -> Result<(), CliError> {
 const OWN_VERSION: &str = env!("CARGO_PKG_VERSION");
 /// HTTP's dates are of whole seconds, and an answer takes a while.
 const CLOCKS_APART_MAX_SECONDS: u64 = 5;
+/// With fewer days left an authority is wrong; with fewer than these somebody should know.
+const CA_DAYS_WRONG: i64 = 7;
+const CA_DAYS_NOTICE: i64 = 30;
 /// A proxy confirms within milliseconds, or waits 5 s for what a route names.
 const PENDING_MAX_SECONDS: f64 = 10.0;
 
 #[cfg(test)]
 mod tests {
+    use weir_api::identity::CertificateStatus;
     use weir_api::views::{ConfigType, Pending, Rejected};
 
     use super::*;
@@ -326,6 +357,56 @@ mod tests {
             (-3600, "Wrong c: is 3600 s behind x"),
         ] {
             assert_eq!(said(|all| all.push(clock("c", "x", ahead))), [expect]);
+        }
+    }
+
+    #[test]
+    fn an_authority_is_well_or_somebody_is_told_in_time() {
+        let certificate = |days_left| CertificateStatus {
+            days_left,
+            ..CertificateStatus::default()
+        };
+        let status = |roots: &[i64], intermediate, trouble: &str| AuthorityStatus {
+            roots: roots.iter().copied().map(certificate).collect(),
+            intermediate: certificate(intermediate),
+            trouble: trouble.to_owned(),
+            ..AuthorityStatus::default()
+        };
+        for (status, expect) in [
+            (
+                status(&[3000], 300, ""),
+                "Well certificate authority: root good for 3000 days, intermediate for 300",
+            ),
+            (
+                status(&[3000], 30, ""),
+                "Well certificate authority: root good for 3000 days, intermediate for 30",
+            ),
+            (
+                status(&[3000], 29, ""),
+                "Notice certificate authority: root good for 3000 days, intermediate for 29",
+            ),
+            (
+                status(&[3000], 6, ""),
+                "Wrong certificate authority: root good for 3000 days, intermediate for 6",
+            ),
+            (
+                status(&[-1, 90], 80, ""),
+                "Well certificate authority: root good for 90 days, intermediate for 80",
+            ),
+            (
+                status(&[-1], 80, ""),
+                "Wrong certificate authority: root good for -1 days, intermediate for 80",
+            ),
+            (
+                status(&[], 80, ""),
+                "Wrong certificate authority: root good for -1 days, intermediate for 80",
+            ),
+            (
+                status(&[3000], 300, "ca.pem can't be read"),
+                "Wrong certificate authority: ca.pem can't be read",
+            ),
+        ] {
+            assert_eq!(said(|all| all.push(authority(&status))), [expect]);
         }
     }
 

@@ -66,6 +66,12 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Shows the latest traces, or one as a tree
     Trace(TraceArgs),
+    /// Shows the certificate authority
+    Ca(CaArgs),
+    /// Gets a certificate, for Envoy, a test or a person
+    Cert(CertArgs),
+    /// Makes join tokens, by which proxies get their first certificate
+    Token(TokenArgs),
     /// Prints what makes a shell complete weirctl's commands
     Completion(CompletionArgs),
     /// Writes manual pages
@@ -131,6 +137,11 @@ impl Selector {
         pairs
             .map(Selector)
             .ok_or_else(|| "is no list of labels: NAME=VALUE, joined by commas, is right".to_owned())
+    }
+
+    /// Each of them.
+    pub(crate) fn pairs(&self) -> impl Iterator<Item = (String, String)> {
+        self.0.iter().cloned()
     }
 
     /// The first of them that is not among `labels`.
@@ -496,6 +507,96 @@ pub(crate) struct TraceArgs {
     /// How to print it
     #[arg(short, long, value_enum, default_value_t = ViewFormat::Table)]
     pub(crate) output: ViewFormat,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CaArgs {
+    #[command(subcommand)]
+    pub(crate) command: CaCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CaCommand {
+    /// Shows roots and intermediate, with fingerprints and how many days they have left
+    Status(CaStatusArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CaStatusArgs {
+    /// How to print it; as JSON it has the certificates as well
+    #[arg(short, long, value_enum, default_value_t = ViewFormat::Table)]
+    pub(crate) output: ViewFormat,
+}
+
+/// Whom an identity is for.
+#[derive(Debug, Args)]
+pub(crate) struct Who {
+    /// The namespace
+    #[arg(short, long, env = "WEIRCTL_NAMESPACE", value_parser = namespace)]
+    pub(crate) namespace: String,
+    /// The account: workloads that may do the same share one
+    #[arg(long, value_parser = account)]
+    pub(crate) account: String,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Writes key.pem, cert.pem (the certificate and the intermediate) and ca.pem (the roots) into the folder, and replaces what is \
+there. The key is made here and stays here. Only on the control plane's own host: whoever can ask for a certificate can be \
+anybody.
+
+  weirctl cert --namespace citizen --account portal --out portal")]
+pub(crate) struct CertArgs {
+    #[command(flatten)]
+    pub(crate) who: Who,
+    /// The folder for the files; made if it is missing
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// How long it is good for, 1m to 720h; otherwise as certificates of workloads are
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) ttl: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenArgs {
+    #[command(subcommand)]
+    pub(crate) command: TokenCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Makes a join token and prints it
+    Create(CreateTokenArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The token is all that is printed to standard output. Whoever has it can join as this account, so keep it as a password, and give \
+it to weir-proxy with --token-file. Only on the control plane's own host.
+
+  weirctl token create --namespace citizen --account portal --labels app=portal > portal.token")]
+pub(crate) struct CreateTokenArgs {
+    #[command(flatten)]
+    pub(crate) who: Who,
+    /// The labels of its workloads, by which Services select them: NAME=VALUE,...
+    #[arg(short, long, value_parser = Selector::parse, value_name = "LABELS")]
+    pub(crate) labels: Option<Selector>,
+    /// How long it may be used, 1m to 720h
+    #[arg(long, default_value = "1h", value_name = "DURATION")]
+    pub(crate) ttl: String,
+    /// How many proxies may join with it; one that starts anew without the key that it had counts again
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) uses: u32,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = ViewFormat::Table)]
+    pub(crate) output: ViewFormat,
+}
+
+fn account(text: &str) -> Result<String, String> {
+    if names::is_label(text) {
+        return Ok(text.to_owned());
+    }
+    Err("is no account: 1 to 63 characters of a-z, 0-9 and '-' are right".to_owned())
 }
 
 fn kind(text: &str) -> Result<Kind, String> {

@@ -114,6 +114,12 @@ impl Client {
         self.send(what, Method::POST, path, Some(body))
     }
 
+    /// Posts a question to a view, and reads its answer.
+    pub(crate) fn ask<T: DeserializeOwned>(&self, what: &str, path: &str, body: &Value) -> Result<T, CliError> {
+        let value = self.post(what, path, body)?;
+        serde_json::from_value(value).map_err(|error| self.strange(what, &error.to_string()))
+    }
+
     /// Replaces a resource.
     pub(crate) fn put(&self, what: &str, path: &str, body: &Value) -> Result<Value, CliError> {
         self.send(what, Method::PUT, path, Some(body))

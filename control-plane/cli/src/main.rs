@@ -12,6 +12,7 @@ mod edit;
 mod error;
 mod explain;
 mod get;
+mod identity;
 mod output;
 mod pages;
 mod progress;
@@ -65,6 +66,9 @@ fn run(cli: &Cli) -> Result<(), CliError> {
         Command::Explain(args) => explain::run(&client()?, args, &mut out),
         Command::Proxy(args) => proxy::run(&client()?, args, &mut out),
         Command::Status(args) => status::run(&client()?, args, &mut out),
+        Command::Ca(args) => identity::ca(&client()?, args, &mut out),
+        Command::Cert(args) => identity::cert(&client()?, args, &mut out),
+        Command::Token(args) => identity::token(&client()?, args, &mut out),
         Command::Trace(args) => trace::run(&client()?, args, &mut out),
     }
 }

@@ -10,7 +10,7 @@ fn weirctl(args: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
-const COMMANDS: [&[&str]; 18] = [
+const COMMANDS: [&[&str]; 23] = [
     &[],
     &["apply"],
     &["diff"],
@@ -27,6 +27,11 @@ const COMMANDS: [&[&str]; 18] = [
     &["check"],
     &["status"],
     &["trace"],
+    &["ca"],
+    &["ca", "status"],
+    &["cert"],
+    &["token"],
+    &["token", "create"],
     &["completion"],
     &["man"],
 ];

@@ -2,5 +2,6 @@
 
 mod check;
 mod explain;
+mod identity;
 mod resources;
 mod support;

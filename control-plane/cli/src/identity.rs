@@ -1,0 +1,148 @@
+//! `weirctl ca`, `cert` and `token`: the certificate authority, and who it lets in.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use rcgen::{CertificateParams, DistinguishedName, KeyPair};
+use serde_json::Value;
+use weir_api::identity::{
+    AUTHORITY, AuthorityStatus, CERTIFICATES, CertificateRequest, CertificateStatus, IssuedCertificate, IssuedToken,
+    TOKENS, TokenRequest,
+};
+
+use crate::cli::{CaArgs, CaCommand, CertArgs, CreateTokenArgs, TokenArgs, TokenCommand, ViewFormat};
+use crate::client::Client;
+use crate::error::CliError;
+use crate::output::{Cell, Out, Tone, clean, say};
+
+pub(crate) fn ca(client: &Client, args: &CaArgs, out: &mut Out) -> Result<(), CliError> {
+    let CaCommand::Status(args) = &args.command;
+    if args.output == ViewFormat::Json {
+        return Ok(out.json(&client.get(WHAT, AUTHORITY)?)?);
+    }
+    let status = status(client)?;
+    out.line(&format!("trust domain  {}", clean(&status.trust_domain)))?;
+    out.line(&format!("keys          {}", clean(&status.source)))?;
+    out.line(&format!("certificates  good for {}", clean(&status.cert_ttl)))?;
+    let mut rows: Vec<Vec<Cell>> = status.roots.iter().map(|root| row("root", root)).collect();
+    rows.push(row("intermediate", &status.intermediate));
+    out.table(&["CERTIFICATE", "SUBJECT", "DAYS LEFT", "ENDS", "SHA-256"], &rows)?;
+    if !status.trouble.is_empty() {
+        let word = out.paint(Tone::Bad, "trouble");
+        out.line(&format!("{word}: {}", clean(&status.trouble)))?;
+    }
+    Ok(())
+}
+
+/// How the authority stands.
+pub(crate) fn status(client: &Client) -> Result<AuthorityStatus, CliError> {
+    client.view(WHAT, AUTHORITY)
+}
+
+fn row(what: &str, certificate: &CertificateStatus) -> Vec<Cell> {
+    let tone = match certificate.days_left {
+        ..=7 => Tone::Bad,
+        8..=30 => Tone::Waiting,
+        31.. => Tone::Good,
+    };
+    vec![
+        Cell::plain(what),
+        Cell::plain(&certificate.subject),
+        Cell::new(tone, certificate.days_left.to_string()),
+        Cell::plain(&certificate.not_after),
+        Cell::plain(&certificate.sha256),
+    ]
+}
+
+/// The key is made here and goes nowhere: what is sent is a request signed with it.
+pub(crate) fn cert(client: &Client, args: &CertArgs, out: &mut Out) -> Result<(), CliError> {
+    let made = |error: rcgen::Error| CliError::Usage(format!("no key can be made: {error}"));
+    let key = KeyPair::generate().map_err(made)?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    let csr = params.serialize_request(&key).and_then(|csr| csr.pem()).map_err(made)?;
+    let request = CertificateRequest {
+        namespace: args.who.namespace.clone(),
+        account: args.who.account.clone(),
+        csr,
+        ttl: args.ttl.clone(),
+    };
+    let issued: IssuedCertificate = client.ask("certificate", CERTIFICATES, &to_value(&request))?;
+    let at = |path: &Path| {
+        let path = path.to_owned();
+        move |source| CliError::File { path, source }
+    };
+    fs::create_dir_all(&args.out).map_err(at(&args.out))?;
+    let files = [
+        ("key.pem", key.serialize_pem(), PRIVATE),
+        ("cert.pem", issued.chain.concat(), PUBLIC),
+        ("ca.pem", issued.roots.concat(), PUBLIC),
+    ];
+    for (name, text, mode) in files {
+        let path = args.out.join(name);
+        write(&args.out, &path, &text, mode).map_err(at(&path))?;
+        out.line(&clean(&path.display().to_string()))?;
+    }
+    say(&format!("{}, good until {}", issued.spiffe_id, issued.not_after));
+    Ok(())
+}
+
+/// Whole or not at all, since a program may be reading the one before.
+fn write(directory: &Path, path: &Path, text: &str, mode: u32) -> io::Result<()> {
+    let new = path.with_extension("pem.new");
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    File::open(directory)?.sync_all()
+}
+
+pub(crate) fn token(client: &Client, args: &TokenArgs, out: &mut Out) -> Result<(), CliError> {
+    let TokenCommand::Create(CreateTokenArgs {
+        who,
+        labels,
+        ttl,
+        uses,
+        output,
+    }) = &args.command;
+    let request = TokenRequest {
+        namespace: who.namespace.clone(),
+        account: who.account.clone(),
+        labels: labels.iter().flat_map(|labels| labels.pairs()).collect(),
+        ttl: ttl.clone(),
+        uses: *uses,
+    };
+    let issued: IssuedToken = client.ask("token", TOKENS, &to_value(&request))?;
+    match output {
+        ViewFormat::Json => out.json(&to_value(&issued))?,
+        ViewFormat::Table => {
+            out.line(&clean(&issued.token))?;
+            let IssuedToken {
+                id, spiffe_id, expires, ..
+            } = issued;
+            let proxies = if *uses == 1 {
+                "1 proxy".to_owned()
+            } else {
+                format!("{uses} proxies")
+            };
+            say(&format!(
+                "token {id} lets {proxies} in as {spiffe_id} until {expires}; keep it as a password"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn to_value(of: &impl serde::Serialize) -> Value {
+    serde_json::to_value(of).expect("texts and numbers have no fallible parts")
+}
+
+const WHAT: &str = "authority";
+const PRIVATE: u32 = 0o600;
+const PUBLIC: u32 = 0o644;
