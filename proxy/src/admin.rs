@@ -7,6 +7,7 @@ pub(crate) mod serve;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
@@ -21,6 +22,7 @@ use serde_json::{Value, json};
 
 use crate::admin::readiness::Readiness;
 use crate::explain::{Asking, Explainer, Question};
+use crate::identity::Identity;
 use crate::metrics::{Metrics, PAGE_TYPE};
 use crate::process_log::{LogControl, LogLevel};
 
@@ -29,6 +31,8 @@ use crate::process_log::{LogControl, LogLevel};
 pub(crate) struct AdminParts {
     /// Whether requests may come.
     pub(crate) readiness: Readiness,
+    /// Who the proxy is; `None`: its control plane is reached in cleartext, if at all.
+    pub(crate) identity: Option<Identity>,
     /// What is in force: what `/config` shows, sorted.
     pub(crate) config: Arc<dyn Fn() -> Value + Send + Sync>,
     /// Which way a request would go.
@@ -113,7 +117,10 @@ GET /metrics          OpenMetrics text
 
 async fn ready(State(parts): State<AdminParts>) -> Response {
     let pending = parts.readiness.pending();
-    let body = json!({"ready": pending.is_empty(), "pending": pending});
+    let mut body = json!({"ready": pending.is_empty(), "pending": pending});
+    if let Some(identity) = &parts.identity {
+        body["identity"] = identity.status(SystemTime::now());
+    }
     (ready_status(&pending), Json(body)).into_response()
 }
 
@@ -305,6 +312,7 @@ mod tests {
         let counted = Arc::clone(&drains);
         let parts = AdminParts {
             readiness: readiness.clone(),
+            identity: None,
             config: Arc::new(|| json!({"version": 7})),
             explainer: explainer(),
             drain: Arc::new(move || {
@@ -474,6 +482,7 @@ mod tests {
         let _default = tracing::subscriber::set_default(subscriber);
         let parts = AdminParts {
             readiness: Readiness::default(),
+            identity: None,
             config: Arc::new(|| Value::Null),
             explainer: explainer(),
             drain: Arc::new(|| {}),

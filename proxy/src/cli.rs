@@ -16,14 +16,24 @@ pub struct Args {
     #[arg(long, value_name = "NS", env = "WEIR_NAMESPACE", hide_env_values = true)]
     pub namespace: Option<String>,
 
-    /// The control plane. Needed unless --state-dir holds a configuration that was accepted before
-    #[arg(
-        long,
-        value_name = "http://HOST:PORT",
-        env = "WEIR_CONTROL_PLANE",
-        hide_env_values = true
-    )]
+    /// The control plane: https:// and its TLS port, with --token-file; or http:// on this host. Needed unless
+    /// --state-dir holds a configuration that was accepted before
+    #[arg(long, value_name = "URL", env = "WEIR_CONTROL_PLANE", hide_env_values = true)]
     pub control_plane: Option<String>,
+
+    /// The join token, by which the proxy gets its first certificate and knows the control plane; read anew whenever it
+    /// joins
+    #[arg(long, value_name = "FILE", env = "WEIR_TOKEN_FILE", hide_env_values = true)]
+    pub token_file: Option<String>,
+
+    /// Roots (PEM) by which the control plane is known, instead of those that the join token names
+    #[arg(long, value_name = "FILE", env = "WEIR_CA_FILE", hide_env_values = true)]
+    pub ca_file: Option<String>,
+
+    /// Keep key and certificate in --state-dir as well, readable by their owner alone, so that a restart needs no join
+    /// token. By default they are in memory only
+    #[arg(long, env = "WEIR_KEEP_IDENTITY", hide_env_values = true)]
+    pub keep_identity: bool,
 
     /// How what the control plane sends is read: strict refuses whatever this proxy would do nothing by; lenient, for
     /// control planes that are not Weir's, skips what is harmless and shows it in /config
@@ -62,7 +72,7 @@ pub struct Args {
     #[arg(long, value_name = "IP", env = "WEIR_ADVERTISE", hide_env_values = true)]
     pub advertise: Option<String>,
 
-    /// Labels of the workload; Services select by them
+    /// Labels of the workload; Services select by them. With https:// they come with the join token instead
     #[arg(long, value_name = "KEY=VALUE,…", env = "WEIR_LABELS", hide_env_values = true)]
     pub labels: Option<String>,
 
@@ -200,14 +210,6 @@ pub struct Args {
     /// An outbound TCP port for one service; not there yet.
     #[arg(long, hide = true, env = "WEIR_LISTEN")]
     pub listen: Vec<String>,
-
-    /// The control plane's trust root; not there yet.
-    #[arg(long, hide = true, env = "WEIR_CA_FILE")]
-    pub ca_file: Option<String>,
-
-    /// The workload's join token; not there yet.
-    #[arg(long, hide = true, env = "WEIR_TOKEN_FILE")]
-    pub token_file: Option<String>,
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use weir_policy::model::{AppProtocol, Locality};
 use weir_policy::names::{Label, WorkloadName};
 
 use crate::cli::Args;
+use crate::xds::{ControlPlane, ControlPlaneError};
 
 /// How long requests under way may take to end after SIGTERM. Kubernetes kills 30 s after it asks, by default.
 pub const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -25,8 +26,11 @@ pub const DEFAULT_TRACE_SAMPLING: Ratio = Ratio(0.01);
 pub struct ProxyConfig {
     /// Which workload this is the sidecar of.
     pub workload: WorkloadName,
-    /// Where the control plane is, as `http://host:port`. `None`: only what `state_dir` holds is in force.
+    /// Where the control plane is, as `https://host:port`, or `http://host:port` on this host. `None`: only what
+    /// `state_dir` holds is in force.
     pub control_plane: Option<Uri>,
+    /// How the proxy gets its identity, where the control plane is reached by TLS.
+    pub joining: Joining,
     /// How what the control plane sends is read.
     pub xds: Xds,
     /// The app's ports, each with the listener where others reach it; neither port occurs twice.
@@ -69,6 +73,27 @@ pub enum Xds {
     Lenient,
 }
 
+/// How a proxy gets its identity.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Joining {
+    /// Where its join token is.
+    pub token_file: Option<PathBuf>,
+    /// Where the roots are by which the control plane is known; `None`: it is known by what the token says.
+    pub ca_file: Option<PathBuf>,
+    /// Whether key and certificate are kept on disk.
+    pub keep: KeepIdentity,
+}
+
+/// Whether key and certificate are kept on disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeepIdentity {
+    /// In the state directory.
+    Yes,
+    /// In memory alone.
+    #[default]
+    No,
+}
+
 impl ProxyConfig {
     /// A proxy for `workload` in front of `apps`, on loopback with every port 0: nothing is exported or logged, one
     /// worker. Fields are then set as needed.
@@ -77,6 +102,7 @@ impl ProxyConfig {
         ProxyConfig {
             workload,
             control_plane: None,
+            joining: Joining::default(),
             xds: Xds::Strict,
             apps,
             labels: BTreeMap::new(),
@@ -113,7 +139,16 @@ impl ProxyConfig {
         let namespace = problems.required_label("--namespace", args.namespace);
         let control_plane = args
             .control_plane
-            .and_then(|url| problems.read("--control-plane", &url, endpoint));
+            .and_then(|url| problems.read("--control-plane", &url, control_plane));
+        let joining = Joining {
+            token_file: args.token_file.map(PathBuf::from),
+            ca_file: args.ca_file.map(PathBuf::from),
+            keep: if args.keep_identity {
+                KeepIdentity::Yes
+            } else {
+                KeepIdentity::No
+            },
+        };
         let xds = problems.read("--xds", &args.xds, xds);
         let inbound_address = problems.read("--inbound-address", &args.inbound_address, ip);
         let inbound_address = inbound_address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
@@ -143,6 +178,13 @@ impl ProxyConfig {
             .advertise
             .and_then(|text| problems.read("--advertise", &text, advertised));
         problems.refuse_app_ports_given_twice(&apps);
+        problems.check_joining(
+            control_plane.as_ref(),
+            &joining,
+            labels.as_ref(),
+            xds,
+            state_dir.as_ref(),
+        );
 
         // Whatever is `None` where a value is needed has left a problem behind.
         let config = (|| {
@@ -152,6 +194,7 @@ impl ProxyConfig {
                     name: workload?,
                 },
                 control_plane,
+                joining,
                 xds: xds?,
                 apps,
                 labels: labels.unwrap_or_default(),
@@ -181,6 +224,7 @@ impl ProxyConfig {
     /// As the admin port shows it.
     pub(crate) fn dump(&self) -> Value {
         let uri = |uri: &Option<Uri>| uri.as_ref().map(ToString::to_string);
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
         let apps = self.apps.iter().map(|app| {
             json!({
                 "appPort": app.app_port,
@@ -192,6 +236,9 @@ impl ProxyConfig {
         json!({
             "workload": self.workload.to_string(),
             "controlPlane": uri(&self.control_plane),
+            "tokenFile": path(&self.joining.token_file),
+            "caFile": path(&self.joining.ca_file),
+            "keepIdentity": self.joining.keep == KeepIdentity::Yes,
             "xds": match self.xds {
                 Xds::Strict => "strict",
                 Xds::Lenient => "lenient",
@@ -215,7 +262,7 @@ impl ProxyConfig {
                 AccessLog::File(path) => path.display().to_string(),
             },
             "workers": self.workers,
-            "stateDir": self.state_dir.as_ref().map(|path| path.display().to_string()),
+            "stateDir": path(&self.state_dir),
             "drainTimeoutMs": u64::try_from(self.drain_timeout.as_millis()).unwrap_or(u64::MAX),
             "advertise": self.advertise,
         })
@@ -371,11 +418,62 @@ impl Problems {
         for listen in &args.listen {
             self.add("--listen", listen, Wrong::NotYet("only HTTP and gRPC are carried"));
         }
-        let secured = [("--ca-file", &args.ca_file), ("--token-file", &args.token_file)];
-        for (flag, held) in secured {
-            if let Some(held) = held {
-                self.add(flag, held, Wrong::NotYet("the control plane is reached in cleartext"));
+    }
+
+    /// What belongs to a control plane that is reached by TLS is there, and nowhere else.
+    fn check_joining(
+        &mut self,
+        control_plane: Option<&Uri>,
+        joining: &Joining,
+        labels: Option<&BTreeMap<String, String>>,
+        xds: Option<Xds>,
+        state_dir: Option<&PathBuf>,
+    ) {
+        let Joining {
+            token_file,
+            ca_file,
+            keep,
+        } = joining;
+        let shown = |path: &PathBuf| path.display().to_string();
+        if control_plane.is_none_or(|url| url.scheme_str() != Some("https")) {
+            const ONLY_TLS: Wrong = Wrong::Not("given with --control-plane https://HOST:PORT alone");
+            for (flag, path) in [("--token-file", token_file), ("--ca-file", ca_file)] {
+                if let Some(path) = path {
+                    self.add(flag, &shown(path), ONLY_TLS);
+                }
             }
+            if *keep == KeepIdentity::Yes {
+                self.add("--keep-identity", "", ONLY_TLS);
+            }
+            return;
+        }
+        if token_file.is_none() && *keep == KeepIdentity::No {
+            self.add(
+                "--token-file",
+                "",
+                Wrong::Missing("with --control-plane https://HOST:PORT"),
+            );
+        }
+        if *keep == KeepIdentity::Yes && state_dir.is_none() {
+            self.add(
+                "--keep-identity",
+                "",
+                Wrong::Not("given with --state-dir, where they are kept"),
+            );
+        }
+        if labels.is_some() {
+            self.add(
+                "--labels",
+                "",
+                Wrong::Not("left out with https://: they come with the join token"),
+            );
+        }
+        if xds == Some(Xds::Lenient) {
+            self.add(
+                "--xds",
+                "lenient",
+                Wrong::NotYet("with https:// only strict is: the control plane is Weir's"),
+            );
         }
     }
 
@@ -429,22 +527,35 @@ fn said(held: &str) -> String {
 
 fn endpoint(text: &str) -> Result<Uri, Wrong> {
     const FORM: Wrong = Wrong::Not("of the form http://HOST:PORT");
-    let uri = Uri::from_str(text).map_err(|_| FORM)?;
+    let uri = host_and_port(text).ok_or(FORM)?;
     match uri.scheme_str() {
-        Some("http") => {}
-        Some("https") => return Err(Wrong::NotYet("http://HOST:PORT is")),
-        Some(_) | None => return Err(FORM),
+        Some("http") => Ok(uri),
+        Some("https") => Err(Wrong::NotYet("http://HOST:PORT is")),
+        Some(_) | None => Err(FORM),
     }
+}
+
+fn control_plane(text: &str) -> Result<Uri, Wrong> {
+    const FORM: Wrong = Wrong::Not("of the form https://HOST:PORT, or http://127.0.0.1:PORT on this host");
+    let uri = host_and_port(text).ok_or(FORM)?;
+    match ControlPlane::new(&uri) {
+        Ok(_) => Ok(uri),
+        Err(ControlPlaneError::Cleartext { .. }) => Err(Wrong::Not(
+            "https://HOST:15012 with --token-file: in cleartext only a control plane on this host is reached",
+        )),
+        Err(ControlPlaneError::Malformed { .. }) => Err(FORM),
+    }
+}
+
+/// A URL that has a host and a port, and nothing else.
+fn host_and_port(text: &str) -> Option<Uri> {
+    let uri = Uri::from_str(text).ok()?;
     let bare = uri.query().is_none() && matches!(uri.path(), "" | "/");
     let without_user = uri
         .authority()
         .is_some_and(|authority| !authority.as_str().contains('@'));
     let host_and_port = uri.host().is_some_and(|host| !host.is_empty()) && uri.port_u16().is_some_and(|port| port != 0);
-    if bare && without_user && host_and_port {
-        Ok(uri)
-    } else {
-        Err(FORM)
-    }
+    (bare && without_user && host_and_port).then_some(uri)
 }
 
 fn app_port(text: &str, inbound_address: IpAddr) -> Result<AppPort, Wrong> {
@@ -702,16 +813,75 @@ mod tests {
             &[r#"--listen "127.0.0.1:5432=postgres.data:5432": is not there yet; only HTTP and gRPC are carried"#],
         );
         bad(
-            "--ca-file /ca --token-file /token",
-            &[
-                r#"--ca-file "/ca": is not there yet; the control plane is reached in cleartext"#,
-                r#"--token-file "/token": is not there yet; the control plane is reached in cleartext"#,
-            ],
-        );
-        bad(
             "--otlp https://c:4317",
             &[r#"--otlp "https://c:4317": is not there yet; http://HOST:PORT is"#],
         );
+    }
+
+    #[test]
+    fn what_belongs_to_tls_is_there_with_tls_alone() {
+        let only = "must be given with --control-plane https://HOST:PORT alone";
+        bad(
+            "--ca-file /ca --token-file /token --keep-identity",
+            &[
+                &format!(r#"--token-file "/token": {only}"#),
+                &format!(r#"--ca-file "/ca": {only}"#),
+                &format!("--keep-identity: {only}"),
+            ],
+        );
+        let by_tls = |flags: &str| {
+            read(&format!(
+                "--workload a --namespace b --control-plane https://control.gov:15012 {flags}"
+            ))
+        };
+        let config = by_tls("--token-file /t --ca-file /c --state-dir /s --keep-identity").expect("it is right");
+        let joining = Joining {
+            token_file: Some("/t".into()),
+            ca_file: Some("/c".into()),
+            keep: KeepIdentity::Yes,
+        };
+        assert_eq!(config.joining, joining);
+        by_tls("--state-dir /s --keep-identity").expect("it may have joined before");
+        for (flags, expect) in [
+            (
+                "",
+                "--token-file: must be given, with --control-plane https://HOST:PORT",
+            ),
+            (
+                "--token-file /t --keep-identity",
+                "--keep-identity: must be given with --state-dir, where they are kept",
+            ),
+            (
+                "--token-file /t --labels a=b",
+                "--labels: must be left out with https://: they come with the join token",
+            ),
+            (
+                "--token-file /t --xds lenient",
+                "--xds \"lenient\": is not there yet; with https:// only strict is: the control plane is Weir's",
+            ),
+        ] {
+            let errors = by_tls(flags).expect_err(flags);
+            let said: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            assert_eq!(said, [expect], "{flags}");
+        }
+        for (url, right) in [
+            (
+                "http://10.0.0.1:15010",
+                "https://HOST:15012 with --token-file: in cleartext only a control plane on this host is reached",
+            ),
+            (
+                "https://control",
+                "of the form https://HOST:PORT, or http://127.0.0.1:PORT on this host",
+            ),
+            (
+                "https://u@control:1",
+                "of the form https://HOST:PORT, or http://127.0.0.1:PORT on this host",
+            ),
+        ] {
+            let errors = read(&format!("--workload a --namespace b --control-plane {url}")).expect_err(url);
+            let said: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            assert_eq!(said, [format!("--control-plane {url:?}: must be {right}")]);
+        }
     }
 
     #[test]
@@ -849,6 +1019,6 @@ mod tests {
             json!({"appPort": 8080, "protocol": "http", "inbound": "0.0.0.0:15006", "edge": true})
         );
         assert_eq!(dump["drainTimeoutMs"], 30_000);
-        assert_eq!(dump.as_object().map(serde_json::Map::len), Some(17));
+        assert_eq!(dump.as_object().map(serde_json::Map::len), Some(20));
     }
 }

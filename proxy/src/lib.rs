@@ -19,6 +19,7 @@ pub(crate) mod explain;
 pub mod fuzz;
 pub(crate) mod health_check;
 mod http;
+pub(crate) mod identity;
 pub(crate) mod inbound;
 pub(crate) mod last_good;
 pub(crate) mod mesh;

@@ -56,6 +56,8 @@ pub(crate) enum Mirrored {
 pub(crate) struct Observed {
     /// Whether the control plane's stream is open; `None`: there is no control plane.
     pub(crate) control_plane: Option<Link>,
+    /// For how many seconds the proxy's certificate is good, negative: since when it is not; `None`: it has none.
+    pub(crate) certificate_left: Option<i64>,
     /// Clusters in use, each once.
     pub(crate) clusters: Vec<ObservedCluster>,
 }
@@ -757,6 +759,12 @@ impl Gathered {
                 Link::Lost => 0,
             })?;
         }
+        if let Some(left) = self.observed.certificate_left {
+            let help = "Time until the proxy's certificate ends; negative: since then";
+            let seconds = Some(&Unit::Seconds);
+            let mut metric = encoder.encode_descriptor("weir_certificate_left", help, seconds, MetricType::Gauge)?;
+            metric.encode_gauge(&left)?;
+        }
         let help = "A cluster's breaker: 0 closed, 0.5 half-open, 1 open";
         let mut metric = encoder.encode_descriptor("weir_breaker_open", help, None, MetricType::Gauge)?;
         for cluster in &self.observed.clusters {
@@ -1001,6 +1009,7 @@ mod tests {
         drop(worker.connection(Direction::Outbound, Side::Upstream));
         metrics.observe(|| Observed {
             control_plane: Some(Link::Connected),
+            certificate_left: Some(86_399),
             clusters: vec![ObservedCluster {
                 name: "identity.police:80".to_owned(),
                 breaker: BreakerState::HalfOpen,

@@ -25,6 +25,7 @@ use crate::drain::{self, Drain, DrainControl};
 use crate::endpoints::Endpoint;
 use crate::explain::Explainer;
 use crate::health_check::Checker;
+use crate::identity::{self, Identity};
 use crate::inbound::InboundApp;
 use crate::last_good::LastGood;
 use crate::mesh::{Connected, LinkStatus, Mesh};
@@ -112,7 +113,7 @@ impl Proxy {
         let clock = Clock::start();
         let workload = Arc::new(config.workload.clone());
         let control_plane = config.control_plane.as_ref().map(ControlPlane::new).transpose();
-        let control_plane =
+        let mut control_plane =
             control_plane.map_err(|error: ControlPlaneError| StartError::ControlPlane(error.to_string()))?;
         let kept = config
             .state_dir
@@ -126,6 +127,25 @@ impl Proxy {
         let telemetry = Telemetry::start(&config).map_err(|error| StartError::AccessLog(error.to_string()))?;
         let (telemetry, carried_out) = telemetry;
         let addresses = listeners.addresses.clone();
+
+        let mut tasks = JoinSet::new();
+        let readiness = Readiness::default();
+        let identity = control_plane
+            .as_mut()
+            .filter(|there| there.is_secured())
+            .map(|control_plane| {
+                let condition = readiness.condition("a certificate from the control plane");
+                if had_state {
+                    condition.met();
+                }
+                let (joining, state_dir) = (config.joining.clone(), config.state_dir.clone());
+                let endpoint = control_plane.endpoint().clone();
+                let (identity, keeper) =
+                    identity::start(endpoint, joining, config.workload.clone(), state_dir, condition);
+                control_plane.secure(identity.clone());
+                tasks.spawn(keeper.run());
+                identity
+            });
 
         let (mesh, feed) = Mesh::new(clock, config.locality.clone());
         let node = weir_xds::node::node(&config.workload, &config.locality, VERSION);
@@ -157,21 +177,24 @@ impl Proxy {
             Some(_) => ControlPlaneGiven::Yes,
             None => ControlPlaneGiven::No,
         };
-        let observer = mesh.clone();
-        telemetry.metrics().observe(move || observed(&observer, clock, given));
+        let (observer, observed_identity) = (mesh.clone(), identity.clone());
+        telemetry.metrics().observe(move || Observed {
+            certificate_left: observed_identity
+                .as_ref()
+                .and_then(|identity| identity.seconds_left(SystemTime::now())),
+            ..observed(&observer, clock, given)
+        });
 
-        let mut tasks = JoinSet::new();
         tasks.spawn(link.run());
         tasks.spawn(checks.run());
         let checker = Checker::new(mesh.clone(), Arc::clone(telemetry.metrics().shared()));
         tasks.spawn(checker.run(drain.clone()));
-        let readiness = Readiness::default();
         let apps = config.apps.iter().map(|app| {
             let condition = readiness.condition(format!("the app to take connections on port {}", app.app_port));
             (app.app_port, condition)
         });
         tasks.spawn(watch_app(health.ready(), apps.collect()));
-        let config_dump = config_dump(config.clone(), addresses.clone(), mesh.clone());
+        let config_dump = config_dump(config.clone(), addresses.clone(), mesh.clone(), identity.clone());
         let explainer = Explainer::new(mesh.clone(), Arc::clone(&workload));
         // Only Weir's own takes workloads.
         let registrar = control_plane.filter(|_| config.xds == Xds::Strict);
@@ -202,6 +225,7 @@ impl Proxy {
         let asked = Arc::clone(&drain_asked);
         let admin_parts = AdminParts {
             readiness: readiness.clone(),
+            identity,
             config: config_dump,
             explainer,
             drain: Arc::new(move || asked.notify_one()),
@@ -323,6 +347,7 @@ fn config_dump(
     config: ProxyConfig,
     addresses: Addresses,
     mesh: Mesh,
+    identity: Option<Identity>,
 ) -> Arc<dyn Fn() -> serde_json::Value + Send + Sync> {
     Arc::new(move || {
         json!({
@@ -335,6 +360,7 @@ fn config_dump(
                 "metrics": addresses.metrics,
                 "health": addresses.health,
             },
+            "identity": identity.as_ref().map(|identity| identity.status(SystemTime::now())),
             "mesh": mesh.status(),
         })
     })
@@ -583,6 +609,7 @@ fn observed(mesh: &Mesh, clock: Clock, control_plane: ControlPlaneGiven) -> Obse
             (ControlPlaneGiven::Yes, Connected::No) => Some(metrics::Link::Lost),
         },
         clusters: clusters.collect(),
+        certificate_left: None,
     }
 }
 

@@ -25,7 +25,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use weir_xds::envoy::{AggregatedDiscoveryServiceClient, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
 
-pub(crate) use connection::{Calling, Closed, Connection, ControlPlane, ControlPlaneError, Event};
+pub(crate) use connection::{Calling, Causes, Closed, Connection, ControlPlane, ControlPlaneError, Event};
 use state::{Input, Outputs, State};
 pub(crate) use state::{Own, Settings};
 

@@ -152,7 +152,7 @@ impl TestMesh {
         };
         let workload = format!("{}/{name}", settings.namespace).parse().expect("a name");
         let mut config = ProxyConfig::new(workload, vec![port]);
-        let url = format!("http://{}", self.control.xds_addr());
+        let url = format!("http://{}", self.control.xds_addr().expect("it is on"));
         config.control_plane = Some(url.parse().expect("a URL"));
         config.labels = [("app".to_owned(), app.to_owned())].into();
         config.access_log = AccessLog::File(log.clone());

@@ -33,6 +33,8 @@ pub struct ControlProcess {
     pub api: Api,
     /// Where proxies find it.
     pub xds: SocketAddr,
+    /// Where they find it by TLS, with `--xds-tls`.
+    pub xds_tls: Option<SocketAddr>,
 }
 
 /// A `weir-proxy` that runs.
@@ -88,13 +90,17 @@ impl Processes {
         let mut running = self.start("weir-control", &all);
         let ready = tokio::time::timeout(bound, running.line("weir-control ready:")).await;
         let ready = ready.expect("a control plane that is ready in time");
-        let mut addresses = ready
-            .split_whitespace()
-            .filter_map(|word| word.strip_prefix("http://")?.parse().ok());
-        let mut address = || addresses.next().unwrap_or_else(|| panic!("two addresses: {ready}"));
+        let address = |name: &str, scheme: &str| -> Option<SocketAddr> {
+            let (_, rest) = ready.split_once(&format!(" {name} {scheme}"))?;
+            rest.split_whitespace().next()?.parse().ok()
+        };
+        let cleartext = |name: &str| address(name, "http://").unwrap_or_else(|| panic!("no {name}: {ready}"));
         ControlProcess {
-            api: Api { address: address() },
-            xds: address(),
+            api: Api {
+                address: cleartext("api"),
+            },
+            xds: cleartext("xds"),
+            xds_tls: address("xds-tls", "https://"),
             running,
         }
     }

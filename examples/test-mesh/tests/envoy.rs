@@ -33,7 +33,7 @@ impl Envoy {
         let program = PathBuf::from(peers).join("bin/envoy");
         let files = tempfile::tempdir().expect("a folder");
         asks["outbound"] = json!("127.0.0.1:0");
-        let config = config(mesh.control().xds_addr(), name, variant, asks);
+        let config = config(mesh.control().xds_addr().expect("it is on"), name, variant, asks);
         let (config_path, admin_path) = (files.path().join("envoy.json"), files.path().join("admin"));
         std::fs::write(&config_path, config.to_string()).expect("a file");
         let child = Command::new(&program)

@@ -89,7 +89,7 @@ impl Client {
     fn start(mesh: &TestMesh, workload: &str) -> Client {
         let bootstrap = json!({
             "xds_servers": [{
-                "server_uri": mesh.control().xds_addr().to_string(),
+                "server_uri": mesh.control().xds_addr().expect("it is on").to_string(),
                 "channel_creds": [{"type": "insecure"}],
                 "server_features": ["xds_v3"],
             }],

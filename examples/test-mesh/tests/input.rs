@@ -231,7 +231,7 @@ async fn garbage_on_any_port_is_refused_and_the_next_request_served() {
         ("metrics", addresses.metrics),
         ("health", addresses.health),
         ("API", api),
-        ("xDS", mesh.control().xds_addr()),
+        ("xDS", mesh.control().xds_addr().expect("it is on")),
     ] {
         refuse_all(port, to).await;
         // Whoever behaves is served as before.
@@ -468,7 +468,10 @@ impl Spawned {
         let ports: Vec<SocketAddr> = (0..5).map(|_| loopback(free_port())).collect();
         let text: Vec<String> = ports.iter().map(SocketAddr::to_string).collect();
         let app_port = format!("{}=http@{}", app.address().port(), ports[1].port());
-        let (control, labels) = (format!("http://{}", mesh.control().xds_addr()), format!("app={name}"));
+        let (control, labels) = (
+            format!("http://{}", mesh.control().xds_addr().expect("it is on")),
+            format!("app={name}"),
+        );
         let args = [
             ["--workload", name],
             ["--namespace", "default"],

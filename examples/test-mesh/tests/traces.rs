@@ -228,13 +228,13 @@ async fn queries_are_traces(mesh: &TestMesh, collector: SocketAddr) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_collector_gets_one_trace_for_each_query() {
     let mesh = TestMesh::start().await;
-    let collector = Collector::start(mesh.control().xds_addr()).await;
+    let collector = Collector::start(mesh.control().xds_addr().expect("it is on")).await;
     queries_are_traces(&mesh, collector.address).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_control_plane_keeps_traces_without_a_collector() {
     let mesh = TestMesh::start().await;
-    let control_plane = mesh.control().xds_addr();
+    let control_plane = mesh.control().xds_addr().expect("it is on");
     queries_are_traces(&mesh, control_plane).await;
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use tokio::time::Sleep;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
+
+use crate::identity::Identity;
 
 /// Messages on their way into a stream; more wait in a backlog.
 const SENT_AHEAD: usize = 64;
@@ -22,19 +25,24 @@ const BACKLOG_MAX: usize = 4096;
 #[derive(Clone, Debug)]
 pub(crate) struct ControlPlane {
     endpoint: Endpoint,
+    /// As whom, by TLS; `None`: in cleartext, as nobody.
+    identity: Option<Identity>,
 }
 
 /// Why a URL can't be a control plane's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ControlPlaneError {
-    /// TLS is not there yet.
-    #[error("control plane {url}: https is not there yet; use http:// to a control plane on loopback")]
-    Https {
+    /// Cleartext to another host.
+    #[error(
+        "control plane {url}: in cleartext only a control plane on this host is reached, as http://127.0.0.1:15010; for \
+         another there is https://HOST:15012 with --token-file"
+    )]
+    Cleartext {
         /// What was given.
         url: String,
     },
     /// Something else.
-    #[error("control plane {url}: is not of the form http://HOST:PORT")]
+    #[error("control plane {url}: is not of the form https://HOST:PORT or http://LOOPBACK:PORT")]
     Malformed {
         /// What was given.
         url: String,
@@ -42,15 +50,16 @@ pub(crate) enum ControlPlaneError {
 }
 
 impl ControlPlane {
-    /// The control plane at a URL.
+    /// The control plane at a URL, reached in cleartext until it is said as whom.
     ///
     /// # Errors
-    /// When it is not `http://HOST:PORT`.
+    /// When it is not `https://HOST:PORT` or `http://LOOPBACK:PORT`.
     pub(crate) fn new(url: &Uri) -> Result<ControlPlane, ControlPlaneError> {
         let malformed = || ControlPlaneError::Malformed { url: url.to_string() };
         match url.scheme_str() {
-            Some("http") => {}
-            Some("https") => return Err(ControlPlaneError::Https { url: url.to_string() }),
+            Some("https") => {}
+            Some("http") if is_loopback(url) => {}
+            Some("http") => return Err(ControlPlaneError::Cleartext { url: url.to_string() }),
             Some(_) | None => return Err(malformed()),
         }
         let bare = matches!(url.path(), "" | "/") && url.query().is_none();
@@ -64,7 +73,25 @@ impl ControlPlane {
             .http2_keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(Duration::from_secs(5))
             .keep_alive_while_idle(true);
-        Ok(ControlPlane { endpoint })
+        Ok(ControlPlane {
+            endpoint,
+            identity: None,
+        })
+    }
+
+    /// Whether it is reached by TLS alone.
+    pub(crate) fn is_secured(&self) -> bool {
+        self.url().scheme_str() == Some("https")
+    }
+
+    /// The way there, for one exchange.
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Connections are by TLS from now on, as this.
+    pub(crate) fn secure(&mut self, identity: Identity) {
+        self.identity = Some(identity);
     }
 
     /// Its URL.
@@ -196,8 +223,23 @@ impl<Q, A> Connection<Q, A> {
 }
 
 fn connect(control_plane: &ControlPlane) -> Connecting {
-    let endpoint = control_plane.endpoint.clone();
-    Box::pin(async move { endpoint.connect().await })
+    let ControlPlane { endpoint, identity } = control_plane.clone();
+    Box::pin(async move {
+        match identity {
+            None => endpoint.connect().await,
+            Some(identity) => identity.connect(&endpoint).await,
+        }
+    })
+}
+
+/// Whether a URL's host is this one, without asking the DNS.
+fn is_loopback(url: &Uri) -> bool {
+    let host = url.host().unwrap_or_default();
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host);
+    host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// Why a stream ended.
@@ -314,7 +356,7 @@ impl Backoff {
 }
 
 /// An error with all its causes.
-struct Causes<'a>(&'a (dyn std::error::Error + 'static));
+pub(crate) struct Causes<'a>(pub(crate) &'a (dyn std::error::Error + 'static));
 
 impl std::fmt::Display for Causes<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -341,24 +383,33 @@ mod tests {
     }
 
     #[test]
-    fn only_cleartext_urls_of_a_host_and_a_port_are_taken() {
+    fn only_urls_of_a_host_and_a_port_are_taken_and_in_cleartext_only_this_host() {
         check("http://127.0.0.1:15010", Ok("127.0.0.1:15010"));
         check("http://[::1]:15010/", Ok("[::1]:15010"));
-        check(
-            "https://control:15012/",
-            Err(
-                "control plane https://control:15012/: https is not there yet; use http:// to a control plane on loopback",
-            ),
-        );
+        check("http://localhost:15010/", Ok("localhost:15010"));
+        check("https://control:15012/", Ok("control:15012"));
         for url in [
-            "http://control",
-            "http://control:0",
+            "http://control:15010/",
+            "http://10.0.0.1:1/",
+            "http://0.0.0.0:1/",
+            "http://localhost.gov:1/",
+        ] {
+            let given: Uri = url.parse().expect("a URI");
+            let expect = format!(
+                "control plane {given}: in cleartext only a control plane on this host is reached, as \
+                 http://127.0.0.1:15010; for another there is https://HOST:15012 with --token-file"
+            );
+            check(url, Err(&expect));
+        }
+        for url in [
+            "http://localhost",
+            "https://control:0",
             "control:15010",
-            "http://control:1/path",
+            "https://control:1/path",
             "ftp://control:1",
         ] {
             let given: Uri = url.parse().expect("a URI");
-            let expect = format!("control plane {given}: is not of the form http://HOST:PORT");
+            let expect = format!("control plane {given}: is not of the form https://HOST:PORT or http://LOOPBACK:PORT");
             check(url, Err(&expect));
         }
     }
