@@ -273,12 +273,21 @@ impl Pair {
         })
     }
 
-    /// A new intermediate under this root.
+    /// A new intermediate under this root, for a year: it is renewed by itself.
     pub(super) fn intermediate(&self, trust_domain: &TrustDomain, now: SystemTime) -> Result<Pair, CaProblem> {
+        self.intermediate_for(INTERMEDIATE_TTL, trust_domain, now)
+    }
+
+    /// The same for as long as the root, of which the key is not kept.
+    pub(super) fn only_intermediate(&self, trust_domain: &TrustDomain, now: SystemTime) -> Result<Pair, CaProblem> {
+        self.intermediate_for(ROOT_TTL, trust_domain, now)
+    }
+
+    fn intermediate_for(&self, ttl: Duration, trust_domain: &TrustDomain, now: SystemTime) -> Result<Pair, CaProblem> {
         let (_, root_end) = validity(&self.certificate, now)?;
         let key = new_key()?;
         let left = root_end.duration_since(now).unwrap_or_default();
-        let ttl = INTERMEDIATE_TTL.min(left);
+        let ttl = ttl.min(left);
         let constraints = BasicConstraints::Constrained(0);
         let params = authority_params("Weir intermediate", trust_domain, ttl, constraints, now)?;
         // Only borrowed by rcgen for as long as it signs.

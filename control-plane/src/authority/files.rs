@@ -150,7 +150,7 @@ impl Directory {
 /// An authority in memory.
 pub(super) fn in_memory(trust_domain: &TrustDomain, now: SystemTime) -> Result<Ca, CaProblem> {
     let root = Pair::root(trust_domain, now)?;
-    assemble(root.intermediate(trust_domain, now)?, &root, now)
+    assemble(root.only_intermediate(trust_domain, now)?, &root, now)
 }
 
 fn assemble(intermediate: Pair, root: &Pair, now: SystemTime) -> Result<Ca, CaProblem> {

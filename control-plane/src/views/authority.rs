@@ -108,3 +108,22 @@ impl From<Refused> for Failed {
         failure(reason, refused.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identities_are_given_to_this_host_alone() {
+        let check = |address: &str| {
+            let client = ClientAddr(address.parse().expect("an address"));
+            asked(Extension(client), Ok(Json(()))).map_err(|Failed(status)| status.code)
+        };
+        for here in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1"] {
+            assert_eq!(check(here), Ok(()), "{here}");
+        }
+        for elsewhere in ["10.0.0.1:1", "192.168.1.1:1", "[2001:db8::1]:1", "0.0.0.0:1"] {
+            assert_eq!(check(elsewhere), Err(403), "{elsewhere}");
+        }
+    }
+}

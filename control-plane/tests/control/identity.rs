@@ -446,7 +446,7 @@ async fn a_certificate_that_we_did_not_sign_opens_nothing() {
 #[tokio::test]
 async fn a_connection_ends_with_the_certificate_that_opened_it() {
     let authority = AuthorityConfig {
-        cert_ttl: std::time::Duration::from_secs(3),
+        cert_ttl: std::time::Duration::from_secs(8),
         ..AuthorityConfig::default()
     };
     let (control, client) = start(authority).await;

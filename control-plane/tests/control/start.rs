@@ -17,7 +17,7 @@ fn check(flags: &[&str], code: i32, expect: &str) {
 fn a_start_that_can_not_be_is_said_plainly() {
     let busy = TcpListener::bind("127.0.0.1:0").expect("a port");
     let busy = busy.local_addr().expect("an address").to_string();
-    fn with<'a>(more: [&'a str; 2]) -> Vec<&'a str> {
+    fn with(more: [&str; 2]) -> Vec<&str> {
         let free = ["--in-memory", "--api", "127.0.0.1:0", "--xds", "127.0.0.1:0"];
         free.into_iter().chain(more).collect()
     }

@@ -22,7 +22,7 @@ async fn an_authority_is_shown_with_what_it_has_left() {
         "certificates  good for 24h\n",
         "CERTIFICATE",
         "root           O=cluster.local, CN=Weir root           3649 ",
-        "intermediate   O=cluster.local, CN=Weir intermediate   364 ",
+        "intermediate   O=cluster.local, CN=Weir intermediate   3649 ",
     ]);
     let json = weirctl(&mesh, &["ca", "status", "-o", "json"]).await;
     let json: Value = serde_json::from_str(&json.ends(0).stdout).expect("JSON");
@@ -32,7 +32,7 @@ async fn an_authority_is_shown_with_what_it_has_left() {
     weirctl(&mesh, &["check"])
         .await
         .ends(0)
-        .prints(&["ok     certificate authority: root good for 3649 days, intermediate for 364\n"]);
+        .prints(&["ok     certificate authority: root good for 3649 days, intermediate for 3649\n"]);
 }
 
 #[tokio::test]

@@ -135,7 +135,9 @@ fn an_authority_whose_certificates_nobody_would_believe_is_refused() {
 
 #[test]
 fn it_is_due_when_a_third_is_left() {
-    let ca = in_memory(&trust_domain(), now()).expect("an authority");
+    let root = Pair::root(&trust_domain(), now()).expect("a root");
+    let Pair { certificate, key } = root.intermediate(&trust_domain(), now()).expect("an intermediate");
+    let ca = Ca::new(vec![certificate], key, vec![root.certificate], now()).expect("an authority");
     let days = |days: u64| now() + Duration::from_secs(days * DAY);
     assert!(!ca.is_due(days(243)));
     assert!(ca.is_due(days(244)));
