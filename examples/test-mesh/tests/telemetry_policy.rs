@@ -209,7 +209,7 @@ const RECORDED: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 async fn spans_are_made_as_the_policy_says_and_show_what_it_asks_for() {
     let mesh = TestMesh::start().await;
     let api = mesh.control_api();
-    let collector = mesh.control().xds_addr();
+    let collector = mesh.control().xds_addr().expect("it is on");
     let settings = || MemberSettings {
         proxy: Box::new(move |config| {
             config.otlp = Some(format!("http://{collector}").parse().expect("a URL"));
