@@ -1,6 +1,8 @@
 //! From the store's objects to what proxies are told: computed on demand, one name at a time, from an [`Index`]. Pure.
 
 mod cors;
+#[cfg(test)]
+mod effect;
 pub(crate) mod endpoints;
 #[cfg(test)]
 pub(crate) mod fixture;

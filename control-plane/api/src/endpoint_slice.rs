@@ -54,11 +54,11 @@ pub struct SliceEndpoint {
     /// Whether requests may go there. Default: they may.
     #[schemars(default)]
     pub conditions: Conditions,
-    /// Its host's name. Default: unknown.
+    /// Its host's name. Kept as given, without effect. Default: unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Label>")]
     pub hostname: Option<String>,
-    /// The node it runs on. Default: unknown.
+    /// The node it runs on. Kept as given, without effect. Default: unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Subdomain>")]
     pub node_name: Option<String>,
@@ -66,7 +66,7 @@ pub struct SliceEndpoint {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<LabelValue>", length(min = 1))]
     pub zone: Option<String>,
-    /// The Workload or Pod behind it. Default: unknown.
+    /// The Workload or Pod behind it; a Workload's name goes along to callers. Default: unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target_ref: Option<TargetRef>,
 }
@@ -78,7 +78,7 @@ pub struct Conditions {
     /// Whether it takes new requests; unknown counts as yes (Kubernetes, EndpointConditions).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ready: Option<bool>,
-    /// Whether it answers; unknown counts as `ready`.
+    /// Whether it answers while it is `terminating`; unknown counts as `ready`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub serving: Option<bool>,
     /// Whether it is ending; unknown counts as no.
@@ -120,7 +120,8 @@ pub struct SlicePort {
     /// The transport protocol.
     #[schemars(default)]
     pub protocol: TransportProtocol,
-    /// What is spoken there. Default: as the Service says.
+    /// What is spoken there. Kept as given, without effect: the Service's port says it for all endpoints. Default:
+    /// unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub app_protocol: Option<AppProtocol>,
 }

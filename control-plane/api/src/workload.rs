@@ -58,7 +58,7 @@ pub struct WorkloadPort {
     pub inbound_port: NonZeroU16,
     /// What the app speaks.
     pub protocol: AppProtocol,
-    /// Whether requests enter the mesh here.
+    /// Whether requests enter the mesh here: as its proxy was started, for people.
     #[schemars(default)]
     pub edge: bool,
 }
