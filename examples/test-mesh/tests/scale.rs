@@ -119,6 +119,7 @@ async fn a_proxy_takes_what_it_uses_not_what_there_is() {
     }
     expect.extend([1, 4, 7].map(|service| format!("listener s-{service}.default.svc.cluster.local")));
     expect.extend([1, 4, 7].map(|service| format!("route s-{service}.default:80/*")));
+    expect.push("policy default/a".to_owned());
     assert_eq!(small.resources, expect);
     assert_eq!(large.resources, expect);
     let (few, many) = (small.memory_bytes, large.memory_bytes);
