@@ -109,6 +109,14 @@ impl Client {
         let call = json!({"target": target, "method": method, "message": message, "wait_for_ready": true});
         outcome(&self.call(call).await)
     }
+
+    /// Calls until this is the answer: a client confirms a route when it has read it, and goes by it when it has the
+    /// endpoints of each cluster that it names (gRFC A74).
+    async fn answered(&mut self, target: &str, method: &str, expect: &str) {
+        let called = async { while self.unary(target, method, "").await != expect {} };
+        let in_time = tokio::time::timeout(PATIENCE, called).await;
+        in_time.unwrap_or_else(|_| panic!("{method} never gave {expect}"));
+    }
 }
 
 fn outcome(answer: &Value) -> String {
@@ -194,6 +202,7 @@ async fn routes_by_path_header_and_weight_come_into_force() {
     ]);
     let began = Instant::now();
     mesh.apply_in_force(&route("one", rules)).await;
+    client.answered(ONE, "/any.Exact/Call", "b/any.Exact/Call").await;
     println!("in force at gRPC's client after {:?}", began.elapsed());
     for (method, expect) in [
         ("/any.Exact/Call", "b"),
@@ -244,6 +253,7 @@ async fn a_grpc_route_holds_for_grpcs_own_client() {
         "spec": {"parentRefs": [{"group": "", "kind": "Service", "name": "one"}], "rules": rules},
     });
     mesh.apply_in_force(&route.to_string()).await;
+    client.answered(ONE, "/any.Exact/Call", "b/any.Exact/Call").await;
     for (method, expect) in [
         ("/any.Exact/Call", "b"),
         ("/any.Service/Call", "b"),
