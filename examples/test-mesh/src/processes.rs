@@ -1,8 +1,9 @@
 //! Processes of their own, for what can't be shown inside one: being killed, starting again, memory.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -232,11 +233,21 @@ impl Running {
     }
 }
 
-/// A port that was free a moment ago, for programs that are told theirs.
+/// A port that nobody listens on, for a program that takes its port by number. It is none that the system gives to
+/// whoever asks for any, or to connections (Linux: 32768 to 60999): between now and its use none of these can take it.
 ///
 /// # Panics
-/// When there is none.
+/// When all are in use.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("its address").port()
+    const FIRST: u32 = 20_000;
+    const COUNT: u32 = 12_000;
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    // Processes begin apart from each other.
+    let from = std::process::id().wrapping_mul(101);
+    let ports = (0..COUNT).map(|_| {
+        let number = from.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed)) % COUNT;
+        u16::try_from(FIRST + number).expect("it is below 65536")
+    });
+    let mut free = ports.filter(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok());
+    free.next().expect("a port that is free")
 }
