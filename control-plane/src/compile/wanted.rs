@@ -8,7 +8,7 @@ use std::str::FromStr;
 use weir_api::backend_policy::BackendPolicySpec;
 use weir_api::route_policy::RoutePolicySpec;
 use weir_api::{Key, Kind, Spec};
-use weir_policy::names::{ClusterName, Label, ListenerName, RouteName, ServiceName, WorkloadName};
+use weir_policy::names::{ClusterName, Consumers, Label, ListenerName, RouteName, ServiceName, WorkloadName};
 use weir_xds::encode::envoy::{INBOUND, OUTBOUND};
 use weir_xds::encode::{self, NotSent, Place, PolicyField, RouteField, Sent};
 use weir_xds::envoy::Any;
@@ -119,7 +119,14 @@ impl Wanted {
             ResourceType::Cluster => Wanted::Cluster(terms, canonical(name)?),
             ResourceType::Endpoints => Wanted::Endpoints(terms, canonical(name)?),
             ResourceType::Listener => Wanted::Listener(canonical(name)?, own.clone()),
-            ResourceType::Route => Wanted::Route(terms, canonical(name)?),
+            // What holds for the consumers of another namespace is that one's business.
+            ResourceType::Route => match canonical::<RouteName>(name)? {
+                RouteName {
+                    consumers: Consumers::Namespace(other),
+                    ..
+                } if other != *own => return None,
+                name => Wanted::Route(terms, name),
+            },
             // Weir proxies' alone.
             ResourceType::WorkloadPolicy => return None,
         };
@@ -404,6 +411,15 @@ mod tests {
             "portal.citizen:80 ",
         ] {
             assert!(!read(ResourceType::Cluster, name), "{name}");
+        }
+    }
+
+    #[test]
+    fn consumer_routes_are_told_to_their_own_namespace_alone() {
+        for dialect in [Dialect::Weir, Dialect::Grpc] {
+            let read = |name: &str| Wanted::read(ResourceType::Route, name, &client(dialect.clone())).is_some();
+            assert!(read("portal.police:80/citizen") && read("portal.police:80/*"));
+            assert!(!read("portal.police:80/police"));
         }
     }
 
