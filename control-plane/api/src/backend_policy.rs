@@ -22,7 +22,7 @@ pub struct BackendPolicySpec {
     /// Which services it is for, all of its own namespace.
     ///
     /// Rule: none is there twice.
-    #[schemars(length(min = 1, max = TARGETS_MAX), extend("x-kubernetes-list-type" = "atomic"))]
+    #[schemars(length(min = 1, max = reference::TARGETS_MAX), extend("x-kubernetes-list-type" = "atomic"))]
     pub target_refs: Vec<TargetRef>,
     /// How an endpoint is chosen. Default: PeakEwma with its default decay.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -545,7 +545,9 @@ fn min_weight_percent() -> u8 {
 
 pub(crate) fn read(node: &Node<'_>, errors: &mut Errors) -> Option<BackendPolicySpec> {
     let mut fields = node.fields(errors)?;
-    let target_refs = fields.required("targetRefs", errors, read_targets);
+    let target_refs = fields.required("targetRefs", errors, |node, errors| {
+        reference::policy_targets(node, errors, "a policy is for at least one Service", read_target)
+    });
     let balancing = fields.optional("balancing", errors, read_balancing);
     let circuit_breaker = fields.optional("circuitBreaker", errors, read_circuit_breaker);
     let outlier_detection = fields.optional("outlierDetection", errors, read_outlier_detection);
@@ -572,19 +574,6 @@ pub(crate) fn read(node: &Node<'_>, errors: &mut Errors) -> Option<BackendPolicy
         retry_budget,
         connect_timeout,
     })
-}
-
-fn read_targets(node: &Node<'_>, errors: &mut Errors) -> Option<Vec<TargetRef>> {
-    let targets = node.list(errors, TARGETS_MAX, read_target)?;
-    node.refuse_empty(errors, "a policy is for at least one Service");
-    node.refuse_twins(
-        errors,
-        &targets,
-        |a, b| a == b,
-        "is there already",
-        "each target stands once",
-    );
-    Some(targets)
 }
 
 fn read_target(node: &Node<'_>, errors: &mut Errors) -> Option<TargetRef> {
@@ -890,9 +879,6 @@ fn read_retry_budget(node: &Node<'_>, errors: &mut Errors) -> Option<RetryBudget
         window: window.unwrap_or(default.window),
     })
 }
-
-/// As many targets as Gateway API's policies have.
-const TARGETS_MAX: usize = 16;
 
 /// More statuses than this would be hard to read, and hold some that say something else.
 const STATUSES_MAX: usize = 16;

@@ -7,7 +7,7 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::json;
 
-use crate::decode::{Errors, Fields};
+use crate::decode::{Errors, Fields, Node};
 
 /// The kind of resource that a reference points to. Serializes as the two fields `group` and `kind`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -29,6 +29,28 @@ impl Serialize for RefKind {
         map.end()
     }
 }
+
+/// What a policy is for: each target once. `empty` says what is right where there is none.
+pub(crate) fn policy_targets<T: PartialEq>(
+    node: &Node<'_>,
+    errors: &mut Errors,
+    empty: &str,
+    read: impl FnMut(&Node<'_>, &mut Errors) -> Option<T>,
+) -> Option<Vec<T>> {
+    let targets = node.list(errors, TARGETS_MAX, read)?;
+    node.refuse_empty(errors, empty);
+    node.refuse_twins(
+        errors,
+        &targets,
+        |a, b| a == b,
+        "is there already",
+        "each target stands once",
+    );
+    Some(targets)
+}
+
+/// How many targets a policy may have, as many as the Gateway API's BackendTLSPolicy.
+pub(crate) const TARGETS_MAX: usize = 16;
 
 /// The schema of a [`RefKind`] where absent means `""` and `Service`.
 pub(crate) enum Implied {}

@@ -14,6 +14,7 @@ use crate::http_route::read::{ATTEMPTS_MAX, CODES_MAX, TWIN, TWIN_REMEDY};
 use crate::kind::Kind;
 use crate::names;
 use crate::object::Key;
+use crate::reference;
 use crate::schema::texts::{Millis, Subdomain};
 
 /// What becomes of the requests that rules of routes take. Of all policies that are for a rule one holds, whole: one
@@ -26,7 +27,7 @@ pub struct RoutePolicySpec {
     /// What it is for, all of its own namespace.
     ///
     /// Rule: none is there twice.
-    #[schemars(length(min = 1, max = TARGETS_MAX), extend("x-kubernetes-list-type" = "atomic"))]
+    #[schemars(length(min = 1, max = reference::TARGETS_MAX), extend("x-kubernetes-list-type" = "atomic"))]
     pub target_refs: Vec<RouteTargetRef>,
     /// When a request is sent again. Each field that is given holds in place of the rule's own `retry` and
     /// `timeouts.backendRequest`; what is left out stays as it is there. Default: as the rule has it.
@@ -281,7 +282,14 @@ fn one_second() -> Duration {
 
 pub(crate) fn read(node: &Node<'_>, errors: &mut Errors) -> Option<RoutePolicySpec> {
     let mut fields = node.fields(errors)?;
-    let target_refs = fields.required("targetRefs", errors, read_targets);
+    let target_refs = fields.required("targetRefs", errors, |node, errors| {
+        reference::policy_targets(
+            node,
+            errors,
+            "a policy is for at least one route or Service",
+            read_target,
+        )
+    });
     let retry = fields.optional("retry", errors, read_retry);
     let rate_limit = fields.optional("rateLimit", errors, read_rate_limit);
     let fault = fields.optional("fault", errors, read_fault);
@@ -292,19 +300,6 @@ pub(crate) fn read(node: &Node<'_>, errors: &mut Errors) -> Option<RoutePolicySp
         rate_limit,
         fault,
     })
-}
-
-fn read_targets(node: &Node<'_>, errors: &mut Errors) -> Option<Vec<RouteTargetRef>> {
-    let targets = node.list(errors, TARGETS_MAX, read_target)?;
-    node.refuse_empty(errors, "a policy is for at least one route or Service");
-    node.refuse_twins(
-        errors,
-        &targets,
-        |a, b| a == b,
-        "is there already",
-        "each target stands once",
-    );
-    Some(targets)
 }
 
 fn read_target(node: &Node<'_>, errors: &mut Errors) -> Option<RouteTargetRef> {
@@ -469,9 +464,6 @@ fn read_percent(node: &Node<'_>, errors: &mut Errors) -> Option<u8> {
 
 /// What a policy may be for.
 const TARGETS: [Kind; 3] = [Kind::HttpRoute, Kind::GrpcRoute, Kind::Service];
-
-/// As many targets as Gateway API's policies have.
-const TARGETS_MAX: usize = 16;
 
 const RETRY_ON: &[(&str, RetryOn)] = &[
     ("5xx", RetryOn::ServerError),
