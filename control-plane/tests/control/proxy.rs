@@ -1,7 +1,5 @@
 //! A proxy as the control plane sees it: one ADS stream, one workload stream.
 
-use std::time::Duration;
-
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
@@ -13,8 +11,7 @@ use weir_xds::v1::workload_message::Message;
 use weir_xds::v1::workloads_client::WorkloadsClient;
 use weir_xds::{ResourceType, node, v1};
 
-/// How long a test waits for what must come; only a test that fails waits so long.
-const PATIENCE: Duration = Duration::from_secs(20);
+use super::client::PATIENCE;
 
 pub(crate) async fn within<T>(what: &str, come: impl Future<Output = T>) -> T {
     match tokio::time::timeout(PATIENCE, come).await {

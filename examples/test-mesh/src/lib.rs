@@ -25,7 +25,7 @@ pub use api::Api;
 pub use client::{Answer, Client, Protocol, call};
 pub use member::{Member, MemberSettings};
 pub use mesh::TestMesh;
-pub use peer::{Act, Peer, PeerSaw, frame};
+pub use peer::{Act, ClosedPort, Peer, PeerSaw, frame};
 pub use processes::{ControlProcess, Processes, ProxyProcess, Running, free_port};
 pub use script::{Script, ScriptedApp, Seen};
 
@@ -33,7 +33,7 @@ use std::future::Future;
 use std::time::Duration;
 
 /// How long a test waits for what must come; only a test that fails waits so long.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits until `look` finds what it looks for.
 ///

@@ -6,10 +6,36 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Notify;
 
 use crate::script::{Script, ScriptedApp};
+
+/// An address at which nobody listens, and nobody else can, as long as this is there.
+#[derive(Debug)]
+pub struct ClosedPort {
+    bound: TcpSocket,
+}
+
+impl ClosedPort {
+    /// Any such address of this host.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn any() -> ClosedPort {
+        let bound = TcpSocket::new_v4().expect("a socket");
+        bound.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
+        ClosedPort { bound }
+    }
+
+    /// Which it is.
+    ///
+    /// # Panics
+    /// When the system does not say.
+    pub fn address(&self) -> SocketAddr {
+        self.bound.local_addr().expect("its address")
+    }
+}
 
 /// What a peer does with one request.
 #[derive(Clone, Debug)]

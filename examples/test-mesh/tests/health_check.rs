@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use weir_api::{Key, Kind};
 use weir_policy::model::AppProtocol;
 use weir_proxy::config::Edge;
-use weir_test_mesh::{Act, Member, MemberSettings, Peer, Protocol, Script, Seen, TestMesh, call, until};
+use weir_test_mesh::{Act, ClosedPort, Member, MemberSettings, Peer, Protocol, Script, Seen, TestMesh, call, until};
 
 /// Checks often, and a check has as long as a busy machine may take: what hangs is found after two of these.
 const OFTEN: &str = "interval: 100ms, timeout: 3s, unhealthyThreshold: 2, healthyThreshold: 2";
@@ -171,10 +171,8 @@ async fn only_the_statuses_that_are_expected_are_well() {
 async fn where_no_connection_can_be_opened_no_request_goes() {
     let (mesh, a) = mesh().await;
     let good = Peer::http1(|_| Act::Answer(200)).await;
-    // Bound, so that nobody else gets the port, and never listened on.
-    let closed = tokio::net::TcpSocket::new_v4().expect("a socket");
-    closed.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
-    let dead = closed.local_addr().expect("its address");
+    let closed = ClosedPort::any();
+    let dead = closed.address();
     mesh.plain_service("b", AppProtocol::Http1, &[dead, good.address()])
         .await;
     check(&mesh, &a, "type: Tcp").await;

@@ -8,7 +8,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::Value;
 use weir_policy::model::AppProtocol;
-use weir_test_mesh::{Act, Member, MemberSettings, Peer, Protocol, Script, TestMesh, call, until};
+use weir_test_mesh::{Act, ClosedPort, Member, MemberSettings, Peer, Protocol, Script, TestMesh, call, until};
 
 /// A mesh with workload `a`, whose app calls.
 async fn mesh() -> (TestMesh, Member) {
@@ -122,10 +122,8 @@ async fn the_last_endpoint_is_never_ejected() {
 async fn an_endpoint_that_takes_no_connections_is_left_alone() {
     let (mesh, a) = mesh().await;
     let good = Peer::http1(|_| Act::Answer(200)).await;
-    // Bound, so that nobody else gets the port, and never listened on.
-    let closed = tokio::net::TcpSocket::new_v4().expect("a socket");
-    closed.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
-    let dead = closed.local_addr().expect("its address");
+    let closed = ClosedPort::any();
+    let dead = closed.address();
     mesh.plain_service("b", AppProtocol::Http1, &[dead, good.address()])
         .await;
     let rules = "consecutiveLocalOriginFailures: 2, baseEjectionTime: 1h";

@@ -2,7 +2,6 @@
 //! policy adds to that.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,8 +12,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::sync::Notify;
 use weir_policy::model::AppProtocol;
 use weir_test_mesh::{
-    Act, Answer, Client, Member, MemberSettings, Peer, Protocol, Script, ScriptedApp, TestMesh, call, frame, free_port,
-    until,
+    Act, Answer, Client, ClosedPort, Member, MemberSettings, Peer, Protocol, Script, ScriptedApp, TestMesh, call,
+    frame, until,
 };
 
 /// A mesh with workload `a`, whose app calls.
@@ -86,7 +85,8 @@ async fn route(mesh: &TestMesh, rule: &str) {
 async fn a_refused_connection_is_tried_elsewhere_whatever_the_method() {
     let (mesh, a) = mesh().await;
     let peer = Peer::http1(|_| Act::Answer(200)).await;
-    let dead = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let closed = ClosedPort::any();
+    let dead = closed.address();
     mesh.plain_service("b", AppProtocol::Http1, &[dead, peer.address()])
         .await;
     mesh.apply(
