@@ -159,16 +159,22 @@ impl<'a> Node<'a> {
         Some(out)
     }
 
-    /// Says of an item what only shows beside the others.
-    pub(crate) fn refuse_item(
+    /// Says of an item what only shows beside others. `items`: what was read of them; where one could not be read the
+    /// others' places have moved, and it is put right first.
+    pub(crate) fn refuse_item<T>(
         &self,
         errors: &mut Errors,
+        items: &[T],
         index: usize,
         problem: impl Into<String>,
         remedy: impl Into<String>,
     ) {
-        let item = self.value.get(index).unwrap_or(&Value::Null);
-        self.child(Step::Index(index), item).refuse(errors, problem, remedy);
+        if let Value::Array(given) = self.value
+            && given.len() == items.len()
+            && let Some(item) = given.get(index)
+        {
+            self.child(Step::Index(index), item).refuse(errors, problem, remedy);
+        }
     }
 
     /// Says that an empty list is wrong.
@@ -178,8 +184,7 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// Says of each of the value's items that an earlier one clashes with it. `items`: what was read of them; where
-    /// one could not be read the others' places have moved, and it is put right first.
+    /// Says of each of the value's items that an earlier one clashes with it. `items`: as for [`Node::refuse_item`].
     pub(crate) fn refuse_twins<T>(
         &self,
         errors: &mut Errors,
@@ -188,12 +193,9 @@ impl<'a> Node<'a> {
         problem: &str,
         remedy: &str,
     ) {
-        if self.value.as_array().map(Vec::len) != Some(items.len()) {
-            return;
-        }
         for (index, item) in items.iter().enumerate() {
             if items.iter().take(index).any(|earlier| clash(earlier, item)) {
-                self.refuse_item(errors, index, problem, remedy);
+                self.refuse_item(errors, items, index, problem, remedy);
             }
         }
     }

@@ -230,6 +230,7 @@ fn read_match(node: &Node<'_>, errors: &mut Errors) -> Option<GrpcRouteMatch> {
             let remedy = "leave it out: a GRPCRoute is for calls, which have application/grpc there";
             node.refuse_item(
                 errors,
+                &headers,
                 index,
                 "is a condition on the field that makes a request a call",
                 remedy,

@@ -197,6 +197,11 @@ fn rules_of_calls() {
     );
     let twins = grpc_rule("name: one}, {name: one");
     bad(&twins, &["f:4: spec.rules[1]: "]);
+    // Of an item that can't be read nobody knows what it would be beside the others: it alone is named.
+    refused(
+        "matches: [{headers: [{name: 'a b', value: a}, {name: content-type, value: a}]}]",
+        "matches[0].headers[0].name: ",
+    );
 }
 
 #[test]
@@ -470,6 +475,41 @@ fn rules_of_filters() {
         &rule("filters: [{type: RequestRedirect, requestRedirect: {port: 1}}]\nbackendRefs: [{name: a, port: 1}]"),
         &["f:9: spec.rules[0].backendRefs: [{\"name\":\"a\",\"port\":1}] stands beside a RequestRedirect"],
     );
+}
+
+#[test]
+fn an_item_that_can_not_be_read_moves_no_blame_to_another() {
+    let prefix = "{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /b}}}";
+    let exact = "matches: [{path: {type: Exact, value: /a}}]";
+    let of_cors = "{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [Access-Control-Max-Age]}}";
+    let cors = "{type: CORS, cors: {}}";
+    let bogus = "{type: Bogus}";
+    let redirect = "{type: RequestRedirect, requestRedirect: {port: 81}}";
+    let rewrite = "{type: URLRewrite, urlRewrite: {hostname: a}}";
+    for (fields, expect) in [
+        (
+            format!("{exact}\nfilters: [{bogus}, {prefix}]"),
+            "9: spec.rules[0].filters[0].type: \"Bogus\"",
+        ),
+        (
+            format!("{exact}\nbackendRefs: [{{port: 80}}, {{name: a, port: 80, filters: [{prefix}]}}]"),
+            "9: spec.rules[0].backendRefs[0].name: is missing",
+        ),
+        (
+            format!("filters: [{bogus}, {redirect}, {rewrite}]"),
+            "8: spec.rules[0].filters[0].type: \"Bogus\"",
+        ),
+        (
+            format!("filters: [{bogus}, {cors}, {of_cors}]"),
+            "8: spec.rules[0].filters[0].type: \"Bogus\"",
+        ),
+        (
+            format!("filters: [{cors}]\nbackendRefs: [{{port: 80}}, {{name: a, port: 80, filters: [{of_cors}]}}]"),
+            "9: spec.rules[0].backendRefs[0].name: is missing",
+        ),
+    ] {
+        bad(&rule(&fields), &[&format!("f:{expect}")]);
+    }
 }
 
 #[test]

@@ -202,12 +202,12 @@ pub(super) fn check_beside(node: &Node<'_>, rule: &HttpRouteRule, errors: &mut E
     let problem = "changes a field that is the CORS filter's to say";
     let remedy = "leave Access-Control-* to that filter";
     if let (Some(filters), Some(at)) = (fields.get("filters"), rule.filters.iter().position(speaks_of_cors)) {
-        filters.refuse_item(errors, at, problem, remedy);
+        filters.refuse_item(errors, &rule.filters, at, problem, remedy);
     }
     let mut backends = rule.backend_refs.iter();
     let at = backends.position(|backend| backend.filters.iter().any(speaks_of_cors));
     if let (Some(backends), Some(at)) = (fields.get("backendRefs"), at) {
-        backends.refuse_item(errors, at, problem, remedy);
+        backends.refuse_item(errors, &rule.backend_refs, at, problem, remedy);
     }
 }
 
@@ -237,7 +237,7 @@ fn read_names(node: &Node<'_>, errors: &mut Errors) -> Option<Vec<String>> {
 fn alone(node: &Node<'_>, errors: &mut Errors) {
     let listed = node.value().as_array().map(Vec::as_slice).unwrap_or_default();
     if let (Some(at), 2..) = (listed.iter().position(|one| one == ANY), listed.len()) {
-        node.refuse_item(errors, at, "stands beside others", "leave it or the others out");
+        node.refuse_item(errors, listed, at, "stands beside others", "leave it or the others out");
     }
 }
 

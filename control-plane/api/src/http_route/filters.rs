@@ -34,6 +34,7 @@ pub(crate) fn read_filters(node: &Node<'_>, of: FilterOf, errors: &mut Errors) -
     if let (true, Some(rewrite)) = (redirect, rewrite) {
         node.refuse_item(
             errors,
+            &filters,
             rewrite,
             "stands beside a RequestRedirect",
             "leave one of the two out",

@@ -189,12 +189,12 @@ fn check_rule(node: &Node<'_>, rule: &HttpRouteRule, errors: &mut Errors) {
     let problem = "replaces a prefix that is not one";
     let remedy = "replacePrefixMatch needs exactly one match in its rule, on a PathPrefix";
     if let (Some(filters), Some(index)) = (fields.get("filters"), rule.filters.iter().position(replaces_prefix)) {
-        filters.refuse_item(errors, index, problem, remedy);
+        filters.refuse_item(errors, &rule.filters, index, problem, remedy);
     }
     if let Some(backends) = fields.get("backendRefs") {
         for (index, backend) in rule.backend_refs.iter().enumerate() {
             if backend.filters.iter().any(replaces_prefix) {
-                backends.refuse_item(errors, index, problem, remedy);
+                backends.refuse_item(errors, &rule.backend_refs, index, problem, remedy);
             }
         }
     }
