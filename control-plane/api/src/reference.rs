@@ -8,6 +8,7 @@ use serde::{Serialize, Serializer};
 use serde_json::json;
 
 use crate::decode::{Errors, Fields, Node};
+use crate::http_route::read::TWIN;
 
 /// The kind of resource that a reference points to. Serializes as the two fields `group` and `kind`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -39,13 +40,7 @@ pub(crate) fn policy_targets<T: PartialEq>(
 ) -> Option<Vec<T>> {
     let targets = node.list(errors, TARGETS_MAX, read)?;
     node.refuse_empty(errors, empty);
-    node.refuse_twins(
-        errors,
-        &targets,
-        |a, b| a == b,
-        "is there already",
-        "each target stands once",
-    );
+    node.refuse_twins(errors, &targets, |a, b| a == b, TWIN, "each target stands once");
     Some(targets)
 }
 

@@ -7,6 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 
 use crate::decode::{Errors, Fields, Node};
+use crate::http_route::read::{TWIN, TWIN_REMEDY};
 use crate::http_route::{read_header_name, read_path};
 use crate::names;
 use crate::object::{LABELS_MAX, read_labels};
@@ -335,9 +336,6 @@ const CREDENTIALS: [&str; 4] = ["authorization", "proxy-authorization", "cookie"
 /// Each costs a copy of a value for each span, or a comparison for each request.
 const TAGS_MAX: usize = 8;
 const PATHS_MAX: usize = 16;
-
-const TWIN: &str = "is there already";
-const TWIN_REMEDY: &str = "each stands once";
 
 const PATH_VALUE: &str = "What the path is compared with.\n\nRule: a path holds no empty segment (`//`), none that is `.` \
                           or `..` in any spelling, and no escaped slash (`%2F`).";
