@@ -133,11 +133,7 @@ pub(crate) fn cluster(name: &ClusterName, index: &Index) -> Option<Compiled<mode
     let port = service.spec.ports.iter().find(|port| port.port == name.port)?;
     let mut sources = vec![source(service.object)];
     let policies = index.policies(&name.service);
-    let policy = policy_for(&name.service, port, &policies);
-    let policy = policy.filter(|policy| {
-        let section = claimed_by_name(&name.service, port, policy);
-        misfit(policy.spec, service.spec, section).is_none()
-    });
+    let policy = policy_for(&name.service, service.spec, port, &policies);
     sources.extend(policy.map(|policy| source(policy.object)));
     let spec = policy.map(|policy| policy.spec);
     let balancing = spec.and_then(|spec| spec.balancing).unwrap_or_default();
@@ -282,35 +278,24 @@ pub(crate) fn check(object: &Object) -> Result<(), Vec<FieldError>> {
     }
 }
 
-/// The policy that holds for a port: one for the port by name before one for the whole service, then the older.
+/// The policy that holds for a port: one for the port by name before one for the whole service, then the older. One that
+/// can't hold for what it claims stands in nobody's way.
 pub(crate) fn policy_for<'a, 'b>(
-    service: &ServiceName,
+    name: &ServiceName,
+    service: &ServiceSpec,
     port: &ServicePort,
     oldest_first: &'a [Of<'b, BackendPolicySpec>],
 ) -> Option<&'a Of<'b, BackendPolicySpec>> {
-    let claims = |policy: &&Of<'_, BackendPolicySpec>, section: Option<&str>| {
-        let mut targets = policy.spec.target_refs.iter();
-        let service = service.service.as_str();
-        targets.any(|target| target.name == service && target.section_name.as_deref() == section)
+    let oldest = |section: Option<&str>| {
+        let claims = |policy: &&Of<'_, BackendPolicySpec>| {
+            let mut targets = policy.spec.target_refs.iter();
+            targets.any(|target| target.name == name.service.as_str() && target.section_name.as_deref() == section)
+        };
+        let mut claimants = oldest_first.iter().filter(claims);
+        claimants.find(|policy| misfit(policy.spec, service, section).is_none())
     };
-    let by_port = port
-        .name
-        .as_deref()
-        .and_then(|section| oldest_first.iter().find(|p| claims(p, Some(section))));
-    by_port.or_else(|| oldest_first.iter().find(|policy| claims(policy, None)))
-}
-
-/// The name of the port, where the policy holds for it by name.
-fn claimed_by_name<'a>(
-    service: &ServiceName,
-    port: &'a ServicePort,
-    policy: &Of<'_, BackendPolicySpec>,
-) -> Option<&'a str> {
-    let name = port.name.as_deref()?;
-    let mut targets = policy.spec.target_refs.iter();
-    let named =
-        targets.any(|target| target.name == service.service.as_str() && target.section_name.as_deref() == Some(name));
-    named.then_some(name)
+    let by_port = port.name.as_deref().and_then(|section| oldest(Some(section)));
+    by_port.or_else(|| oldest(None))
 }
 
 /// By `appProtocol`; else by the port's name, as it is the custom in meshes: `grpc`, `http2` or `h2c`, also before a
@@ -527,7 +512,7 @@ mod tests {
     #[test]
     fn a_policy_that_can_not_hold_for_a_port_is_not_taken_in_part() {
         let service = fixture::service("citizen", "portal", &[("http", 80), ("grpc", 90)]);
-        let mut policy = policy("a", 1, None, 1);
+        let mut policy = self::policy("a", 1, None, 1);
         let grpc = backend_policy::HealthCheck {
             kind: HealthCheckType::Grpc,
             http: None,
@@ -551,6 +536,10 @@ mod tests {
             (1024, 1024),
             "nothing of it"
         );
+        let index = fixture::index([service.clone(), policy.clone(), self::policy("b", 2, None, 2)]);
+        let name = "portal.citizen:80".parse().expect("a cluster");
+        let held = cluster(&name, &index).expect("there").resource.limits.max_requests;
+        assert_eq!(held, 2, "a younger one that can hold does");
         if let Spec::BackendPolicy(spec) = &mut policy.spec {
             spec.target_refs[0].section_name = Some("grpc".to_owned());
         }

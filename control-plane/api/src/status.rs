@@ -174,8 +174,8 @@ pub struct RouteParentStatus {
     pub controller_name: String,
     /// What is so, by type:
     ///
-    /// - `Accepted`: the parent is there and takes the route. Otherwise the reason is NoMatchingParent or
-    ///   UnsupportedValue.
+    /// - `Accepted`: the parent is there and takes the route. Otherwise the reason is NoMatchingParent,
+    ///   UnsupportedValue, or Conflicted: an older route of the other kind holds.
     /// - `ResolvedRefs`: every backend is there and may be used. Otherwise the reason is BackendNotFound or
     ///   RefNotPermitted.
     /// - `weir.dev/InForce`: it is in force on every connected proxy that it concerns. Otherwise the reason is
@@ -205,7 +205,8 @@ pub struct PolicyAncestorStatus {
     /// What is so, by type:
     ///
     /// - `Accepted`: the target is there and takes the policy; with the reason PartlyConflicted, for some workloads an
-    ///   older one holds. Otherwise the reason is TargetNotFound, or Conflicted: an older policy holds.
+    ///   older one holds. Otherwise the reason is TargetNotFound, Invalid: it can't be in force there, or Conflicted:
+    ///   an older policy holds.
     /// - `weir.dev/InForce`: it is in force on every connected proxy that it concerns. Otherwise the reason is
     ///   Rejected, Pending, NoSubscribers, NotAccepted or Overridden.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]

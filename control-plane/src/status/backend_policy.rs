@@ -18,12 +18,15 @@ pub(super) fn claims<'a>(object: &Object, spec: &BackendPolicySpec, index: &'a I
         let attachment = attachment(object, target, index);
         let service = service_name(&object.metadata.namespace, &target.name);
         let policies = service.map(|service| index.policies(&service)).unwrap_or_default();
-        let claims = |policy: &&Of<'_, BackendPolicySpec>| policy.spec.target_refs.contains(target);
+        let holds = |policy: &&Of<'_, BackendPolicySpec>| {
+            let claims = policy.spec.target_refs.contains(target);
+            claims && misfit(policy.object, policy.spec, target, index).is_none()
+        };
         Claim {
             target: ParentReference::from(target),
             found: found(object, target, index),
             misfit: misfit(object, spec, target, index),
-            oldest: policies.iter().find(claims).map(|oldest| oldest.object),
+            oldest: policies.iter().find(holds).map(|oldest| oldest.object),
             partly: None,
             overridden: attachment
                 .as_ref()
@@ -80,7 +83,7 @@ fn overridden(object: &Object, attachment: &Attachment, index: &Index) -> Option
     let policies = index.policies(&attachment.service);
     let ports = service.spec.ports.iter();
     let ports = ports.filter(|port| attachment.port.is_none_or(|only| only == port.port));
-    let holders = ports.map(|port| compile::policy_for(&attachment.service, port, &policies));
+    let holders = ports.map(|port| compile::policy_for(&attachment.service, service.spec, port, &policies));
     let others = others(object, holders.map(|holder| holder.map(|holder| holder.object)))?;
     Some(format!(
         "each port has a policy of its own, which goes before this one: {others}"

@@ -21,7 +21,7 @@ pub(super) struct Claim<'a> {
     pub(super) found: Result<String, String>,
     /// Why the policy can't be in force there.
     pub(super) misfit: Option<String>,
-    /// The oldest policy that claims just the same, the claimant itself among them.
+    /// The oldest policy that claims just the same and can be in force there, the claimant itself among them.
     pub(super) oldest: Option<&'a Object>,
     /// Of the policies that claim a part of it as much, the oldest that holds for such a part.
     pub(super) partly: Option<&'a Object>,

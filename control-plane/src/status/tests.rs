@@ -6,7 +6,9 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use weir_api::backend_policy::{BackendPolicySpec, TargetRef};
+use weir_api::backend_policy::{
+    BackendPolicySpec, CHECK_INTERVAL, CHECK_TIMEOUT, HealthCheck, HealthCheckType, TargetRef,
+};
 use weir_api::http_route::{BackendRef, HttpMethod, Retry};
 use weir_api::telemetry_policy::{AccessLog, TelemetryPolicySpec, WorkloadSelector};
 use weir_api::views::Rejection;
@@ -434,6 +436,37 @@ fn of_two_policies_that_claim_the_same_the_older_holds_and_both_are_named() {
         "weir.dev/InForce",
         overridden,
     );
+}
+
+#[test]
+fn a_policy_that_can_not_hold_stands_in_nobodys_way() {
+    let mut misfit = created(policy("misfit", &[("portal", Some("http"))]), 1);
+    if let Spec::BackendPolicy(spec) = &mut misfit.spec {
+        spec.health_check = Some(Box::new(grpc_check()));
+    }
+    let fits = created(policy("fits", &[("portal", Some("http"))]), 2);
+    let wide = created(policy("wide", &[("portal", None)]), 3);
+    let objects = [portal(), misfit.clone(), fits.clone(), wide.clone()];
+    let invalid = "False/Invalid: healthCheck.type: Grpc can't be asked of port \"http\", which speaks HTTP/1.1: set its \
+                   appProtocol, or name another port in sectionName (port \"http\" of Service citizen/portal)";
+    says(&objects, &misfit, "Accepted", invalid);
+    let holds = "True/Accepted: it holds for port \"http\" of Service citizen/portal";
+    says(&objects, &fits, "Accepted", holds);
+    says(&objects, &fits, "weir.dev/InForce", "True/InForce: in force on 1 of 1");
+    let objects = [portal(), misfit, wide.clone()];
+    says(&objects, &wide, "weir.dev/InForce", "True/InForce: in force on 1 of 1");
+}
+
+fn grpc_check() -> HealthCheck {
+    HealthCheck {
+        kind: HealthCheckType::Grpc,
+        http: None,
+        grpc: None,
+        interval: CHECK_INTERVAL,
+        timeout: CHECK_TIMEOUT,
+        unhealthy_threshold: 1,
+        healthy_threshold: 1,
+    }
 }
 
 /// A policy for the workloads with these labels, or for all.
