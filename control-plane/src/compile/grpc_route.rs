@@ -45,6 +45,7 @@ fn expand_rule(
         timeouts: None,
         retry: None,
         policy: policies.for_rule(rule.name.as_deref()).map(|policy| policy.spec),
+        limit: policies.limit_name(at.name(), rule.name.as_deref()),
     };
     let done = rules::done(references, &at, &parts)?;
     let every_call = [GrpcRouteMatch::default()];

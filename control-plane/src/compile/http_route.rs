@@ -37,6 +37,7 @@ fn expand_rule(
         timeouts: rule.timeouts,
         retry: rule.retry.as_ref(),
         policy: policies.for_rule(rule.name.as_deref()).map(|policy| policy.spec),
+        limit: policies.limit_name(at.name(), rule.name.as_deref()),
     };
     let done = rules::done(references, &at, &parts)?;
     if rule.matches.is_empty() {

@@ -15,6 +15,8 @@ pub(crate) struct RoutePolicies<'a> {
     of_route: Vec<Of<'a, RoutePolicySpec>>,
     /// Those that name the service, oldest first.
     of_service: Vec<Of<'a, RoutePolicySpec>>,
+    /// That service.
+    service: Option<Key>,
 }
 
 impl<'a> RoutePolicies<'a> {
@@ -22,7 +24,9 @@ impl<'a> RoutePolicies<'a> {
     pub(crate) fn of(route: &Object, service: &ServiceName, index: &'a Index) -> RoutePolicies<'a> {
         let mut policies = RoutePolicies::of_route(route, index);
         if route.metadata.namespace == service.namespace.as_str() {
-            policies.of_service = index.route_policies(&service_key(service));
+            let service = service_key(service);
+            policies.of_service = index.route_policies(&service);
+            policies.service = Some(service);
         }
         policies
     }
@@ -33,29 +37,45 @@ impl<'a> RoutePolicies<'a> {
         RoutePolicies {
             of_route: index.route_policies(&key),
             of_service: Vec::new(),
+            service: None,
             route: Some(key),
         }
     }
 
     /// Those for all requests to a service that has no routes.
     pub(crate) fn without_routes(service: &ServiceName, index: &'a Index) -> RoutePolicies<'a> {
+        let service = service_key(service);
         RoutePolicies {
             route: None,
             of_route: Vec::new(),
-            of_service: index.route_policies(&service_key(service)),
+            of_service: index.route_policies(&service),
+            service: Some(service),
         }
     }
 
     /// The one that holds for the rule of this name: one for the rule, else one for the route, else one for the
     /// service.
     pub(crate) fn for_rule(&self, name: Option<&str>) -> Option<&Of<'a, RoutePolicySpec>> {
+        self.of_rule_or_route(name).or_else(|| self.of_service.first())
+    }
+
+    /// What the limit of a rule's requests is called, by which what is spent of it is found: after the rule, and after
+    /// the service where the policy is that one's, since a route of several services is under a policy of each.
+    pub(crate) fn limit_name(&self, rule: &str, name: Option<&str>) -> String {
+        match (self.of_rule_or_route(name), &self.service) {
+            (None, Some(service)) => format!("{rule}@{service}"),
+            (Some(_), _) | (None, None) => rule.to_owned(),
+        }
+    }
+
+    fn of_rule_or_route(&self, name: Option<&str>) -> Option<&Of<'a, RoutePolicySpec>> {
         let oldest = |section: Option<&str>| {
             let route = self.route.as_ref()?;
             let mut policies = self.of_route.iter();
             policies.find(|policy| claims(policy, |target| is_for(target, route, section)))
         };
         let by_name = name.and_then(|name| oldest(Some(name)));
-        by_name.or_else(|| oldest(None)).or_else(|| self.of_service.first())
+        by_name.or_else(|| oldest(None))
     }
 
     /// Those that hold for a rule of the route.
@@ -112,7 +132,7 @@ mod tests {
     use std::time::Duration;
 
     use weir_api::http_route::Retry;
-    use weir_api::route_policy::{RetryBackoff, RetryMethods, RetryOn, RouteRetry};
+    use weir_api::route_policy::{RetryBackoff, RetryMethods, RetryOn, RouteRateLimit, RouteRetry};
     use weir_policy::model;
 
     use super::*;
@@ -215,6 +235,44 @@ mod tests {
             compiled(&[portal(), foreign, route("citizen")], "portal.citizen:80/*").0,
             [None, None]
         );
+    }
+
+    #[test]
+    fn services_of_one_route_have_limits_of_their_own() {
+        let mut route = fixture::route("citizen", "r", "citizen", "portal");
+        let mut second = spec_of(&mut route).parent_refs[0].clone();
+        second.name = "desk".to_owned();
+        spec_of(&mut route).parent_refs.push(second);
+        let desk = fixture::service("citizen", "desk", &[("", 80)]);
+        let limits = |policies: &[Object]| {
+            let index = fixture::index(
+                [portal(), desk.clone(), route.clone()]
+                    .into_iter()
+                    .chain(policies.to_vec()),
+            );
+            ["portal", "desk"].map(|service| {
+                let name = format!("{service}.citizen:80/*");
+                let config = route_config(&name.parse().expect("a name"), &index).expect("there");
+                let limit = config.resource.virtual_hosts[0].routes[0].rate_limit.clone();
+                limit.map(|limit| limit.name)
+            })
+        };
+        let limited = |name: &str, targets: &[(Kind, &str, Option<&str>)]| {
+            let mut policy = route_policy(name, targets);
+            route_policy_spec_of(&mut policy).rate_limit = Some(RouteRateLimit {
+                requests: 1,
+                per: Duration::from_secs(1),
+                burst: None,
+            });
+            policy
+        };
+        let by_service = [limited("p", &[SERVICE]), limited("d", &[(Kind::Service, "desk", None)])];
+        let rule = "HTTPRoute/citizen/r#rules[0]";
+        let own = |service: &str| Some(format!("{rule}@Service/citizen/{service}"));
+        assert_eq!(limits(&by_service), [own("portal"), own("desk")]);
+        // A rule's limit is the rule's, whichever service is called.
+        let by_route = [limited("r", &[ROUTE])];
+        assert_eq!(limits(&by_route), [Some(rule.to_owned()), Some(rule.to_owned())]);
     }
 
     #[track_caller]

@@ -30,6 +30,11 @@ impl Place {
         }
     }
 
+    /// The name of the rule.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The name of the route of one of its matches.
     pub(super) fn route_name(&self, of_match: usize) -> String {
         format!("{}.matches[{of_match}]", self.name)
@@ -44,6 +49,8 @@ pub(super) struct RuleParts<'a> {
     pub(super) retry: Option<&'a Retry>,
     /// The policy that holds for it.
     pub(super) policy: Option<&'a RoutePolicySpec>,
+    /// What the limit of its requests is called.
+    pub(super) limit: String,
 }
 
 /// What a rule does, whichever of its matches takes a request.
@@ -136,7 +143,7 @@ pub(super) fn done(references: &References<'_>, at: &Place, rule: &RuleParts<'_>
         ..Done::only(action)
     };
     match rule.policy {
-        Some(policy) => own.under(policy, &at.name),
+        Some(policy) => own.under(policy, &rule.limit),
         None => Ok(own),
     }
 }
