@@ -105,7 +105,7 @@ async fn grpc_routes() {
         "kind: Service, name: ECHO, sectionName: web",
     );
     let calls = vec![grpc("http://ECHO/pkg.Echo/Mirrored").reaches("v1")];
-    world.case("MeshGRPCRouteRequestMirror", &named, calls).await;
+    world.case("a copy of a call", &named, calls).await;
     let v2 = &world.backends[1];
     until("the copy", || async {
         (reached(v2, "/pkg.Echo/Mirrored") == 1).then_some(())
