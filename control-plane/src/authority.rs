@@ -124,12 +124,12 @@ impl Authority {
             Some(directory) => directory.token_key()?,
             None => ca::new_key().and_then(TokenKey::new).map_err(in_memory)?,
         };
-        let mut seen = None;
+        let mut in_use = None;
         let (source, ca) = match (files, directory) {
             (Some(files), _) => {
                 let bytes = files.read()?;
                 let ca = files.ca(&bytes, now)?;
-                seen = Some(bytes);
+                in_use = Some(bytes);
                 (Source::Files(files), ca)
             }
             (None, Some(directory)) => {
@@ -150,7 +150,7 @@ impl Authority {
         let authority = Authority { shared };
         let keeper = Keeper {
             authority: authority.clone(),
-            seen,
+            in_use,
         };
         Ok((authority, keeper))
     }
@@ -372,8 +372,8 @@ impl Authority {
 /// Keeps the authority good: renews its own intermediate, follows an operator's files.
 pub(crate) struct Keeper {
     authority: Authority,
-    /// What the operator's files held when they were last looked at.
-    seen: Option<CaBytes>,
+    /// What the operator's files hold that is in use. What was refused is looked at again: time may put it right.
+    in_use: Option<CaBytes>,
 }
 
 impl Keeper {
@@ -411,12 +411,13 @@ impl Keeper {
                 directory.ca(&shared.trust_domain, now)
             }
             Source::Files(files) => match files.read() {
-                Ok(bytes) if self.seen.as_ref() == Some(&bytes) => return,
-                Ok(bytes) => {
-                    let ca = files.ca(&bytes, now);
-                    self.seen = Some(bytes);
-                    ca
+                Ok(bytes) if self.in_use.as_ref() == Some(&bytes) => {
+                    if self.authority.trouble().take().is_some() {
+                        tracing::info!("the authority's files hold again what is in use");
+                    }
+                    return;
                 }
+                Ok(bytes) => files.ca(&bytes, now).inspect(|_| self.in_use = Some(bytes)),
                 Err(error) => Err(error),
             },
         };

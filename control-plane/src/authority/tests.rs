@@ -1,5 +1,8 @@
 //! The authority as a whole: who is let in, how often, and what is said of it.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+
 use super::*;
 use crate::drain;
 use crate::store::{Location, StoreTask};
@@ -140,33 +143,108 @@ async fn a_certificate_is_good_for_no_longer_than_it_may_be() {
     store.stop().await.expect("no panic");
 }
 
+/// An operator's files, with an intermediate under a root of theirs.
+struct Files {
+    directory: tempfile::TempDir,
+    trust_domain: TrustDomain,
+    root: ca::Pair,
+    first: ca::Pair,
+}
+
+impl Files {
+    fn new(now: SystemTime) -> Files {
+        let trust_domain = AuthorityConfig::default().trust_domain;
+        let root = ca::Pair::root(&trust_domain, now).expect("a root");
+        let files = Files {
+            directory: tempfile::tempdir().expect("a directory"),
+            first: root.intermediate(&trust_domain, now).expect("an intermediate"),
+            trust_domain,
+            root,
+        };
+        std::fs::write(files.place("key"), "").expect("written");
+        std::fs::set_permissions(files.place("key"), Permissions::from_mode(0o600)).expect("set");
+        std::fs::write(files.place("roots"), to_pem(&files.root.certificate)).expect("written");
+        files.write(&files.first);
+        files
+    }
+
+    fn place(&self, name: &str) -> std::path::PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn write(&self, pair: &ca::Pair) {
+        std::fs::write(self.place("key"), pair.key.serialize_pem()).expect("written");
+        std::fs::write(self.place("cert"), to_pem(&pair.certificate)).expect("written");
+    }
+
+    fn intermediate(&self, now: SystemTime) -> ca::Pair {
+        self.root
+            .intermediate(&self.trust_domain, now)
+            .expect("an intermediate")
+    }
+
+    fn config(&self) -> AuthorityConfig {
+        AuthorityConfig {
+            files: Some(CaFiles {
+                cert: self.place("cert"),
+                key: self.place("key"),
+                roots: self.place("roots"),
+            }),
+            ..AuthorityConfig::default()
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_intermediate_that_is_not_good_yet_is_taken_when_it_is() {
+    let now = SystemTime::now();
+    let files = Files::new(now);
+    let (authority, mut keeper, store) = open(files.config());
+    let before = authority.status().intermediate.sha256;
+    let day = Duration::from_secs(24 * 60 * 60);
+    let next = files.intermediate(now + day);
+    files.write(&next);
+    keeper.look(now);
+    let trouble = authority.status().trouble;
+    assert!(trouble.contains("which is good only from"), "{trouble}");
+    assert_eq!(authority.status().intermediate.sha256, before);
+    keeper.look(now + day);
+    assert_eq!(authority.status().intermediate.sha256, hex(&sha256(&next.certificate)));
+    assert_eq!(authority.status().trouble, "");
+    store.stop().await.expect("no panic");
+}
+
+#[tokio::test]
+async fn trouble_ends_when_the_files_are_again_what_is_in_use() {
+    let now = SystemTime::now();
+    let files = Files::new(now);
+    let (authority, mut keeper, store) = open(files.config());
+    let trouble = || authority.status().trouble;
+    let away = files.place("away");
+    std::fs::rename(files.place("key"), &away).expect("moved");
+    keeper.look(now);
+    assert!(trouble().contains("key: "), "{:?}", trouble());
+    std::fs::rename(&away, files.place("key")).expect("moved back");
+    keeper.look(now);
+    assert_eq!(trouble(), "", "one that could not be read");
+    std::fs::write(files.place("cert"), "garbage").expect("written");
+    keeper.look(now);
+    assert!(trouble().contains("cert holds no certificate"), "{:?}", trouble());
+    files.write(&files.first);
+    keeper.look(now);
+    assert_eq!(trouble(), "", "one that was wrong");
+    store.stop().await.expect("no panic");
+}
+
 /// Under virtual time: the keeper looks when it is time, and the test with it.
 #[tokio::test(start_paused = true)]
 async fn an_operators_files_are_followed_and_the_last_good_are_kept() {
     let now = SystemTime::now();
-    let directory = tempfile::tempdir().expect("a directory");
-    let place = |name: &str| directory.path().join(name);
-    let trust_domain = AuthorityConfig::default().trust_domain;
-    let root = ca::Pair::root(&trust_domain, now).expect("a root");
-    let write = |pair: &ca::Pair| {
-        std::fs::write(place("key"), pair.key.serialize_pem()).expect("written");
-        std::fs::write(place("cert"), to_pem(&pair.certificate)).expect("written");
-    };
-    std::fs::write(place("roots"), to_pem(&root.certificate)).expect("written");
-    let first = root.intermediate(&trust_domain, now).expect("an intermediate");
-    write(&first);
-    let config = AuthorityConfig {
-        files: Some(CaFiles {
-            cert: place("cert"),
-            key: place("key"),
-            roots: place("roots"),
-        }),
-        ..AuthorityConfig::default()
-    };
-    let (authority, mut keeper, store) = open(config);
+    let files = Files::new(now);
+    let (authority, mut keeper, store) = open(files.config());
     let signs = || authority.status().intermediate.sha256;
     let before = signs();
-    std::fs::write(place("cert"), "garbage").expect("written");
+    std::fs::write(files.place("cert"), "garbage").expect("written");
     keeper.look(now);
     assert_eq!(signs(), before);
     assert!(
@@ -176,7 +254,7 @@ async fn an_operators_files_are_followed_and_the_last_good_are_kept() {
     );
     let mut ca = authority.ca();
     ca.mark_unchanged();
-    write(&root.intermediate(&trust_domain, now).expect("an intermediate"));
+    files.write(&files.intermediate(now));
     let (drainer, drain) = drain::channel();
     let kept = tokio::spawn(keeper.keep(drain));
     ca.changed().await.expect("the authority is there");
