@@ -1,7 +1,7 @@
 //! Where the authority's keys are on disk: a directory of its own, or files of an operator's.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -17,7 +17,7 @@ use super::tokens::TokenKey;
 pub struct CaFiles {
     /// The intermediate, and whatever is between it and a root, PEM.
     pub cert: PathBuf,
-    /// Its private key, PEM.
+    /// Its private key, PEM; mode 0600, or 0640 where root owns it.
     pub key: PathBuf,
     /// The roots that workloads trust, PEM.
     pub roots: PathBuf,
@@ -164,9 +164,26 @@ impl CaFiles {
         let read = |path: &Path| fs::read(path).map_err(at(path));
         Ok(CaBytes {
             cert: read(&self.cert)?,
-            key: read(&self.key)?,
+            key: self.read_key()?,
             roots: read(&self.roots)?,
         })
+    }
+
+    fn read_key(&self) -> Result<Vec<u8>, AuthorityError> {
+        let path = &self.key;
+        let mut file = File::open(path).map_err(at(path))?;
+        let held = file.metadata().map_err(at(path))?;
+        let mode = held.mode() & 0o777;
+        if mode & forbidden(held.uid()) != 0 {
+            let problem = format!(
+                "has mode {mode:o}, so that others can reach the key: 600 is right, or 640 where root owns it; and ask \
+                 who has read it"
+            );
+            return Err(AuthorityError::wrong(path, problem));
+        }
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(at(path))?;
+        Ok(bytes)
     }
 
     /// The authority that they hold.
@@ -220,6 +237,13 @@ fn only_ours(path: &Path, mode: &str) -> Result<(), AuthorityError> {
     }
     let problem = format!("has mode {held:o}, so that others can reach keys: chmod {mode}, and ask who has read them");
     Err(AuthorityError::wrong(path, problem))
+}
+
+/// What may not be in the mode of an operator's key. Where root owns it, a group that may read it is how a process that
+/// is not root gets it: so a Secret of Kubernetes is mounted for one with `fsGroup`.
+fn forbidden(owner: u32) -> u32 {
+    const ROOT: u32 = 0;
+    if owner == ROOT { 0o037 } else { 0o077 }
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> AuthorityError {

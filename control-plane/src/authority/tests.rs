@@ -233,6 +233,9 @@ async fn trouble_ends_when_the_files_are_again_what_is_in_use() {
     files.write(&files.first);
     keeper.look(now);
     assert_eq!(trouble(), "", "one that was wrong");
+    std::fs::set_permissions(files.place("key"), Permissions::from_mode(0o644)).expect("set");
+    keeper.look(now);
+    assert!(trouble().contains("key has mode 644"), "{:?}", trouble());
     store.stop().await.expect("no panic");
 }
 

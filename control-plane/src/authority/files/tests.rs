@@ -138,6 +138,7 @@ fn an_operators_files_are_taken_whole_or_refused_by_name() {
         let write = |name: &str, text: &str| {
             let path = directory.path().join(name);
             fs::write(&path, text).expect("written");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("set");
             path
         };
         let files = CaFiles {
@@ -193,4 +194,49 @@ fn an_operators_files_are_taken_whole_or_refused_by_name() {
     };
     let missing = missing.read().map(|_| ()).expect_err("it is not there").to_string();
     assert!(missing.starts_with("no-such-cert: "), "{missing}");
+}
+
+#[test]
+fn a_key_of_an_operators_that_others_can_read_is_refused() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let write = |name: &str| {
+        let path = directory.path().join(name);
+        fs::write(&path, "").expect("written");
+        path
+    };
+    let files = CaFiles {
+        cert: write("cert"),
+        key: write("key"),
+        roots: write("roots"),
+    };
+    for (mode, right) in [
+        (0o600, true),
+        (0o400, true),
+        (0o644, false),
+        (0o604, false),
+        (0o620, false),
+    ] {
+        fs::set_permissions(&files.key, fs::Permissions::from_mode(mode)).expect("set");
+        let read = files.read().map(|_| ()).map_err(|error| error.to_string());
+        assert_eq!(read.is_ok(), right, "{read:?}");
+        if let Err(said) = read {
+            assert!(
+                said.contains(&format!(
+                    "key has mode {mode:o}, so that others can reach the key: 600 is right"
+                )),
+                "{said}"
+            );
+        }
+    }
+    // Whoever owns it: a group gets it of root alone.
+    for (owner, mode, right) in [
+        (0, 0o640, true),
+        (0, 0o440, true),
+        (0, 0o644, false),
+        (0, 0o660, false),
+        (1000, 0o640, false),
+        (1000, 0o600, true),
+    ] {
+        assert_eq!(mode & forbidden(owner) == 0, right, "{owner} {mode:o}");
+    }
 }
