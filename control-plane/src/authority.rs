@@ -18,6 +18,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 use weir_api::identity::{AuthorityStatus, CertificateStatus, IssuedToken, TOKEN_TTL_MAX_SECONDS, TOKEN_USES_MAX};
 use weir_policy::spiffe::{SpiffeId, TrustDomain};
+use weir_xds::JOIN_TOKEN_BYTES_MAX;
 
 use crate::drain::Drain;
 use crate::store::{Store, UseError};
@@ -264,8 +265,20 @@ impl Authority {
                 .map(|root| hex(&sha256(root)))
                 .collect(),
         };
+        let token = self.shared.tokens.sign(&claims)?;
+        if token.len() > JOIN_TOKEN_BYTES_MAX {
+            return Err(Refused::Request {
+                field: "token",
+                held: format!("{} bytes", token.len()),
+                right: format!(
+                    "at most {JOIN_TOKEN_BYTES_MAX} are right; it names {} roots: give --ca-roots fewer, or the token \
+                     fewer labels",
+                    claims.roots.len()
+                ),
+            });
+        }
         Ok(IssuedToken {
-            token: self.shared.tokens.sign(&claims)?,
+            token,
             id: claims.jti,
             spiffe_id: claims.sub,
             expires: rfc3339(ends),

@@ -239,6 +239,49 @@ async fn trouble_ends_when_the_files_are_again_what_is_in_use() {
     store.stop().await.expect("no panic");
 }
 
+/// Roots in a file until a token that names them, and the longest of all else, gets too long.
+#[tokio::test]
+async fn every_token_that_is_made_is_taken() {
+    let now = SystemTime::now();
+    let files = Files::new(now);
+    let roots = || {
+        let root = ca::Pair::root(&files.trust_domain, now).expect("a root");
+        to_pem(&root.certificate)
+    };
+    let mut pem = to_pem(&files.root.certificate);
+    pem.extend(std::iter::repeat_with(roots).take(29));
+    std::fs::write(files.place("roots"), &pem).expect("written");
+    let mut config = files.config();
+    config.trust_domain = "d".repeat(255).parse().expect("the longest");
+    let (authority, _keeper, store) = open(config.clone());
+    let labels: Labels = (0..16)
+        .map(|n| {
+            (
+                format!("{}/{n:0>63}", ["p".repeat(63).as_str(); 4].join(".").split_at(253).0),
+                "v".repeat(63),
+            )
+        })
+        .collect();
+    let id = |authority: &Authority| authority.id(&"n".repeat(63), &"a".repeat(63)).expect("the longest");
+    let token = |authority: &Authority| authority.token(&id(authority), labels.clone(), "720h", TOKEN_USES_MAX);
+    let made = token(&authority).expect("thirty roots have room").token;
+    let grant = authority.admit(&made, &request()).await.expect("it is taken");
+    assert_eq!((grant.claims.labels, grant.claims.roots.len()), (labels.clone(), 30));
+    store.stop().await.expect("no panic");
+    pem.extend(std::iter::repeat_with(roots).take(10));
+    std::fs::write(files.place("roots"), &pem).expect("written");
+    let (authority, _keeper, store) = open(config);
+    let said = token(&authority).expect_err("forty have none").to_string();
+    assert!(
+        said.starts_with("token \"") && said.contains("bytes\": at most 12288 are right; it names 40 roots"),
+        "{said}"
+    );
+    authority
+        .token(&id(&authority), Labels::new(), "1h", 1)
+        .expect("without labels they have");
+    store.stop().await.expect("no panic");
+}
+
 /// Under virtual time: the keeper looks when it is time, and the test with it.
 #[tokio::test(start_paused = true)]
 async fn an_operators_files_are_followed_and_the_last_good_are_kept() {

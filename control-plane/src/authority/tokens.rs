@@ -8,6 +8,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, deco
 use rcgen::KeyPair;
 use serde::{Deserialize, Serialize};
 use weir_policy::spiffe::{SpiffeId, TrustDomain};
+use weir_xds::JOIN_TOKEN_BYTES_MAX;
 
 use super::ca::CaProblem;
 
@@ -46,7 +47,7 @@ pub(crate) struct Grant {
 /// Why a token lets nobody in.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TokenError {
-    #[error("the token is longer than {TOKEN_BYTES_MAX} bytes")]
+    #[error("the token is longer than {JOIN_TOKEN_BYTES_MAX} bytes")]
     TooLong,
     #[error("the token is no join token of this control plane: it was changed, or another one made it")]
     NotOurs,
@@ -107,7 +108,7 @@ impl TokenKey {
         trust_domain: &TrustDomain,
         now: u64,
     ) -> Result<Grant, (Option<String>, TokenError)> {
-        if token.len() > TOKEN_BYTES_MAX {
+        if token.len() > JOIN_TOKEN_BYTES_MAX {
             return Err((None, TokenError::TooLong));
         }
         // The algorithm and the signature are the library's to check; times and names are ours, by our clock and with
@@ -138,8 +139,6 @@ impl TokenKey {
 
 /// What a join token is for.
 pub(crate) const AUDIENCE: &str = "weir.dev/join";
-/// The longest there can be holds its labels, a few roots and names of the longest.
-const TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// Two control planes' clocks may be apart by this much.
 const CLOCKS_APART_SECONDS: u64 = 60;
 

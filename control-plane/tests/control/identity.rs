@@ -568,6 +568,38 @@ async fn openssl_finds_our_certificates_right_and_speaks_with_our_port() {
     assert!(program.terminate().success());
 }
 
+/// It travels in a header, and headers have a limit of their own; its labels travel on in the certificate.
+#[tokio::test]
+async fn a_token_with_all_the_labels_that_it_may_have_is_taken() {
+    let (control, client) = start(AuthorityConfig::default()).await;
+    let prefix = ["p".repeat(63).as_str(); 3].join(".");
+    let labels: Value = (0..16)
+        .map(|n| (format!("{prefix}.{}/{n:0>63}", "p".repeat(61)), json!("v".repeat(63))))
+        .collect();
+    let request = json!({
+        "namespace": "citizen", "account": "a".repeat(63), "labels": labels, "ttl": "1h", "uses": 1,
+    });
+    let issued = client.post("/authority/tokens", &request).await.expect(200);
+    let token = issued["token"].as_str().expect("a token");
+    assert!(token.len() > 8_192, "{}", token.len());
+    let stranger = connect(&control, client, None).await;
+    let longest = "A".repeat(weir_xds::JOIN_TOKEN_BYTES_MAX);
+    let read = ask(stranger.clone(), self::request(&key()), Some(&longest)).await;
+    refused(
+        read,
+        Code::Unauthenticated,
+        "the token is no join token of this control plane",
+    );
+    let own = key();
+    let chain = ask(stranger, self::request(&own), Some(token)).await.expect("let in");
+    let member = Credential::new(own, &chain[..2]);
+    let member = connect(&control, client, Some(&member)).await;
+    ask(member, self::request(&key()), None)
+        .await
+        .expect("by the certificate");
+    control.shutdown().await;
+}
+
 #[tokio::test]
 async fn no_log_holds_a_token_or_a_key() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -31,6 +31,10 @@ pub mod istio {
     tonic::include_proto!("istio.v1.auth");
 }
 
+/// How long a join token may be, in bytes: beside names and labels of the longest it has room for thirty roots. It
+/// travels in a header, and all headers of a request have 16 KiB.
+pub const JOIN_TOKEN_BYTES_MAX: usize = 12 * 1024;
+
 /// The published messages and services that other crates of Weir touch.
 pub mod envoy {
     pub use envoy_types::pb::envoy::config::core::v3::{ControlPlane, Locality, Node};

@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use weir_policy::spiffe::SpiffeId;
+use weir_xds::JOIN_TOKEN_BYTES_MAX;
 
 /// A token.
 #[derive(Clone, PartialEq, Eq)]
@@ -59,7 +60,7 @@ impl Token {
 
     pub(crate) fn read(text: &str) -> Option<Token> {
         let text = text.trim();
-        if text.len() > TOKEN_BYTES_MAX {
+        if text.len() > JOIN_TOKEN_BYTES_MAX {
             return None;
         }
         let mut parts = text.split('.');
@@ -88,9 +89,6 @@ fn pin(text: &str) -> Option<[u8; 32]> {
     }
     Some(pin)
 }
-
-/// As long as the control plane takes one.
-const TOKEN_BYTES_MAX: usize = 8 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -127,7 +125,7 @@ mod tests {
             format!("{good}.x"),
             good.replacen('.', ". ", 1),
             good.replacen('.', ".\u{e9}", 1),
-            format!("{good}{}", "A".repeat(TOKEN_BYTES_MAX)),
+            format!("{good}{}", "A".repeat(JOIN_TOKEN_BYTES_MAX)),
             token(json!({"sub": id, "roots": []})),
             token(json!({"sub": id, "roots": [&root[1..]]})),
             token(json!({"sub": id, "roots": ["+a".repeat(32)]})),
@@ -136,6 +134,22 @@ mod tests {
         ] {
             assert!(Token::read(&text).is_none(), "{text}");
         }
+    }
+
+    #[test]
+    fn the_longest_that_the_control_plane_makes_is_read() {
+        let id = "spiffe://mesh.gov/ns/citizen/sa/portal";
+        let with_labels =
+            |bytes: usize| token(json!({"sub": id, "roots": ["00".repeat(32)], "labels": "a".repeat(bytes)}));
+        let fits = |text: &String| text.len() <= JOIN_TOKEN_BYTES_MAX;
+        let longest = (0..JOIN_TOKEN_BYTES_MAX)
+            .map(with_labels)
+            .take_while(fits)
+            .last()
+            .expect("one fits");
+        assert!(longest.len() > JOIN_TOKEN_BYTES_MAX - 4);
+        assert!(Token::read(&longest).is_some());
+        assert!(Token::read(&format!("{longest}AAAA")).is_none());
     }
 
     proptest! {

@@ -138,7 +138,7 @@ fn a_token_with_any_byte_changed_is_none() {
     ] {
         assert!(read(&key, &around).is_err(), "{around}");
     }
-    let long = format!("{token}{}", "A".repeat(TOKEN_BYTES_MAX));
+    let long = format!("{token}{}", "A".repeat(JOIN_TOKEN_BYTES_MAX));
     assert_eq!(read(&key, &long), Err((None, TokenError::TooLong)));
 }
 
