@@ -571,10 +571,10 @@ pub(crate) enum TokenCommand {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The token is all that is printed to standard output. Whoever has it can join as this account, so keep it as a password, and give \
-it to weir-proxy with --token-file. Only on the control plane's own host.
+Without --out the token is all that is printed to standard output. Whoever has it can join as this account, so keep it as a \
+password, and give it to weir-proxy with --token-file. Only on the control plane's own host.
 
-  weirctl token create --namespace citizen --account portal --labels app=portal > portal.token")]
+  weirctl token create --namespace citizen --account portal --labels app=portal --out portal.token")]
 pub(crate) struct CreateTokenArgs {
     #[command(flatten)]
     pub(crate) who: Who,
@@ -587,8 +587,11 @@ pub(crate) struct CreateTokenArgs {
     /// How many proxies may join with it; one that starts anew without the key that it had counts again
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) uses: u32,
+    /// Writes it to this file, which its owner alone can read; one that is there is replaced
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
     /// How to print it
-    #[arg(short, long, value_enum, default_value_t = ViewFormat::Table)]
+    #[arg(short, long, value_enum, default_value_t = ViewFormat::Table, conflicts_with = "out")]
     pub(crate) output: ViewFormat,
 }
 

@@ -70,10 +70,6 @@ pub(crate) fn cert(client: &Client, args: &CertArgs, out: &mut Out) -> Result<()
         ttl: args.ttl.clone(),
     };
     let issued: IssuedCertificate = client.ask("certificate", CERTIFICATES, &to_value(&request))?;
-    let at = |path: &Path| {
-        let path = path.to_owned();
-        move |source| CliError::File { path, source }
-    };
     fs::create_dir_all(&args.out).map_err(at(&args.out))?;
     let files = [
         ("key.pem", key.serialize_pem(), PRIVATE),
@@ -82,7 +78,7 @@ pub(crate) fn cert(client: &Client, args: &CertArgs, out: &mut Out) -> Result<()
     ];
     for (name, text, mode) in files {
         let path = args.out.join(name);
-        write(&args.out, &path, &text, mode).map_err(at(&path))?;
+        write(&path, &text, mode).map_err(at(&path))?;
         out.line(&clean(&path.display().to_string()))?;
     }
     say(&format!("{}, good until {}", issued.spiffe_id, issued.not_after));
@@ -90,16 +86,22 @@ pub(crate) fn cert(client: &Client, args: &CertArgs, out: &mut Out) -> Result<()
 }
 
 /// Whole or not at all, since a program may be reading the one before.
-fn write(directory: &Path, path: &Path, text: &str, mode: u32) -> io::Result<()> {
-    let new = path.with_extension("pem.new");
-    match fs::remove_file(&new) {
+fn write(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+    let directory = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        Some(_) | None => Path::new("."),
+    };
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let new = Path::new(&new);
+    match fs::remove_file(new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(new)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
-    fs::rename(&new, path)?;
+    fs::rename(new, path)?;
     File::open(directory)?.sync_all()
 }
 
@@ -109,6 +111,7 @@ pub(crate) fn token(client: &Client, args: &TokenArgs, out: &mut Out) -> Result<
         labels,
         ttl,
         uses,
+        out: file,
         output,
     }) = &args.command;
     let request = TokenRequest {
@@ -122,7 +125,13 @@ pub(crate) fn token(client: &Client, args: &TokenArgs, out: &mut Out) -> Result<
     match output {
         ViewFormat::Json => out.json(&to_value(&issued))?,
         ViewFormat::Table => {
-            out.line(&clean(&issued.token))?;
+            match file {
+                Some(path) => {
+                    write(path, &format!("{}\n", issued.token), PRIVATE).map_err(at(path))?;
+                    out.line(&clean(&path.display().to_string()))?;
+                }
+                None => out.line(&clean(&issued.token))?,
+            }
             let IssuedToken {
                 id, spiffe_id, expires, ..
             } = issued;
@@ -137,6 +146,11 @@ pub(crate) fn token(client: &Client, args: &TokenArgs, out: &mut Out) -> Result<
         }
     }
     Ok(())
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> CliError {
+    let path = path.to_owned();
+    move |source| CliError::File { path, source }
 }
 
 fn to_value(of: &impl serde::Serialize) -> Value {

@@ -109,8 +109,22 @@ async fn a_token_alone_is_printed() {
     let json = weirctl(&mesh, &more).await;
     let json: Value = serde_json::from_str(&json.ends(0).stdout).expect("JSON");
     assert_eq!(json["spiffeId"], "spiffe://cluster.local/ns/citizen/sa/portal");
+    // To a file, for its owner alone, also where another one was.
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("portal.token");
+    std::fs::write(&file, "another").expect("written");
+    let path = file.to_str().expect("UTF-8");
+    let ran = weirctl(&mesh, &[&args[..], &["--out", path]].concat()).await;
+    assert_eq!(ran.ends(0).stdout.trim_end(), path);
+    ran.says(&["lets 1 proxy in as "]);
+    let token = std::fs::read_to_string(&file).expect("written");
+    assert_eq!(token.trim_end().split('.').count(), 3, "{token}");
+    let mode = std::fs::metadata(&file).expect("there").permissions().mode() & 0o777;
+    assert_eq!(mode, 0o600);
     for (flags, code, expect) in [
         (&["--uses", "0"][..], 2, "0 is not in 1..=1000"),
+        (&["--out", path, "-o", "json"], 2, "cannot be used with"),
+        (&["--out", "/nowhere/token"], 1, "/nowhere/token: "),
         (&["--ttl", "1s"], 1, "ttl \"1s\": a time from 1m to 720h is right"),
         (&["--labels", "a"], 2, "is no list of labels"),
     ] {
