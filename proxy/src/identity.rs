@@ -236,6 +236,9 @@ impl Keeper {
             ));
         };
         let token = Token::from_file(file).map_err(|error| local(error.to_string()))?;
+        if let Some(mode) = token::open_to_others(file) {
+            tracing::warn!(file = %file.display(), mode, "others can read the join token");
+        }
         self.check(&token.id)?;
         if as_before.is_some_and(|before| *before != token.id) {
             return Err(local(format!(

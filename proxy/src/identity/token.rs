@@ -2,6 +2,7 @@
 //! is known. Whether it is right is for the control plane to say.
 
 use std::fmt;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use base64::Engine as _;
@@ -78,6 +79,13 @@ impl Token {
     }
 }
 
+/// The file's mode, in octal, where it is not for its owner alone. Such a file is taken nevertheless: Kubernetes mounts
+/// Secrets so (0644, root's), and for a process that is not root it can do no better than 0440.
+pub(super) fn open_to_others(path: &Path) -> Option<String> {
+    let mode = std::fs::metadata(path).ok()?.mode() & 0o777;
+    (mode & 0o077 != 0).then(|| format!("{mode:o}"))
+}
+
 fn pin(text: &str) -> Option<[u8; 32]> {
     let digits = text.as_bytes();
     if digits.len() != 64 || !digits.iter().all(u8::is_ascii_hexdigit) {
@@ -92,6 +100,8 @@ fn pin(text: &str) -> Option<[u8; 32]> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -150,6 +160,18 @@ mod tests {
         assert!(longest.len() > JOIN_TOKEN_BYTES_MAX - 4);
         assert!(Token::read(&longest).is_some());
         assert!(Token::read(&format!("{longest}AAAA")).is_none());
+    }
+
+    #[test]
+    fn a_file_that_others_can_read_is_known() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("token");
+        std::fs::write(&path, "").expect("written");
+        for (mode, expect) in [(0o600, None), (0o400, None), (0o440, Some("440")), (0o644, Some("644"))] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("set");
+            assert_eq!(open_to_others(&path).as_deref(), expect, "{mode:o}");
+        }
+        assert_eq!(open_to_others(&directory.path().join("none")), None);
     }
 
     proptest! {
