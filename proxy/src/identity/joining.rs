@@ -119,7 +119,7 @@ impl Exchange<'_> {
 }
 
 /// Reads an answer: a chain that ends with its roots.
-fn answered(
+pub(super) fn answered(
     chain: &[String],
     key: &KeyPair,
     id: &SpiffeId,
@@ -136,7 +136,9 @@ fn answered(
     }
     let (not_after, id) = trust::read(first)?;
     let is_root = |one: &CertificateDer<'static>| trust.roots.contains(one) || trust.pins.contains(&trust::sha256(one));
-    let (roots, chain): (Vec<_>, Vec<_>) = all.into_iter().partition(is_root);
+    let (roots, mut chain): (Vec<_>, Vec<_>) = all.into_iter().partition(is_root);
+    // Roots that came along and are not trusted. Kept on disk they would be, since a root is known there by its issuer.
+    chain.retain(|one| !trust::is_self_issued(one));
     Ok(Credential {
         id,
         chain,

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::os::unix::fs::PermissionsExt as _;
 
+use base64::Engine as _;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -115,8 +116,10 @@ async fn one_that_is_wanted_is_not_waited_for() {
     }
 }
 
+const PORTAL: &str = "spiffe://mesh.gov/ns/citizen/sa/portal";
+
 fn credential() -> Credential {
-    let (root, chain, key, _) = trust::tests::chain("spiffe://mesh.gov/ns/citizen/sa/portal");
+    let (root, chain, key, _) = trust::tests::chain(PORTAL);
     let (not_after, id) = trust::read(&chain[0]).expect("a certificate");
     Credential {
         id,
@@ -158,6 +161,31 @@ fn what_is_kept_reads_back_and_nobody_else_reads_it() {
         std::fs::write(&path, damaged).expect("written");
         assert_eq!(refused(now), "it is damaged", "{damaged:?}");
     }
+}
+
+#[test]
+fn a_root_that_came_along_is_not_trusted_after_a_restart() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join(kept::FILE);
+    let now = SystemTime::now();
+    let (root, chain, key, id) = trust::tests::chain(PORTAL);
+    let (other, ..) = trust::tests::chain(PORTAL);
+    let answer: Vec<String> = chain.iter().chain([&other, &root]).map(pem).collect();
+    let trust = Trust {
+        roots: Vec::new(),
+        pins: vec![trust::sha256(&root)],
+        id: id.trust_domain.control_plane(),
+    };
+    let held = joining::answered(&answer, &key, &id, &trust, now).expect("it is right");
+    assert_eq!((&held.chain, &held.roots), (&chain, &vec![root]));
+    kept::write(&path, &held).expect("written");
+    let read = kept::read(&path, now).expect("it is right").expect("there");
+    assert_eq!((read.chain, read.roots), (held.chain, held.roots));
+}
+
+fn pem(certificate: &CertificateDer<'static>) -> String {
+    let encoded = base64::engine::general_purpose::STANDARD.encode(certificate);
+    format!("-----BEGIN CERTIFICATE-----\n{encoded}\n-----END CERTIFICATE-----\n")
 }
 
 #[test]
