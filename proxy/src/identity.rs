@@ -206,10 +206,13 @@ impl Keeper {
                 {
                     Ok(credential) => (credential, trust),
                     // Another authority, most likely, of which a new token may know.
-                    Err(error) if self.joining.token_file.is_some() => match self.join(pair, Some(&holder.id)).await {
-                        Ok(joined) => joined,
-                        Err(_) => return Err(error),
-                    },
+                    Err(renewal) if renewal.is_of_strangers() && self.joining.token_file.is_some() => {
+                        let joined = self.join(pair, Some(&holder.id)).await;
+                        joined.map_err(|join| JoinError::Both {
+                            renewal: Box::new(renewal),
+                            join: Box::new(join),
+                        })?
+                    }
                     Err(error) => return Err(error),
                 }
             }

@@ -45,6 +45,9 @@ pub(crate) enum JoinError {
     Tls(#[from] rustls::Error),
     #[error("can't connect to the control plane: {0}")]
     Connect(String),
+    /// As TLS sees it: one does not believe the other's certificate.
+    #[error("can't connect to the control plane: {0}")]
+    Distrust(String),
     #[error("the control plane refuses: {} ({:?})", .0.message(), .0.code())]
     Refused(Box<tonic::Status>),
     #[error("the control plane does not answer within {EXCHANGE_TIMEOUT:?}")]
@@ -53,6 +56,28 @@ pub(crate) enum JoinError {
     Answer(#[from] Untrusted),
     #[error("{0}")]
     Local(String),
+    #[error("{renewal}; and by the token: {join}")]
+    Both {
+        renewal: Box<JoinError>,
+        join: Box<JoinError>,
+    },
+}
+
+impl JoinError {
+    /// Whether control plane and certificate don't know each other (any more), so that only a token helps. It stays so,
+    /// other than a control plane that can't be reached or is not able to sign now: a token is not to be spent on that.
+    pub(super) fn is_of_strangers(&self) -> bool {
+        match self {
+            JoinError::Distrust(_) | JoinError::Answer(_) => true,
+            JoinError::Refused(status) => status.code() == tonic::Code::Unauthenticated || is_by_tls(status.as_ref()),
+            JoinError::Key(_)
+            | JoinError::Tls(_)
+            | JoinError::Connect(_)
+            | JoinError::TimedOut
+            | JoinError::Local(_)
+            | JoinError::Both { .. } => false,
+        }
+    }
 }
 
 /// A key that wants a certificate, and how that is got.
@@ -97,7 +122,14 @@ impl Exchange<'_> {
         };
         let config = Arc::new(self.trust.clone().client_config(own)?);
         let channel = connect(self.endpoint, config).await;
-        let channel = channel.map_err(|error| JoinError::Connect(Causes(&error).to_string()))?;
+        let channel = channel.map_err(|error| {
+            let said = Causes(&error).to_string();
+            if is_by_tls(&error) {
+                JoinError::Distrust(said)
+            } else {
+                JoinError::Connect(said)
+            }
+        })?;
         let mut request = tonic::Request::new(IstioCertificateRequest {
             csr,
             validity_duration: 0,
@@ -145,6 +177,17 @@ pub(super) fn answered(
         roots,
         key: PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der())),
         not_after,
+    })
+}
+
+/// Whether it was one end's TLS that ended the connection: the peer's certificate is not believed here, or ours there,
+/// of which the first read after the handshake tells. tokio-rustls has this one kind for it, and no other reason.
+fn is_by_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.any(|cause| {
+        let by_http = cause.downcast_ref::<h2::Error>().and_then(h2::Error::get_io);
+        let io = by_http.or(cause.downcast_ref::<std::io::Error>());
+        io.is_some_and(|io| io.kind() == std::io::ErrorKind::InvalidData)
     })
 }
 

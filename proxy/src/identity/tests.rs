@@ -4,11 +4,24 @@ use std::collections::VecDeque;
 use std::os::unix::fs::PermissionsExt as _;
 
 use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::service::TowerToHyperService;
+use rustls::RootCertStore;
+use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::WebPkiClientVerifier;
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+use tonic::{Code, Request, Response, Status};
+use weir_xds::istio::istio_certificate_service_server::{IstioCertificateService, IstioCertificateServiceServer};
+use weir_xds::istio::{IstioCertificateRequest, IstioCertificateResponse};
 
 use super::*;
+use crate::admin::readiness::Readiness;
 
 /// Attempts that come to what is written down, and then to nothing more.
 struct Scripted {
@@ -186,6 +199,170 @@ fn a_root_that_came_along_is_not_trusted_after_a_restart() {
 fn pem(certificate: &CertificateDer<'static>) -> String {
     let encoded = base64::engine::general_purpose::STANDARD.encode(certificate);
     format!("-----BEGIN CERTIFICATE-----\n{encoded}\n-----END CERTIFICATE-----\n")
+}
+
+/// By what a certificate was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    Certificate,
+    Token,
+}
+
+/// Gives nobody a certificate, and writes down who asked.
+struct Refusing {
+    code: Code,
+    asked: mpsc::Sender<By>,
+}
+
+#[tonic::async_trait]
+impl IstioCertificateService for Refusing {
+    async fn create_certificate(
+        &self,
+        request: Request<IstioCertificateRequest>,
+    ) -> Result<Response<IstioCertificateResponse>, Status> {
+        let by = match request.metadata().get("authorization") {
+            Some(_) => By::Token,
+            None => By::Certificate,
+        };
+        self.asked.send(by).await.expect("it is read");
+        Err(Status::new(self.code, "no"))
+    }
+}
+
+/// A control plane's door on loopback: under a root of its own, it believes certificates of `members`.
+async fn refusing(code: Code, members: &CertificateDer<'static>) -> (Endpoint, CertificateDer<'static>, Asked) {
+    let (root, mut chain, key, _) = trust::tests::chain(trust::tests::CONTROL);
+    chain.push(root.clone());
+    let mut roots = RootCertStore::empty();
+    roots.add(members.clone()).expect("a root");
+    let provider = Arc::new(default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+        .allow_unauthenticated()
+        .build()
+        .expect("a verifier");
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3")
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)
+        .expect("its certificate");
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("its address");
+    let (asked, by) = mpsc::channel(16);
+    let mut server = JoinSet::new();
+    server.spawn(async move {
+        let mut connections = JoinSet::new();
+        loop {
+            let (stream, _) = listener.accept().await.expect("a connection");
+            let (acceptor, asked) = (acceptor.clone(), asked.clone());
+            connections.spawn(async move {
+                // What is wrong with one is the client's to see.
+                let Ok(stream) = acceptor.accept(stream).await else {
+                    return;
+                };
+                let service = IstioCertificateServiceServer::new(Refusing { code, asked });
+                let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                    .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
+                    .await;
+            });
+        }
+    });
+    let endpoint = Endpoint::from_shared(format!("https://{address}")).expect("a URL");
+    (endpoint, root, Asked { by, _server: server })
+}
+
+/// Who asked; the server runs as long as this is there.
+struct Asked {
+    by: mpsc::Receiver<By>,
+    _server: JoinSet<()>,
+}
+
+/// A renewal by one who has a token as well: by what it was asked for, and how it ended. `change` is given the
+/// certificate, whose roots are the control plane's if none are set, and the root by which the control plane knows it.
+async fn renewed(
+    code: Code,
+    change: impl FnOnce(&mut Credential, &mut CertificateDer<'static>),
+) -> (Vec<By>, JoinError) {
+    let mut held = credential();
+    let mut members = held.roots.remove(0);
+    change(&mut held, &mut members);
+    let (endpoint, root, mut asked) = refusing(code, &members).await;
+    if held.roots.is_empty() {
+        held.roots.push(root.clone());
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("token");
+    let pin: String = trust::sha256(&root).iter().map(|byte| format!("{byte:02x}")).collect();
+    let claims = URL_SAFE_NO_PAD.encode(json!({"sub": PORTAL, "roots": [pin]}).to_string());
+    std::fs::write(&file, format!("e30.{claims}.c2lnbmVk")).expect("written");
+    let joining = Joining {
+        token_file: Some(file),
+        ca_file: None,
+        keep: KeepIdentity::No,
+    };
+    let workload = WorkloadName {
+        namespace: "citizen".parse().expect("a name"),
+        name: "portal-1".parse().expect("a name"),
+    };
+    let condition = Readiness::default().condition("has a certificate");
+    let (_identity, keeper) = start(endpoint, joining, workload, None, condition);
+    let trust = keeper.trust(None, Some(&held)).expect("known roots");
+    keeper.publish(held, trust).expect("it is right");
+    let error = keeper
+        .next(&KeyPair::generate().expect("a key"))
+        .await
+        .expect_err("nobody gets one");
+    let mut all = Vec::new();
+    while let Ok(by) = asked.by.try_recv() {
+        all.push(by);
+    }
+    (all, error)
+}
+
+#[tokio::test]
+async fn a_token_is_spent_on_a_renewal_only_where_nothing_else_helps() {
+    for code in [Code::Unavailable, Code::Internal, Code::PermissionDenied, Code::Unknown] {
+        let (asked, error) = renewed(code, |_, _| {}).await;
+        assert_eq!(asked, [By::Certificate], "{code:?}");
+        assert!(
+            matches!(&error, JoinError::Refused(status) if status.code() == code),
+            "{error}"
+        );
+    }
+    let (asked, error) = renewed(Code::Unauthenticated, |_, _| {}).await;
+    assert_eq!(asked, [By::Certificate, By::Token]);
+    let said = "the control plane refuses: no (Unauthenticated)";
+    assert_eq!(
+        error.to_string(),
+        format!("{said}; and by the token: {said}"),
+        "both are told"
+    );
+    // Neither may be trusted by the other any more.
+    let (stranger, ..) = trust::tests::chain(PORTAL);
+    let (asked, error) = renewed(Code::Unavailable, |held, _| held.roots = vec![stranger]).await;
+    assert_eq!(asked, [By::Token]);
+    assert!(
+        error.to_string().contains("its certificate is not to be trusted"),
+        "{error}"
+    );
+    let (stranger, ..) = trust::tests::chain(PORTAL);
+    let (asked, error) = renewed(Code::Unavailable, |_, members| *members = stranger).await;
+    assert_eq!(asked, [By::Token], "{error}");
+    assert!(matches!(error, JoinError::Both { .. }), "{error}");
+}
+
+#[test]
+fn a_control_plane_that_does_not_answer_is_no_stranger() {
+    for error in [
+        JoinError::TimedOut,
+        JoinError::Connect("refused".to_owned()),
+        JoinError::Local("no".to_owned()),
+    ] {
+        assert!(!error.is_of_strangers(), "{error}");
+    }
 }
 
 #[test]

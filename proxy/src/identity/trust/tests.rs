@@ -26,7 +26,8 @@ pub(in crate::identity) fn chain(
         .signed_by(&intermediate_key, &root_issuer)
         .expect("an intermediate");
     let issuer = Issuer::new(intermediate, intermediate_key);
-    let (end, end_key) = (end(&[id], ExtendedKeyUsagePurpose::ServerAuth), key());
+    let (mut end, end_key) = (end(&[id], ExtendedKeyUsagePurpose::ServerAuth), key());
+    end.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
     let end = end.signed_by(&end_key, &issuer).expect("a certificate");
     let chain = vec![end.der().clone(), intermediate_certificate.der().clone()];
     (
@@ -45,7 +46,7 @@ fn end(names: &[&str], usage: ExtendedKeyUsagePurpose) -> CertificateParams {
     params
 }
 
-const CONTROL: &str = "spiffe://mesh.gov/ns/weir-system/sa/weir-control";
+pub(in crate::identity) const CONTROL: &str = "spiffe://mesh.gov/ns/weir-system/sa/weir-control";
 
 fn now() -> UnixTime {
     unix_time(SystemTime::now())
