@@ -9,7 +9,9 @@ use http::{Method, Request, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
 use weir_control::{AuthorityConfig, Control, ControlConfig};
-use weir_test_mesh::{Api, ControlProcess, Processes, Protocol, ProxyProcess, Script, ScriptedApp, call, until};
+use weir_test_mesh::{
+    Api, ControlProcess, Processes, Protocol, ProxyProcess, Script, ScriptedApp, call, until, until_within,
+};
 
 async fn get(from: SocketAddr, host: &str, path: &str) -> weir_test_mesh::Answer {
     let request = Request::get(path).header("host", host).body(Full::<Bytes>::default());
@@ -226,6 +228,39 @@ async fn a_kept_identity_needs_no_token_after_a_restart() {
         trouble.contains("the token was used 1 times").then_some(())
     })
     .await;
+}
+
+/// The token is gone when the certificate is renewed, so that only the certificate can be what the next one is given
+/// for. It is good for long enough that a machine that stands still for seconds doesn't let it end.
+#[tokio::test]
+async fn a_certificate_is_renewed_by_the_one_before() {
+    let authority = AuthorityConfig {
+        cert_ttl: Duration::from_secs(45),
+        ..AuthorityConfig::default()
+    };
+    let config = ControlConfig {
+        xds_tls: Some(([127, 0, 0, 1], 0).into()),
+        authority,
+        ..ControlConfig::in_memory()
+    };
+    let control = Control::start(config).await.expect("a control plane");
+    let api = Api {
+        address: control.api_addr(),
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = token(&api, &folder.path().join("token"), "default", "a", 1).await;
+    let app = ScriptedApp::start(Script::answer(200, "")).await;
+    let url = format!("https://{}", control.xds_tls_addr().expect("it is on"));
+    let flags = ["--control-plane", &url, "--token-file", text(&file)];
+    let proxy = Processes::of_this_build().proxy("a-1", app.address(), &flags).await;
+    let first = until_ready(&proxy).await["identity"]["notAfter"].clone();
+    std::fs::remove_file(&file).expect("removed");
+    // After half a minute.
+    until_within(Duration::from_secs(120), "another certificate", || async {
+        (ready(&proxy).await["identity"]["notAfter"] != first).then_some(())
+    })
+    .await;
+    control.shutdown().await;
 }
 
 /// Certificates that are good for seconds: several are used up while the app goes on, and the workload stays known.
