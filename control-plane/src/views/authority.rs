@@ -86,10 +86,11 @@ fn asked<T>(
     Extension(ClientAddr(client)): Extension<ClientAddr>,
     request: Result<Json<T>, JsonRejection>,
 ) -> Result<T, Failed> {
-    if !client.ip().is_loopback() {
+    // A socket of IPv6 has IPv4's addresses in a form of its own (RFC 4291 section 2.5.5.2).
+    let client = client.ip().to_canonical();
+    if !client.is_loopback() {
         let problem = format!(
-            "identities are given to this host only, and the request came from {}: run weirctl beside weir-control",
-            client.ip()
+            "identities are given to this host only, and the request came from {client}: run weirctl beside weir-control"
         );
         return Err(failure(Reason::Forbidden, problem));
     }
@@ -119,10 +120,16 @@ mod tests {
             let client = ClientAddr(address.parse().expect("an address"));
             asked(Extension(client), Ok(Json(()))).map_err(|Failed(status)| status.code)
         };
-        for here in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1"] {
+        for here in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
             assert_eq!(check(here), Ok(()), "{here}");
         }
-        for elsewhere in ["10.0.0.1:1", "192.168.1.1:1", "[2001:db8::1]:1", "0.0.0.0:1"] {
+        for elsewhere in [
+            "10.0.0.1:1",
+            "192.168.1.1:1",
+            "[2001:db8::1]:1",
+            "0.0.0.0:1",
+            "[::ffff:10.0.0.1]:1",
+        ] {
             assert_eq!(check(elsewhere), Err(403), "{elsewhere}");
         }
     }
