@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rcgen::PublicKeyData;
 use rustls::pki_types::CertificateDer;
@@ -21,6 +21,7 @@ use weir_policy::spiffe::{SpiffeId, TrustDomain};
 use weir_xds::JOIN_TOKEN_BYTES_MAX;
 
 use crate::drain::Drain;
+use crate::refusals::{Refusals, Untold};
 use crate::store::{Store, UseError};
 use ca::{Ca, CaProblem, Leaf, Signed, rfc3339};
 use csr::Csr;
@@ -67,6 +68,9 @@ struct Shared {
     store: Store,
     /// Why the operator's files, as they are now, are not in use.
     trouble: Mutex<Option<String>>,
+    wrong_tokens: Refusals,
+    /// Apart: these may have been stolen, and others don't hide that.
+    used_up_tokens: Refusals,
 }
 
 /// Where the keys are.
@@ -147,6 +151,8 @@ impl Authority {
             tokens,
             store,
             trouble: Mutex::default(),
+            wrong_tokens: Refusals::default(),
+            used_up_tokens: Refusals::default(),
         });
         let authority = Authority { shared };
         let keeper = Keeper {
@@ -285,35 +291,49 @@ impl Authority {
         })
     }
 
+    /// What a token grants, if it is ours and good now. No use is counted: see [`Authority::use_token`].
+    ///
+    /// # Errors
+    /// When the token is wrong; the log has the reason and the token's name, never the token.
+    pub(crate) fn read_token(&self, token: &str) -> Result<Grant, Refused> {
+        let now = unix_seconds(SystemTime::now());
+        let read = self.shared.tokens.read(token, &self.shared.trust_domain, now);
+        read.map_err(|(jti, reason)| {
+            if let Some(Untold(untold)) = self.shared.wrong_tokens.count(Instant::now()) {
+                tracing::warn!(token = jti.as_deref().unwrap_or("unknown"), %reason, untold, "join token refused");
+            }
+            reason.into()
+        })
+    }
+
     /// Lets the bearer of a token in, with the key of this request. A use is counted before anything is signed; the
     /// same key again is the same use, so that an answer that was lost can be asked for again.
     ///
     /// # Errors
-    /// When the token is wrong or used up; the log has the reason and the token's name, never the token.
-    pub(crate) async fn admit(&self, token: &str, csr: &Csr) -> Result<Grant, Refused> {
-        let now = SystemTime::now();
-        let read = self
-            .shared
-            .tokens
-            .read(token, &self.shared.trust_domain, unix_seconds(now));
-        let grant = read.map_err(|(jti, reason)| {
-            tracing::warn!(token = jti.as_deref().unwrap_or("unknown"), %reason, "join token refused");
-            reason
-        })?;
+    /// When the token is used up; the log has its name.
+    pub(crate) async fn use_token(&self, grant: &Grant, csr: &Csr) -> Result<(), Refused> {
         let Claims { jti, uses, exp, .. } = &grant.claims;
-        let used = self
-            .shared
-            .store
-            .use_token(jti, &hex(&csr.key_sha256), *uses, *exp)
-            .await;
-        match used {
-            Ok(()) => Ok(grant),
+        let key = hex(&csr.key_sha256);
+        match self.shared.store.use_token(jti, &key, *uses, *exp).await {
+            Ok(()) => Ok(()),
             Err(UseError::UsedUp) => {
-                tracing::warn!(token = jti, uses, "join token refused: it was used as often as it may");
+                if let Some(Untold(untold)) = self.shared.used_up_tokens.count(Instant::now()) {
+                    tracing::warn!(
+                        token = jti,
+                        uses,
+                        untold,
+                        "join token refused: it was used as often as it may"
+                    );
+                }
                 Err(Refused::UsedUp { uses: *uses })
             }
             Err(error) => Err(Refused::Store(error)),
         }
+    }
+
+    /// How many join tokens were refused.
+    pub(crate) fn tokens_refused(&self) -> u64 {
+        self.shared.wrong_tokens.total() + self.shared.used_up_tokens.total()
     }
 
     /// Who somebody is, by namespace and account in our trust domain.

@@ -8,7 +8,7 @@ mod peer;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rcgen::KeyPair;
 use rustls::ServerConfig;
@@ -26,6 +26,7 @@ use weir_policy::spiffe::{SpiffeId, TrustDomain};
 use crate::authority::ca::rfc3339;
 use crate::authority::{Authority, Refused, x509};
 use crate::drain::Drain;
+use crate::refusals::{Refusals, Untold};
 use peer::{Peer, PeerIo};
 
 /// What a door takes at most.
@@ -73,19 +74,21 @@ struct Current {
 pub(crate) struct Door {
     authority: Authority,
     limits: Limits,
+    refusals: Arc<Refusals>,
     current: watch::Sender<Arc<Current>>,
 }
 
 impl Door {
-    /// A door with a certificate of this authority.
+    /// A door with a certificate of this authority. `refusals` counts the connections that are closed.
     ///
     /// # Errors
     /// When it gives none.
-    pub(crate) fn new(authority: Authority, limits: Limits) -> Result<Door, DoorError> {
+    pub(crate) fn new(authority: Authority, limits: Limits, refusals: Arc<Refusals>) -> Result<Door, DoorError> {
         let current = Current::new(&authority)?;
         Ok(Door {
             authority,
             limits,
+            refusals,
             current: watch::Sender::new(Arc::new(current)),
         })
     }
@@ -103,12 +106,14 @@ impl Door {
         let Door {
             authority,
             limits,
+            refusals,
             current,
         } = self;
         let taking = take(
             listener,
             authority.trust_domain().clone(),
             limits,
+            refusals,
             current.subscribe(),
             done,
             drain.clone(),
@@ -193,6 +198,7 @@ async fn take(
     listener: TcpListener,
     trust_domain: TrustDomain,
     limits: Limits,
+    refusals: Arc<Refusals>,
     current: watch::Receiver<Arc<Current>>,
     done: mpsc::Sender<io::Result<PeerIo>>,
     mut drain: Drain,
@@ -200,6 +206,11 @@ async fn take(
     let strangers = Arc::new(Semaphore::new(limits.strangers_max));
     let members = Arc::new(Semaphore::new(limits.members_max));
     let mut handshakes = JoinSet::new();
+    let refuse = move |address: SocketAddr, why: &NotWelcome| {
+        if let Some(Untold(untold)) = refusals.count(Instant::now()) {
+            tracing::info!(%address, %why, untold, "a connection to the TLS port is refused");
+        }
+    };
     loop {
         // Cancel safe: a permit that is not used goes back, `accept` loses no connection, `join_next` no result.
         tokio::select! {
@@ -218,12 +229,12 @@ async fn take(
                         members: Arc::clone(&members),
                         stranger,
                     };
-                    let done = done.clone();
+                    let (done, refuse) = (done.clone(), refuse.clone());
                     handshakes.spawn(async move {
                         match welcome.shake_hands(stream, address).await {
                             // The server has gone, and what is left of it with it.
                             Ok(io) => drop(done.send(Ok(io)).await),
-                            Err(why) => tracing::info!(%address, %why, "a connection to the TLS port is refused"),
+                            Err(why) => refuse(address, &why),
                         }
                     });
                 }

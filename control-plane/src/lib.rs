@@ -13,6 +13,7 @@ mod metrics;
 mod namespaces;
 pub mod objects;
 mod proxies;
+mod refusals;
 mod slices;
 mod status;
 pub mod store;
@@ -42,6 +43,7 @@ use drain::Drainer;
 use health::Health;
 use mesh::MeshConfig;
 use objects::Objects;
+use refusals::Refusals;
 use store::{Location, OpenError, Store, StoreTask, WriteError};
 
 /// What a control plane runs with.
@@ -168,9 +170,10 @@ impl Control {
             }
         };
         running.own("the authority", keeper.keep(drain.clone()));
+        let refusals = Arc::new(Refusals::default());
         let door = match xds_tls
             .as_ref()
-            .map(|_| Door::new(authority.clone(), Limits::default()))
+            .map(|_| Door::new(authority.clone(), Limits::default(), Arc::clone(&refusals)))
             .transpose()
         {
             Ok(door) => door,
@@ -210,7 +213,7 @@ impl Control {
             limits.clone(),
             drain.clone(),
         );
-        let router = api::router(api, mesh.views(authority.clone()));
+        let router = api::router(api, mesh.views(authority.clone(), refusals));
         running.own(
             "the API",
             api::server::serve(api_listener, router, limits, drain.clone()),

@@ -2,6 +2,7 @@
 //! receiver of traces, the views, and the tasks behind them.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -18,6 +19,7 @@ use crate::door::Door;
 use crate::door::caller::Entry;
 use crate::door::certificates::Certificates;
 use crate::drain::Drain;
+use crate::refusals::Refusals;
 use crate::store::Store;
 use crate::traces::{Bounds, Traces};
 use crate::workloads::{self, Workloads};
@@ -63,14 +65,15 @@ pub(crate) fn start(
 }
 
 impl Mesh {
-    /// The views, for the API's router.
-    pub(crate) fn views(&self, authority: Authority) -> Router {
+    /// The views, for the API's router. `connections_refused` are those of the TLS port.
+    pub(crate) fn views(&self, authority: Authority, connections_refused: Arc<Refusals>) -> Router {
         views::router(
             self.store.clone(),
             self.xds.clone(),
             self.traces.clone(),
             self.workloads.clone(),
             authority,
+            connections_refused,
         )
     }
 

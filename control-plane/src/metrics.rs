@@ -6,10 +6,13 @@ use std::time::SystemTime;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::authority::Authority;
+use crate::refusals::Refusals;
 
 /// The media type of [`page`].
 pub(crate) const PAGE_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -18,9 +21,13 @@ pub(crate) const PAGE_TYPE: &str = "application/openmetrics-text; version=1.0.0;
 ///
 /// # Errors
 /// When it can't be written, which memory does not refuse.
-pub(crate) fn page(authority: &Authority) -> Result<String, fmt::Error> {
+pub(crate) fn page(authority: &Authority, connections_refused: &Refusals) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("weir_control");
     registry.register_collector(Box::new(Certificates(authority.clone())));
+    registry.register_collector(Box::new(Refused {
+        connections: connections_refused.total(),
+        tokens: authority.tokens_refused(),
+    }));
     let mut page = String::new();
     encode(&mut page, &registry)?;
     Ok(page)
@@ -41,6 +48,24 @@ impl Collector for Certificates {
         for (name, left) in self.0.left(SystemTime::now()) {
             let gauge = ConstGauge::new(left);
             gauge.encode(family.encode_family(&[("certificate", name)])?)?;
+        }
+        Ok(())
+    }
+}
+
+/// What the TLS port did not take.
+#[derive(Debug)]
+struct Refused {
+    connections: u64,
+    tokens: u64,
+}
+
+impl Collector for Refused {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Connections that the TLS port closed, and join tokens that it refused";
+        let mut family = encoder.encode_descriptor("refused", help, None, MetricType::Counter)?;
+        for (what, total) in [("connection", self.connections), ("token", self.tokens)] {
+            ConstCounter::new(total).encode(family.encode_family(&[("what", what)])?)?;
         }
         Ok(())
     }

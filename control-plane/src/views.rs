@@ -3,6 +3,8 @@
 mod ask;
 mod authority;
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
@@ -14,6 +16,7 @@ use weir_api::{Key, Kind, Scope};
 
 use crate::authority::Authority;
 use crate::metrics;
+use crate::refusals::Refusals;
 use crate::store::Store;
 use crate::traces::Traces;
 use crate::workloads::Workloads;
@@ -27,12 +30,20 @@ struct Views {
     traces: Traces,
     workloads: Workloads,
     authority: Authority,
+    connections_refused: Arc<Refusals>,
 }
 
 /// `GET /apis/weir.dev/v1/proxies`, `GET {path of an object}/proxies` for every kind, `GET {path of a workload}/config`
 /// and `/endpoints`, `GET` or `POST {path of a workload}/explain`, `GET /traces?limit=N` and `GET /traces/{id}`,
 /// `GET /authority`, `POST /authority/certificates` and `/tokens`, `GET /metrics`.
-pub(crate) fn router(store: Store, xds: Xds, traces: Traces, workloads: Workloads, authority: Authority) -> Router {
+pub(crate) fn router(
+    store: Store,
+    xds: Xds,
+    traces: Traces,
+    workloads: Workloads,
+    authority: Authority,
+    connections_refused: Arc<Refusals>,
+) -> Router {
     let mut router = Router::new()
         .route("/apis/weir.dev/v1/proxies", only_get(get(proxies)))
         .route("/metrics", only_get(get(metrics_page)))
@@ -74,6 +85,7 @@ pub(crate) fn router(store: Store, xds: Xds, traces: Traces, workloads: Workload
         traces,
         workloads,
         authority,
+        connections_refused,
     })
 }
 
@@ -103,7 +115,7 @@ fn namespaced_object(kind: Kind) -> MethodRouter<Views> {
 
 async fn metrics_page(State(views): State<Views>, RawQuery(query): RawQuery) -> Result<Response, Failed> {
     no_parameters(query)?;
-    let page = metrics::page(&views.authority);
+    let page = metrics::page(&views.authority, &views.connections_refused);
     let page = page.map_err(|error| failure(Reason::InternalError, error.to_string()))?;
     Ok(([(CONTENT_TYPE, metrics::PAGE_TYPE)], page).into_response())
 }

@@ -9,7 +9,8 @@ use weir_xds::istio::{IstioCertificateRequest, IstioCertificateResponse};
 
 use super::peer::Peer;
 use crate::authority::ca::rfc3339;
-use crate::authority::csr::{self, Csr};
+use crate::authority::csr;
+use crate::authority::tokens::Grant;
 use crate::authority::x509::{Identity, to_pem};
 use crate::authority::{Authority, Refused};
 
@@ -24,16 +25,21 @@ impl Certificates {
     }
 
     /// Who asks: by a token where there is one, else by the connection's certificate. Never by what the request says.
-    async fn who(&self, metadata: &MetadataMap, peer: Option<&Peer>, csr: &Csr) -> Result<Identity, Status> {
+    fn who(&self, metadata: &MetadataMap, peer: Option<&Peer>) -> Result<Who, Status> {
         if let Some(token) = bearer(metadata)? {
-            let grant = self.0.admit(token, csr).await.map_err(status)?;
-            let labels = grant.claims.labels;
-            tracing::info!(id = %grant.id, token = grant.claims.jti, "joins by a token");
-            return Ok(Identity { id: grant.id, labels });
+            return self.0.read_token(token).map(Who::Joins).map_err(status);
         }
         let identity = peer.and_then(|peer| peer.identity(SystemTime::now()));
-        identity.cloned().ok_or_else(|| Status::unauthenticated(NOBODY))
+        let identity = identity.ok_or_else(|| Status::unauthenticated(NOBODY))?;
+        Ok(Who::Known(identity.clone()))
     }
+}
+
+/// Who asks.
+enum Who {
+    /// The bearer of a token, of which no use is counted yet.
+    Joins(Grant),
+    Known(Identity),
 }
 
 #[tonic::async_trait]
@@ -64,9 +70,20 @@ impl IstioCertificateService for Certificates {
                 )));
             }
         };
+        // A csr is work: only for those who may ask. A use is counted last: what is wrong costs none.
+        let who = self.who(&metadata, extensions.get::<Peer>())?;
         let csr = csr::read(&csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let peer = extensions.get::<Peer>();
-        let Identity { id, labels } = self.who(&metadata, peer, &csr).await?;
+        let Identity { id, labels } = match who {
+            Who::Known(identity) => identity,
+            Who::Joins(grant) => {
+                self.0.use_token(&grant, &csr).await.map_err(status)?;
+                tracing::info!(id = %grant.id, token = grant.claims.jti, "joins by a token");
+                Identity {
+                    id: grant.id,
+                    labels: grant.claims.labels,
+                }
+            }
+        };
         let signed = self.0.issue(&id, &labels, &csr, ttl).map_err(status)?;
         tracing::info!(%id, not_after = rfc3339(signed.not_after), "certificate given");
         let ca = self.0.ca().borrow().clone();

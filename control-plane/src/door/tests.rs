@@ -25,7 +25,7 @@ async fn open(limits: Limits, config: AuthorityConfig) -> Opened {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("its address");
     let (drainer, drain) = drain::channel();
-    let door = Door::new(authority, limits).expect("a certificate");
+    let door = Door::new(authority, limits, Arc::default()).expect("a certificate");
     let renewed = door.current.subscribe();
     let (connections, task) = door.open(listener, drain);
     Opened {

@@ -276,6 +276,22 @@ async fn who_shows_nothing_right_gets_nothing_and_is_told_why() {
             "the token is no join token of this control plane",
         );
     }
+    // What they ask for is not looked at before it is known who they are.
+    let nonsense = || IstioCertificateRequest {
+        csr: "nonsense".to_owned(),
+        ..request(&own)
+    };
+    refused(ask(None, nonsense()).await, Code::Unauthenticated, "shows a join token");
+    refused(
+        ask(Some("nonsense".to_owned()), nonsense()).await,
+        Code::Unauthenticated,
+        "the token is no join token of this control plane",
+    );
+    let page = client.get("/metrics").await.text();
+    assert!(
+        page.contains("weir_control_refused_total{what=\"token\"} 5\n"),
+        "{page}"
+    );
     let with = |change: &dyn Fn(&mut IstioCertificateRequest)| {
         let mut request = request(&own);
         change(&mut request);
