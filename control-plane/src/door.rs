@@ -17,7 +17,7 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::version::TLS13;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -26,29 +26,39 @@ use weir_policy::spiffe::{SpiffeId, TrustDomain};
 use crate::authority::ca::rfc3339;
 use crate::authority::{Authority, Refused, x509};
 use crate::drain::Drain;
+use crate::places::{Full, Holder, Places, Room};
 use crate::refusals::{Refusals, Untold};
-use peer::{Peer, PeerIo};
+use peer::{Peer, PeerIo, Term};
 
 /// What a door takes at most.
 #[derive(Clone, Debug)]
 pub(crate) struct Limits {
-    /// Connections without a certificate, those still shaking hands included; more wait to be accepted.
-    pub(crate) strangers_max: usize,
-    /// Connections with a certificate; more are closed.
-    pub(crate) members_max: usize,
+    /// Connections that shake hands, by host: more of all wait to be accepted, more of one host are closed.
+    pub(crate) handshakes: Room,
+    /// Connections without a certificate, by host, from their handshake on; more are closed.
+    pub(crate) strangers: Room,
+    /// Connections with a certificate, by its namespace; more are closed.
+    pub(crate) members: Room,
     /// For a handshake.
     pub(crate) handshake_timeout: Duration,
     /// For a connection without a certificate, from its handshake on: as long as getting one takes.
     pub(crate) stranger_timeout: Duration,
+    /// For the other side to take what it is sent.
+    pub(crate) write_timeout: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
-            strangers_max: 512,
-            members_max: 10_000,
+            handshakes: Room { all: 512, each: 64 },
+            strangers: Room { all: 512, each: 64 },
+            members: Room {
+                all: 10_000,
+                each: 2_500,
+            },
             handshake_timeout: Duration::from_secs(10),
             stranger_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
         }
     }
 }
@@ -109,10 +119,15 @@ impl Door {
             refusals,
             current,
         } = self;
+        let welcome = Welcome {
+            trust_domain: authority.trust_domain().clone(),
+            strangers: Places::new(limits.strangers),
+            members: Places::new(limits.members),
+            limits,
+        };
         let taking = take(
             listener,
-            authority.trust_domain().clone(),
-            limits,
+            Arc::new(welcome),
             refusals,
             current.subscribe(),
             done,
@@ -196,15 +211,13 @@ async fn keep(authority: Authority, current: watch::Sender<Arc<Current>>, mut dr
 /// Accepts, shakes hands, and hands over.
 async fn take(
     listener: TcpListener,
-    trust_domain: TrustDomain,
-    limits: Limits,
+    welcome: Arc<Welcome>,
     refusals: Arc<Refusals>,
     current: watch::Receiver<Arc<Current>>,
     done: mpsc::Sender<io::Result<PeerIo>>,
     mut drain: Drain,
 ) {
-    let strangers = Arc::new(Semaphore::new(limits.strangers_max));
-    let members = Arc::new(Semaphore::new(limits.members_max));
+    let places = Places::new(welcome.limits.handshakes);
     let mut handshakes = JoinSet::new();
     let refuse = move |address: SocketAddr, why: &NotWelcome| {
         if let Some(Untold(untold)) = refusals.count(Instant::now()) {
@@ -219,19 +232,23 @@ async fn take(
             Some(ended) = handshakes.join_next() => if let Err(error) = ended {
                 tracing::error!(%error, "a TLS handshake ended badly");
             },
-            accepted = accept(&listener, &strangers) => match accepted {
-                Ok((stream, address, stranger)) => {
-                    let config = Arc::clone(&current.borrow().config);
-                    let welcome = Welcome {
-                        trust_domain: trust_domain.clone(),
-                        limits: limits.clone(),
-                        config,
-                        members: Arc::clone(&members),
-                        stranger,
+            accepted = accept(&listener, &places) => match accepted {
+                Ok((stream, address, free)) => {
+                    // At once and not when there is a place: those of one host don't keep others waiting.
+                    let place = match places.place(free, Some(Holder::at(address.ip()))) {
+                        Ok(place) => place,
+                        Err(full) => {
+                            refuse(address, &NotWelcome::Handshakes(full));
+                            continue;
+                        }
                     };
-                    let (done, refuse) = (done.clone(), refuse.clone());
+                    let config = Arc::clone(&current.borrow().config);
+                    let (welcome, done, refuse) = (Arc::clone(&welcome), done.clone(), refuse.clone());
                     handshakes.spawn(async move {
-                        match welcome.shake_hands(stream, address).await {
+                        let shaken = welcome.shake_hands(config, stream, address).await;
+                        // From here on it has a place of its kind.
+                        drop(place);
+                        match shaken {
                             // The server has gone, and what is left of it with it.
                             Ok(io) => drop(done.send(Ok(io)).await),
                             Err(why) => refuse(address, &why),
@@ -248,20 +265,19 @@ async fn take(
     }
 }
 
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
+async fn accept(listener: &TcpListener, places: &Places) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    let free = places.free().await.ok_or(io::ErrorKind::NotConnected)?;
     let (stream, address) = listener.accept().await?;
     // Only slower without.
     let _ = stream.set_nodelay(true);
-    Ok((stream, address, place))
+    Ok((stream, address, free))
 }
 
 /// Why a connection is refused.
 #[derive(Debug, thiserror::Error)]
 enum NotWelcome {
+    #[error("of those that shake hands {0}")]
+    Handshakes(Full),
     #[error("the handshake took longer than {0:?}")]
     TooSlow(Duration),
     #[error("{0}")]
@@ -270,36 +286,57 @@ enum NotWelcome {
     Identity(#[from] x509::IdentityError),
     #[error("{0} is of another trust domain")]
     OtherDomain(SpiffeId),
-    #[error("as many connections are open as there may be")]
-    Full,
+    #[error("of those without a certificate {0}")]
+    Strangers(Full),
+    #[error("of those with a certificate {0}")]
+    Members(Full),
 }
 
+/// What connections are taken by.
 struct Welcome {
     trust_domain: TrustDomain,
     limits: Limits,
-    config: Arc<ServerConfig>,
-    members: Arc<Semaphore>,
-    stranger: OwnedSemaphorePermit,
+    strangers: Places,
+    /// Apart: strangers can't take the places of those who are known.
+    members: Places,
 }
 
 impl Welcome {
-    async fn shake_hands(self, stream: TcpStream, address: SocketAddr) -> Result<PeerIo, NotWelcome> {
-        let patience = self.limits.handshake_timeout;
-        let shaken = timeout(patience, TlsAcceptor::from(self.config).accept(stream)).await;
-        let stream = shaken.map_err(|_| NotWelcome::TooSlow(patience))??;
+    async fn shake_hands(
+        &self,
+        config: Arc<ServerConfig>,
+        stream: TcpStream,
+        address: SocketAddr,
+    ) -> Result<PeerIo, NotWelcome> {
+        let Limits {
+            handshake_timeout,
+            stranger_timeout,
+            write_timeout,
+            ..
+        } = self.limits;
+        let shaken = timeout(handshake_timeout, TlsAcceptor::from(config).accept(stream)).await;
+        let stream = shaken.map_err(|_| NotWelcome::TooSlow(handshake_timeout))??;
         let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let Some(certificate) = certificate else {
-            let until = self.limits.stranger_timeout;
-            return Ok(PeerIo::new(stream, Peer::stranger(address), until, self.stranger));
+            let holder = Holder::at(address.ip());
+            let term = Term {
+                left: stranger_timeout,
+                write_timeout,
+                place: self.strangers.take(Some(holder)).map_err(NotWelcome::Strangers)?,
+            };
+            return Ok(PeerIo::new(stream, Peer::stranger(address), term));
         };
-        let peer = Peer::member(address, certificate)?;
-        let (id, left) = (peer.id(), peer.left(SystemTime::now()));
-        if let Some(id) = id.filter(|id| id.trust_domain != self.trust_domain) {
-            return Err(NotWelcome::OtherDomain(id.clone()));
+        let (id, peer) = Peer::member(address, certificate)?;
+        if id.trust_domain != self.trust_domain {
+            return Err(NotWelcome::OtherDomain(id));
         }
-        // Strangers can't take the places of those who are known.
-        let place = self.members.try_acquire_owned().map_err(|_| NotWelcome::Full)?;
-        Ok(PeerIo::new(stream, peer, left, place))
+        let holder = Holder::Namespace(id.namespace);
+        let term = Term {
+            left: peer.left(SystemTime::now()),
+            write_timeout,
+            place: self.members.take(Some(holder)).map_err(NotWelcome::Members)?,
+        };
+        Ok(PeerIo::new(stream, peer, term))
     }
 }
 

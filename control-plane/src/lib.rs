@@ -12,6 +12,7 @@ mod mesh;
 mod metrics;
 mod namespaces;
 pub mod objects;
+mod places;
 mod proxies;
 mod refusals;
 mod slices;

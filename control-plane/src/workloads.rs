@@ -16,7 +16,7 @@ use std::time::Duration;
 use futures_util::stream::{self as streams, Stream};
 use prost::Message as _;
 use serde_json::value::RawValue;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 use weir_api::workload::WorkloadStatus;
@@ -29,8 +29,9 @@ use weir_xds::v1::workload_reply::Reply;
 use weir_xds::v1::workloads_server::WorkloadsServer;
 
 use crate::compile::index::name_of;
-use crate::door::caller::{Caller, Entry};
+use crate::door::caller::{Caller, Entry, first_message};
 use crate::drain::Drain;
+use crate::places::{self, Places, Room};
 use crate::store::{Op, Precondition, Store, WriteError};
 use crate::xds::Ended;
 use crate::xds::outbox::{Bounds, Outbox, Outgoing, Weighed, outbox};
@@ -69,7 +70,7 @@ struct Shared {
     events: mpsc::Sender<Event>,
     ended: Ended,
     next_id: AtomicU64,
-    streams: Arc<Semaphore>,
+    streams: Places,
     questions: Questions,
 }
 
@@ -85,7 +86,7 @@ pub(crate) fn server(
         events,
         ended: Ended::default(),
         next_id: AtomicU64::new(1),
-        streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+        streams: Places::new(STREAMS),
         questions: Questions::default(),
     });
     let task = Task {
@@ -128,19 +129,15 @@ impl v1::workloads_server::Workloads for Workloads {
         request: Request<Streaming<v1::WorkloadMessage>>,
     ) -> Result<Response<Self::RegisterStream>, Status> {
         let (caller, _) = self.entry.caller(&request)?;
-        let permit = Arc::clone(&self.shared.streams).try_acquire_owned();
-        let permit = permit.map_err(|_| {
-            Status::resource_exhausted(format!(
-                "{STREAMS_MAX} workloads are registered here, which is the most"
-            ))
-        })?;
+        let taken = self.shared.streams.take(caller.holder());
+        let taken = taken.map_err(|full| Status::resource_exhausted(format!("of the streams of workloads {full}")))?;
         let conversation = Conversation {
             caller,
             incoming: request.into_inner(),
             place: Place {
                 id: StreamId(self.shared.next_id.fetch_add(1, Ordering::Relaxed)),
                 shared: Arc::clone(&self.shared),
-                _permit: permit,
+                _taken: taken,
             },
             outgoing: None,
             over: Over::No,
@@ -172,7 +169,7 @@ enum Over {
 struct Place {
     id: StreamId,
     shared: Arc<Shared>,
-    _permit: OwnedSemaphorePermit,
+    _taken: places::Place,
 }
 
 impl Drop for Place {
@@ -201,12 +198,12 @@ impl Conversation {
                 // an item only when it returns it.
                 Some(outgoing) => tokio::select! {
                     reply = outgoing.next() => return reply,
-                    message = self.incoming.message() => message,
+                    message = self.incoming.message() => message.unwrap_or(None),
                 },
-                None => self.incoming.message().await,
+                None => first_message(&mut self.incoming).await?,
             };
             // The proxy closed its side, or its connection is lost: nobody is there to be told anything.
-            let Some(message) = message.unwrap_or(None) else {
+            let Some(message) = message else {
                 return Ok(None);
             };
             self.take(message).await?;
@@ -521,8 +518,11 @@ async fn sleep_until(due: Option<Instant>) {
 }
 
 const CLOSED: &str = "the control plane is shutting down";
-/// Streams of one process.
-const STREAMS_MAX: usize = 10_000;
+/// Streams of one process, and of one namespace by TLS.
+const STREAMS: Room = Room {
+    all: 10_000,
+    each: 2_500,
+};
 /// Messages that wait for the registry's task; senders wait for a place.
 const EVENTS_QUEUED_MAX: usize = 1_024;
 /// Messages of one write at most.
@@ -538,9 +538,12 @@ const REPLIES: Bounds = Bounds {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::StreamExt as _;
     use weir_api::workload::State;
+    use weir_xds::v1::workloads_server::Workloads as _;
 
     use super::*;
+    use crate::door::caller::samples;
     use crate::drain;
     use crate::store::{Location, Revision};
 
@@ -604,6 +607,37 @@ mod tests {
             task.await.expect("no panic");
             store_task.stop().await.expect("no panic");
         }
+    }
+
+    /// Of virtual time.
+    const FOR_EVER: Duration = Duration::from_secs(24 * 60 * 60);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_namespace_has_its_share_of_the_streams_and_one_that_says_nothing_ends() {
+        let (store, store_task) = Store::open(Location::Memory).expect("a store in memory");
+        let (Workloads { shared, .. }, task) = server(store, Duration::from_secs(60), drain::channel().1);
+        let entry = Entry::Tls;
+        let workloads = Workloads { shared, entry };
+        let open = |namespace| workloads.register(samples::silent(namespace));
+        let mut citizen = Vec::new();
+        for _ in 0..STREAMS.each {
+            citizen.push(open("citizen").await.expect("a place"));
+        }
+        let refused = open("citizen").await.err().expect("a share");
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+        assert!(
+            refused.message().contains("namespace citizen has 2500 open"),
+            "{refused}"
+        );
+        let mut police = open("police").await.expect("the others have theirs").into_inner();
+        let ended = tokio::time::timeout(FOR_EVER, police.next()).await.expect("in time");
+        let ended = ended.expect("an end").expect_err("nothing was said");
+        assert_eq!(ended.code(), tonic::Code::DeadlineExceeded);
+        assert!(police.next().await.is_none());
+        drop(citizen);
+        open("citizen").await.expect("given back");
+        drop((task, workloads, police));
+        store_task.stop().await.expect("no panic");
     }
 
     /// Under virtual time: of three workloads one is lost, and leaves after the time-out without anything else

@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt as _;
 use futures_util::stream::{self as streams, Stream};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 use weir_api::Key;
@@ -28,8 +28,9 @@ use weir_xds::envoy::{
 use weir_xds::node::{self, ClientIdentity, Dialect};
 use weir_xds::{ResourceType, envoy};
 
-use crate::door::caller::{Caller, Entry};
+use crate::door::caller::{Caller, Entry, first_message};
 use crate::drain::Drain;
+use crate::places::{self, Places, Room};
 use crate::proxies::{self, Extent, Summaries};
 use crate::store::{self, Revision, Store, WatchEnded};
 use crate::workloads::registry::StreamId;
@@ -111,7 +112,7 @@ struct Shared {
     events: mpsc::Sender<Event>,
     ended: Ended,
     next_id: AtomicU64,
-    streams: Arc<Semaphore>,
+    streams: Places,
     counts: Counts,
     /// There is something in [`Model::take_stirred`].
     stirred: Notify,
@@ -137,7 +138,7 @@ pub(crate) fn server(store: Store, drain: Drain) -> (Xds, impl Future<Output = (
         events,
         ended: Ended::default(),
         next_id: AtomicU64::new(1),
-        streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+        streams: Places::new(STREAMS),
         counts: Counts::default(),
         stirred: Notify::new(),
     });
@@ -243,10 +244,9 @@ impl Xds {
         request: Request<Streaming<W::Request>>,
     ) -> Result<Response<Answers<W::Response>>, Status> {
         let (caller, address) = self.entry.caller(&request)?;
-        let permit = Arc::clone(&self.shared.streams).try_acquire_owned();
-        let permit = permit.map_err(|_| {
+        let taken = self.shared.streams.take(caller.holder()).map_err(|full| {
             self.shared.counts.refused.fetch_add(1, Ordering::Relaxed);
-            Status::resource_exhausted(format!("{STREAMS_MAX} streams are open here, which is the most"))
+            Status::resource_exhausted(format!("of the streams of xDS {full}"))
         })?;
         let conversation = Conversation::<W> {
             caller,
@@ -255,7 +255,7 @@ impl Xds {
             place: Place {
                 id: StreamId(self.shared.next_id.fetch_add(1, Ordering::Relaxed)),
                 shared: Arc::clone(&self.shared),
-                _permit: permit,
+                _taken: taken,
             },
             outgoing: None,
             over: Over::No,
@@ -288,7 +288,7 @@ enum Over {
 struct Place {
     id: StreamId,
     shared: Arc<Shared>,
-    _permit: OwnedSemaphorePermit,
+    _taken: places::Place,
 }
 
 impl Drop for Place {
@@ -319,12 +319,12 @@ impl<W: Wire> Conversation<W> {
                     answer = outgoing.next() => {
                         return answer.map(|next| next.map(|next| W::response(next.told, next.revision)));
                     }
-                    request = self.incoming.message() => request,
+                    request = self.incoming.message() => request.unwrap_or(None),
                 },
-                None => self.incoming.message().await,
+                None => first_message(&mut self.incoming).await?,
             };
             // The client closed its side, or its connection is lost: nobody is there to be told anything.
-            let Some(request) = request.unwrap_or(None) else {
+            let Some(request) = request else {
                 return Ok(None);
             };
             self.take(request).await?;
@@ -627,8 +627,11 @@ const OUTBOX: Bounds = Bounds {
     items_max: 2 * stream::SUBSCRIPTIONS_MAX,
     bytes_max: 64 << 20,
 };
-/// Streams of one process; a mesh beyond that needs a second control plane.
-const STREAMS_MAX: usize = 10_000;
+/// Streams of one process, and of one namespace by TLS; a mesh beyond that needs a second control plane.
+const STREAMS: Room = Room {
+    all: 10_000,
+    each: 2_500,
+};
 /// Requests and queries that wait for the model's task; senders wait for a place.
 const EVENTS_QUEUED_MAX: usize = 1_024;
 /// Of writes that come together, as of `weirctl apply -f DIR`, only the last state is computed and sent.
@@ -638,10 +641,12 @@ const DELAY_MAX: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 mod tests {
+    use futures_util::StreamExt as _;
     use weir_policy::model::Locality;
 
     use super::*;
     use crate::compile::fixture;
+    use crate::door::caller::samples;
     use crate::drain;
     use crate::store::{Location, Op, StoreTask};
 
@@ -708,6 +713,34 @@ mod tests {
         let status = outgoing.next().await.expect_err("closed");
         assert_eq!(status.code(), tonic::Code::ResourceExhausted);
         drop((task, xds));
+        store_task.stop().await.expect("no panic");
+    }
+
+    /// Of virtual time.
+    const FOR_EVER: Duration = Duration::from_secs(24 * 60 * 60);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_namespace_has_its_share_of_the_streams_and_one_that_says_nothing_ends() {
+        let (store, store_task) = store();
+        let (Xds { shared, .. }, task) = server(store, drain::channel().1);
+        let entry = Entry::Tls;
+        let xds = Xds { shared, entry };
+        let open = |namespace| xds.converse::<Delta>(samples::silent(namespace));
+        let citizen: Vec<_> = (0..STREAMS.each).map(|_| open("citizen").expect("a place")).collect();
+        let refused = open("citizen").err().expect("a share");
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+        assert!(
+            refused.message().contains("namespace citizen has 2500 open"),
+            "{refused}"
+        );
+        let mut police = open("police").expect("the others have theirs").into_inner();
+        let ended = tokio::time::timeout(FOR_EVER, police.next()).await.expect("in time");
+        let ended = ended.expect("an end").expect_err("nothing was asked");
+        assert_eq!(ended.code(), tonic::Code::DeadlineExceeded);
+        assert!(police.next().await.is_none());
+        drop(citizen);
+        open("citizen").expect("given back");
+        drop((task, xds, police));
         store_task.stop().await.expect("no panic");
     }
 

@@ -1,12 +1,14 @@
 //! Who calls a service, by the door that they came through.
 
 use std::net::SocketAddr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use tonic::{Request, Status};
+use tokio::time::timeout;
+use tonic::{Request, Status, Streaming};
 
 use super::peer::Peer;
 use crate::authority::x509::Identity;
+use crate::places::Holder;
 use weir_policy::names::Label;
 
 /// By which door requests come to a service.
@@ -47,6 +49,14 @@ impl Entry {
 }
 
 impl Caller {
+    /// Whose share of the places it takes; `None`: on this host nobody has one.
+    pub(crate) fn holder(&self) -> Option<Holder> {
+        match self {
+            Caller::Local => None,
+            Caller::Known(Identity { id, .. }) => Some(Holder::Namespace(id.namespace.clone())),
+        }
+    }
+
     /// Lets only those speak for a namespace who are of it. `field` is where they said so.
     ///
     /// # Errors
@@ -63,8 +73,57 @@ impl Caller {
     }
 }
 
+/// The first message of a stream: one without any would hold its place for nothing. `None`: the client closed its
+/// side, or its connection is lost.
+///
+/// # Errors
+/// When it does not come in time.
+pub(crate) async fn first_message<T>(incoming: &mut Streaming<T>) -> Result<Option<T>, Status> {
+    match timeout(FIRST_MESSAGE_TIMEOUT, incoming.message()).await {
+        Ok(first) => Ok(first.unwrap_or(None)),
+        Err(_) => Err(Status::deadline_exceeded(format!(
+            "the first message did not come within {FIRST_MESSAGE_TIMEOUT:?}"
+        ))),
+    }
+}
+
+/// Clients open a stream with something to say.
+const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 const NO_CERTIFICATE: &str = "a client certificate of this mesh that is still good is needed here; weir-proxy gets one by \
                               --token-file, others by `weirctl cert`";
+
+#[cfg(test)]
+pub(crate) mod samples {
+    use std::convert::Infallible;
+    use std::marker::PhantomData;
+
+    use bytes::Bytes;
+    use futures_util::stream;
+    use http_body_util::StreamBody;
+    use hyper::body::Frame;
+    use tonic::codec::{DecodeBuf, Decoder};
+
+    use super::*;
+
+    /// A stream by TLS, on which one of this namespace never says anything.
+    pub(crate) fn silent<T: Send + 'static>(namespace: &str) -> Request<Streaming<T>> {
+        let body = StreamBody::new(stream::pending::<Result<Frame<Bytes>, Infallible>>());
+        let mut request = Request::new(Streaming::new_request(Nothing(PhantomData), body, None, None));
+        request.extensions_mut().insert(Peer::of(namespace));
+        request
+    }
+
+    struct Nothing<T>(PhantomData<fn() -> T>);
+
+    impl<T: Send + 'static> Decoder for Nothing<T> {
+        type Item = T;
+        type Error = Status;
+
+        fn decode(&mut self, _: &mut DecodeBuf<'_>) -> Result<Option<T>, Status> {
+            Ok(None)
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {

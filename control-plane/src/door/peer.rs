@@ -10,7 +10,6 @@ use std::time::{Duration, SystemTime};
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Sleep, sleep};
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
@@ -18,6 +17,7 @@ use weir_policy::spiffe::SpiffeId;
 
 use crate::authority::ca;
 use crate::authority::x509::{self, Identity, IdentityError};
+use crate::places::Place;
 
 /// Who is there; every request of the connection carries it.
 #[derive(Clone, Debug)]
@@ -44,24 +44,21 @@ impl Peer {
     ///
     /// # Errors
     /// When it is nobody's.
-    pub(super) fn member(address: SocketAddr, certificate: &CertificateDer<'_>) -> Result<Peer, IdentityError> {
+    pub(super) fn member(
+        address: SocketAddr,
+        certificate: &CertificateDer<'_>,
+    ) -> Result<(SpiffeId, Peer), IdentityError> {
         let (_, not_after) = ca::times(certificate).map_err(|_| IdentityError::Malformed)?;
         let identity = x509::identity(certificate)?;
-        Ok(Peer {
-            address,
-            member: Some(Arc::new(Member { identity, not_after })),
-        })
+        let id = identity.id.clone();
+        let member = Some(Arc::new(Member { identity, not_after }));
+        Ok((id, Peer { address, member }))
     }
 
     /// Who it is at `now`; `None`: nobody knows.
     pub(crate) fn identity(&self, now: SystemTime) -> Option<&Identity> {
         let member = self.member.as_deref().filter(|member| now < member.not_after)?;
         Some(&member.identity)
-    }
-
-    /// Whose certificate it showed.
-    pub(super) fn id(&self) -> Option<&SpiffeId> {
-        self.member.as_ref().map(|member| &member.identity.id)
     }
 
     /// For how long its certificate is good.
@@ -73,23 +70,87 @@ impl Peer {
     }
 }
 
-/// A connection by TLS that ends with what it was taken for: the certificate's time, or the time to get one.
+#[cfg(test)]
+impl Peer {
+    /// One of a namespace, whose certificate is good for long.
+    pub(super) fn of(namespace: &str) -> Peer {
+        let id = format!("spiffe://mesh.gov/ns/{namespace}/sa/portal");
+        let identity = Identity {
+            id: id.parse().expect("an id"),
+            labels: Default::default(),
+        };
+        let not_after = SystemTime::now() + Duration::from_secs(24 * 60 * 60);
+        Peer {
+            address: SocketAddr::from(([10, 0, 0, 1], 1)),
+            member: Some(Arc::new(Member { identity, not_after })),
+        }
+    }
+}
+
+/// What a connection is taken for.
+pub(super) struct Term {
+    /// For how long.
+    pub(super) left: Duration,
+    /// For how long the peer may take nothing of what is sent.
+    pub(super) write_timeout: Duration,
+    /// Given back with its end.
+    pub(super) place: Place,
+}
+
+/// A connection by TLS that ends with what it was taken for: the certificate's time, or the time to get one. Whatever
+/// is done with it looks at that: of a peer that takes nothing, HTTP/2 reads nothing.
 pub(crate) struct PeerIo {
     stream: TlsStream<TcpStream>,
     peer: Peer,
     ends: Pin<Box<Sleep>>,
-    _place: OwnedSemaphorePermit,
+    write_timeout: Duration,
+    /// Since the peer takes nothing.
+    stalled: Option<Pin<Box<Sleep>>>,
+    _place: Place,
 }
 
 impl PeerIo {
-    pub(super) fn new(stream: TlsStream<TcpStream>, peer: Peer, left: Duration, place: OwnedSemaphorePermit) -> PeerIo {
+    pub(super) fn new(stream: TlsStream<TcpStream>, peer: Peer, term: Term) -> PeerIo {
         PeerIo {
             stream,
             peer,
-            ends: Box::pin(sleep(left)),
-            _place: place,
+            ends: Box::pin(sleep(term.left)),
+            write_timeout: term.write_timeout,
+            stalled: None,
+            _place: term.place,
         }
     }
+
+    fn in_time(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.ends.as_mut().poll(cx) {
+            Poll::Ready(()) => Err(timed_out("the peer's certificate, or its time without one, has ended")),
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Writes, as long as the peer takes it.
+    fn write<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        write: impl FnOnce(Pin<&mut TlsStream<TcpStream>>, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        self.in_time(cx)?;
+        let written = write(Pin::new(&mut self.stream), cx);
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let timeout = self.write_timeout;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(timeout)));
+        stalled
+            .as_mut()
+            .poll(cx)
+            .map(|()| Err(timed_out("the peer takes nothing of what it is sent")))
+    }
+}
+
+fn timed_out(why: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, why)
 }
 
 impl Connected for PeerIo {
@@ -102,27 +163,22 @@ impl Connected for PeerIo {
 
 impl AsyncRead for PeerIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.ends.as_mut().poll(cx).is_ready() {
-            let ended = io::Error::new(
-                io::ErrorKind::TimedOut,
-                "the peer's certificate, or its time without one, has ended",
-            );
-            return Poll::Ready(Err(ended));
-        }
+        self.in_time(cx)?;
         Pin::new(&mut self.stream).poll_read(cx, into)
     }
 }
 
+/// Vectored writes are the trait's own, by way of `poll_write`.
 impl AsyncWrite for PeerIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, from)
+        self.write(cx, |stream, cx| stream.poll_write(cx, from))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        self.write(cx, AsyncWrite::poll_flush)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        self.write(cx, AsyncWrite::poll_shutdown)
     }
 }

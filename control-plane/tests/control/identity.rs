@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
 use hyper_util::rt::TokioIo;
-use rcgen::{CertificateParams, DistinguishedName, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::aws_lc_rs::default_provider;
@@ -21,7 +21,7 @@ use tokio_rustls::TlsConnector;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
-use weir_control::{AuthorityConfig, ControlConfig, RunningControl};
+use weir_control::{AuthorityConfig, CaFiles, ControlConfig, RunningControl};
 use weir_policy::model::Locality;
 use weir_xds::ResourceType;
 use weir_xds::envoy::{AggregatedDiscoveryServiceClient, DeltaDiscoveryRequest};
@@ -446,7 +446,65 @@ async fn by_tls_a_proxy_is_who_its_certificate_names_and_no_other() {
     control.shutdown().await;
 }
 
-/// A certificate of a root with the same name, and one of our root for another trust domain.
+/// An operator's own authority, in files.
+fn operators(folder: &Path) -> CaFiles {
+    let params = || {
+        let mut params = CertificateParams::default();
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params
+    };
+    let (root_key, intermediate_key) = (key(), key());
+    let mut root = params();
+    root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    root.distinguished_name.push(DnType::CommonName, "the operator's root");
+    let root_pem = root.self_signed(&root_key).expect("signed").pem();
+    let root = Issuer::new(root, root_key);
+    let mut intermediate = params();
+    intermediate.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    intermediate
+        .distinguished_name
+        .push(DnType::CommonName, "the operator's intermediate");
+    let intermediate = intermediate.signed_by(&intermediate_key, &root).expect("signed");
+    let write = |name: &str, text: String| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).expect("written");
+        path
+    };
+    CaFiles {
+        cert: write("cert.pem", intermediate.pem()),
+        key: write("key.pem", intermediate_key.serialize_pem()),
+        roots: write("roots.pem", root_pem),
+    }
+}
+
+/// Under one root of an operator's a certificate may be right in every way but for its trust domain.
+#[tokio::test]
+async fn a_certificate_of_another_trust_domain_opens_nothing_also_under_our_root() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let files = operators(folder.path());
+    let of = |trust_domain: &str| AuthorityConfig {
+        trust_domain: trust_domain.parse().expect("a trust domain"),
+        files: Some(files.clone()),
+        ..AuthorityConfig::default()
+    };
+    let (control, client) = start(of("mesh.gov")).await;
+    let (other, other_client) = start(of("other.gov")).await;
+    let own = certificate(client, "citizen", "portal").await;
+    let channel = connect(&control, client, Some(&own)).await;
+    first_answer(channel, "citizen/portal-1").await.expect("ours");
+    let refused = r#"weir_control_refused_total{what="connection"}"#;
+    let page = client.get("/metrics").await.text();
+    assert!(page.contains(&format!("{refused} 0\n")), "{page}");
+    let foreign = certificate(other_client, "citizen", "portal").await;
+    let channel = connect(&control, client, Some(&foreign)).await;
+    assert!(first_answer(channel, "citizen/portal-1").await.is_err());
+    let page = client.get("/metrics").await.text();
+    assert!(!page.contains(&format!("{refused} 0\n")), "{page}");
+    other.shutdown().await;
+    control.shutdown().await;
+}
+
+/// A certificate of a root with the same name.
 #[tokio::test]
 async fn a_certificate_that_we_did_not_sign_opens_nothing() {
     let (control, client) = start(AuthorityConfig::default()).await;
