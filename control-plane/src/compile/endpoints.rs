@@ -39,6 +39,7 @@ pub(crate) fn endpoints(name: &ClusterName, index: &Index) -> Option<Compiled<Cl
                 locality: behind.locality,
                 workload: behind.workload,
                 peer: behind.peer,
+                identity: None,
             };
             let held = found.entry(compiled.address).or_insert_with(|| compiled.clone());
             if rank(compiled.health) < rank(held.health) {

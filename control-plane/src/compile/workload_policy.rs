@@ -22,6 +22,7 @@ pub(crate) fn workload_policy(
     let resource = WorkloadPolicy {
         workload: name.clone(),
         telemetry: telemetry(policy.spec)?,
+        mutual_tls: weir_policy::mutual_tls::MutualTls::everywhere(weir_policy::mutual_tls::Mode::Permissive),
     };
     Some(Compiled {
         resource,

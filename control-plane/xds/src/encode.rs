@@ -273,6 +273,7 @@ fn lb_endpoint(endpoint: &model::Endpoint) -> LbEndpoint {
     let identity = v1::EndpointIdentity {
         workload: endpoint.workload.as_ref().map(ToString::to_string).unwrap_or_default(),
         weir_proxy: endpoint.peer == Peer::WeirProxy,
+        spiffe_id: endpoint.identity.as_ref().map(ToString::to_string).unwrap_or_default(),
     };
     let known = identity != v1::EndpointIdentity::default();
     LbEndpoint {

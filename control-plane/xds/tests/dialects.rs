@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU16;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
@@ -632,7 +633,7 @@ fn of_clusters_each_client_is_told_what_it_can_do() {
 
 fields! { endpoint_fields:
     ClusterEndpoints { cluster, endpoints }
-    Endpoint { address, health, locality, workload, peer }
+    Endpoint { address, health, locality, workload, peer, identity }
     Locality { region, zone, site }
 }
 
@@ -645,6 +646,7 @@ fn endpoints() -> ClusterEndpoints {
             locality: Locality::default(),
             workload: None,
             peer: Peer::Plain,
+            identity: None,
         }],
     }
 }
@@ -661,6 +663,8 @@ const ENDPOINTS: &[Row<ClusterEndpoints>] = &[
     // Between weir proxies only.
     Row("Endpoint.workload", nothing, |e| e.endpoints[0].workload = "citizen/w".parse().ok(), [Said, Nothing, Nothing]),
     Row("Endpoint.peer", nothing, |e| e.endpoints[0].peer = Peer::WeirProxy, [Said, Nothing, Nothing]),
+    // They reach it in cleartext, or not at all where that is refused: control-plane's statuses say so.
+    Row("Endpoint.identity", nothing, |e| e.endpoints[0].identity = "spiffe://td/ns/citizen/sa/a".parse().ok().map(Arc::new), [Said, Nothing, Nothing]),
     Row("Locality.region", nothing, |e| e.endpoints[0].locality.region = "r".to_owned(), [Said, Said, Said]),
     Row("Locality.zone", nothing, |e| e.endpoints[0].locality.zone = "z".to_owned(), [Said, Said, Said]),
     Row("Locality.site", nothing, |e| e.endpoints[0].locality.site = "s".to_owned(), [Said, Said, Said]),

@@ -2,7 +2,8 @@
 
 #![allow(deprecated, reason = "a deprecated field is refused as any other")]
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
@@ -53,6 +54,7 @@ use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration as WireDuration
 use http::StatusCode;
 use prost::{Message, Name};
 use weir_policy::model::{self, *};
+use weir_policy::mutual_tls::{Mode, MutualTls};
 use weir_policy::telemetry::{AccessLog, ExcludedPath, SpanTag, Telemetry};
 use weir_xds::{Problem, Rejection, ResourceType, decode, encode, v1};
 
@@ -2055,6 +2057,7 @@ fn sound_endpoints() -> Any {
         locality: model::Locality::default(),
         workload: Some("n/w-1".parse().expect("a name")),
         peer: Peer::WeirProxy,
+        identity: "spiffe://cluster.local/ns/n/sa/s".parse().ok().map(Arc::new),
     };
     encode::endpoints(&ClusterEndpoints {
         cluster: "s.n:80".parse().expect("a name"),
@@ -2071,6 +2074,20 @@ fn assignment(change: impl FnOnce(&mut ClusterLoadAssignment), refused: Refused)
 #[track_caller]
 fn endpoint(change: impl FnOnce(&mut LbEndpoint), refused: Refused) {
     assignment(|wire| change(&mut wire.endpoints[0].lb_endpoints[1]), refused);
+}
+
+#[track_caller]
+fn identity(change: impl FnOnce(&mut v1::EndpointIdentity), refused: Refused) {
+    endpoint(
+        |wire| {
+            let ours = &mut wire.metadata.as_mut().expect("metadata").typed_filter_metadata;
+            let held = ours.get_mut("weir.dev").expect("an identity");
+            let mut identity = v1::EndpointIdentity::decode(held.value.as_slice()).expect("an identity");
+            change(&mut identity);
+            *held = pack(&identity);
+        },
+        refused,
+    );
 }
 
 #[track_caller]
@@ -2144,18 +2161,45 @@ fn endpoints() {
         |e| e.host_identifier = None,
         refused!("endpoints[0].lb_endpoints[1].endpoint", Problem::Missing),
     );
-    endpoint(
-        |e| {
-            let ours = &mut e.metadata.as_mut().expect("metadata").typed_filter_metadata;
-            let identity = v1::EndpointIdentity {
-                workload: "w-1".to_owned(),
-                weir_proxy: true,
-            };
-            ours.insert("weir.dev".to_owned(), pack(&identity));
-        },
+    identity(
+        |i| i.workload = "w-1".to_owned(),
         refused!(
             "endpoints[0].lb_endpoints[1].metadata.typed_filter_metadata[\"weir.dev\"].workload",
             Problem::Malformed { .. }
+        ),
+    );
+    identity(
+        |i| i.workload.clear(),
+        refused!(
+            "endpoints[0].lb_endpoints[1].metadata.typed_filter_metadata[\"weir.dev\"].workload",
+            Problem::Missing
+        ),
+    );
+    identity(
+        |i| i.weir_proxy = false,
+        refused!(
+            "endpoints[0].lb_endpoints[1].metadata.typed_filter_metadata[\"weir.dev\"].weir_proxy",
+            Problem::Unsupported { .. }
+        ),
+    );
+    for id in [
+        "spiffe://cluster.local",
+        "spiffe://Cluster.local/ns/n/sa/s",
+        "spiffe://cluster.local/ns/n/sa/s ",
+    ] {
+        identity(
+            |i| i.spiffe_id = id.to_owned(),
+            refused!(
+                "endpoints[0].lb_endpoints[1].metadata.typed_filter_metadata[\"weir.dev\"].spiffe_id",
+                Problem::Malformed { .. }
+            ),
+        );
+    }
+    identity(
+        |i| i.spiffe_id = "spiffe://cluster.local/ns/other/sa/s".to_owned(),
+        refused!(
+            "endpoints[0].lb_endpoints[1].metadata.typed_filter_metadata[\"weir.dev\"].spiffe_id",
+            Problem::Mismatch { .. }
         ),
     );
     address(
@@ -2189,7 +2233,18 @@ fn endpoints() {
 
 // ---- workload policies ----
 
+#[track_caller]
 fn telemetry(change: impl FnOnce(&mut v1::Telemetry), refused: Refused) {
+    workload_policy(|policy| change(policy.telemetry.as_mut().expect("is set")), refused);
+}
+
+#[track_caller]
+fn mutual_tls(change: impl FnOnce(&mut v1::MutualTls), refused: Refused) {
+    workload_policy(|policy| change(policy.mutual_tls.as_mut().expect("is set")), refused);
+}
+
+#[track_caller]
+fn workload_policy(change: impl FnOnce(&mut v1::WorkloadPolicy), refused: Refused) {
     let sound = encode::workload_policy(&model::WorkloadPolicy {
         workload: "n/w".parse().expect("a name"),
         telemetry: Telemetry {
@@ -2201,29 +2256,38 @@ fn telemetry(change: impl FnOnce(&mut v1::Telemetry), refused: Refused) {
             }],
             excluded_paths: vec![ExcludedPath::Exact("/a".to_owned())],
         },
+        mutual_tls: MutualTls {
+            mode: Mode::Strict,
+            ports: BTreeMap::from([(8080.try_into().expect("a port"), Mode::Off)]),
+        },
     });
     decode::workload_policy(&sound).expect("is sound");
-    let changed = changed(&sound, |policy: &mut v1::WorkloadPolicy| {
-        change(policy.telemetry.as_mut().expect("is set"));
-    });
+    let changed = changed(&sound, change);
     check(decode::workload_policy(&changed).map(drop), refused);
 }
 
 #[test]
 fn workload_policies() {
     use v1::excluded_path::Path;
-    let named = |name: &str, telemetry| {
-        pack(&v1::WorkloadPolicy {
-            name: name.to_owned(),
-            telemetry,
-        })
-    };
-    let read = |any: &Any| decode::workload_policy(any).map(drop);
-    check(
-        read(&named("n", Some(v1::Telemetry::default()))),
-        refused!("name", Problem::Malformed { .. }),
+    workload_policy(|p| p.name = "n".to_owned(), refused!("name", Problem::Malformed { .. }));
+    workload_policy(|p| p.telemetry = None, refused!("telemetry", Problem::Missing));
+    workload_policy(|p| p.mutual_tls = None, refused!("mutual_tls", Problem::Missing));
+    mutual_tls(|t| t.mode = 0, refused!("mutual_tls.mode", Problem::Missing));
+    mutual_tls(|t| t.mode = 4, refused!("mutual_tls.mode", Problem::UnknownValue));
+    mutual_tls(
+        |t| t.ports[0].mode = 0,
+        refused!("mutual_tls.ports[0].mode", Problem::Missing),
     );
-    check(read(&named("n/w", None)), refused!("telemetry", Problem::Missing));
+    for port in [0, 65_536] {
+        mutual_tls(
+            |t| t.ports[0].app_port = port,
+            refused!("mutual_tls.ports[0].app_port", Problem::OutOfRange { .. }),
+        );
+    }
+    mutual_tls(
+        |t| t.ports.push(t.ports[0]),
+        refused!("mutual_tls.ports[1].app_port", Problem::Duplicate),
+    );
     telemetry(
         |t| t.access_log = 4,
         refused!("telemetry.access_log", Problem::UnknownValue),

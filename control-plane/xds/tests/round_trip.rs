@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
@@ -12,7 +13,9 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use weir_policy::model::*;
+use weir_policy::mutual_tls::{Mode, MutualTls};
 use weir_policy::names::{ClusterName, Consumers, Label, ListenerName, RouteName, ServiceName, WorkloadName};
+use weir_policy::spiffe::SpiffeId;
 use weir_policy::telemetry::{AccessLog, ExcludedPath, SpanTag, Telemetry};
 use weir_xds::decode::{self, Resource};
 use weir_xds::envoy::Any;
@@ -647,21 +650,31 @@ fn workload_policy() -> impl Strategy<Value = WorkloadPolicy> {
         option::of(0..=10_000_u16),
         tags,
         vec(excluded, 0..4),
+        mutual_tls(),
     );
     parts.prop_map(
-        |((namespace, name), access_log, sampling_parts_per_ten_thousand, tags, excluded_paths)| WorkloadPolicy {
-            workload: WorkloadName { namespace, name },
-            telemetry: Telemetry {
-                access_log,
-                sampling_parts_per_ten_thousand,
-                tags: tags
-                    .into_iter()
-                    .map(|(name, header)| SpanTag { name, header })
-                    .collect(),
-                excluded_paths,
-            },
+        |((namespace, name), access_log, sampling_parts_per_ten_thousand, tags, excluded_paths, mutual_tls)| {
+            WorkloadPolicy {
+                workload: WorkloadName { namespace, name },
+                telemetry: Telemetry {
+                    access_log,
+                    sampling_parts_per_ten_thousand,
+                    tags: tags
+                        .into_iter()
+                        .map(|(name, header)| SpanTag { name, header })
+                        .collect(),
+                    excluded_paths,
+                },
+                mutual_tls,
+            }
         },
     )
+}
+
+fn mutual_tls() -> impl Strategy<Value = MutualTls> {
+    let mode = || select(vec![Mode::Strict, Mode::Permissive, Mode::Off]);
+    let ports = btree_map(port(), mode(), 0..4);
+    (mode(), ports).prop_map(|(mode, ports)| MutualTls { mode, ports })
 }
 
 fn shuffled_endpoints() -> impl Strategy<Value = (ClusterEndpoints, ClusterEndpoints)> {
@@ -700,11 +713,26 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
     let locality = (place(), place(), place()).prop_map(|(region, zone, site)| Locality { region, zone, site });
     let workload = (label(), label()).prop_map(|(namespace, name)| WorkloadName { namespace, name });
     let peer = select(vec![Peer::WeirProxy, Peer::Plain]);
-    (health, locality, option::of(workload), peer).prop_map(|(health, locality, workload, peer)| Endpoint {
-        address: SocketAddr::from(([127, 0, 0, 1], 1)),
-        health,
-        locality,
-        workload,
-        peer,
+    let identity = option::of(("[a-z0-9._-]{1,12}", label()));
+    let parts = (health, locality, option::of(workload), peer, identity);
+    parts.prop_map(|(health, locality, workload, peer, identity)| {
+        // Nobody but a workload's weir proxy has one.
+        let namespace = workload.as_ref().filter(|_| peer == Peer::WeirProxy);
+        let namespace = namespace.map(|workload| workload.namespace.clone());
+        let identity = namespace
+            .zip(identity)
+            .map(|(namespace, (trust_domain, account))| SpiffeId {
+                trust_domain: trust_domain.parse().expect("a trust domain"),
+                namespace,
+                account,
+            });
+        Endpoint {
+            address: SocketAddr::from(([127, 0, 0, 1], 1)),
+            health,
+            locality,
+            workload,
+            peer,
+            identity: identity.map(Arc::new),
+        }
     })
 }

@@ -10,6 +10,7 @@ pub mod deadline;
 pub mod fault;
 pub mod health_check;
 pub mod model;
+pub mod mutual_tls;
 pub mod names;
 pub mod outlier;
 pub mod precedence;

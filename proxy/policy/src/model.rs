@@ -5,11 +5,14 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
+use crate::mutual_tls::MutualTls;
 use crate::names::{ClusterName, ListenerName, RouteName, WorkloadName};
+use crate::spiffe::SpiffeId;
 use crate::telemetry::Telemetry;
 
 /// What an app reaches by one name: answered to a subscription for that name.
@@ -22,13 +25,15 @@ pub struct Listener {
 }
 
 /// What holds for one workload's own proxy, whatever it carries: answered to a subscription for that workload. One that
-/// does not exist leaves everything to the proxy's flags.
+/// does not exist leaves what is told to the proxy's flags, and its ports to mutual TLS alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkloadPolicy {
     /// Whose proxy.
     pub workload: WorkloadName,
     /// What it tells of its requests.
     pub telemetry: Telemetry,
+    /// How its inbound ports are entered.
+    pub mutual_tls: MutualTls,
 }
 
 /// Where a listener's routes come from.
@@ -837,6 +842,9 @@ pub struct Endpoint {
     pub workload: Option<WorkloadName>,
     /// What answers there.
     pub peer: Peer,
+    /// Whose certificate it has, if it is reached by mutual TLS: exactly this one is expected. `None`: it is reached in
+    /// cleartext.
+    pub identity: Option<Arc<SpiffeId>>,
 }
 
 /// Whether new requests may go to an endpoint.

@@ -7,6 +7,7 @@ use weir_policy::model::{
     HostMatch, Limits, Listener, Locality, PathMatch, Peer, RetryBudget, Rewrite, Route, RouteConfig, RouteMatch,
     RouteSource, Timeouts, VirtualHost, WeightedBackend, WorkloadPolicy,
 };
+use weir_policy::mutual_tls::{Mode, MutualTls};
 use weir_policy::names::{ClusterName, ListenerName};
 use weir_policy::telemetry::{AccessLog, Telemetry};
 use weir_policy::time::Time;
@@ -130,6 +131,7 @@ pub(crate) fn endpoints_model(name: &str, addresses: &[&str]) -> ClusterEndpoint
         locality: Locality::default(),
         workload: None,
         peer: Peer::Plain,
+        identity: None,
     };
     ClusterEndpoints {
         cluster: cluster_name(name),
@@ -145,6 +147,7 @@ pub(crate) fn policy(workload: &str, access_log: Option<AccessLog>) -> Any {
             access_log,
             ..Telemetry::default()
         },
+        mutual_tls: MutualTls::everywhere(Mode::Permissive),
     })
 }
 

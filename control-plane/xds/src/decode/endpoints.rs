@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::socket_address::{PortSpecifier, Protocol};
 use envoy_types::pb::envoy::config::core::v3::{Address, HealthStatus, Locality, SocketAddress, address};
@@ -9,6 +10,8 @@ use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints};
 use weir_policy::model;
 use weir_policy::model::{ClusterEndpoints, EndpointHealth, Peer};
+use weir_policy::names::WorkloadName;
+use weir_policy::spiffe::SpiffeId;
 
 use super::at::{At, Fault, take};
 use super::checks::{bounded, name, own_metadata};
@@ -21,6 +24,7 @@ pub(super) fn cluster_endpoints(at: &At<'_>, wire: ClusterLoadAssignment) -> Res
     let cluster = name(&at.field("cluster_name"), &cluster_name)?;
     let mut all = Vec::new();
     let mut addresses = HashSet::new();
+    let mut identities = Identities::default();
     for (i, wire) in endpoints.into_iter().enumerate() {
         let at = at.field("endpoints");
         let at = at.index(i);
@@ -32,7 +36,7 @@ pub(super) fn cluster_endpoints(at: &At<'_>, wire: ClusterLoadAssignment) -> Res
         for (i, wire) in lb_endpoints.into_iter().enumerate() {
             let at = at.field("lb_endpoints");
             let at = at.index(i);
-            let endpoint = lb_endpoint(&at, wire, locality.clone())?;
+            let endpoint = lb_endpoint(&at, wire, locality.clone(), &mut identities)?;
             if !addresses.insert(endpoint.address) {
                 return Err(at.fault(endpoint.address, Problem::Duplicate));
             }
@@ -47,7 +51,12 @@ pub(super) fn cluster_endpoints(at: &At<'_>, wire: ClusterLoadAssignment) -> Res
 }
 
 /// An endpoint whose health is not said is healthy (`HealthStatus.UNKNOWN`).
-fn lb_endpoint(at: &At<'_>, wire: LbEndpoint, locality: model::Locality) -> Result<model::Endpoint, Fault> {
+fn lb_endpoint(
+    at: &At<'_>,
+    wire: LbEndpoint,
+    locality: model::Locality,
+    identities: &mut Identities,
+) -> Result<model::Endpoint, Fault> {
     take!(at, wire, LbEndpoint { host_identifier, health_status, metadata; load_balancing_weight });
     let at_health = at.field("health_status");
     let health = match at_health.known(health_status)? {
@@ -78,17 +87,65 @@ fn lb_endpoint(at: &At<'_>, wire: LbEndpoint, locality: model::Locality) -> Resu
     let identity = own_metadata(&at_metadata, metadata, "a weir.v1.EndpointIdentity")?.unwrap_or_default();
     let at_typed = at_metadata.field("typed_filter_metadata");
     let at_identity = at_typed.key(METADATA_KEY);
-    take!(at_identity, identity, v1::EndpointIdentity { workload, weir_proxy; });
+    take!(at_identity, identity, v1::EndpointIdentity { workload, weir_proxy, spiffe_id; });
+    let workload: Option<WorkloadName> = match workload.as_str() {
+        "" => None,
+        workload => Some(name(&at_identity.field("workload"), workload)?),
+    };
+    let peer = if weir_proxy { Peer::WeirProxy } else { Peer::Plain };
+    let identity = match spiffe_id.as_str() {
+        "" => None,
+        id => {
+            let id = name(&at_identity.field("spiffe_id"), id)?;
+            fits(&at_identity, &id, workload.as_ref(), peer)?;
+            Some(identities.one(id))
+        }
+    };
     Ok(model::Endpoint {
         address,
         health,
         locality,
-        workload: match workload.as_str() {
-            "" => None,
-            workload => Some(name(&at_identity.field("workload"), workload)?),
-        },
-        peer: if weir_proxy { Peer::WeirProxy } else { Peer::Plain },
+        workload,
+        peer,
+        identity,
     })
+}
+
+/// An identity is a workload's, of its namespace, and a weir proxy is who shows it.
+fn fits(at: &At<'_>, id: &SpiffeId, workload: Option<&WorkloadName>, peer: Peer) -> Result<(), Fault> {
+    let Some(workload) = workload else {
+        return Err(at.field("workload").fault("", Problem::Missing));
+    };
+    if workload.namespace != id.namespace {
+        let expected = format!(
+            "spiffe://{}/ns/{}/sa/{}",
+            id.trust_domain, workload.namespace, id.account
+        );
+        let at = at.field("spiffe_id");
+        return Err(at.fault(format_args!("\"{id}\""), Problem::Mismatch { expected }));
+    }
+    match peer {
+        Peer::WeirProxy => Ok(()),
+        Peer::Plain => {
+            let expected = "true where there is a spiffe_id";
+            Err(at.field("weir_proxy").fault("false", Problem::Unsupported { expected }))
+        }
+    }
+}
+
+/// The identities of a cluster, each held once: its endpoints are many, and have mostly the same.
+#[derive(Default)]
+struct Identities(HashSet<Arc<SpiffeId>>);
+
+impl Identities {
+    fn one(&mut self, id: SpiffeId) -> Arc<SpiffeId> {
+        if let Some(held) = self.0.get(&id) {
+            return Arc::clone(held);
+        }
+        let held = Arc::new(id);
+        self.0.insert(Arc::clone(&held));
+        held
+    }
 }
 
 fn locality(at: &At<'_>, wire: Option<Locality>) -> Result<model::Locality, Fault> {

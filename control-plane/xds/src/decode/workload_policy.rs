@@ -1,7 +1,11 @@
 //! What holds for a workload's own proxy.
 
+use std::collections::BTreeMap;
+use std::num::NonZeroU16;
+
 use http::HeaderName;
 use weir_policy::model::WorkloadPolicy;
+use weir_policy::mutual_tls::{Mode, MutualTls};
 use weir_policy::telemetry::{AccessLog, ExcludedPath, SpanTag, TEN_THOUSAND, Telemetry, is_credential};
 
 use super::at::{At, Fault, take};
@@ -13,14 +17,45 @@ use crate::v1::excluded_path::Path;
 pub(super) fn workload_policy(at: &At<'_>, wire: v1::WorkloadPolicy) -> Result<WorkloadPolicy, Fault> {
     let v1::WorkloadPolicy {
         name: workload,
-        telemetry: wire,
+        telemetry: told,
+        mutual_tls: entered,
     } = wire;
-    let at_telemetry = at.field("telemetry");
-    let wire = at_telemetry.need(wire)?;
+    let (at_telemetry, at_mutual_tls) = (at.field("telemetry"), at.field("mutual_tls"));
     Ok(WorkloadPolicy {
         workload: name(&at.field("name"), &workload)?,
-        telemetry: telemetry(&at_telemetry, wire)?,
+        telemetry: telemetry(&at_telemetry, at_telemetry.need(told)?)?,
+        mutual_tls: mutual_tls(&at_mutual_tls, at_mutual_tls.need(entered)?)?,
     })
+}
+
+fn mutual_tls(at: &At<'_>, wire: v1::MutualTls) -> Result<MutualTls, Fault> {
+    take!(at, wire, v1::MutualTls { mode, ports; });
+    let at_ports = at.field("ports");
+    let mut read = BTreeMap::new();
+    for (index, wire) in ports.into_iter().enumerate() {
+        let at = at_ports.index(index);
+        take!(at, wire, v1::PortMutualTls { app_port, mode; });
+        let at_port = at.field("app_port");
+        let narrow = u16::try_from(app_port).ok().and_then(NonZeroU16::new);
+        let port = narrow.ok_or_else(|| at_port.fault(app_port, Problem::OutOfRange { allowed: "1 to 65535" }))?;
+        if read.insert(port, self::mode(&at.field("mode"), mode)?).is_some() {
+            return Err(at_port.fault(port, Problem::Duplicate));
+        }
+    }
+    Ok(MutualTls {
+        mode: self::mode(&at.field("mode"), mode)?,
+        ports: read,
+    })
+}
+
+/// A door is never left to a default: what says nothing is refused.
+fn mode(at: &At<'_>, wire: i32) -> Result<Mode, Fault> {
+    match at.known(wire)? {
+        v1::MutualTlsMode::Unspecified => Err(at.fault("", Problem::Missing)),
+        v1::MutualTlsMode::Strict => Ok(Mode::Strict),
+        v1::MutualTlsMode::Permissive => Ok(Mode::Permissive),
+        v1::MutualTlsMode::Off => Ok(Mode::Off),
+    }
 }
 
 fn telemetry(at: &At<'_>, wire: v1::Telemetry) -> Result<Telemetry, Fault> {

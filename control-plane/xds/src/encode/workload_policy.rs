@@ -2,6 +2,7 @@
 
 use envoy_types::pb::google::protobuf::Any;
 use weir_policy::model::WorkloadPolicy;
+use weir_policy::mutual_tls::{Mode, MutualTls};
 use weir_policy::telemetry::{AccessLog, ExcludedPath, SpanTag};
 
 use super::pack;
@@ -39,5 +40,25 @@ pub fn workload_policy(policy: &WorkloadPolicy) -> Any {
             tags: telemetry.tags.iter().map(tag).collect(),
             excluded_paths: telemetry.excluded_paths.iter().map(excluded).collect(),
         }),
+        mutual_tls: Some(mutual_tls(&policy.mutual_tls)),
     })
+}
+
+fn mutual_tls(held: &MutualTls) -> v1::MutualTls {
+    let ports = held.ports.iter().map(|(app_port, held)| v1::PortMutualTls {
+        app_port: app_port.get().into(),
+        mode: mode(*held).into(),
+    });
+    v1::MutualTls {
+        mode: mode(held.mode).into(),
+        ports: ports.collect(),
+    }
+}
+
+fn mode(mode: Mode) -> v1::MutualTlsMode {
+    match mode {
+        Mode::Strict => v1::MutualTlsMode::Strict,
+        Mode::Permissive => v1::MutualTlsMode::Permissive,
+        Mode::Off => v1::MutualTlsMode::Off,
+    }
 }
