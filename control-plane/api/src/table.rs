@@ -124,6 +124,17 @@ const MESH_CONFIG: &[Column] = &[
         "What becomes of names that are no service of the mesh.",
         |object| text_at(object, "/spec/egress").to_owned(),
     ),
+    always(
+        "Mutual TLS",
+        "How inbound ports are entered, and how many overrides there are of that.",
+        |object| {
+            let mode = text_at(object, "/spec/mutualTls/mode");
+            match list_at(object, "/spec/mutualTls/overrides").count() {
+                0 => mode.to_owned(),
+                overrides => format!("{mode} +{overrides}"),
+            }
+        },
+    ),
     AGE,
 ];
 const SERVICE: &[Column] = &[
@@ -425,8 +436,13 @@ mod tests {
         );
         check(
             Kind::MeshConfig,
-            json!({"spec": {"egress": "Refuse"}}),
-            &[("Egress", "Refuse")],
+            json!({"spec": {"egress": "Refuse", "mutualTls": {"mode": "Strict"}}}),
+            &[("Egress", "Refuse"), ("Mutual TLS", "Strict")],
+        );
+        check(
+            Kind::MeshConfig,
+            json!({"spec": {"egress": "Refuse", "mutualTls": {"mode": "Off", "overrides": [{}, {}]}}}),
+            &[("Egress", "Refuse"), ("Mutual TLS", "Off +2")],
         );
         check(
             Kind::Service,

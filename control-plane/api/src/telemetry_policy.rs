@@ -42,7 +42,7 @@ pub struct TelemetryPolicySpec {
     pub excluded_paths: Vec<ExcludedPath>,
 }
 
-/// Which workloads of a namespace.
+/// Workloads by their labels.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkloadSelector {
@@ -216,7 +216,7 @@ pub(crate) fn read(node: &Node<'_>, errors: &mut Errors) -> Option<TelemetryPoli
     })
 }
 
-fn read_selector(node: &Node<'_>, errors: &mut Errors) -> Option<WorkloadSelector> {
+pub(crate) fn read_selector(node: &Node<'_>, errors: &mut Errors) -> Option<WorkloadSelector> {
     let mut fields = node.fields(errors)?;
     let match_labels = fields.required("matchLabels", errors, |node, errors| {
         let labels = read_labels(node, errors)?;

@@ -53,6 +53,8 @@ const RULES: &[(&str, &str)] = &[
     ("is no host name", "IP address"),
     ("asks for nothing", "is given"),
     ("holds no label", "there is at least one"),
+    ("takes every port of every workload", "is given"),
+    ("takes nothing that", "no earlier override takes all"),
     ("has more than two decimals", "at most two decimals"),
     ("is a name of the proxy's own", "the proxy's own"),
     ("is a credential", "none is Authorization"),
