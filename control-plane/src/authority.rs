@@ -45,7 +45,7 @@ impl Default for AuthorityConfig {
     /// `cluster.local`, 24 hours, keys of its own.
     fn default() -> AuthorityConfig {
         AuthorityConfig {
-            trust_domain: "cluster.local".parse().expect("the default is a trust domain"),
+            trust_domain: TrustDomain::default(),
             cert_ttl: Duration::from_secs(24 * 60 * 60),
             files: None,
         }

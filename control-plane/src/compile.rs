@@ -10,6 +10,7 @@ mod grpc_route;
 mod hosts;
 mod http_route;
 pub(crate) mod index;
+pub(crate) mod mutual_tls;
 pub(crate) mod outbound;
 pub(crate) mod references;
 pub(crate) mod route_policies;

@@ -200,6 +200,7 @@ impl Control {
             by_namespace::keep(store.clone(), namespaces::Removal, drain.clone()),
         );
         let mesh_config = MeshConfig {
+            trust_domain: authority.trust_domain().clone(),
             unconfirmed_timeout: config.unconfirmed_timeout,
         };
         let (mesh, mesh_tasks) = mesh::start(store, mesh_config, &drain);

@@ -13,6 +13,7 @@ use tokio_stream::{Stream, StreamExt as _};
 use tonic::service::{Routes, RoutesBuilder};
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
+use weir_policy::spiffe::TrustDomain;
 
 use crate::authority::Authority;
 use crate::door::Door;
@@ -36,8 +37,10 @@ pub(crate) struct Mesh {
 }
 
 /// What a mesh runs with.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct MeshConfig {
+    /// Of which the identities of its workloads are.
+    pub(crate) trust_domain: TrustDomain,
     /// After this time a workload whose stream is lost leaves, while most of its zone is confirmed.
     pub(crate) unconfirmed_timeout: Duration,
 }
@@ -49,7 +52,7 @@ pub(crate) fn start(
     config: MeshConfig,
     drain: &Drain,
 ) -> (Mesh, impl Future<Output = ()> + Send + 'static) {
-    let (xds, serve_xds) = xds::server(store.clone(), drain.clone());
+    let (xds, serve_xds) = xds::server(store.clone(), config.trust_domain, drain.clone());
     let (workloads, keep_workloads) = workloads::server(store.clone(), config.unconfirmed_timeout, drain.clone());
     let keep_slices = by_namespace::keep(store.clone(), slices::Slices, drain.clone());
     let mesh = Mesh {

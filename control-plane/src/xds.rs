@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 use weir_api::Key;
 use weir_api::views::{ProxyList, ProxyView};
+use weir_policy::spiffe::TrustDomain;
 use weir_xds::envoy::{
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer, DeltaDiscoveryRequest, DeltaDiscoveryResponse,
     DiscoveryRequest, DiscoveryResponse,
@@ -131,8 +132,12 @@ struct Counts {
 #[error("the xDS server is shut down")]
 pub(crate) struct Closed;
 
-/// The server over a store: its front, and the task that its owner runs until it drains.
-pub(crate) fn server(store: Store, drain: Drain) -> (Xds, impl Future<Output = ()> + Send + 'static) {
+/// The server over a store, of the mesh whose identities are of this trust domain: its front, and the task that its owner runs until it drains.
+pub(crate) fn server(
+    store: Store,
+    trust_domain: TrustDomain,
+    drain: Drain,
+) -> (Xds, impl Future<Output = ()> + Send + 'static) {
     let (events, received) = mpsc::channel(EVENTS_QUEUED_MAX);
     let shared = Arc::new(Shared {
         events,
@@ -144,7 +149,7 @@ pub(crate) fn server(store: Store, drain: Drain) -> (Xds, impl Future<Output = (
     });
     let task = Task {
         store,
-        model: Model::default(),
+        model: Model::new(trust_domain),
         outboxes: BTreeMap::new(),
         shared: Arc::clone(&shared),
     };
@@ -693,7 +698,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_does_not_read_is_closed_and_counted() {
         let (store, store_task) = store();
-        let (xds, task) = server(store.clone(), drain::channel().1);
+        let (xds, task) = server(store.clone(), TrustDomain::default(), drain::channel().1);
         drop(task);
         let mut task = Task {
             store,
@@ -722,7 +727,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_namespace_has_its_share_of_the_streams_and_one_that_says_nothing_ends() {
         let (store, store_task) = store();
-        let (Xds { shared, .. }, task) = server(store, drain::channel().1);
+        let (Xds { shared, .. }, task) = server(store, TrustDomain::default(), drain::channel().1);
         let entry = Entry::Tls;
         let xds = Xds { shared, entry };
         let open = |namespace| xds.converse::<Delta>(samples::silent(namespace));
@@ -750,7 +755,7 @@ mod tests {
         for _ in 0..10 {
             let (store, store_task) = store();
             let (drainer, drain) = drain::channel();
-            let (xds, task) = server(store, drain);
+            let (xds, task) = server(store, TrustDomain::default(), drain);
             for id in 1..=16 {
                 let (event, _) = opened(id, OUTBOX);
                 xds.shared.events.send(event).await.expect("there is room");
@@ -792,7 +797,7 @@ mod tests {
     async fn writes_of_one_moment_are_one_push() {
         let (store, store_task) = store();
         let (drainer, drain) = drain::channel();
-        let (xds, task) = server(store.clone(), drain);
+        let (xds, task) = server(store.clone(), TrustDomain::default(), drain);
         let task = tokio::spawn(task);
         let (event, mut outgoing) = opened(1, OUTBOX);
         let send = |event| xds.shared.events.send(event);

@@ -49,9 +49,7 @@ const WITHOUT: &[(&str, &str)] = &[
         "Service spec.sessionAffinity",
         "kept as given: None, what the mesh does",
     ),
-    ("Workload spec.account", "decides who may register under the name"),
     ("Workload spec.instance", "decides which of two registrations holds"),
-    ("Workload spec.ports[].edge", "its own proxy's matter, shown to people"),
     ("Workload spec.version", "shown to people"),
 ];
 
@@ -436,7 +434,17 @@ fn surroundings(kind: Kind) -> Vec<Object> {
         }
         // Health checks by gRPC are for ports that speak it.
         Kind::BackendPolicy => objects.push(fixture::service("citizen", "vaccination", &[("grpc", 90)])),
-        Kind::Namespace | Kind::MeshConfig => {}
+        Kind::MeshConfig => {
+            for namespace in ["citizen", "labs", "legacy"] {
+                let ports = [(7070, 15005), (8080, 15006), (9090, 15007)];
+                let mut workload = fixture::workload(namespace, "portal-1", "10.1.2.3", &ports);
+                for (name, value) in [("app", "portal"), ("tier", "edge")] {
+                    workload.metadata.labels.insert(name.to_owned(), value.to_owned());
+                }
+                objects.push(workload);
+            }
+        }
+        Kind::Namespace => {}
     }
     objects
 }

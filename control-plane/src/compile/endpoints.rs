@@ -3,13 +3,18 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
+use std::sync::Arc;
 
 use weir_api::Key;
 use weir_api::endpoint_slice::{Conditions, SliceEndpoint};
+use weir_api::workload::{WorkloadPort, WorkloadSpec};
 use weir_policy::model::{ClusterEndpoints, Endpoint, EndpointHealth, Locality, Peer};
+use weir_policy::mutual_tls::Mode;
 use weir_policy::names::{ClusterName, WorkloadName};
+use weir_policy::spiffe::SpiffeId;
 
-use super::index::{Index, workload_target};
+use super::index::{Index, Of, workload_target};
+use super::mutual_tls::mutual_tls;
 use super::{Compiled, source};
 
 /// The endpoints of a service port, by locality and address. `None`: no such service or port.
@@ -32,14 +37,14 @@ pub(crate) fn endpoints(name: &ClusterName, index: &Index) -> Option<Compiled<Cl
                 continue;
             };
             let behind = behind(endpoint, &slice.object.metadata.namespace, *address, port.port, index);
-            sources.extend(behind.source);
+            sources.extend(behind.sources);
             let compiled = Endpoint {
                 address: SocketAddr::new(*address, port.port.get()),
                 health,
                 locality: behind.locality,
                 workload: behind.workload,
                 peer: behind.peer,
-                identity: None,
+                identity: behind.identity,
             };
             let held = found.entry(compiled.address).or_insert_with(|| compiled.clone());
             if rank(compiled.health) < rank(held.health) {
@@ -91,7 +96,8 @@ struct Behind {
     locality: Locality,
     workload: Option<WorkloadName>,
     peer: Peer,
-    source: Option<(Key, i64)>,
+    identity: Option<Arc<SpiffeId>>,
+    sources: Vec<(Key, i64)>,
 }
 
 /// Who answers at an endpoint. A workload is believed to be there only where it says so itself: a slice written by
@@ -104,7 +110,8 @@ fn behind(endpoint: &SliceEndpoint, own: &str, address: IpAddr, port: NonZeroU16
         },
         workload: None,
         peer: Peer::Plain,
-        source: None,
+        identity: None,
+        sources: Vec::new(),
     };
     let Some(name) = endpoint
         .target_ref
@@ -116,10 +123,19 @@ fn behind(endpoint: &SliceEndpoint, own: &str, address: IpAddr, port: NonZeroU16
     let Some(workload) = index.workload(&name) else {
         return plain();
     };
-    let takes = workload.spec.ports.iter().any(|taken| taken.inbound_port == port);
-    if workload.spec.address != address || !takes {
+    let mut ports = workload.spec.ports.iter();
+    let taken = ports.find(|taken| taken.inbound_port == port);
+    let Some(taken) = taken.filter(|_| workload.spec.address == address) else {
         return plain();
-    }
+    };
+    let mut sources = vec![source(workload.object)];
+    let identity = match taken.edge {
+        true => None,
+        false => {
+            sources.extend(index.mesh_config().map(|config| source(config.object)));
+            identity(&name, &workload, taken, index)
+        }
+    };
     let locality = &workload.spec.locality;
     Behind {
         locality: Locality {
@@ -129,7 +145,28 @@ fn behind(endpoint: &SliceEndpoint, own: &str, address: IpAddr, port: NonZeroU16
         },
         workload: Some(name),
         peer: Peer::WeirProxy,
-        source: Some(source(workload.object)),
+        identity,
+        sources,
+    }
+}
+
+/// Whose certificate callers are to expect at a port that is no edge. `None`: it is entered in cleartext, as the
+/// MeshConfig says or because the workload has no certificate.
+fn identity(
+    name: &WorkloadName,
+    workload: &Of<'_, WorkloadSpec>,
+    port: &WorkloadPort,
+    index: &Index,
+) -> Option<Arc<SpiffeId>> {
+    let account = workload.spec.account.parse().ok()?;
+    let labels = Some(&workload.object.metadata.labels);
+    match mutual_tls(index.mutual_tls(), name.namespace.as_str(), labels).at(port.app_port) {
+        Mode::Strict | Mode::Permissive => Some(Arc::new(SpiffeId {
+            trust_domain: index.trust_domain().clone(),
+            namespace: name.namespace.clone(),
+            account,
+        })),
+        Mode::Off => None,
     }
 }
 
@@ -209,6 +246,63 @@ mod tests {
             known,
         ];
         assert_eq!(compiled(&index, "portal.citizen:80"), expect);
+    }
+
+    #[test]
+    fn callers_expect_the_certificate_that_a_workload_registered_with() {
+        let ports = [(8080, 15006), (9090, 15007), (7070, 15008)];
+        let workload = |name: &str, address: &str| {
+            let mut workload = fixture::workload("citizen", name, address, &ports);
+            if let Spec::Workload(spec) = &mut workload.spec {
+                spec.ports[2].edge = true;
+            }
+            workload
+        };
+        let in_cleartext = workload("portal-2", "10.0.0.2");
+        let workload = fixture::with_account(workload("portal-1", "10.0.0.1"), "portal");
+        let endpoints = [("10.0.0.1", Some("portal-1")), ("10.0.0.2", Some("portal-2"))];
+        let service = fixture::service("citizen", "portal", &[("http", 80), ("grpc", 90), ("edge", 70)]);
+        let slices = [("http", 15006), ("grpc", 15007), ("edge", 15008)].map(|(port, inbound)| {
+            let mut slice = fixture::slice("citizen", "portal", port, inbound, &endpoints);
+            slice.metadata.name = port.to_owned();
+            slice
+        });
+        let portal = "spiffe://gov.example/ns/citizen/sa/portal";
+        let says = |mutual_tls: &str, expect: [Option<&str>; 3]| {
+            let mut index = Index::new("gov.example".parse().expect("a trust domain"));
+            let config = (!mutual_tls.is_empty()).then(|| fixture::mesh_config(mutual_tls));
+            let objects = [service.clone(), workload.clone(), in_cleartext.clone()];
+            for object in objects.into_iter().chain(slices.clone()).chain(config) {
+                index.apply(&object.key(), Some(Arc::new(object)));
+            }
+            for (port, expect) in [80, 90, 70].into_iter().zip(expect) {
+                let name = format!("portal.citizen:{port}").parse().expect("a cluster");
+                let compiled = super::endpoints(&name, &index).expect("it is there");
+                let found: Vec<Option<String>> = compiled
+                    .resource
+                    .endpoints
+                    .iter()
+                    .map(|endpoint| endpoint.identity.as_ref().map(ToString::to_string))
+                    .collect();
+                assert_eq!(found, [expect.map(str::to_owned), None], "{mutual_tls} {port}");
+                let by_config = compiled
+                    .sources
+                    .iter()
+                    .any(|(key, _)| key.kind == weir_api::Kind::MeshConfig);
+                assert_eq!(by_config, !mutual_tls.is_empty() && port != 70, "{mutual_tls} {port}");
+            }
+        };
+        says("", [Some(portal), Some(portal), None]);
+        says("{mode: Strict}", [Some(portal), Some(portal), None]);
+        says("{mode: 'Off'}", [None, None, None]);
+        says(
+            "{overrides: [{ports: [9090, 7070], mode: 'Off'}]}",
+            [Some(portal), None, None],
+        );
+        says(
+            "{mode: 'Off', overrides: [{namespaces: [police], mode: Strict}]}",
+            [None, None, None],
+        );
     }
 
     #[test]

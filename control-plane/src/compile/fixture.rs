@@ -9,11 +9,12 @@ use weir_api::endpoint_slice::{
 };
 use weir_api::grpc_route::{GrpcRouteRule, GrpcRouteSpec};
 use weir_api::http_route::{BackendRef, HttpRouteMatch, HttpRouteRule, HttpRouteSpec, ParentRef, PathMatch};
+use weir_api::mesh_config::{self, MutualTls};
 use weir_api::reference_grant::{GrantFrom, GrantTo, ReferenceGrantSpec};
 use weir_api::route_policy::{RoutePolicySpec, RouteTargetRef};
 use weir_api::service::{self, SERVICE_NAME_LABEL, ServicePort, ServiceSpec};
 use weir_api::workload::{WorkloadLocality, WorkloadPort, WorkloadSpec};
-use weir_api::{Kind, Object, RefKind, Spec};
+use weir_api::{Kind, Object, RefKind, Spec, yaml};
 use weir_policy::names::ServiceName;
 
 use super::index::Index;
@@ -179,6 +180,32 @@ pub(crate) fn workload(namespace: &str, name: &str, address: &str, ports: &[(u16
         account: String::new(),
     };
     Object::new(namespace, name, Spec::Workload(spec))
+}
+
+/// A workload with a certificate of this account.
+pub(crate) fn with_account(mut workload: Object, account: &str) -> Object {
+    if let Spec::Workload(spec) = &mut workload.spec {
+        spec.account = account.to_owned();
+    }
+    workload
+}
+
+/// The MeshConfig with this `mutualTls`, in YAML.
+pub(crate) fn mesh_config(mutual_tls: &str) -> Object {
+    let text = format!(
+        "apiVersion: weir.dev/v1\nkind: MeshConfig\nmetadata: {{name: {}}}\nspec: {{mutualTls: {mutual_tls}}}",
+        mesh_config::NAME
+    );
+    let mut objects = yaml::read_objects(&text, "test", None).expect("a MeshConfig");
+    objects.remove(0).object
+}
+
+/// The `mutualTls` of a MeshConfig, in YAML.
+pub(crate) fn mutual_tls(text: &str) -> MutualTls {
+    match mesh_config(text).spec {
+        Spec::MeshConfig(spec) => spec.mutual_tls,
+        other => panic!("a MeshConfig: {other:?}"),
+    }
 }
 
 /// A slice of a service with one port and (address, workload).

@@ -3,10 +3,12 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use weir_api::backend_policy::BackendPolicySpec;
 use weir_api::endpoint_slice::{EndpointSliceBody, TargetRef};
+use weir_api::mesh_config::{self, MeshConfigSpec, MutualTls};
 use weir_api::reference_grant::ReferenceGrantSpec;
 use weir_api::route_policy::RoutePolicySpec;
 use weir_api::service::{SERVICE_NAME_LABEL, ServiceSpec};
@@ -14,13 +16,16 @@ use weir_api::telemetry_policy::TelemetryPolicySpec;
 use weir_api::workload::WorkloadSpec;
 use weir_api::{Key, Kind, Metadata, Object, RouteSpec, Spec};
 use weir_policy::names::{ServiceName, WorkloadName};
+use weir_policy::spiffe::TrustDomain;
 
+use super::mutual_tls::{UNSAID, mutual_tls};
 use super::references::is_not_permitted;
 use super::route_policies::service_key;
 
 /// Objects that configuration is made from, found by the service they are about.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
+    trust_domain: TrustDomain,
     objects: BTreeMap<Key, Arc<Object>>,
     /// Routes, policies and slices by service, whether or not the service exists.
     attached: BTreeMap<ServiceName, BTreeSet<Key>>,
@@ -66,9 +71,47 @@ pub(crate) struct Touched {
     pub(crate) services: BTreeSet<(ServiceName, Part)>,
     /// Workloads for which another policy may hold.
     pub(crate) workloads: BTreeSet<WorkloadName>,
+    /// The same, of workloads that have not registered.
+    pub(crate) unregistered: Unregistered,
+}
+
+/// Workloads that have not registered, and that an index does not know therefore.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Unregistered {
+    /// None of them.
+    #[default]
+    None,
+    /// Those of a namespace.
+    In(String),
+    /// All.
+    All,
+}
+
+impl Unregistered {
+    /// Whether those of a namespace are among them.
+    pub(crate) fn has(&self, namespace: &str) -> bool {
+        match self {
+            Unregistered::None => false,
+            Unregistered::In(only) => only == namespace,
+            Unregistered::All => true,
+        }
+    }
 }
 
 impl Index {
+    /// An empty one, of the mesh whose identities are of this trust domain.
+    pub(crate) fn new(trust_domain: TrustDomain) -> Index {
+        Index {
+            trust_domain,
+            ..Index::default()
+        }
+    }
+
+    /// Of which trust domain the identities of workloads are.
+    pub(crate) fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
     /// Takes in an object as it is now (`None`: it is gone), and returns what that may change. `None`: nothing is asked
     /// for otherwise than before. What only became of an object changes nothing: no configuration is made from a
     /// status.
@@ -80,10 +123,7 @@ impl Index {
             return None;
         }
         let before = self.objects.remove(key);
-        let mut touched = Touched {
-            workloads: self.workloads_touched(before.as_deref(), object.as_deref()),
-            ..Touched::default()
-        };
+        let mut touched = self.workloads_touched(before.as_deref(), object.as_deref());
         if let Some(before) = before {
             touched.services.append(&mut self.touches(&before));
             self.detach(key, &before);
@@ -139,6 +179,25 @@ impl Index {
             }
         });
         oldest_first(policies.collect())
+    }
+
+    /// What holds for the whole mesh, if that was said.
+    pub(crate) fn mesh_config(&self) -> Option<Of<'_, MeshConfigSpec>> {
+        let key = Key {
+            kind: Kind::MeshConfig,
+            namespace: String::new(),
+            name: mesh_config::NAME.to_owned(),
+        };
+        let object = self.objects.get(&key)?;
+        match &object.spec {
+            Spec::MeshConfig(spec) => Some(Of { object, spec }),
+            _ => None,
+        }
+    }
+
+    /// How inbound ports are entered.
+    pub(crate) fn mutual_tls(&self) -> &MutualTls {
+        self.mesh_config().map_or(&UNSAID, |config| &config.spec.mutual_tls)
     }
 
     /// The policies for the workloads of a namespace, oldest first, then by name.
@@ -203,6 +262,17 @@ impl Index {
         from.take_while(move |(key, _)| same(key)).map(|(_, object)| &**object)
     }
 
+    fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Object> {
+        let first = Key {
+            kind,
+            namespace: String::new(),
+            name: String::new(),
+        };
+        let from = self.objects.range(first..);
+        from.take_while(move |(key, _)| key.kind == kind)
+            .map(|(_, object)| &**object)
+    }
+
     fn attached(&self, to: &ServiceName) -> impl Iterator<Item = &Object> {
         let keys = self.attached.get(to).into_iter().flatten();
         keys.filter_map(|key| self.objects.get(key).map(|object| &**object))
@@ -240,38 +310,86 @@ impl Index {
         }
     }
 
-    /// The workloads for which another policy may hold after a change of an object.
-    fn workloads_touched(&self, before: Option<&Object>, after: Option<&Object>) -> BTreeSet<WorkloadName> {
+    /// What a change of an object may change for workloads, beside the endpoints that they are.
+    fn workloads_touched(&self, before: Option<&Object>, after: Option<&Object>) -> Touched {
         let states = || before.into_iter().chain(after);
         let Some(object) = states().next() else {
-            return BTreeSet::new();
+            return Touched::default();
         };
         match object.kind() {
             Kind::Workload => {
                 let labels = |object: Option<&Object>| object.map(|object| object.metadata.labels.clone());
                 let touched = labels(before) != labels(after);
-                touched.then(|| name_of(object)).flatten().into_iter().collect()
+                Touched {
+                    workloads: touched.then(|| name_of(object)).flatten().into_iter().collect(),
+                    ..Touched::default()
+                }
             }
             Kind::TelemetryPolicy => {
-                let selects = |workload: &&Object| {
-                    states().any(|object| match &object.spec {
-                        Spec::TelemetryPolicy(spec) => spec.selects(&workload.metadata.labels),
-                        _ => false,
+                let specs = || {
+                    states().filter_map(|object| match &object.spec {
+                        Spec::TelemetryPolicy(spec) => Some(spec),
+                        _ => None,
                     })
                 };
-                let workloads = self.workloads(&object.metadata.namespace).filter(selects);
-                workloads.filter_map(name_of).collect()
+                let selects = |workload: &&Object| specs().any(|spec| spec.selects(&workload.metadata.labels));
+                let namespace = &object.metadata.namespace;
+                let workloads = self.workloads(namespace).filter(selects);
+                let for_all = specs().any(|spec| spec.selector.is_none());
+                Touched {
+                    workloads: workloads.filter_map(name_of).collect(),
+                    unregistered: match for_all {
+                        true => Unregistered::In(namespace.clone()),
+                        false => Unregistered::None,
+                    },
+                    ..Touched::default()
+                }
             }
+            Kind::MeshConfig => self.entered_otherwise(before, after),
             Kind::Namespace
-            | Kind::MeshConfig
             | Kind::Service
             | Kind::EndpointSlice
             | Kind::BackendPolicy
             | Kind::RoutePolicy
             | Kind::ReferenceGrant
             | Kind::HttpRoute
-            | Kind::GrpcRoute => BTreeSet::new(),
+            | Kind::GrpcRoute => Touched::default(),
         }
+    }
+
+    /// The workloads whose ports are entered otherwise after a change of the MeshConfig, or the same while it begins or
+    /// ends to have a part in that; and the endpoints that they are.
+    fn entered_otherwise(&self, before: Option<&Object>, after: Option<&Object>) -> Touched {
+        let spec = |object: Option<&'_ Object>| match object.map(|object| &object.spec) {
+            Some(Spec::MeshConfig(spec)) => spec.mutual_tls.clone(),
+            _ => UNSAID.clone(),
+        };
+        let (before_spec, after_spec) = (spec(before), spec(after));
+        let is_other = before.is_some() != after.is_some();
+        let mut touched = Touched::default();
+        if !is_other && before_spec == after_spec {
+            return touched;
+        }
+        touched.unregistered = Unregistered::All;
+        for object in self.of_kind(Kind::Workload) {
+            let (Spec::Workload(spec), Some(name)) = (&object.spec, name_of(object)) else {
+                continue;
+            };
+            let of = |mesh: &MutualTls| mutual_tls(mesh, &object.metadata.namespace, Some(&object.metadata.labels));
+            let (old, new) = (of(&before_spec), of(&after_spec));
+            if !is_other && old == new {
+                continue;
+            }
+            let differs = |port: NonZeroU16| is_other || old.at(port) != new.at(port);
+            let mut inside = spec.ports.iter().filter(|port| !port.edge);
+            if inside.any(|port| differs(port.app_port)) {
+                let slices = self.slices_of.get(&name).into_iter().flatten();
+                let slices = slices.filter_map(|key| self.objects.get(key));
+                touched.services.extend(slices.flat_map(|slice| about(slice)));
+            }
+            touched.workloads.insert(name);
+        }
+        touched
     }
 
     fn touches(&self, object: &Object) -> BTreeSet<(ServiceName, Part)> {

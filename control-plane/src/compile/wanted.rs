@@ -229,18 +229,6 @@ pub(crate) struct Computed {
     pub(crate) sources: Vec<(Key, i64)>,
     /// What of its sources this client can't be told: whose, and what.
     pub(crate) not_sent: Vec<(Key, String)>,
-    /// Whether there is anything to be said yet.
-    pub(crate) known: Known,
-}
-
-/// Whether it is known what something is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Known {
-    /// It is: what is not there does not exist.
-    #[default]
-    Yes,
-    /// Not before something else comes, which is on its way. Until then the client keeps what it has.
-    NotYet,
 }
 
 /// Computes one resource, but [`Wanted::Outbound`], which a [`Table`] keeps.
@@ -288,16 +276,10 @@ pub(crate) fn computed(wanted: &Wanted, index: &Index) -> Computed {
         }),
         Wanted::Outbound(scope) => Some(Table::new(scope.clone(), index).computed(index)),
         Wanted::Settled(settled) => Some(whole(settled.message(), Vec::new())),
-        Wanted::WorkloadPolicy(name) => match index.workload(name) {
-            Some(workload) => workload_policy(name, &workload, index)
-                .map(|Compiled { resource, sources }| whole(encode::workload_policy(&resource), sources)),
-            // Its labels say which policy holds, and it is about to register. Were it told that there is none, it would
-            // let go of what was in force before it was started anew.
-            None => Some(Computed {
-                known: Known::NotYet,
-                ..Computed::default()
-            }),
-        },
+        Wanted::WorkloadPolicy(name) => {
+            let Compiled { resource, sources } = workload_policy(name, index);
+            Some(whole(encode::workload_policy(&resource), sources))
+        }
     };
     computed.unwrap_or_default()
 }

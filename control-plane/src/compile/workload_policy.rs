@@ -3,31 +3,33 @@
 use std::collections::BTreeMap;
 
 use weir_api::telemetry_policy::{self, TelemetryPolicySpec};
-use weir_api::workload::WorkloadSpec;
 use weir_policy::model::WorkloadPolicy;
 use weir_policy::names::WorkloadName;
 use weir_policy::telemetry::{AccessLog, ExcludedPath, SpanTag, Telemetry};
 
 use super::index::{Index, Of};
+use super::mutual_tls::mutual_tls;
 use super::{Compiled, source};
 
-/// What holds for a workload. `None`: nothing does.
-pub(crate) fn workload_policy(
-    name: &WorkloadName,
-    workload: &Of<'_, WorkloadSpec>,
-    index: &Index,
-) -> Option<Compiled<WorkloadPolicy>> {
-    let policies = index.telemetry_policies(name.namespace.as_str());
-    let policy = telemetry_policy_for(&workload.object.metadata.labels, &policies)?;
-    let resource = WorkloadPolicy {
-        workload: name.clone(),
-        telemetry: telemetry(policy.spec)?,
-        mutual_tls: weir_policy::mutual_tls::MutualTls::everywhere(weir_policy::mutual_tls::Mode::Permissive),
-    };
-    Some(Compiled {
-        resource,
-        sources: vec![source(policy.object)],
-    })
+/// What holds for a workload. Of one that has not registered (yet) the labels are not known: of what they decide it is
+/// what holds whatever they are, and of its ports the strictest that they could ask for.
+pub(crate) fn workload_policy(name: &WorkloadName, index: &Index) -> Compiled<WorkloadPolicy> {
+    let namespace = name.namespace.as_str();
+    let labels = index.workload(name).map(|workload| &workload.object.metadata.labels);
+    let policies = index.telemetry_policies(namespace);
+    let policy = telemetry_policy_for(labels.unwrap_or(&BTreeMap::new()), &policies);
+    // A part of a policy is never told.
+    let told = policy.and_then(|policy| Some((telemetry(policy.spec)?, source(policy.object))));
+    let (telemetry, policy) = told.unzip();
+    let mesh_config = index.mesh_config().map(|config| source(config.object));
+    Compiled {
+        resource: WorkloadPolicy {
+            workload: name.clone(),
+            telemetry: telemetry.unwrap_or_default(),
+            mutual_tls: mutual_tls(index.mutual_tls(), namespace, labels),
+        },
+        sources: policy.into_iter().chain(mesh_config).collect(),
+    }
 }
 
 /// The policy that holds for a workload with these labels: one with a selector before one without, then the older.
@@ -43,7 +45,7 @@ pub(crate) fn telemetry_policy_for<'a, 'b>(
     }
 }
 
-/// `None`: a tag's field can be none, which the reader of policies refuses. A part of a policy is never told.
+/// `None`: a tag's field can be none, which the reader of policies refuses.
 fn telemetry(spec: &TelemetryPolicySpec) -> Option<Telemetry> {
     let tracing = spec.tracing.as_ref();
     let tags = tracing.map_or(&[][..], |tracing| &tracing.tags).iter();
@@ -75,6 +77,7 @@ mod tests {
     use std::sync::Arc;
 
     use weir_api::{Object, Spec, yaml};
+    use weir_policy::mutual_tls::Mode;
 
     use super::*;
     use crate::compile::fixture;
@@ -96,20 +99,19 @@ mod tests {
         workload
     }
 
-    fn compiled(objects: &[Object], labels: &[(&str, &str)]) -> Option<Compiled<WorkloadPolicy>> {
+    fn compiled(objects: &[Object], labels: &[(&str, &str)]) -> Compiled<WorkloadPolicy> {
         let own = workload(labels);
         let index = fixture::index(objects.iter().cloned().chain([own]));
         let name: WorkloadName = "citizen/portal-1".parse().expect("a name");
-        let held = index.workload(&name).expect("is there");
-        workload_policy(&name, &held, &index)
+        workload_policy(&name, &index)
     }
 
     #[track_caller]
     fn holds(objects: &[Object], labels: &[(&str, &str)], expect: Option<&str>) {
-        let compiled = compiled(objects, labels);
-        let sources = compiled.map(|compiled| compiled.sources);
-        let names: Option<Vec<String>> = sources.map(|sources| sources.into_iter().map(|(key, _)| key.name).collect());
-        assert_eq!(names, expect.map(|name| vec![name.to_owned()]), "{labels:?}");
+        let sources = compiled(objects, labels).sources.into_iter();
+        let names: Vec<String> = sources.map(|(key, _)| key.name).collect();
+        let expect: Vec<String> = expect.into_iter().map(str::to_owned).collect();
+        assert_eq!(names, expect, "{labels:?}");
     }
 
     #[test]
@@ -135,10 +137,7 @@ mod tests {
     fn a_policy_is_compiled_whole() {
         let spec = "{accessLog: Errors, tracing: {samplingPercent: 0.25, tags: [{name: department, requestHeader: X-Department}]}, \
                     excludedPaths: [{type: Exact, value: /healthz}, {value: /internal}]}";
-        let telemetry = compiled(&[policy("p", 1, spec)], &[])
-            .expect("holds")
-            .resource
-            .telemetry;
+        let telemetry = compiled(&[policy("p", 1, spec)], &[]).resource.telemetry;
         let expect = Telemetry {
             access_log: Some(AccessLog::Errors),
             sampling_parts_per_ten_thousand: Some(25),
@@ -157,7 +156,34 @@ mod tests {
             sampling_parts_per_ten_thousand: Some(10_000),
             ..Telemetry::default()
         };
-        assert_eq!(open.expect("holds").resource.telemetry, expect);
+        assert_eq!(open.resource.telemetry, expect);
+    }
+
+    #[test]
+    fn of_one_that_has_not_registered_what_labels_decide_is_not_known() {
+        let all = policy("all", 2, "{accessLog: Errors}");
+        let edge = policy("edge", 1, "{selector: {matchLabels: {tier: edge}}, accessLog: All}");
+        let config = fixture::mesh_config("{overrides: [{selector: {matchLabels: {tier: edge}}, mode: Strict}]}");
+        let name: WorkloadName = "citizen/portal-1".parse().expect("a name");
+        let mut index = fixture::index([all, edge, config]);
+        let mut told = |workload: Option<Object>| {
+            if let Some(workload) = workload {
+                index.apply(&workload.key(), Some(Arc::new(workload)));
+            }
+            let compiled = workload_policy(&name, &index);
+            let sources = compiled.sources.into_iter().map(|(key, _)| key.name);
+            let WorkloadPolicy {
+                telemetry, mutual_tls, ..
+            } = compiled.resource;
+            (telemetry.access_log, mutual_tls.mode, sources.collect::<Vec<_>>())
+        };
+        let names = |names: [&str; 2]| names.map(str::to_owned).to_vec();
+        let expect = (Some(AccessLog::Errors), Mode::Strict, names(["all", "mesh"]));
+        assert_eq!(told(None), expect);
+        let expect = (Some(AccessLog::Errors), Mode::Permissive, names(["all", "mesh"]));
+        assert_eq!(told(Some(workload(&[]))), expect);
+        let expect = (Some(AccessLog::All), Mode::Strict, names(["edge", "mesh"]));
+        assert_eq!(told(Some(workload(&[("tier", "edge")]))), expect);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::time::{Instant, SystemTime};
 use weir_api::workload::WorkloadSpec;
 use weir_api::{Key, Object, Spec};
 use weir_policy::names::{ServiceName, WorkloadName};
+use weir_policy::spiffe::TrustDomain;
 use weir_xds::ResourceType;
 use weir_xds::envoy::Any;
 use weir_xds::node::{ClientIdentity, Dialect};
@@ -20,7 +21,7 @@ use super::stream::{
 };
 use crate::compile::index::{Index, Part};
 use crate::compile::outbound::{Scope, Table};
-use crate::compile::wanted::{self, Computed, Known, Services, Settled, Wanted};
+use crate::compile::wanted::{self, Computed, Services, Settled, Wanted};
 use crate::compile::{self, Version};
 use crate::store::{Change, Event, Revision, Stored};
 use crate::workloads::registry::StreamId;
@@ -144,6 +145,14 @@ impl Touch {
 }
 
 impl Model {
+    /// Of the mesh whose identities are of this trust domain.
+    pub(crate) fn new(trust_domain: TrustDomain) -> Model {
+        Model {
+            index: Index::new(trust_domain),
+            ..Model::default()
+        }
+    }
+
     /// Up to where the store's changes are taken in.
     pub(crate) fn seen(&self) -> Revision {
         self.seen
@@ -359,8 +368,16 @@ impl Model {
                 touch.by(key);
             }
         }
-        for workload in changed.workloads {
-            let wanted = Wanted::WorkloadPolicy(workload);
+        let workloads = changed.workloads.into_iter().map(Wanted::WorkloadPolicy);
+        let unregistered = self.policies_in.iter();
+        let unregistered = unregistered.filter(|(namespace, _)| changed.unregistered.has(namespace));
+        let unregistered = unregistered
+            .flat_map(|(_, policies)| policies)
+            .filter(|wanted| match wanted {
+                Wanted::WorkloadPolicy(name) => self.index.workload(name).is_none(),
+                _ => false,
+            });
+        for wanted in workloads.chain(unregistered.cloned()) {
             if self.resources.contains_key(&wanted) {
                 touched.entry(wanted).or_default().by(key);
             }
@@ -381,7 +398,7 @@ impl Model {
             };
             // Also who has no part in it any more stands otherwise.
             self.stirred.objects(resource);
-            let before = (resource.held(), resource.now.known);
+            let before = resource.held();
             match &mut resource.table {
                 Some(table) => {
                     let computed = table.computed_services();
@@ -395,7 +412,7 @@ impl Model {
                 }
             }
             self.stirred.resource(&wanted, resource);
-            if (resource.held(), resource.now.known) == before {
+            if resource.held() == before {
                 continue;
             }
             let (of, name) = wanted.subscription();
@@ -708,20 +725,18 @@ impl Saying<'_> {
         self.resources.get(&wanted).map(|resource| &resource.now)
     }
 
-    /// What is to be said of these now. What the client no longer asks for is gone for it; of what is not known yet
-    /// nothing is.
+    /// What is to be said of these now. What the client no longer asks for is gone for it.
     fn held<'n>(&self, of: ResourceType, names: &'n BTreeSet<String>) -> Vec<(&'n str, Held)> {
         let held = |name: &'n String| {
             let subscription = self.stream.subscriptions.subscription(of, name);
             let is_wanted = subscription.is_some_and(Subscription::is_wanted);
             let held = match self.computed(of, name).filter(|_| is_wanted) {
-                Some(computed) if computed.known == Known::NotYet => return None,
                 Some(computed) => held(computed),
                 None => Held::Absent,
             };
-            Some((name.as_str(), held))
+            (name.as_str(), held)
         };
-        names.iter().filter_map(held).collect()
+        names.iter().map(held).collect()
     }
 
     /// "Resource warming": Envoy holds a changed cluster back until its endpoints come again. Returns whose.

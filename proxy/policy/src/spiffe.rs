@@ -21,6 +21,13 @@ impl TrustDomain {
     }
 }
 
+/// `cluster.local`, as the names of services have it.
+impl Default for TrustDomain {
+    fn default() -> TrustDomain {
+        TrustDomain("cluster.local".to_owned())
+    }
+}
+
 impl FromStr for TrustDomain {
     type Err = NameError;
 
@@ -107,6 +114,7 @@ mod tests {
     fn an_id_is_written_as_it_is_read() {
         let text = "spiffe://cluster.local/ns/citizen/sa/portal";
         let id: SpiffeId = text.parse().expect("an id");
+        assert_eq!(id.trust_domain, TrustDomain::default());
         assert_eq!(id.to_string(), text);
         assert_eq!((id.namespace.as_str(), id.account.as_str()), ("citizen", "portal"));
         assert_eq!(

@@ -1,5 +1,7 @@
 //! The task, under virtual time: when it writes, and that it does not where nothing is to be said.
 
+use weir_policy::spiffe::TrustDomain;
+
 use super::*;
 use crate::drain;
 use crate::store::{self, Location, StoreTask};
@@ -21,7 +23,7 @@ impl World {
             .await
             .expect("memory takes it");
         let (drainer, drain) = drain::channel();
-        let (xds, serve) = xds::server(store.clone(), drain.clone());
+        let (xds, serve) = xds::server(store.clone(), TrustDomain::default(), drain.clone());
         let keep = keep(store.clone(), xds, drain);
         let tasks = tokio::spawn(async move {
             tokio::join!(serve, keep);

@@ -8,46 +8,93 @@ use crate::proxies::Extent;
 
 const OF: ResourceType = ResourceType::WorkloadPolicy;
 
-/// A proxy that is started anew keeps what was in force until it is known which policy holds.
+fn edge() -> BTreeMap<String, String> {
+    BTreeMap::from([("tier".to_owned(), "edge".to_owned())])
+}
+
 #[test]
-fn a_policy_is_told_once_its_workload_is_known() {
+fn a_policy_is_told_to_everybody_and_by_labels_once_they_are_known() {
     let spec = TelemetryPolicySpec {
+        selector: Some(WorkloadSelector { match_labels: edge() }),
         access_log: Some(AccessLog::Errors),
         ..TelemetryPolicySpec::default()
     };
     let policy = Object::new("citizen", "p", Spec::TelemetryPolicy(spec));
-    let workload = fixture::workload("citizen", "w", "10.0.0.1", &[(8080, 15006)]);
+    let mut workload = fixture::workload("citizen", "w", "10.0.0.1", &[(8080, 15006)]);
+    workload.metadata.labels = edge();
     let mut world = World::new([policy.clone()]);
     world.open(1, "citizen/w");
-    assert_eq!(world.subscribe(1, OF, &["citizen/w"]), [""; 0]);
+    assert_eq!(world.subscribe(1, OF, &["citizen/w"]), ["1 1 policy citizen/w"]);
     assert_eq!(
         world.subscribe(1, OF, &["citizen/x"]),
-        ["1 1 -policy citizen/x"],
+        ["1 2 -policy citizen/x"],
         "another's"
     );
     assert_eq!(world.view(&policy.key()), "NoSubscribers [0, 0, 0]");
-    assert_eq!(world.put(workload.clone()), ["1 2 policy citizen/w"]);
+    assert_eq!(world.put(workload.clone()), ["1 3 policy citizen/w"]);
     assert_eq!(world.view(&policy.key()), "Progressing [0, 1, 0]");
-    world.answer(1, OF, 2, None);
+    world.answer(1, OF, 3, None);
     assert_eq!(world.view(&policy.key()), "InForce [1, 0, 0]");
     let workloads = [(policy.key(), vec![Extent::Workloads("citizen".to_owned())])];
     let summary = proxies::summaries(&world.model, &workloads).of.remove(0).remove(0);
     assert_eq!(summary.in_force, 1);
-    assert_eq!(world.delete(&workload), [""; 0], "it keeps what it has");
-    assert_eq!(world.put(workload.clone()), [""; 0], "which is right again");
-    assert_eq!(world.delete(&policy), ["1 3 -policy citizen/w"]);
-    world.delete(&workload);
-    world.open(2, "citizen/w");
-    assert_eq!(world.subscribe(2, OF, &["citizen/w"]), [""; 0]);
     assert_eq!(
-        world.put(workload),
-        ["2 1 -policy citizen/w"],
-        "also that there is none"
+        world.delete(&workload),
+        ["1 4 policy citizen/w"],
+        "whatever its labels are"
     );
-    for id in [1, 2] {
-        world.model.close(StreamId(id));
-    }
+    assert_eq!(world.put(workload.clone()), ["1 5 policy citizen/w"]);
+    assert_eq!(world.delete(&policy), ["1 6 policy citizen/w"]);
+    assert_eq!(world.delete(&workload), [""; 0], "it makes no difference");
+    world.model.close(StreamId(1));
     assert!(world.model.policies_in.is_empty() && world.model.resources.is_empty());
+}
+
+/// A door that labels may close is closed until they are known.
+#[test]
+fn how_ports_are_entered_is_told_to_those_who_have_not_registered() {
+    let config = |mutual_tls: &str| fixture::mesh_config(mutual_tls);
+    let mut workload = fixture::workload("citizen", "w", "10.0.0.1", &[(8080, 15006)]);
+    let elsewhere = fixture::workload("police", "w", "10.0.0.2", &[(8080, 15006)]);
+    let mut world = World::new([elsewhere]);
+    for (id, workload) in [(1, "citizen/w"), (2, "police/w")] {
+        world.open(id, workload);
+        assert_eq!(
+            world.subscribe(id, OF, &[workload]),
+            [format!("{id} 1 policy {workload}")]
+        );
+    }
+    let computed = world.model.computed();
+    let for_edge = "{overrides: [{namespaces: [citizen], selector: {matchLabels: {tier: edge}}, mode: Strict}]}";
+    let now = config(for_edge);
+    assert_eq!(world.put(now.clone()), ["1 2 policy citizen/w"]);
+    assert_eq!(world.model.computed() - computed, 2, "police's has it as a source");
+    assert_eq!(world.view(&now.key()), "Progressing [0, 2, 0]");
+    world.answer(1, OF, 2, None);
+    world.answer(2, OF, 1, None);
+    assert_eq!(world.view(&now.key()), "InForce [2, 0, 0]");
+    assert_eq!(
+        world.put(workload.clone()),
+        ["1 3 policy citizen/w"],
+        "its labels say no"
+    );
+    workload.metadata.labels = edge();
+    assert_eq!(world.put(workload.clone()), ["1 4 policy citizen/w"], "they say yes");
+    let computed = world.model.computed();
+    assert_eq!(
+        world.put(config("{overrides: [{namespaces: [citizen], mode: Strict}]}")),
+        [""; 0]
+    );
+    assert_eq!(world.model.computed(), computed, "nobody's ports are entered otherwise");
+    assert_eq!(
+        world.put(config(
+            "{mode: Strict, overrides: [{namespaces: [citizen], mode: Strict}]}"
+        )),
+        ["2 2 policy police/w"]
+    );
+    assert_eq!(world.model.computed() - computed, 1);
+    world.delete(&now);
+    assert_eq!(world.view(&workload.key()), "NoSubscribers [0, 0, 0]");
 }
 
 #[derive(Clone, Debug)]
@@ -77,6 +124,7 @@ fn object() -> impl Strategy<Value = Object> {
         workload.metadata.labels = tier.into_iter().collect();
         workload
     });
+    let mesh = prop::sample::select(MESHES.to_vec()).prop_map(fixture::mesh_config);
     let logs = prop::sample::select(vec![AccessLog::All, AccessLog::Errors, AccessLog::Off]);
     let name = prop::sample::select(vec!["a", "b"]);
     let policy = (namespace(), name, tier(), logs).prop_map(|(namespace, name, tier, log)| {
@@ -90,8 +138,16 @@ fn object() -> impl Strategy<Value = Object> {
         };
         Object::new(namespace, name, Spec::TelemetryPolicy(spec))
     });
-    prop_oneof![1 => workload, 2 => policy]
+    prop_oneof![2 => workload, 4 => policy, 1 => mesh]
 }
+
+const MESHES: [&str; 5] = [
+    "{mode: Strict}",
+    "{overrides: [{namespaces: [police], mode: Strict}]}",
+    "{overrides: [{selector: {matchLabels: {tier: edge}}, mode: Strict}, {ports: [8080], mode: 'Off'}]}",
+    "{mode: 'Off', overrides: [{selector: {matchLabels: {tier: core}}, ports: [8080], mode: Permissive}]}",
+    "{}",
+];
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
@@ -120,7 +176,7 @@ fn connect(world: &mut World, said: &mut Said, id: u64, workload: &str) {
 
 proptest! {
     /// Whatever happens in whatever order, each proxy was last told what a computation of everything from the beginning
-    /// gives; and while its workload is not there, nothing new.
+    /// gives, whether or not its workload is there.
     #[test]
     fn what_is_pushed_is_what_is_computed_anew(steps in prop::collection::vec(step(), 1..60)) {
         let mut world = World::new([]);
@@ -130,7 +186,6 @@ proptest! {
             connect(&mut world, &mut said, at as u64, &name(at));
         }
         for step in steps {
-            let before = said.clone();
             let event = match step {
                 Step::Write(object) => Some(world.event(object.key(), Some(*object))),
                 Step::Delete(key) if world.held.contains_key(&key) => Some(world.event(key, None)),
@@ -153,15 +208,12 @@ proptest! {
             for at in 0..NAMESPACES.len() {
                 let wanted = Wanted::WorkloadPolicy(name(at).parse().expect("a workload"));
                 let now = wanted::computed(&wanted, &anew);
-                let id = at as u64;
-                match now.known {
-                    Known::Yes => {
-                        let expect = now.message.map(|(_, version)| version);
-                        prop_assert_eq!(said.get(&id), Some(&expect), "{}", name(at));
-                    }
-                    Known::NotYet if said.contains_key(&id) => prop_assert_eq!(said.get(&id), before.get(&id)),
-                    Known::NotYet => {}
-                }
+                let expect = now.message.map(|(_, version)| version);
+                prop_assert!(expect.is_some(), "it is never left without one");
+                prop_assert_eq!(said.get(&(at as u64)), Some(&expect), "{}", name(at));
+                let sources = |computed: Vec<(Key, i64)>| computed.into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+                let held = &world.model.resources[&wanted].now;
+                prop_assert_eq!(sources(held.sources.clone()), sources(now.sources), "{}", name(at));
             }
         }
     }
