@@ -279,8 +279,8 @@ pub(crate) fn check(object: &Object) -> Result<(), Vec<FieldError>> {
     }
 }
 
-/// The policy that holds for a port: one for the port by name before one for the whole service, then the older. One that
-/// can't hold for what it claims stands in nobody's way.
+/// The policy that holds for a port: one for the port by name before one for the whole service, then the older. One
+/// that can't hold for what it claims stands in nobody's way.
 pub(crate) fn policy_for<'a, 'b>(
     name: &ServiceName,
     service: &ServiceSpec,

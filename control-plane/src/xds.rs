@@ -132,7 +132,8 @@ struct Counts {
 #[error("the xDS server is shut down")]
 pub(crate) struct Closed;
 
-/// The server over a store, of the mesh whose identities are of this trust domain: its front, and the task that its owner runs until it drains.
+/// The server over a store, of the mesh whose identities are of this trust domain: its front, and the task that its
+/// owner runs until it drains.
 pub(crate) fn server(
     store: Store,
     trust_domain: TrustDomain,

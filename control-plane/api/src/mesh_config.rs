@@ -98,7 +98,79 @@ pub struct MutualTlsOverride {
     pub mode: MutualTlsMode,
 }
 
-/// Whether an override takes something.
+/// How the ports of one workload are entered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entered {
+    /// Of single app ports.
+    pub ports: BTreeMap<NonZeroU16, MutualTlsMode>,
+    /// Of all others.
+    pub others: MutualTlsMode,
+}
+
+impl Entered {
+    /// How an app port is entered.
+    pub fn at(&self, port: NonZeroU16) -> MutualTlsMode {
+        self.ports.get(&port).copied().unwrap_or(self.others)
+    }
+}
+
+impl MutualTls {
+    /// How the ports of a workload are entered. While its labels are not known (`None`), each is as the strictest says
+    /// that they could make hold.
+    pub fn of(&self, namespace: &str, labels: Option<&BTreeMap<String, String>>) -> Entered {
+        let mut others = Settling::default();
+        let mut ports: BTreeMap<NonZeroU16, Settling> = BTreeMap::new();
+        for one in &self.overrides {
+            let takes = one.takes(namespace, labels);
+            for port in &one.ports {
+                ports.entry(*port).or_insert(others).meets(takes, one.mode);
+            }
+            if one.ports.is_empty() {
+                let ports = ports.values_mut();
+                ports.chain([&mut others]).for_each(|met| met.meets(takes, one.mode));
+            }
+        }
+        let settle = |mut met: Settling| {
+            met.meets(Takes::Yes, self.mode);
+            met.strictest
+        };
+        let others = settle(others);
+        let ports = ports.into_iter().map(|(port, met)| (port, settle(met)));
+        Entered {
+            ports: ports.filter(|(_, mode)| *mode != others).collect(),
+            others,
+        }
+    }
+}
+
+/// What is known of a port, or of all others, after some of the overrides.
+#[derive(Clone, Copy, Debug)]
+struct Settling {
+    strictest: MutualTlsMode,
+    is_settled: bool,
+}
+
+impl Default for Settling {
+    fn default() -> Settling {
+        Settling {
+            strictest: MutualTlsMode::Off,
+            is_settled: false,
+        }
+    }
+}
+
+impl Settling {
+    fn meets(&mut self, takes: Takes, mode: MutualTlsMode) {
+        if self.is_settled || takes == Takes::No {
+            return;
+        }
+        self.strictest = self.strictest.max(mode);
+        self.is_settled = takes == Takes::Yes;
+    }
+}
+
+/// Whether an override takes a workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Takes {
     /// It does not.
     No,
@@ -108,37 +180,9 @@ enum Takes {
     Yes,
 }
 
-impl MutualTls {
-    /// How an app port of a workload is entered; `port`: one, or any that no override names; `labels`: those of the
-    /// workload. While these are not known (`None`) it is the strictest that they could make it.
-    pub fn mode_of(
-        &self,
-        namespace: &str,
-        labels: Option<&BTreeMap<String, String>>,
-        port: Option<NonZeroU16>,
-    ) -> MutualTlsMode {
-        let mut strictest = MutualTlsMode::Off;
-        for one in &self.overrides {
-            match one.takes(namespace, labels, port) {
-                Takes::No => {}
-                Takes::Perhaps => strictest = strictest.max(one.mode),
-                Takes::Yes => return strictest.max(one.mode),
-            }
-        }
-        strictest.max(self.mode)
-    }
-
-    /// The app ports that overrides name, of whatever workloads.
-    pub fn ports(&self) -> impl Iterator<Item = NonZeroU16> {
-        self.overrides.iter().flat_map(|one| one.ports.iter().copied())
-    }
-}
-
 impl MutualTlsOverride {
-    fn takes(&self, namespace: &str, labels: Option<&BTreeMap<String, String>>, port: Option<NonZeroU16>) -> Takes {
-        let in_namespace = self.namespaces.is_empty() || self.namespaces.iter().any(|one| one == namespace);
-        let has_port = self.ports.is_empty() || port.is_some_and(|port| self.ports.contains(&port));
-        if !in_namespace || !has_port {
+    fn takes(&self, namespace: &str, labels: Option<&BTreeMap<String, String>>) -> Takes {
+        if !self.namespaces.is_empty() && !self.namespaces.iter().any(|one| one == namespace) {
             return Takes::No;
         }
         match (&self.selector, labels) {
@@ -283,6 +327,10 @@ mod tests {
         pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
     }
 
+    fn port_of(number: u16) -> NonZeroU16 {
+        NonZeroU16::new(number).expect("a port")
+    }
+
     const RULES: &str = "{mode: Permissive, overrides: [\
         {namespaces: [citizen], ports: [9090], mode: 'Off'}, \
         {namespaces: [citizen, police], selector: {matchLabels: {tier: core}}, mode: Strict}, \
@@ -309,16 +357,12 @@ mod tests {
             ("health", &core, 9090, Permissive),
             ("health", &core, 7070, Strict),
         ] {
-            let port_of = NonZeroU16::new(port);
-            assert_eq!(
-                held.mode_of(namespace, Some(labels), port_of),
-                expect,
-                "{namespace} {labels:?} {port}"
-            );
+            let entered = held.of(namespace, Some(labels));
+            assert_eq!(entered.at(port_of(port)), expect, "{namespace} {labels:?} {port}");
         }
-        assert_eq!(held.mode_of("health", Some(&old), None), Permissive, "any other port");
+        assert_eq!(held.of("health", Some(&old)).others, Permissive);
         assert_eq!(read("{}"), MutualTls::default());
-        assert_eq!(MutualTls::default().mode_of("a", None, None), Permissive);
+        assert_eq!(MutualTls::default().of("a", None).others, Permissive);
     }
 
     #[test]
@@ -326,25 +370,42 @@ mod tests {
         use MutualTlsMode::{Off, Permissive, Strict};
         let held = read(RULES);
         for (namespace, port, expect) in [
-            ("citizen", Some(9090), Off),
-            ("citizen", Some(8080), Strict),
-            ("citizen", None, Strict),
-            ("police", Some(7070), Strict),
-            ("health", Some(8080), Permissive),
-            ("health", Some(7070), Strict),
-            ("health", None, Permissive),
+            ("citizen", 9090, Off),
+            ("citizen", 8080, Strict),
+            ("citizen", 1, Strict),
+            ("police", 7070, Strict),
+            ("health", 8080, Permissive),
+            ("health", 7070, Strict),
+            ("health", 1, Permissive),
         ] {
-            let port_of = port.and_then(NonZeroU16::new);
-            assert_eq!(held.mode_of(namespace, None, port_of), expect, "{namespace} {port:?}");
+            let entered = held.of(namespace, None);
+            assert_eq!(entered.at(port_of(port)), expect, "{namespace} {port}");
         }
         // What comes after one that takes it for sure is not looked at.
         let held = read(
             "{mode: Strict, overrides: [{namespaces: [a], mode: 'Off'}, {selector: {matchLabels: {x: y}}, mode: Strict}]}",
         );
-        assert_eq!(
-            (held.mode_of("a", None, None), held.mode_of("b", None, None)),
-            (Off, Strict)
+        assert_eq!((held.of("a", None).others, held.of("b", None).others), (Off, Strict));
+    }
+
+    #[test]
+    fn a_port_stands_by_itself_only_where_it_differs() {
+        use MutualTlsMode::{Off, Permissive, Strict};
+        let held = read(
+            "{mode: Strict, overrides: [{namespaces: [a], ports: [80, 81], mode: Permissive}, \
+             {ports: [80], mode: Strict}, {selector: {matchLabels: {x: y}}, mode: 'Off'}]}",
         );
+        let of = |namespace: &str, labels: Option<&BTreeMap<String, String>>| {
+            let Entered { ports, others } = held.of(namespace, labels);
+            let ports = ports.into_iter().map(|(port, mode)| (port.get(), mode));
+            (others, ports.collect::<Vec<_>>())
+        };
+        let (none, some) = (labels(&[]), labels(&[("x", "y")]));
+        assert_eq!(of("a", Some(&none)), (Strict, vec![(80, Permissive), (81, Permissive)]));
+        assert_eq!(of("a", Some(&some)), (Off, vec![(80, Permissive), (81, Permissive)]));
+        assert_eq!(of("b", Some(&none)), (Strict, vec![]));
+        assert_eq!(of("b", Some(&some)), (Off, vec![(80, Strict)]));
+        assert_eq!(of("b", None), (Strict, vec![]));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use weir_api::endpoint_slice::{
 };
 use weir_api::grpc_route::{GrpcRouteRule, GrpcRouteSpec};
 use weir_api::http_route::{BackendRef, HttpRouteMatch, HttpRouteRule, HttpRouteSpec, ParentRef, PathMatch};
-use weir_api::mesh_config::{self, MutualTls};
+use weir_api::mesh_config;
 use weir_api::reference_grant::{GrantFrom, GrantTo, ReferenceGrantSpec};
 use weir_api::route_policy::{RoutePolicySpec, RouteTargetRef};
 use weir_api::service::{self, SERVICE_NAME_LABEL, ServicePort, ServiceSpec};
@@ -198,14 +198,6 @@ pub(crate) fn mesh_config(mutual_tls: &str) -> Object {
     );
     let mut objects = yaml::read_objects(&text, "test", None).expect("a MeshConfig");
     objects.remove(0).object
-}
-
-/// The `mutualTls` of a MeshConfig, in YAML.
-pub(crate) fn mutual_tls(text: &str) -> MutualTls {
-    match mesh_config(text).spec {
-        Spec::MeshConfig(spec) => spec.mutual_tls,
-        other => panic!("a MeshConfig: {other:?}"),
-    }
 }
 
 /// A slice of a service with one port and (address, workload).
