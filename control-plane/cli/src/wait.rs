@@ -243,7 +243,8 @@ pub(crate) fn generation(object: &Value) -> i64 {
 /// Whether proxies get anything that is made of a kind.
 pub(crate) fn concerns_proxies(kind: Kind) -> bool {
     match kind {
-        Kind::Service
+        Kind::MeshConfig
+        | Kind::Service
         | Kind::EndpointSlice
         | Kind::BackendPolicy
         | Kind::RoutePolicy
@@ -251,7 +252,7 @@ pub(crate) fn concerns_proxies(kind: Kind) -> bool {
         | Kind::ReferenceGrant
         | Kind::HttpRoute
         | Kind::GrpcRoute => true,
-        Kind::Namespace | Kind::MeshConfig | Kind::Workload => false,
+        Kind::Namespace | Kind::Workload => false,
     }
 }
 

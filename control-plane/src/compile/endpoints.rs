@@ -1,8 +1,7 @@
 //! The endpoints of a service port, from its EndpointSlices.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU16;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use weir_api::Key;
@@ -36,10 +35,11 @@ pub(crate) fn endpoints(name: &ClusterName, index: &Index) -> Option<Compiled<Cl
             let (Some(address), Some(health)) = (endpoint.addresses.first(), health(endpoint.conditions)) else {
                 continue;
             };
-            let behind = behind(endpoint, &slice.object.metadata.namespace, *address, port.port, index);
+            let address = SocketAddr::new(*address, port.port.get());
+            let behind = behind(endpoint, &slice.object.metadata.namespace, address, index);
             sources.extend(behind.sources);
             let compiled = Endpoint {
-                address: SocketAddr::new(*address, port.port.get()),
+                address,
                 health,
                 locality: behind.locality,
                 workload: behind.workload,
@@ -68,6 +68,20 @@ pub(crate) fn endpoints(name: &ClusterName, index: &Index) -> Option<Compiled<Cl
         endpoints,
     };
     Some(Compiled { resource, sources })
+}
+
+/// How many of some endpoints are entered by mutual TLS alone.
+pub(crate) fn strict(of: &ClusterEndpoints, index: &Index) -> usize {
+    let is_strict = |endpoint: &&Endpoint| {
+        let name = endpoint.workload.as_ref();
+        let taken = name.and_then(|name| {
+            let workload = index.workload(name)?;
+            let port = port_taken(&workload, endpoint.address)?;
+            (!port.edge).then(|| mode(name, &workload, port, index))
+        });
+        taken == Some(Mode::Strict)
+    };
+    of.endpoints.iter().filter(is_strict).count()
 }
 
 /// Kubernetes, EndpointConditions: `ready` unknown is ready, `serving` unknown is as `ready`, `terminating` unknown
@@ -102,7 +116,7 @@ struct Behind {
 
 /// Who answers at an endpoint. A workload is believed to be there only where it says so itself: a slice written by
 /// hand can't lend its identity to another address.
-fn behind(endpoint: &SliceEndpoint, own: &str, address: IpAddr, port: NonZeroU16, index: &Index) -> Behind {
+fn behind(endpoint: &SliceEndpoint, own: &str, address: SocketAddr, index: &Index) -> Behind {
     let plain = || Behind {
         locality: Locality {
             zone: endpoint.zone.clone().unwrap_or_default(),
@@ -123,9 +137,7 @@ fn behind(endpoint: &SliceEndpoint, own: &str, address: IpAddr, port: NonZeroU16
     let Some(workload) = index.workload(&name) else {
         return plain();
     };
-    let mut ports = workload.spec.ports.iter();
-    let taken = ports.find(|taken| taken.inbound_port == port);
-    let Some(taken) = taken.filter(|_| workload.spec.address == address) else {
+    let Some(taken) = port_taken(&workload, address) else {
         return plain();
     };
     let mut sources = vec![source(workload.object)];
@@ -159,8 +171,7 @@ fn identity(
     index: &Index,
 ) -> Option<Arc<SpiffeId>> {
     let account = workload.spec.account.parse().ok()?;
-    let labels = Some(&workload.object.metadata.labels);
-    match mutual_tls(index.mutual_tls(), name.namespace.as_str(), labels).at(port.app_port) {
+    match mode(name, workload, port, index) {
         Mode::Strict | Mode::Permissive => Some(Arc::new(SpiffeId {
             trust_domain: index.trust_domain().clone(),
             namespace: name.namespace.clone(),
@@ -168,6 +179,19 @@ fn identity(
         })),
         Mode::Off => None,
     }
+}
+
+/// How a port is entered that is no edge.
+fn mode(name: &WorkloadName, workload: &Of<'_, WorkloadSpec>, port: &WorkloadPort, index: &Index) -> Mode {
+    let labels = Some(&workload.object.metadata.labels);
+    mutual_tls(index.mutual_tls(), name.namespace.as_str(), labels).at(port.app_port)
+}
+
+/// The app port for which a workload takes requests at an address.
+fn port_taken<'a>(workload: &Of<'a, WorkloadSpec>, address: SocketAddr) -> Option<&'a WorkloadPort> {
+    let mut ports = workload.spec.ports.iter();
+    let port = ports.find(|port| port.inbound_port.get() == address.port());
+    port.filter(|_| workload.spec.address == address.ip())
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use weir_api::backend_policy::BackendPolicySpec;
 use weir_api::route_policy::RoutePolicySpec;
 use weir_api::{Key, Kind, Spec};
+use weir_policy::model::ClusterEndpoints;
 use weir_policy::names::{ClusterName, Consumers, Label, ListenerName, RouteName, ServiceName, WorkloadName};
 use weir_xds::encode::envoy::{INBOUND, OUTBOUND};
 use weir_xds::encode::{self, NotSent, Place, PolicyField, RouteField, Sent};
@@ -251,11 +252,12 @@ pub(crate) fn computed(wanted: &Wanted, index: &Index) -> Computed {
         }),
         Wanted::Endpoints(terms, name) => endpoints::endpoints(name, index).map(|Compiled { resource, sources }| {
             let message = match terms {
-                Terms::Weir => encode::endpoints(&resource),
+                Terms::Weir => return whole(encode::endpoints(&resource), sources),
                 Terms::Grpc => encode::grpc::endpoints(&resource),
                 Terms::Envoy => encode::envoy::endpoints(&resource),
             };
-            whole(message, sources)
+            let not_sent = closed_to_cleartext(&resource, index).into_iter().collect();
+            said(Sent { message, not_sent }, sources, index)
         }),
         Wanted::Listener(name, client) => {
             listener(name, client, index).map(|compiled| whole(encode::listener(&compiled.resource), compiled.sources))
@@ -302,6 +304,16 @@ fn said(sent: Sent, sources: Vec<(Key, i64)>, index: &Index) -> Computed {
     }
 }
 
+/// What a client without a certificate can't do with endpoints: get in where only mutual TLS does.
+fn closed_to_cleartext(resource: &ClusterEndpoints, index: &Index) -> Option<NotSent> {
+    let closed = endpoints::strict(resource, index);
+    let all = resource.endpoints.len();
+    (closed > 0).then(|| NotSent {
+        place: Place::MutualTls,
+        problem: format!("shuts such a client, which has no certificate, out of {closed} of {all} endpoints"),
+    })
+}
+
 /// Whose it is that is not sent. A default that nobody asked for is nobody's.
 pub(super) fn attributed(not_sent: Vec<NotSent>, sources: &[(Key, i64)], index: &Index) -> Vec<(Key, String)> {
     let keys = || sources.iter().map(|(key, _)| key);
@@ -317,6 +329,7 @@ pub(super) fn attributed(not_sent: Vec<NotSent>, sources: &[(Key, i64)], index: 
             policy.map(|policy| policy.object.key()).or_else(|| route(name))
         }
         Place::Protocol => keys().find(|key| key.kind == Kind::Service).cloned(),
+        Place::MutualTls => keys().find(|key| key.kind == Kind::MeshConfig).cloned(),
         Place::Policy(field) => {
             let mut keys = keys();
             let policy = keys.find(|key| {

@@ -39,6 +39,8 @@ pub enum Place {
     Protocol,
     /// In a policy for the cluster.
     Policy(PolicyField),
+    /// In the settings of the mesh: how inbound ports are entered.
+    MutualTls,
 }
 
 impl fmt::Display for Place {
@@ -47,6 +49,7 @@ impl fmt::Display for Place {
             Place::Route(name) | Place::RouteField(name, _) => f.write_str(name),
             Place::Protocol => f.write_str("appProtocol"),
             Place::Policy(field) => field.fmt(f),
+            Place::MutualTls => f.write_str("mutualTls"),
         }
     }
 }

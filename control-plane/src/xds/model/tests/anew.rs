@@ -9,7 +9,7 @@ use weir_api::route_policy::RouteRetry;
 use weir_xds::encode::envoy::OUTBOUND;
 use weir_xds::{EnvoyNode, InboundPort, InboundProtocol};
 
-use super::client::{Anew, Client, STAR};
+use super::client::{Anew, Client, STAR, unsaid};
 use super::*;
 
 #[derive(Clone, Debug)]
@@ -127,11 +127,24 @@ fn object() -> impl Strategy<Value = Object> {
     let slice = slice.prop_map(|(ns, service, port, number, known)| {
         fixture::slice(ns, service, port, number, &[("10.0.0.1", known.then_some("w"))])
     });
-    let workload =
-        (namespace(), 1..3_u16).prop_map(|(ns, port)| fixture::workload(ns, "w", "10.0.0.1", &[(8080, port)]));
+    let workload = (namespace(), 1..3_u16, any::<bool>(), any::<bool>()).prop_map(|(ns, port, certified, edge)| {
+        let mut workload = fixture::workload(ns, "w", "10.0.0.1", &[(8080, port)]);
+        if let Spec::Workload(spec) = &mut workload.spec {
+            spec.ports[0].edge = edge;
+            spec.account = certified.then(|| "w".to_owned()).unwrap_or_default();
+        }
+        workload
+    });
+    let mesh = one_of(&[
+        "{}",
+        "{mode: Strict}",
+        "{mode: 'Off', overrides: [{namespaces: [police], mode: Permissive}]}",
+        "{overrides: [{namespaces: [citizen], ports: [8080], mode: 'Off'}]}",
+    ]);
+    let mesh = mesh.prop_map(fixture::mesh_config);
     let grant = (namespace(), namespace(), prop::option::of(service()));
     let grant = grant.prop_map(|(ns, from, to)| fixture::grant(ns, "g", from, to));
-    prop_oneof![4 => of_service, 4 => route(), 2 => of_policy, 2 => slice, 1 => workload, 2 => grant, 2 => route_policy()]
+    prop_oneof![4 => of_service, 4 => route(), 2 => of_policy, 2 => slice, 2 => workload, 2 => grant, 2 => route_policy(), 1 => mesh]
 }
 
 fn subscription() -> impl Strategy<Value = (ResourceType, String)> {
@@ -321,6 +334,11 @@ impl Course {
                 "{}",
                 client.identity.workload
             );
+        }
+        for (wanted, resource) in &self.world.model.resources {
+            if let Wanted::Endpoints(..) = wanted {
+                prop_assert_eq!(unsaid(&resource.now), self.anew.unsaid(wanted), "{:?}", wanted);
+            }
         }
         Ok(())
     }

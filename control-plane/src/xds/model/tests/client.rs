@@ -39,6 +39,11 @@ impl Anew {
         *version
     }
 
+    /// What is not said in a message: what it is made from, and what of that its clients can't be told.
+    pub(super) fn unsaid(&self, wanted: &Wanted) -> (BTreeSet<Key>, Vec<(Key, String)>) {
+        unsaid(&wanted::computed(wanted, &self.index))
+    }
+
     /// The clusters that the routes of an Envoy name.
     pub(super) fn clusters(&mut self, scope: Scope) -> &BTreeSet<String> {
         let index = &self.index;
@@ -255,6 +260,11 @@ impl Client {
         prop_assert!(warming.is_empty(), "Envoy waits for the endpoints of {:?}", warming);
         Ok(())
     }
+}
+
+pub(super) fn unsaid(computed: &Computed) -> (BTreeSet<Key>, Vec<(Key, String)>) {
+    let sources = computed.sources.iter().map(|(key, _)| key.clone());
+    (sources.collect(), computed.not_sent.clone())
 }
 
 fn version_in(item: &Item) -> Option<Version> {

@@ -222,3 +222,62 @@ fn an_envoy_that_names_no_service_has_the_first_thousand() {
     );
     assert_eq!(beyond(&world), [false, false, true], "the next is the thousandth now");
 }
+
+#[test]
+fn who_has_no_certificate_is_said_to_be_refused_where_only_mutual_tls_lets_in() {
+    let workload = fixture::workload("citizen", "w", "10.0.0.1", &[(8080, 15006)]);
+    let addresses = [("10.0.0.1", Some("w")), ("10.0.0.2", None)];
+    let strict = fixture::mesh_config("{overrides: [{namespaces: [citizen], mode: Strict}]}");
+    let mut world = World::new(services(2).chain([
+        fixture::with_account(workload, "w"),
+        fixture::slice("citizen", "s0001", "http2", 15006, &addresses),
+        fixture::slice("citizen", "s0000", "http2", 15006, &[("10.0.0.2", None)]),
+    ]));
+    let weir = identity("citizen/w", Dialect::Weir);
+    for (id, client) in [
+        (1, weir),
+        (2, grpc()),
+        (3, envoy(Some(&["s0000.citizen", "s0001.citizen"]))),
+    ] {
+        world.open_as(id, client, Variant::Delta);
+        for name in ["s0000.citizen:80", "s0001.citizen:80"] {
+            world.asks(id, ResourceType::Endpoints, &[name]);
+        }
+    }
+    let as_ever = fixture::mesh_config("{}");
+    assert_eq!(world.costs(as_ever), (3, vec![]), "it has a part in them from now on");
+    assert_eq!(
+        world.costs(strict.clone()),
+        (3, vec![]),
+        "where the workload is, as each is told it"
+    );
+    let rejected = |world: &World| {
+        let stored = &world.held[&strict.key()];
+        let view = proxies::of_object(&world.model, &strict.key(), 1, stored.revision);
+        let rejected = view.rejected.into_iter().map(|one| (one.proxy, one.reason));
+        (view.subscribers, rejected.collect::<Vec<_>>())
+    };
+    let reason = "not sent: mutualTls shuts such a client, which has no certificate, out of 1 of 2 endpoints";
+    let both = ["citizen/e", "citizen/g"].map(|name| (name.to_owned(), reason.to_owned()));
+    assert_eq!(rejected(&world), (3, both.to_vec()));
+    let edge = |edge: bool| {
+        let mut workload = fixture::workload("citizen", "w", "10.0.0.1", &[(8080, 15006)]);
+        if let Spec::Workload(spec) = &mut workload.spec {
+            spec.ports[0].edge = edge;
+        }
+        workload
+    };
+    world.put(edge(true));
+    assert_eq!(rejected(&world), (0, vec![]), "whoever comes there is let in");
+    world.put(edge(false));
+    assert_eq!(rejected(&world), (3, both.to_vec()), "also if nobody can come");
+    let elsewhere = fixture::mesh_config("{overrides: [{namespaces: [police], mode: Strict}]}");
+    assert_eq!(world.costs(elsewhere), (3, vec![]));
+    assert_eq!(rejected(&world), (3, vec![]));
+    let elsewhere = fixture::mesh_config("{overrides: [{namespaces: [health], mode: Strict}]}");
+    assert_eq!(
+        world.costs(elsewhere),
+        (0, vec![]),
+        "nothing of this is entered otherwise"
+    );
+}
