@@ -14,6 +14,8 @@ mod identity;
 mod kill;
 #[path = "control/kubernetes.rs"]
 mod kubernetes;
+#[path = "control/mutual_tls.rs"]
+mod mutual_tls;
 #[path = "control/namespaces.rs"]
 mod namespaces;
 #[path = "control/pages.rs"]

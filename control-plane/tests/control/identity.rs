@@ -35,7 +35,7 @@ use super::client::Client;
 use super::program::Program;
 use super::proxy::{hello, within};
 
-async fn start(authority: AuthorityConfig) -> (RunningControl, Client) {
+pub(crate) async fn start(authority: AuthorityConfig) -> (RunningControl, Client) {
     let config = ControlConfig {
         xds_tls: Some(([127, 0, 0, 1], 0).into()),
         authority,
@@ -52,7 +52,7 @@ async fn start(authority: AuthorityConfig) -> (RunningControl, Client) {
 }
 
 /// A key, and a certificate for it.
-struct Credential {
+pub(crate) struct Credential {
     key: KeyPair,
     chain: Vec<CertificateDer<'static>>,
 }
@@ -77,7 +77,7 @@ fn key() -> KeyPair {
 }
 
 /// From the API, as `weirctl cert` gets one.
-async fn certificate(client: Client, namespace: &str, account: &str) -> Credential {
+pub(crate) async fn certificate(client: Client, namespace: &str, account: &str) -> Credential {
     let key = key();
     let request = json!({"namespace": namespace, "account": account, "csr": csr(&key)});
     let issued = client.post("/authority/certificates", &request).await.expect(200);
@@ -141,7 +141,7 @@ impl ServerCertVerifier for ByRoot {
 }
 
 /// By TLS, as the holder of a certificate or as nobody.
-async fn connect(control: &RunningControl, client: Client, own: Option<&Credential>) -> Channel {
+pub(crate) async fn connect(control: &RunningControl, client: Client, own: Option<&Credential>) -> Channel {
     connect_to(control.xds_tls_addr().expect("it is on"), client, own).await
 }
 
@@ -326,6 +326,16 @@ async fn who_shows_nothing_right_gets_nothing_and_is_told_why() {
     control.shutdown().await;
 }
 
+/// By TLS, as one that joined with a token: its certificate has the label `app`, which is the account.
+pub(crate) async fn joined(control: &RunningControl, client: Client, account: &str) -> Channel {
+    let own = key();
+    let token = token(client, account, 1).await;
+    let stranger = connect(control, client, None).await;
+    let chain = ask(stranger, request(&own), Some(&token)).await.expect("let in");
+    let joined = Credential::new(own, &chain[..2]);
+    connect(control, client, Some(&joined)).await
+}
+
 /// The first thing that an ADS stream answers, or how it ends.
 async fn first_answer(channel: Channel, workload: &str) -> Result<(), Status> {
     let node = node::node(&workload.parse().expect("a workload"), &Locality::default(), "0.1.0");
@@ -384,13 +394,7 @@ async fn by_tls_a_proxy_is_who_its_certificate_names_and_no_other() {
     };
     let unknown = register(stranger, bare("portal-1")).await.map(drop);
     refused(unknown, Code::Unauthenticated, needed);
-    // With labels, as the join token has them.
-    let own = key();
-    let token = token(client, "portal", 1).await;
-    let stranger = connect(&control, client, None).await;
-    let chain = ask(stranger, request(&own), Some(&token)).await.expect("let in");
-    let portal = Credential::new(own, &chain[..2]);
-    let portal = connect(&control, client, Some(&portal)).await;
+    let portal = joined(&control, client, "portal").await;
     first_answer(portal.clone(), "citizen/portal-1")
         .await
         .expect("an answer");

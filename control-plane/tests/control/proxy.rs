@@ -6,6 +6,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 use weir_control::RunningControl;
 use weir_policy::model::Locality;
+use weir_xds::decode::Resource;
 use weir_xds::envoy::{self, AggregatedDiscoveryServiceClient, DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use weir_xds::v1::workload_message::Message;
 use weir_xds::v1::workloads_client::WorkloadsClient;
@@ -49,7 +50,11 @@ impl Ads {
     }
 
     pub(crate) async fn open_as(control: &RunningControl, node: envoy::Node) -> Ads {
-        let mut client = AggregatedDiscoveryServiceClient::new(channel(control).await);
+        Ads::over(channel(control).await, node).await
+    }
+
+    pub(crate) async fn over(channel: Channel, node: envoy::Node) -> Ads {
+        let mut client = AggregatedDiscoveryServiceClient::new(channel);
         let (requests, outgoing) = mpsc::channel(64);
         let responses = client.delta_aggregated_resources(ReceiverStream::new(outgoing));
         Ads {
@@ -108,24 +113,30 @@ impl Ads {
 
     /// The next answer, read with the proxy's own decoder.
     pub(crate) async fn answer(&mut self) -> Answer {
+        self.read().await.0
+    }
+
+    /// The same, with what it says.
+    pub(crate) async fn read(&mut self) -> (Answer, Option<Resource>) {
         let response = within("an answer", self.responses.message()).await;
         let response = response.expect("the stream is well").expect("the stream is open");
         let of = ResourceType::from_url(&response.type_url).expect("a type of ours");
-        let (name, version) = match (response.resources.as_slice(), response.removed_resources.as_slice()) {
+        let (name, version, read) = match (response.resources.as_slice(), response.removed_resources.as_slice()) {
             ([resource], []) => {
                 let message = resource.resource.as_ref().expect("a message");
-                weir_xds::decode::decode(of, &resource.name, message).expect("the proxy takes it");
-                (resource.name.clone(), Some(resource.version.clone()))
+                let read = weir_xds::decode::decode(of, &resource.name, message).expect("the proxy takes it");
+                (resource.name.clone(), Some(resource.version.clone()), Some(read))
             }
-            ([], [name]) => (name.clone(), None),
+            ([], [name]) => (name.clone(), None, None),
             other => panic!("one resource or one removal: {other:?}"),
         };
-        Answer {
+        let answer = Answer {
             of,
             name,
             version,
             nonce: response.nonce,
-        }
+        };
+        (answer, read)
     }
 
     /// How the server ends the stream.
@@ -171,7 +182,11 @@ pub(crate) fn hello(name: &str, instance: u64) -> v1::Hello {
 impl Registered {
     /// Opens the stream and says the first thing.
     pub(crate) async fn begin(control: &RunningControl, first: Message) -> Registered {
-        let mut client = WorkloadsClient::new(channel(control).await);
+        Registered::begin_over(channel(control).await, first).await
+    }
+
+    async fn begin_over(channel: Channel, first: Message) -> Registered {
+        let mut client = WorkloadsClient::new(channel);
         let (messages, outgoing) = mpsc::channel(8);
         let replies = client.register(ReceiverStream::new(outgoing)).await;
         let registered = Registered {
@@ -184,7 +199,11 @@ impl Registered {
 
     /// Registers and is welcomed.
     pub(crate) async fn open(control: &RunningControl, hello: v1::Hello) -> Registered {
-        let mut registered = Registered::begin(control, Message::Hello(hello)).await;
+        Registered::over(channel(control).await, hello).await
+    }
+
+    pub(crate) async fn over(channel: Channel, hello: v1::Hello) -> Registered {
+        let mut registered = Registered::begin_over(channel, Message::Hello(hello)).await;
         let reply = registered.reply().await.expect("the stream is well");
         assert!(reply.is_some_and(|reply| reply.reply.is_some()), "a welcome");
         registered
