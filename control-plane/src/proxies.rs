@@ -6,7 +6,9 @@ use std::num::NonZeroU16;
 use std::time::{Instant, SystemTime};
 
 use weir_api::Key;
-use weir_api::views::{ConfigType, Pending, Proxy, ProxyList, ProxyView, Rejected, Rejection, ViewState};
+use weir_api::views::{ConfigType, Pending, Proxy, ProxyList, ProxyPort, ProxyView, Rejected, Rejection, ViewState};
+use weir_api::workload::{WorkloadPort, WorkloadSpec};
+use weir_policy::mutual_tls::Mode;
 use weir_policy::names::{ServiceName, WorkloadName};
 use weir_xds::ResourceType;
 
@@ -18,22 +20,39 @@ use crate::xds::stream::{Standing, Subscription};
 
 /// Every proxy: those with a stream, and those that have none and whose workload is known.
 pub(crate) fn list(model: &Model, now: Instant) -> ProxyList {
-    let known = model.workloads().map(|(name, workload)| {
-        let proxy = Proxy {
+    let connected = model.newest_streams().into_iter();
+    let connected = connected.map(|(name, (_, stream))| (name.to_string(), proxy(model, stream, now)));
+    let mut all: BTreeMap<String, Proxy> = connected.collect();
+    for (name, workload) in model.workloads() {
+        let proxy = all.entry(name.to_string()).or_insert_with(|| Proxy {
             name: name.to_string(),
             version: workload.version.clone(),
             address: workload.address.to_string(),
             ..Proxy::default()
-        };
-        (proxy.name.clone(), proxy)
-    });
-    let connected = model.newest_streams().into_iter();
-    let connected = connected.map(|(name, (_, stream))| (name.to_string(), proxy(model, stream, now)));
-    // In this order, so that a stream's view takes the place of the workload's.
-    let all: BTreeMap<String, Proxy> = known.chain(connected).collect();
+        });
+        proxy.account = workload.account.clone();
+        proxy.ports = ports(model, &name, workload);
+    }
     ProxyList {
         items: all.into_values().collect(),
     }
+}
+
+fn ports(model: &Model, name: &WorkloadName, workload: &WorkloadSpec) -> Vec<ProxyPort> {
+    let held = model.entered(name);
+    let entered = |port: &WorkloadPort| match (port.edge, held.at(port.app_port)) {
+        (true, _) => "Edge",
+        (false, Mode::Strict) => "Strict",
+        (false, Mode::Permissive) => "Permissive",
+        (false, Mode::Off) => "Off",
+    };
+    let ports = workload.ports.iter().map(|port| ProxyPort {
+        app_port: port.app_port.get(),
+        entered: entered(port).to_owned(),
+    });
+    let mut ports: Vec<ProxyPort> = ports.collect();
+    ports.sort_by_key(|port| port.app_port);
+    ports
 }
 
 /// Where an object of this generation, last changed at `revision`, is in force. Concerned are proxies that subscribe to

@@ -30,6 +30,12 @@ pub struct Proxy {
     pub version: String,
     /// Where its stream comes from.
     pub address: String,
+    /// The account of the certificate with which its workload registered; empty: it has none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub account: String,
+    /// How each of its workload's app ports is entered, by number. None: it is not registered.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<ProxyPort>,
     /// To how many resources it is subscribed.
     pub subscribed: u64,
     /// How many of these are in force there as last sent.
@@ -40,6 +46,16 @@ pub struct Proxy {
     pub rejected: Vec<Rejected>,
     /// The store's revision up to which everything it subscribed to is in force; empty: none yet.
     pub revision: String,
+}
+
+/// An app port of a workload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProxyPort {
+    /// Its number.
+    pub app_port: u16,
+    /// How it is entered: as the MeshConfig says, or `Edge`.
+    pub entered: String,
 }
 
 /// A type of resource that is sent to proxies.

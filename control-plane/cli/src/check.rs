@@ -238,6 +238,16 @@ fn one_proxy(proxy: &Proxy, version: &str, findings: &mut Vec<Finding>) {
             "is its host overloaded? See its log and /config",
         ));
     }
+    let strict = proxy.ports.iter().filter(|port| port.entered == "Strict");
+    let strict: Vec<String> = strict.map(|port| port.app_port.to_string()).collect();
+    if proxy.account.is_empty() && !strict.is_empty() {
+        let seen = format!(
+            "has no certificate, and nobody can call its app port {}, which is entered by mutual TLS alone",
+            strict.join(", ")
+        );
+        let remedy = "let it join with a token, or give it an override in MeshConfig.spec.mutualTls";
+        findings.push(Finding::wrong(&name, seen, remedy));
+    }
     if !proxy.version.is_empty() && proxy.version != version {
         let seen = format!("is of version {}, weir-control of {version}", proxy.version);
         findings.push(Finding::notice(
@@ -336,7 +346,7 @@ const PENDING_MAX_SECONDS: f64 = 10.0;
 #[cfg(test)]
 mod tests {
     use weir_api::identity::CertificateStatus;
-    use weir_api::views::{ConfigType, Pending, Rejected};
+    use weir_api::views::{ConfigType, Pending, ProxyPort, Rejected};
 
     use super::*;
 
@@ -447,6 +457,21 @@ mod tests {
         let other = ["Notice proxy n/p: is of version 2, weir-control of 1"];
         assert_eq!(one(&|proxy| proxy.version = "2".to_owned()), other);
         assert_eq!(one(&|proxy| proxy.version = String::new()), [""; 0]);
+        let ports = [(7070, "Edge"), (8080, "Strict"), (8081, "Permissive"), (9090, "Strict")];
+        let ports = ports.map(|(app_port, entered)| ProxyPort {
+            app_port,
+            entered: entered.to_owned(),
+        });
+        let shut = "Wrong proxy n/p: has no certificate, and nobody can call its app port 8080, 9090, which is entered by \
+                    mutual TLS alone";
+        assert_eq!(one(&|proxy| proxy.ports = ports.to_vec()), [shut]);
+        assert_eq!(
+            one(&|proxy| {
+                proxy.ports = ports.to_vec();
+                proxy.account = "a".to_owned();
+            }),
+            [""; 0]
+        );
     }
 
     #[test]

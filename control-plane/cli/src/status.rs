@@ -27,7 +27,15 @@ pub(crate) fn list(client: &Client, format: ViewFormat, out: &mut Out) -> Result
             let rows: Vec<Vec<Cell>> = list.items.iter().map(row).collect();
             out.table(
                 &[
-                    "PROXY", "STREAM", "VERSION", "IN FORCE", "PENDING", "REJECTED", "REVISION",
+                    "PROXY",
+                    "STREAM",
+                    "VERSION",
+                    "ACCOUNT",
+                    "MUTUAL TLS",
+                    "IN FORCE",
+                    "PENDING",
+                    "REJECTED",
+                    "REVISION",
                 ],
                 &rows,
             )?;
@@ -52,15 +60,29 @@ fn row(proxy: &Proxy) -> Vec<Cell> {
         Cell::plain(&proxy.name),
         stream,
         Cell::plain(&proxy.version),
+        Cell::plain(or_dash(&proxy.account)),
+        Cell::plain(or_dash(&entered(proxy))),
         Cell::new(if whole { Tone::Good } else { Tone::Waiting }, in_force),
         count(proxy.pending.len(), Tone::Waiting),
         count(proxy.rejected.len(), Tone::Bad),
-        Cell::plain(if proxy.revision.is_empty() {
-            "-"
-        } else {
-            &proxy.revision
-        }),
+        Cell::plain(or_dash(&proxy.revision)),
     ]
+}
+
+fn or_dash(text: &str) -> &str {
+    if text.is_empty() { "-" } else { text }
+}
+
+/// How its ports are entered: in one word, if it is the same for all.
+fn entered(proxy: &Proxy) -> String {
+    match proxy.ports.as_slice() {
+        [] => String::new(),
+        [first, others @ ..] if others.iter().all(|port| port.entered == first.entered) => first.entered.clone(),
+        ports => {
+            let ports = ports.iter().map(|port| format!("{} {}", port.app_port, port.entered));
+            ports.collect::<Vec<_>>().join(", ")
+        }
+    }
 }
 
 fn details(proxy: &Proxy, out: &mut Out) -> Result<(), CliError> {

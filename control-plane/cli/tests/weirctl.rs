@@ -532,8 +532,10 @@ fn status_and_traces_are_printed_for_people() {
     let api = Api::new(|seen, _| {
         let body = match seen.line.as_str() {
             "GET /apis/weir.dev/v1/proxies" => json!({"kind": "ProxyList", "items": [
-                {"name": "n/p", "connected": true, "version": "0.1.0", "subscribed": 2, "inForce": 2, "revision": "41"},
+                {"name": "n/p", "connected": true, "version": "0.1.0", "subscribed": 2, "inForce": 2, "revision": "41",
+                 "account": "shop", "ports": [{"appPort": 80, "entered": "Strict"}, {"appPort": 81, "entered": "Edge"}]},
                 {"name": "n/q", "connected": false, "subscribed": 2, "inForce": 0,
+                 "ports": [{"appPort": 80, "entered": "Permissive"}, {"appPort": 81, "entered": "Permissive"}],
                  "pending": [{"type": "Route", "name": "a.n:80/*", "seconds": 0.25}],
                  "rejected": [{"type": "Cluster", "name": "a.n:80", "reason": "why", "sources": ["BackendPolicy/n/x"]}]},
             ]}),
@@ -549,9 +551,9 @@ fn status_and_traces_are_printed_for_people() {
         };
         (200, body.to_string())
     });
-    let status = "PROXY   STREAM      VERSION   IN FORCE   PENDING   REJECTED   REVISION\n\
-                  n/p     connected   0.1.0     2 of 2     0         0          41\n\
-                  n/q     lost                  0 of 2     1         1          -\n\
+    let status = "PROXY   STREAM      VERSION   ACCOUNT   MUTUAL TLS           IN FORCE   PENDING   REJECTED   REVISION\n\
+                  n/p     connected   0.1.0     shop      80 Strict, 81 Edge   2 of 2     0         0          41\n\
+                  n/q     lost                  -         Permissive           0 of 2     1         1          -\n\
                   n/q pending: Route a.n:80/*, for 0.2 s\n\
                   n/q rejected: Cluster a.n:80: why\n  made from BackendPolicy/n/x\n";
     api.run(&["status"], "").ends(0, status, &[]);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use weir_api::telemetry_policy::{self, TelemetryPolicySpec};
 use weir_policy::model::WorkloadPolicy;
+use weir_policy::mutual_tls::MutualTls;
 use weir_policy::names::WorkloadName;
 use weir_policy::telemetry::{AccessLog, ExcludedPath, SpanTag, Telemetry};
 
@@ -15,7 +16,7 @@ use super::{Compiled, source};
 /// what holds whatever they are, and of its ports the strictest that they could ask for.
 pub(crate) fn workload_policy(name: &WorkloadName, index: &Index) -> Compiled<WorkloadPolicy> {
     let namespace = name.namespace.as_str();
-    let labels = index.workload(name).map(|workload| &workload.object.metadata.labels);
+    let labels = labels(name, index);
     let policies = index.telemetry_policies(namespace);
     let policy = telemetry_policy_for(labels.unwrap_or(&BTreeMap::new()), &policies);
     // A part of a policy is never told.
@@ -26,10 +27,20 @@ pub(crate) fn workload_policy(name: &WorkloadName, index: &Index) -> Compiled<Wo
         resource: WorkloadPolicy {
             workload: name.clone(),
             telemetry: telemetry.unwrap_or_default(),
-            mutual_tls: mutual_tls(index.mutual_tls(), namespace, labels),
+            mutual_tls: entered(name, index),
         },
         sources: policy.into_iter().chain(mesh_config).collect(),
     }
+}
+
+/// How its ports are entered.
+pub(crate) fn entered(name: &WorkloadName, index: &Index) -> MutualTls {
+    mutual_tls(index.mutual_tls(), name.namespace.as_str(), labels(name, index))
+}
+
+/// `None`: they are not known.
+fn labels<'a>(name: &WorkloadName, index: &'a Index) -> Option<&'a BTreeMap<String, String>> {
+    index.workload(name).map(|workload| &workload.object.metadata.labels)
 }
 
 /// The policy that holds for a workload with these labels: one with a selector before one without, then the older.

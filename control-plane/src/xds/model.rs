@@ -8,6 +8,7 @@ use std::time::{Instant, SystemTime};
 
 use weir_api::workload::WorkloadSpec;
 use weir_api::{Key, Object, Spec};
+use weir_policy::mutual_tls::MutualTls;
 use weir_policy::names::{ServiceName, WorkloadName};
 use weir_policy::spiffe::TrustDomain;
 use weir_xds::ResourceType;
@@ -22,6 +23,7 @@ use super::stream::{
 use crate::compile::index::{Index, Part};
 use crate::compile::outbound::{Scope, Table};
 use crate::compile::wanted::{self, Computed, Services, Settled, Wanted};
+use crate::compile::workload_policy::entered;
 use crate::compile::{self, Version};
 use crate::store::{Change, Event, Revision, Stored};
 use crate::workloads::registry::StreamId;
@@ -345,6 +347,11 @@ impl Model {
             Spec::Workload(spec) => compile::index::name_of(object).map(|name| (name, spec)),
             _ => None,
         })
+    }
+
+    /// How the ports of a workload are entered.
+    pub(crate) fn entered(&self, workload: &WorkloadName) -> MutualTls {
+        entered(workload, &self.index)
     }
 
     /// What a stream's subscription is for; `None`: for something that can't exist.

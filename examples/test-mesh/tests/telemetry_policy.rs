@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use weir_api::{Key, Kind};
 use weir_proxy::config::AccessLog;
 use weir_test_mesh::{Api, Member, MemberSettings, Processes, Protocol, Script, ScriptedApp, TestMesh, call, until};
@@ -61,8 +61,10 @@ async fn until_says(api: Api, key: &Key, condition: &str, expect: &str) {
 
 async fn until_flags_hold(members: &[&Member]) {
     for member in members {
-        until("no policy to be in force", || async {
-            member.config().await["mesh"].get("telemetry").is_none().then_some(())
+        until("no policy to say anything", || async {
+            let config = member.config().await;
+            let says_nothing = config["mesh"]["telemetry"].as_object().is_none_or(Map::is_empty);
+            says_nothing.then_some(())
         })
         .await;
     }

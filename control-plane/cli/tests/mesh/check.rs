@@ -89,3 +89,21 @@ spec:
         .ends(0)
         .prints(&["httproute/default/lost has Accepted=False\n"]);
 }
+
+/// A workload that came in cleartext has no certificate: where mutual TLS alone lets in, nobody can call it.
+#[tokio::test]
+async fn who_can_not_be_entered_is_found() {
+    let mesh = TestMesh::start().await;
+    let a = mesh.service("a", Script::answer(200, "")).await;
+    let config =
+        "apiVersion: weir.dev/v1\nkind: MeshConfig\nmetadata: {name: mesh}\nspec: {mutualTls: {mode: Strict}}\n";
+    let applied = run(mesh.control().api_addr(), &["apply", "-f", "-", "--wait"], config, &[]).await;
+    applied.ends(0).prints(&["in force on 1 proxy after "]);
+    let ran = weirctl(&mesh, &["check"]).await;
+    ran.ends(1).prints(&[
+        "WRONG  proxy default/a: has no certificate, and nobody can call its app port ",
+        "let it join with a token",
+    ]);
+    weirctl(&mesh, &["status"]).await.ends(0).prints(&["Strict"]);
+    a.stop().await;
+}

@@ -97,6 +97,41 @@ fn how_ports_are_entered_is_told_to_those_who_have_not_registered() {
     assert_eq!(world.view(&workload.key()), "NoSubscribers [0, 0, 0]");
 }
 
+#[test]
+fn the_list_of_proxies_says_how_ports_are_entered() {
+    let mut workload = fixture::workload("citizen", "w", "10.0.0.1", &[(9090, 1), (8080, 2), (7070, 3)]);
+    if let Spec::Workload(spec) = &mut workload.spec {
+        spec.ports[2].edge = true;
+    }
+    let workload = fixture::with_account(workload, "portal");
+    let config = fixture::mesh_config("{mode: Strict, overrides: [{ports: [9090], mode: 'Off'}]}");
+    let mut world = World::new([workload, config]);
+    // Of which nothing is registered.
+    world.open(1, "citizen/x");
+    let list = |world: &World| {
+        let list = proxies::list(&world.model, world.now).items.into_iter();
+        let shown = list.map(|proxy| {
+            let ports = proxy.ports.into_iter();
+            let ports: Vec<String> = ports
+                .map(|port| format!("{} {}", port.app_port, port.entered))
+                .collect();
+            (proxy.name, proxy.connected, proxy.account, ports.join(", "))
+        });
+        shown.collect::<Vec<_>>()
+    };
+    let shown = |name: &str, connected, account: &str, ports: &str| {
+        (name.to_owned(), connected, account.to_owned(), ports.to_owned())
+    };
+    let entered = "7070 Edge, 8080 Strict, 9090 Off";
+    let other = shown("citizen/x", true, "", "");
+    assert_eq!(
+        list(&world),
+        [shown("citizen/w", false, "portal", entered), other.clone()]
+    );
+    world.open(2, "citizen/w");
+    assert_eq!(list(&world), [shown("citizen/w", true, "portal", entered), other]);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Write(Box<Object>),
