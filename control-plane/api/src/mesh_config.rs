@@ -38,7 +38,8 @@ pub enum Egress {
 
 /// How the inbound ports of workloads are entered. A proxy that has a certificate takes mutual TLS at each of them,
 /// whatever stands here, so that callers and callees may change in any order. A port where requests enter the mesh
-/// (`edge`) is open to those who are none of it, by cleartext and by ordinary TLS, also if the mode is Strict.
+/// (`edge`) is open to those who are none of it, in cleartext and by ordinary TLS, also if the mode is Strict; sidecars
+/// of the mesh call it in cleartext too.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(default)]

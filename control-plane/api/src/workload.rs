@@ -41,8 +41,9 @@ pub struct WorkloadSpec {
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(with = "Printable", default)]
     pub version: String,
-    /// The account that its certificate is of: it is `spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/ACCOUNT`. Default: it came
-    /// in cleartext, from the control plane's own host, and nobody knows who it is.
+    /// The account that its certificate is of: it is `spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/ACCOUNT`, and sidecars that
+    /// call it expect exactly that. Default: it came in cleartext, from the control plane's own host, nobody knows who
+    /// it is, and it is called in cleartext.
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(with = "Label", default)]
     pub account: String,
@@ -58,7 +59,8 @@ pub struct WorkloadPort {
     pub inbound_port: NonZeroU16,
     /// What the app speaks.
     pub protocol: AppProtocol,
-    /// Whether requests enter the mesh here: as its proxy was started, for people.
+    /// Whether requests enter the mesh here, as its proxy was started: then whoever calls this port comes in cleartext
+    /// or by ordinary TLS, also sidecars of the mesh, whatever the MeshConfig says of mutual TLS.
     #[schemars(default)]
     pub edge: bool,
 }

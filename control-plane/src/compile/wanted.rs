@@ -310,7 +310,10 @@ fn closed_to_cleartext(resource: &ClusterEndpoints, index: &Index) -> Option<Not
     let all = resource.endpoints.len();
     (closed > 0).then(|| NotSent {
         place: Place::MutualTls,
-        problem: format!("shuts such a client, which has no certificate, out of {closed} of {all} endpoints"),
+        problem: format!(
+            "shuts such a client, which has no certificate, out of {closed} of {all} endpoints of {}",
+            resource.cluster
+        ),
     })
 }
 

@@ -843,7 +843,7 @@ pub struct Endpoint {
     /// What answers there.
     pub peer: Peer,
     /// Whose certificate it has, if it is reached by mutual TLS: exactly this one is expected. `None`: it is reached in
-    /// cleartext.
+    /// cleartext, as it is at a port where requests enter the mesh, also by sidecars.
     pub identity: Option<Arc<SpiffeId>>,
 }
 

@@ -105,5 +105,9 @@ async fn who_can_not_be_entered_is_found() {
         "let it join with a token",
     ]);
     weirctl(&mesh, &["status"]).await.ends(0).prints(&["Strict"]);
+    let described = weirctl(&mesh, &["describe", "meshconfig", "mesh"]).await;
+    described.ends(0).prints(&["on 1 of 1 proxies"]);
+    let listed = weirctl(&mesh, &["get", "meshconfig"]).await;
+    listed.ends(0).prints(&["MUTUAL TLS", "Strict"]);
     a.stop().await;
 }

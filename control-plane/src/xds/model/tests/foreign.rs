@@ -257,7 +257,8 @@ fn who_has_no_certificate_is_said_to_be_refused_where_only_mutual_tls_lets_in() 
         let rejected = view.rejected.into_iter().map(|one| (one.proxy, one.reason));
         (view.subscribers, rejected.collect::<Vec<_>>())
     };
-    let reason = "not sent: mutualTls shuts such a client, which has no certificate, out of 1 of 2 endpoints";
+    let reason = "not sent: mutualTls shuts such a client, which has no certificate, out of 1 of 2 endpoints \
+                  of s0001.citizen:80";
     let both = ["citizen/e", "citizen/g"].map(|name| (name.to_owned(), reason.to_owned()));
     assert_eq!(rejected(&world), (3, both.to_vec()));
     let edge = |edge: bool| {
