@@ -1,6 +1,8 @@
 //! Identities over real sockets: certificates under openssl's eyes, joining, and who may do what by TLS.
 
+use std::fs::Permissions;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
@@ -472,6 +474,8 @@ fn operators(folder: &Path) -> CaFiles {
     let write = |name: &str, text: String| {
         let path = folder.join(name);
         std::fs::write(&path, text).expect("written");
+        // As an operator has to, who keeps the key from others.
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("ours");
         path
     };
     CaFiles {

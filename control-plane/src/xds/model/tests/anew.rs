@@ -131,7 +131,7 @@ fn object() -> impl Strategy<Value = Object> {
         let mut workload = fixture::workload(ns, "w", "10.0.0.1", &[(8080, port)]);
         if let Spec::Workload(spec) = &mut workload.spec {
             spec.ports[0].edge = edge;
-            spec.account = certified.then(|| "w".to_owned()).unwrap_or_default();
+            spec.account = if certified { "w" } else { "" }.to_owned();
         }
         workload
     });
