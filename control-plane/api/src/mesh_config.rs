@@ -24,7 +24,7 @@ pub const NAME: &str = "mesh";
 pub struct MeshConfigSpec {
     /// What becomes of requests for names that are none of the mesh's.
     pub egress: Egress,
-    /// How the inbound ports of workloads are entered: by mutual TLS, or in cleartext as well.
+    /// Whether workloads have to be called by mutual TLS.
     pub mutual_tls: MutualTls,
 }
 
