@@ -97,16 +97,23 @@ async fn who_can_not_be_entered_is_found() {
     let a = mesh.service("a", Script::answer(200, "")).await;
     let config =
         "apiVersion: weir.dev/v1\nkind: MeshConfig\nmetadata: {name: mesh}\nspec: {mutualTls: {mode: Strict}}\n";
-    let applied = run(mesh.control().api_addr(), &["apply", "-f", "-", "--wait"], config, &[]).await;
-    applied.ends(0).prints(&["in force on 1 proxy after "]);
-    let ran = weirctl(&mesh, &["check"]).await;
-    ran.ends(1).prints(&[
+    let address = mesh.control().api_addr();
+    run(address, &["apply", "-f", "-"], config, &[]).await.ends(0);
+    // A proxy that has just started may not have asked for its policy yet.
+    weir_test_mesh::until("the MeshConfig to be in force", || async {
+        let described = weirctl(&mesh, &["describe", "meshconfig", "mesh"]).await;
+        described.stdout.contains("on 1 of 1 proxies").then_some(())
+    })
+    .await;
+    weirctl(&mesh, &["wait", "meshconfig", "mesh", "--for", "in-force"])
+        .await
+        .ends(0)
+        .prints(&["in force on 1 proxy"]);
+    weirctl(&mesh, &["check"]).await.ends(1).prints(&[
         "WRONG  proxy default/a: has no certificate, and nobody can call its app port ",
         "let it join with a token",
     ]);
     weirctl(&mesh, &["status"]).await.ends(0).prints(&["Strict"]);
-    let described = weirctl(&mesh, &["describe", "meshconfig", "mesh"]).await;
-    described.ends(0).prints(&["on 1 of 1 proxies"]);
     let listed = weirctl(&mesh, &["get", "meshconfig"]).await;
     listed.ends(0).prints(&["MUTUAL TLS", "Strict"]);
     a.stop().await;
