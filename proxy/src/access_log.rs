@@ -293,6 +293,8 @@ struct Line<'a> {
     upstream_version: Option<&'static str>,
     #[serde(rename = "weir.peer.workload", skip_serializing_if = "Option::is_none")]
     peer_workload: Option<Text<&'a weir_policy::names::WorkloadName>>,
+    #[serde(rename = "weir.peer.identity", skip_serializing_if = "Option::is_none")]
+    peer_identity: Option<Text<&'a weir_policy::spiffe::SpiffeId>>,
     #[serde(rename = "client.address", skip_serializing_if = "Option::is_none")]
     client_address: Option<Text<std::net::IpAddr>>,
     #[serde(rename = "client.port", skip_serializing_if = "Option::is_none")]
@@ -341,6 +343,7 @@ impl<'a> Line<'a> {
             endpoint: record.endpoint.map(Text),
             upstream_version: record.upstream_version.map(version),
             peer_workload: record.peer_workload.as_ref().map(Text),
+            peer_identity: record.peer_identity.as_deref().map(Text),
             client_address,
             client_port,
             attempts: &record.attempts,
@@ -492,7 +495,8 @@ mod tests {
                 r#""http.request.body.size":0,"http.response.body.size":42,"weir.service":"identity.police:80","#,
                 r#""weir.route":"HTTPRoute/police/identity#rules[0]","weir.cluster":"identity.police:80","#,
                 r#""weir.endpoint":"10.0.0.7:15006","weir.upstream.protocol.version":"2","#,
-                r#""weir.peer.workload":"police/identity-1","client.address":"127.0.0.1","client.port":40000,"#,
+                r#""weir.peer.workload":"police/identity-1","weir.peer.identity":"spiffe://mesh.gov/ns/police/sa/identity","#,
+                r#""client.address":"127.0.0.1","client.port":40000,"#,
                 r#""weir.attempts":["10.0.0.7:15006 answered 200 at 2.5ms"],"#,
                 r#""trace_id":"0102030405060708090a0b0c0d0e0f10","span_id":"1112131415161718","trace_sampled":true,"#,
                 r#""weir.context_id":"00000000000000ff"}"#
@@ -510,6 +514,7 @@ mod tests {
         bare.cluster = None;
         bare.endpoint = None;
         bare.peer_workload = None;
+        bare.peer_identity = None;
         bare.attempts.clear();
         bare.upstream_first_byte = None;
         bare.context_id = None;

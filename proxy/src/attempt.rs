@@ -73,9 +73,13 @@ impl Failed {
     /// For the record.
     pub(crate) fn outcome(&self) -> AttemptOutcome {
         match (&self.error, self.sent) {
-            (ProxyError::Connect { .. } | ProxyError::ConnectTimeout { .. } | ProxyError::Refused { .. }, _) => {
-                AttemptOutcome::ConnectFailed
-            }
+            (
+                ProxyError::Connect { .. }
+                | ProxyError::ConnectTimeout { .. }
+                | ProxyError::Tls { .. }
+                | ProxyError::Refused { .. },
+                _,
+            ) => AttemptOutcome::ConnectFailed,
             (_, Sent::No | Sent::Refused) => AttemptOutcome::Unprocessed,
             (_, Sent::TimedOut) => AttemptOutcome::TimedOut,
             (_, Sent::Maybe { .. } | Sent::Answered(_)) => AttemptOutcome::Reset,
@@ -93,6 +97,11 @@ fn not_connected(error: ConnectError, target: &Target<'_>, cluster: &str) -> Pro
         ConnectError::TimedOut => ProxyError::ConnectTimeout {
             endpoint,
             limit: target.connect_timeout,
+        },
+        ConnectError::Tls(failure, detail) => ProxyError::Tls {
+            endpoint,
+            failure,
+            detail,
         },
         ConnectError::Failed(kind, text) => ProxyError::Connect {
             endpoint,

@@ -10,20 +10,23 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body::Body as _;
 use weir_policy::context::{CONTEXT_HEADER, Context, ContextId, VERDICT_HEADER, Verdict};
 use weir_policy::deadline::Deadline;
+use weir_policy::model::Peer;
 use weir_policy::time::Time;
 use weir_policy::trace::{self, TRACEPARENT_HEADER, TRACESTATE_HEADER, TraceParent};
 
 use crate::answer;
 use crate::config::{Edge, Ratio};
+use crate::endpoints::Endpoint;
 use crate::error::ProxyError;
 use crate::exchange::Exchange;
 use crate::health_check::CHECK_HEADER;
 use crate::http::body::ResponseBody;
 use crate::http::h1::violation::Refused;
 use crate::http::head::Grpc;
+use crate::inbound::InboundApp;
 use crate::record::{Direction, DownstreamAddr, Purpose, RequestRecord, ResponseFlag, Sampled, Sampler, TraceIds};
 use crate::telemetry_policy::{Excluded, Told};
-use crate::worker::Worker;
+use crate::worker::{Downstream, Worker};
 
 /// A request's place among others: its trace, and the mesh's own context.
 pub(crate) struct Call {
@@ -51,13 +54,37 @@ pub(crate) fn outbound(worker: &Worker, headers: &HeaderMap, path: &str) -> (Cal
     (call, told)
 }
 
-/// For a request to our app. At the edge the context is made here, and the trace begins here: nothing of either is
+/// Who calls our app, as far as it matters what may be taken of what it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// Somebody outside of the mesh: nothing.
+    Outside,
+    /// A sidecar of the mesh: all.
+    Sidecar,
+    /// Somebody in the mesh: not what sidecars say to each other.
+    Other,
+}
+
+impl Caller {
+    /// Who is at the other end of an inbound connection. A mesh without identities has nothing to tell sidecars by.
+    pub(crate) fn of(worker: &Worker, app: &InboundApp, downstream: &Downstream) -> Caller {
+        match (app.edge, &downstream.peer) {
+            (Edge::Yes, _) => Caller::Outside,
+            (Edge::No, Some(peer)) if peer.is_weir => Caller::Sidecar,
+            (Edge::No, None) if worker.identity.is_none() => Caller::Sidecar,
+            (Edge::No, _) => Caller::Other,
+        }
+    }
+}
+
+/// For a request to our app. Where it enters the mesh the context is made, and the trace begins: nothing of either is
 /// taken from outside.
-pub(crate) fn inbound(worker: &Worker, headers: &HeaderMap, path: &str, edge: Edge) -> (Call, Told) {
+pub(crate) fn inbound(worker: &Worker, headers: &HeaderMap, path: &str, caller: Caller) -> (Call, Told) {
     let now = worker.clock.now();
-    let (parent, context) = match edge {
-        Edge::Yes => (None, Some(Context::new(ContextId(worker.random())))),
-        Edge::No => {
+    let (parent, context) = match caller {
+        Caller::Outside => (None, Some(Context::new(ContextId(worker.random())))),
+        Caller::Other => (parent(headers), None),
+        Caller::Sidecar => {
             let context = headers.get(CONTEXT_HEADER);
             // Half a context is worse than none: what can't be read is as if it weren't there.
             let context = context.and_then(|value| Context::from_header_value(value).ok());
@@ -164,6 +191,12 @@ pub(crate) fn write_verdict(headers: &mut HeaderMap, error: &ProxyError) {
     }
 }
 
+/// Whether our sidecar and the one at an endpoint say to each other what is theirs alone: only where both know who they
+/// are, or the mesh has no identities.
+pub(crate) fn is_sidecar(worker: &Worker, endpoint: &Endpoint) -> bool {
+    endpoint.peer == Peer::WeirProxy && endpoint.identity.is_some() == worker.identity.is_some()
+}
+
 /// Whether a sidecar says that its app gave no answer.
 pub(crate) fn is_unanswered(headers: &HeaderMap) -> bool {
     let verdict = headers.get(VERDICT_HEADER).map(Verdict::from_header_value);
@@ -204,6 +237,7 @@ pub(crate) fn record(
         cluster: None,
         endpoint: None::<SocketAddr>,
         peer_workload: None,
+        peer_identity: None,
         downstream: from,
         status: 0,
         grpc_status: None,

@@ -1,6 +1,7 @@
 //! Draining: no new connections, no new requests on those there are, an end to those under way or to the time for it.
 
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 
 /// Tells every listener and connection when the drain begins. Cloned for each of them; the drain is over when all
 /// clones are gone.
@@ -8,6 +9,9 @@ use tokio::sync::watch;
 pub(crate) struct Drain {
     told: watch::Receiver<bool>,
     seen: Seen,
+    /// When it has begun for this one, whether the others go on or not.
+    /// Boxed, as most have none.
+    at: Option<Box<Instant>>,
 }
 
 /// Whether [`Drain::begun`] has returned: it takes the change for seen.
@@ -24,22 +28,46 @@ pub(crate) struct DrainControl(watch::Sender<bool>);
 /// A drain that can be begun.
 pub(crate) fn pair() -> (DrainControl, Drain) {
     let (sender, told) = watch::channel(false);
-    (DrainControl(sender), Drain { told, seen: Seen::No })
+    let drain = Drain {
+        told,
+        seen: Seen::No,
+        at: None,
+    };
+    (DrainControl(sender), drain)
 }
 
 impl Drain {
+    /// The same, which begins at this time at the latest: a connection that is not to be used for longer.
+    pub(crate) fn until(self, at: Instant) -> Drain {
+        Drain {
+            at: Some(Box::new(at)),
+            ..self
+        }
+    }
+
     /// Returns once the drain has begun, or its control is gone.
     ///
     /// # Cancel safety
     /// Nothing is lost when dropped.
     pub(crate) async fn begun(&mut self) {
-        let _ = self.told.wait_for(|begun| *begun).await;
+        let told = self.told.wait_for(|begun| *begun);
+        match &self.at {
+            None => drop(told.await),
+            Some(at) => {
+                let time = Box::pin(sleep_until(**at));
+                tokio::select! {
+                    _ = told => {}
+                    () = time => return,
+                }
+            }
+        }
         self.seen = Seen::Yes;
     }
 
     /// Whether it has begun, or its control is gone. Takes no lock: the only change there is is the begin.
     pub(crate) fn has_begun(&self) -> bool {
-        self.seen == Seen::Yes || self.told.has_changed().unwrap_or(true)
+        let told = self.seen == Seen::Yes || self.told.has_changed().unwrap_or(true);
+        told || self.at.as_deref().is_some_and(|at| *at <= Instant::now())
     }
 }
 
@@ -57,7 +85,23 @@ impl DrainControl {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_has_a_time_begins_by_itself() {
+        let (control, drain) = pair();
+        let mut alone = drain.clone().until(Instant::now() + Duration::from_secs(60));
+        assert!(!alone.has_begun());
+        alone.begun().await;
+        assert!(alone.has_begun() && !drain.has_begun());
+        let mut told = drain.until(Instant::now() + Duration::from_secs(60));
+        control.begin();
+        let asked = Instant::now();
+        told.begun().await;
+        assert_eq!(asked.elapsed(), Duration::ZERO, "the others' begin is its own");
+    }
 
     #[tokio::test]
     async fn it_ends_when_the_last_that_takes_part_has_ended() {

@@ -11,6 +11,7 @@ use weir_policy::model::{self, EndpointHealth, Peer};
 use weir_policy::names::WorkloadName;
 use weir_policy::outlier::Host;
 use weir_policy::slow_start;
+use weir_policy::spiffe::SpiffeId;
 use weir_policy::spread::{Distance, Level, Shares, Spread, spread};
 use weir_policy::time::Time;
 
@@ -27,6 +28,8 @@ pub(crate) struct Endpoint {
     pub(crate) distance: Distance,
     /// What answers there.
     pub(crate) peer: Peer,
+    /// Who it must be, by mutual TLS; `None`: it is spoken to in cleartext.
+    pub(crate) identity: Option<Arc<SpiffeId>>,
     /// Which workload it is.
     pub(crate) workload: Option<Arc<WorkloadName>>,
     /// What this proxy knows of it; shared by all workers, outlives changes of configuration.

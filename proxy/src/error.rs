@@ -4,6 +4,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use crate::http::body::BodyFailure;
 use crate::http::h1::violation::Violation;
 use crate::mesh::{RefusedResource, Unavailable};
 use crate::record::ResponseFlag;
+use crate::tls::TlsFailure;
 
 /// Why a request ended at the proxy.
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +123,22 @@ pub(crate) enum ProxyError {
         /// The cluster's connect timeout.
         limit: Duration,
     },
+    /// Both ends of a connection did not come to trust each other.
+    #[error("no TLS with {endpoint}: {detail}")]
+    Tls {
+        /// Where to.
+        endpoint: SocketAddr,
+        /// What kind of failure it is.
+        failure: TlsFailure,
+        /// What TLS said.
+        detail: String,
+    },
+    /// It came in cleartext to a port that takes mutual TLS alone.
+    #[error("app port {app_port} takes requests by mutual TLS alone, and this one came in cleartext")]
+    CleartextRefused {
+        /// The port.
+        app_port: NonZeroU16,
+    },
     /// The connection ended before the answer began.
     #[error("{endpoint} closed the connection before it answered: {detail}")]
     Reset {
@@ -223,7 +241,13 @@ impl ProxyError {
             | ProxyError::NotCarried(_)
             | ProxyError::UnknownDestination { .. }
             | ProxyError::RequestBody(_)
+            | ProxyError::CleartextRefused { .. }
             | ProxyError::Violation(_) => Fault::Downstream,
+            // Who gives certificates gave none.
+            ProxyError::Tls {
+                failure: TlsFailure::Own,
+                ..
+            } => Fault::ControlPlane,
             ProxyError::NoConfig { .. } | ProxyError::ConfigRefused(_) => Fault::ControlPlane,
             ProxyError::NoRoute { .. }
             | ProxyError::OriginNotAllowed { .. }
@@ -243,6 +267,10 @@ impl ProxyError {
             | ProxyError::NoEndpoint { .. }
             | ProxyError::Connect { .. }
             | ProxyError::ConnectTimeout { .. }
+            | ProxyError::Tls {
+                failure: TlsFailure::Certificate | TlsFailure::Alert | TlsFailure::Protocol,
+                ..
+            }
             | ProxyError::Reset { .. }
             | ProxyError::Unprocessed { .. }
             | ProxyError::Protocol { .. }
@@ -259,6 +287,7 @@ impl ProxyError {
             | ProxyError::UnknownDestination { .. }
             | ProxyError::RequestBody(_)
             | ProxyError::Violation(_)
+            | ProxyError::CleartextRefused { .. }
             | ProxyError::NoConfig { .. } => Hop::Listener,
             ProxyError::ConfigRefused(refused) => match refused.kind {
                 // No request waits for a policy.
@@ -275,6 +304,7 @@ impl ProxyError {
             ProxyError::NoEndpoint { .. } | ProxyError::Refused { .. } => Hop::Cluster,
             ProxyError::Connect { .. }
             | ProxyError::ConnectTimeout { .. }
+            | ProxyError::Tls { .. }
             | ProxyError::Reset { .. }
             | ProxyError::Unprocessed { .. }
             | ProxyError::Protocol { .. }
@@ -293,7 +323,7 @@ impl ProxyError {
             ProxyError::NotCarried(_) => StatusCode::NOT_IMPLEMENTED,
             ProxyError::NoRoute { .. } => StatusCode::NOT_FOUND,
             // GEP-1767 allows it beside 200 and 204, and people see what happened.
-            ProxyError::OriginNotAllowed { .. } => StatusCode::FORBIDDEN,
+            ProxyError::OriginNotAllowed { .. } | ProxyError::CleartextRefused { .. } => StatusCode::FORBIDDEN,
             // RFC 6585 section 4; RFC 9209 has 403 for every request that a policy denies.
             ProxyError::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             ProxyError::Injected { answer, .. } => answer.status(),
@@ -301,10 +331,18 @@ impl ProxyError {
             ProxyError::NoBackend { .. } | ProxyError::MissingBackend { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             ProxyError::UnknownDestination { .. }
             | ProxyError::Connect { .. }
+            | ProxyError::Tls {
+                failure: TlsFailure::Certificate | TlsFailure::Alert | TlsFailure::Protocol,
+                ..
+            }
             | ProxyError::Reset { .. }
             | ProxyError::Unprocessed { .. }
             | ProxyError::Protocol { .. } => StatusCode::BAD_GATEWAY,
             ProxyError::NoConfig { .. }
+            | ProxyError::Tls {
+                failure: TlsFailure::Own,
+                ..
+            }
             | ProxyError::ConfigRefused(_)
             | ProxyError::NoEndpoint { .. }
             | ProxyError::Refused { .. } => StatusCode::SERVICE_UNAVAILABLE,
@@ -322,7 +360,15 @@ impl ProxyError {
             | ProxyError::Violation(_)
             | ProxyError::NotCarried(_) => "http_request_error",
             ProxyError::UnknownDestination { .. } | ProxyError::NoRoute { .. } => "destination_not_found",
-            ProxyError::OriginNotAllowed { .. } | ProxyError::RateLimited { .. } => "http_request_denied",
+            ProxyError::OriginNotAllowed { .. }
+            | ProxyError::CleartextRefused { .. }
+            | ProxyError::RateLimited { .. } => "http_request_denied",
+            ProxyError::Tls { failure, .. } => match failure {
+                TlsFailure::Own => "proxy_internal_error",
+                TlsFailure::Certificate => "tls_certificate_error",
+                TlsFailure::Alert => "tls_alert_received",
+                TlsFailure::Protocol => "tls_protocol_error",
+            },
             ProxyError::Injected { .. } => "proxy_internal_response",
             ProxyError::NoConfig { .. }
             | ProxyError::ConfigRefused(_)
@@ -357,7 +403,7 @@ impl ProxyError {
         match self {
             ProxyError::BadRequest(_) | ProxyError::RequestBody(_) | ProxyError::Violation(_) => INVALID_ARGUMENT,
             ProxyError::NotCarried(_) | ProxyError::NoRoute { .. } => UNIMPLEMENTED,
-            ProxyError::OriginNotAllowed { .. } => PERMISSION_DENIED,
+            ProxyError::OriginNotAllowed { .. } | ProxyError::CleartextRefused { .. } => PERMISSION_DENIED,
             ProxyError::Protocol { .. } => INTERNAL,
             ProxyError::Injected { answer, .. } => answer.grpc_status(),
             ProxyError::RateLimited { .. }
@@ -379,6 +425,7 @@ impl ProxyError {
             }
             | ProxyError::Connect { .. }
             | ProxyError::ConnectTimeout { .. }
+            | ProxyError::Tls { .. }
             | ProxyError::Reset { .. }
             | ProxyError::Unprocessed { .. } => UNAVAILABLE,
         }
@@ -408,6 +455,8 @@ impl ProxyError {
             } => ResponseFlag::LimitReached,
             ProxyError::Connect { .. } => ResponseFlag::ConnectFailed,
             ProxyError::ConnectTimeout { .. } => ResponseFlag::ConnectTimeout,
+            ProxyError::Tls { .. } => ResponseFlag::TlsFailed,
+            ProxyError::CleartextRefused { .. } => ResponseFlag::CleartextRefused,
             ProxyError::Reset { .. } | ProxyError::Unprocessed { .. } => ResponseFlag::UpstreamReset,
             ProxyError::Protocol { .. } => ResponseFlag::UpstreamProtocol,
             ProxyError::AttemptTimeout { .. } => ResponseFlag::AttemptTimeout,
@@ -440,6 +489,8 @@ impl ProxyError {
             | ProxyError::MissingBackend { .. }
             | ProxyError::Connect { .. }
             | ProxyError::ConnectTimeout { .. }
+            | ProxyError::Tls { .. }
+            | ProxyError::CleartextRefused { .. }
             | ProxyError::Reset { .. }
             | ProxyError::Unprocessed { .. }
             | ProxyError::Protocol { .. }
@@ -474,6 +525,14 @@ impl ProxyError {
             ProxyError::NoEndpoint { .. } => "see that a workload of the service runs and is ready (`weirctl status`)",
             ProxyError::Refused { .. } => "wait, or change the BackendPolicy's circuitBreaker",
             ProxyError::Connect { .. } | ProxyError::ConnectTimeout { .. } => "see that the workload there runs",
+            ProxyError::Tls {
+                failure: TlsFailure::Own,
+                ..
+            } => "see what the proxy's log says of its certificate, and that it reaches weir-control",
+            ProxyError::Tls { .. } => "look at the certificates of both (`weirctl proxy config`), and at both clocks",
+            ProxyError::CleartextRefused { .. } => {
+                "call through a sidecar that joined by TLS (`weirctl token create`), or see mutualTls of the MeshConfig"
+            }
             ProxyError::Reset { .. } | ProxyError::Unprocessed { .. } | ProxyError::Protocol { .. } => {
                 "look at the log of the workload there"
             }

@@ -12,12 +12,14 @@ use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::sleep_until;
 use weir_policy::health_check::{Found, Standing, Verdict};
 use weir_policy::model::{HealthCheck, Peer};
+use weir_policy::spiffe::SpiffeId;
 use weir_policy::time::Time;
 
 use crate::clock::Clock;
 use crate::drain::Drain;
 use crate::endpoints::EndpointState;
 use crate::http::upstream::Wire;
+use crate::identity::Identity;
 use crate::mesh::Mesh;
 use crate::metrics;
 use crate::outbound;
@@ -173,6 +175,8 @@ struct Target {
     cluster: Arc<ClusterState>,
     address: SocketAddr,
     peer: Peer,
+    /// Who it must be, and who we are; `None`: it is asked in cleartext.
+    secured: Option<(Identity, Arc<SpiffeId>)>,
     wire: Wire,
     /// The cluster's name, for logs, and as the authority of requests.
     label: Arc<str>,
@@ -187,6 +191,7 @@ impl Target {
         let question = Question {
             address: self.address,
             peer: self.peer,
+            secured: self.secured.as_ref(),
             wire: self.wire,
             check: self.check(),
             authority: &self.label,
@@ -213,12 +218,12 @@ impl Target {
 }
 
 /// All endpoints that are to be checked under a snapshot.
-fn targets(snapshot: &Snapshot) -> impl Iterator<Item = (Key, Target)> {
+fn targets<'a>(snapshot: &'a Snapshot, own: Option<&'a Identity>) -> impl Iterator<Item = (Key, Target)> + 'a {
     let clusters = snapshot.clusters().filter_map(|(name, backend)| match backend {
         Backend::Cluster(cluster) => Some((name, cluster)),
         Backend::Missing(_) | Backend::Unanswered(_) | Backend::Refused(..) => None,
     });
-    clusters.flat_map(|(name, cluster)| {
+    clusters.flat_map(move |(name, cluster)| {
         cluster.endpoints.iter().filter_map(move |endpoint| {
             let target = Target {
                 checked: Arc::clone(endpoint.state.checked.as_ref()?),
@@ -226,6 +231,7 @@ fn targets(snapshot: &Snapshot) -> impl Iterator<Item = (Key, Target)> {
                 cluster: Arc::clone(&cluster.state),
                 address: endpoint.address,
                 peer: endpoint.peer,
+                secured: own.cloned().zip(endpoint.identity.clone()),
                 wire: outbound::wire(cluster.config.protocol, endpoint.peer),
                 label: Arc::clone(&cluster.label),
             };
@@ -238,6 +244,8 @@ fn targets(snapshot: &Snapshot) -> impl Iterator<Item = (Key, Target)> {
 #[derive(Debug)]
 pub(crate) struct Checker {
     mesh: Mesh,
+    /// Who we are; `None`: all is in cleartext.
+    own: Option<Identity>,
     clock: Clock,
     metrics: Arc<metrics::Shared>,
     agenda: Agenda,
@@ -250,8 +258,9 @@ pub(crate) struct Checker {
 
 impl Checker {
     /// Checks nothing yet.
-    pub(crate) fn new(mesh: Mesh, metrics: Arc<metrics::Shared>) -> Checker {
+    pub(crate) fn new(mesh: Mesh, own: Option<Identity>, metrics: Arc<metrics::Shared>) -> Checker {
         Checker {
+            own,
             clock: mesh.clock(),
             mesh,
             metrics,
@@ -299,7 +308,7 @@ impl Checker {
         let snapshot = self.mesh.current();
         let ended = self
             .agenda
-            .follow(targets(&snapshot), self.clock.now(), || fastrand::u64(..));
+            .follow(targets(&snapshot, self.own.as_ref()), self.clock.now(), || fastrand::u64(..));
         for key in ended {
             if let Some(handle) = self.handles.remove(&key) {
                 self.keys.remove(&handle.id());
@@ -371,6 +380,7 @@ pub(crate) mod tests {
             cluster,
             address,
             peer: Peer::Plain,
+            secured: None,
             wire: Wire::Http1,
             label: NAME.into(),
         };
@@ -380,7 +390,7 @@ pub(crate) mod tests {
     /// An endpoint is checked, and this is found.
     pub(crate) fn report(snapshot: &Snapshot, endpoint: &str, found: Found, now: Time) {
         let address: SocketAddr = endpoint.parse().expect("an address");
-        let mut all = targets(snapshot);
+        let mut all = targets(snapshot, None);
         let (_, target) = all.find(|(key, _)| key.1 == address).expect("it is checked");
         let result = match found {
             Found::Passed => Ok(()),
@@ -423,7 +433,7 @@ pub(crate) mod tests {
     async fn it_ends_with_the_drain() {
         let (mesh, _feed) = Mesh::new(Clock::start(), Locality::default());
         let (control, drain) = drain::pair();
-        let checker = tokio::spawn(Checker::new(mesh, Arc::default()).run(drain));
+        let checker = tokio::spawn(Checker::new(mesh, None, Arc::default()).run(drain));
         control.begin();
         within(checker).await.expect("it has ended");
         within(control.ended()).await;

@@ -7,7 +7,7 @@
 mod joining;
 mod kept;
 mod token;
-mod trust;
+pub(crate) mod trust;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,6 +25,7 @@ use weir_policy::spiffe::SpiffeId;
 
 use crate::admin::readiness::Condition;
 use crate::config::{Joining, KeepIdentity};
+use crate::tls::Tls;
 use joining::{AsWhom, Credential, Exchange, JoinError};
 use token::Token;
 use trust::Trust;
@@ -49,7 +50,30 @@ struct State(Option<Arc<Held>>);
 
 struct Held {
     credential: Credential,
+    /// Toward the control plane.
     config: Arc<ClientConfig>,
+    /// Toward other proxies.
+    tls: Arc<Tls>,
+}
+
+impl Held {
+    /// With `trust` as what makes a peer the control plane.
+    fn new(credential: Credential, trust: Trust) -> Result<Held, rustls::Error> {
+        let Credential {
+            id,
+            chain,
+            roots,
+            key,
+            not_after,
+        } = &credential;
+        let config = Arc::new(trust.client_config(Some((chain.clone(), key.clone_key())))?);
+        let tls = Arc::new(Tls::new(id.clone(), *not_after, chain.clone(), key.clone_key(), roots.clone())?);
+        Ok(Held {
+            credential,
+            config,
+            tls,
+        })
+    }
 }
 
 /// Without the key.
@@ -131,6 +155,34 @@ impl Identity {
             }
         };
         joining::connect(endpoint, Arc::clone(&held.config)).await
+    }
+
+    /// How TLS is spoken to other proxies; `None`: there is no certificate that is good now, and one is asked for.
+    pub(crate) fn tls(&self) -> Option<Arc<Tls>> {
+        let held = self.shared.state.borrow().0.clone()?;
+        let tls = Some(&held.tls).filter(|tls| tls.is_good(SystemTime::now()));
+        if tls.is_none() {
+            self.shared.wanted.notify_one();
+        }
+        tls.cloned()
+    }
+
+    /// The same once there is one.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(crate) async fn tls_to_come(&self) -> Arc<Tls> {
+        let mut state = self.shared.state.subscribe();
+        loop {
+            state.mark_unchanged();
+            if let Some(tls) = self.tls() {
+                return tls;
+            }
+            if state.changed().await.is_err() {
+                // The keeper has ended, and with it the proxy: nothing more comes.
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// For people: who it is, until when, and what is wrong. Never the key.
@@ -305,12 +357,8 @@ impl Keeper {
     }
 
     fn publish(&self, credential: Credential, trust: Trust) -> Result<(), JoinError> {
-        let own = (credential.chain.clone(), credential.key.clone_key());
-        let config = Arc::new(trust.client_config(Some(own))?);
-        self.identity
-            .shared
-            .state
-            .send_replace(State(Some(Arc::new(Held { credential, config }))));
+        let held = Held::new(credential, trust)?;
+        self.identity.shared.state.send_replace(State(Some(Arc::new(held))));
         Ok(())
     }
 }
@@ -405,4 +453,4 @@ const AGAIN_FIRST: Duration = Duration::from_secs(1);
 const AGAIN_LONGEST: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -15,12 +15,13 @@ use tokio::time::{timeout, timeout_at};
 use weir_policy::breaker::{Breaker, Outcome};
 use weir_policy::deadline::Deadline;
 use weir_policy::model::{AppProtocol, ConnectionPool, Limits};
+use weir_policy::mutual_tls::{self, Came};
 use weir_policy::retry::{AttemptFacts, Decision, MethodNamed, Replayable, RetryKind, decide};
 use weir_policy::trace::TRACESTATE_HEADER;
 
 use crate::answer;
 use crate::attempt;
-use crate::calls::{self, Call};
+use crate::calls::{self, Call, Caller};
 use crate::config::Edge;
 use crate::error::ProxyError;
 use crate::exchange::{Attempt, Exchange};
@@ -28,8 +29,9 @@ use crate::health_check::Asks;
 use crate::http::body::{DownstreamBody, Replay, ResponseBody};
 use crate::http::head::{Grpc, Head, strip_hop_by_hop};
 use crate::http::upstream::{Target, Wire};
-use crate::record::{AttemptOutcome, Direction, DownstreamAddr, Purpose, ResponseFlag};
-use crate::worker::Worker;
+use crate::metrics::Cleartext;
+use crate::record::{AttemptOutcome, Direction, Purpose, ResponseFlag};
+use crate::worker::{Downstream, Worker};
 
 /// How long connecting to the app may take: it is on this host, so longer means that it does not take connections.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -71,20 +73,21 @@ impl InboundApp {
 pub(crate) async fn serve(
     worker: &Worker,
     app: &InboundApp,
-    downstream: DownstreamAddr,
+    downstream: Downstream,
     request: Request<DownstreamBody>,
 ) -> Response<ResponseBody> {
     let (parts, body) = request.into_parts();
     let grpc = Grpc::of(&parts.headers);
-    // What comes from outside of the mesh can't say that it is a check.
-    let check = Asks::of(&parts.headers).filter(|_| app.edge == Edge::No);
+    let caller = Caller::of(worker, app, &downstream);
+    let check = Asks::of(&parts.headers).filter(|_| caller == Caller::Sidecar);
     let path = parts.uri.path();
     let (call, told) = match check {
         Some(_) => calls::check(worker, &parts.headers, path),
-        None => calls::inbound(worker, &parts.headers, path, app.edge),
+        None => calls::inbound(worker, &parts.headers, path, caller),
     };
     let label = Arc::clone(&app.label);
-    let mut record = calls::record(Direction::Inbound, label, &parts, downstream, &call, told);
+    let mut record = calls::record(Direction::Inbound, label, &parts, downstream.address, &call, told);
+    record.peer_identity = downstream.peer.as_ref().map(|peer| Arc::clone(&peer.id));
     if check.is_some() {
         record.purpose = Purpose::HealthCheck;
     }
@@ -99,11 +102,15 @@ pub(crate) async fn serve(
         grpc,
         open,
     ));
-    if check == Some(Asks::Connection) {
+    let admitted = admit(worker, app, &downstream);
+    if check == Some(Asks::Connection) && admitted.is_ok() {
         return connectable(worker, app, &mut exchange).await;
     }
-    let carried = match Head::read(parts) {
-        Ok(head) => carry(worker, app, &mut exchange, &call, head, body).await,
+    let carried = match admitted.and_then(|()| Head::read(parts)) {
+        Ok(mut head) => {
+            downstream.introduce(&mut head.headers);
+            carry(worker, app, &mut exchange, &call, head, body).await
+        }
         Err(error) => Err(error),
     };
     match carried {
@@ -114,10 +121,31 @@ pub(crate) async fn serve(
         Err(error) => {
             let mut response = calls::refuse(worker, &mut exchange, &error);
             // Nothing of the mesh's own leaves it.
-            if app.edge == Edge::No {
+            if caller == Caller::Sidecar {
                 calls::write_verdict(response.headers_mut(), &error);
             }
             response
+        }
+    }
+}
+
+/// Lets a request in as its connection came, or not. By request and not by connection, so that a change of mode holds
+/// at once for those that are open.
+fn admit(worker: &Worker, app: &InboundApp, downstream: &Downstream) -> Result<(), ProxyError> {
+    let came = match (&downstream.peer, app.edge) {
+        (Some(_), _) => return Ok(()),
+        (None, Edge::Yes) => Came::FromOutside,
+        (None, Edge::No) => Came::Cleartext,
+    };
+    match worker.entered_by(app.port).evaluate(came) {
+        mutual_tls::Decision::Admit => Ok(()),
+        mutual_tls::Decision::AdmitAndCount => {
+            worker.came_in_cleartext(downstream.address, app.port);
+            Ok(())
+        }
+        mutual_tls::Decision::Refuse => {
+            worker.recorder.metrics().cleartext(Cleartext::Refused);
+            Err(ProxyError::CleartextRefused { app_port: app.port })
         }
     }
 }
@@ -168,6 +196,7 @@ async fn carry(
         direction: Direction::Inbound,
         connect_timeout: CONNECT_TIMEOUT,
         keep: ConnectionPool::default(),
+        identity: None,
     };
     let mut attempts = 0;
     let mut unprocessed_resends = 0;

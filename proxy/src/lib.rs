@@ -6,6 +6,7 @@ pub(crate) mod answer;
 pub(crate) mod app_health;
 pub(crate) mod attempt;
 pub(crate) mod calls;
+pub(crate) mod cleartext;
 pub mod cli;
 pub(crate) mod clock;
 pub mod config;
@@ -36,6 +37,7 @@ pub(crate) mod telemetry;
 pub(crate) mod telemetry_policy;
 #[cfg(test)]
 mod test_golden;
+pub(crate) mod tls;
 pub(crate) mod worker;
 pub(crate) mod workloads;
 pub(crate) mod xds;

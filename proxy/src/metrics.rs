@@ -20,6 +20,7 @@ use weir_policy::spread::Distance;
 
 use crate::http::h1::violation::Violation;
 use crate::record::{AttemptOutcome, Direction, RequestRecord, ResponseFlag};
+use crate::tls::{Session, TlsFailure};
 
 /// The media type of [`Metrics::page`].
 pub(crate) const PAGE_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -49,6 +50,15 @@ pub(crate) enum Mirrored {
     Behind,
     /// Given up: the request's body broke off, or its backend did not read it to its end.
     BrokenOff,
+}
+
+/// What became of a request that came to an inbound port in cleartext.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cleartext {
+    /// It was let in, and would not be by mutual TLS alone.
+    Admitted,
+    /// It was not.
+    Refused,
 }
 
 /// What others hold and the page shows: read anew for each scrape.
@@ -131,6 +141,9 @@ impl Metrics {
             refused: Default::default(),
             mirrored: Default::default(),
             faults: Default::default(),
+            cleartext: Default::default(),
+            handshakes: Default::default(),
+            handshakes_failed: Default::default(),
             rate_limited: AtomicU64::new(0),
             violations: Default::default(),
             connections: Default::default(),
@@ -212,6 +225,9 @@ pub(crate) struct WorkerMetrics {
     refused: [AtomicU64; REFUSED.len()],
     mirrored: [AtomicU64; MIRRORED.len()],
     faults: [AtomicU64; FAULTS.len()],
+    cleartext: [AtomicU64; CLEARTEXT.len()],
+    handshakes: [AtomicU64; HANDSHAKES.len()],
+    handshakes_failed: [AtomicU64; TLS_FAILURES.len()],
     rate_limited: AtomicU64,
     violations: [AtomicU64; Violation::ALL.len()],
     connections: [[AtomicI64; SIDES.len()]; DIRECTIONS.len()],
@@ -311,6 +327,38 @@ impl WorkerMetrics {
         abort.fetch_add(1, Relaxed);
     }
 
+    /// Counts a request that came to an inbound port in cleartext.
+    pub(crate) fn cleartext(&self, outcome: Cleartext) {
+        let [admitted, refused] = &self.cleartext;
+        let counter = match outcome {
+            Cleartext::Admitted => admitted,
+            Cleartext::Refused => refused,
+        };
+        counter.fetch_add(1, Relaxed);
+    }
+
+    /// Counts a TLS handshake at an inbound port.
+    pub(crate) fn handshake(&self, session: Session) {
+        let [full, resumed] = &self.handshakes;
+        let counter = match session {
+            Session::New => full,
+            Session::Resumed => resumed,
+        };
+        counter.fetch_add(1, Relaxed);
+    }
+
+    /// Counts one that failed.
+    pub(crate) fn handshake_failed(&self, failure: TlsFailure) {
+        let [own, certificate, alert, protocol] = &self.handshakes_failed;
+        let counter = match failure {
+            TlsFailure::Own => own,
+            TlsFailure::Certificate => certificate,
+            TlsFailure::Alert => alert,
+            TlsFailure::Protocol => protocol,
+        };
+        counter.fetch_add(1, Relaxed);
+    }
+
     /// Counts a request that an HTTP/1 connection refused.
     pub(crate) fn violated(&self, violation: Violation) {
         if let Some(counter) = self.violations.get(violation as usize) {
@@ -345,6 +393,15 @@ impl WorkerMetrics {
         }
         gathered.rate_limited += self.rate_limited.load(Relaxed);
         for (sum, counter) in gathered.faults.iter_mut().zip(&self.faults) {
+            *sum += counter.load(Relaxed);
+        }
+        for (sum, counter) in gathered.cleartext.iter_mut().zip(&self.cleartext) {
+            *sum += counter.load(Relaxed);
+        }
+        for (sum, counter) in gathered.handshakes.iter_mut().zip(&self.handshakes) {
+            *sum += counter.load(Relaxed);
+        }
+        for (sum, counter) in gathered.handshakes_failed.iter_mut().zip(&self.handshakes_failed) {
             *sum += counter.load(Relaxed);
         }
         for (sum, counter) in gathered.mirrored.iter_mut().zip(&self.mirrored) {
@@ -563,6 +620,9 @@ struct Gathered {
     refused: [u64; REFUSED.len()],
     mirrored: [u64; MIRRORED.len()],
     faults: [u64; FAULTS.len()],
+    cleartext: [u64; CLEARTEXT.len()],
+    handshakes: [u64; HANDSHAKES.len()],
+    handshakes_failed: [u64; TLS_FAILURES.len()],
     rate_limited: u64,
     violations: [u64; Violation::ALL.len()],
     connections: [[i64; SIDES.len()]; DIRECTIONS.len()],
@@ -683,6 +743,21 @@ impl Gathered {
         let mut metric = encoder.encode_descriptor("weir_faults_injected", help, None, MetricType::Counter)?;
         for (kind, count) in FAULTS.into_iter().zip(&self.faults) {
             counter(&mut metric, &[("kind", kind)], *count)?;
+        }
+        let help = "Requests that came to an inbound port in cleartext where that is not wanted";
+        let mut metric = encoder.encode_descriptor("weir_cleartext_requests", help, None, MetricType::Counter)?;
+        for (outcome, count) in CLEARTEXT.into_iter().zip(&self.cleartext) {
+            counter(&mut metric, &[("outcome", outcome)], *count)?;
+        }
+        let help = "TLS handshakes at inbound ports; resumed: of an earlier session";
+        let mut metric = encoder.encode_descriptor("weir_tls_handshakes", help, None, MetricType::Counter)?;
+        for (kind, count) in HANDSHAKES.into_iter().zip(&self.handshakes) {
+            counter(&mut metric, &[("kind", kind)], *count)?;
+        }
+        let help = "TLS handshakes at inbound ports that failed; own: this proxy has no certificate";
+        let mut metric = encoder.encode_descriptor("weir_tls_handshakes_failed", help, None, MetricType::Counter)?;
+        for (reason, count) in TLS_FAILURES.into_iter().zip(&self.handshakes_failed) {
+            counter(&mut metric, &[("reason", reason)], *count)?;
         }
         let help =
             "Copies of requests for mirrors, by what became of them; behind: the mirror was slower than the request";
@@ -910,6 +985,9 @@ const SIDES: [&str; 2] = ["downstream", "upstream"];
 const RETRIED: [&str; 4] = ["unprocessed", "safe_resend", "policy", "budget_spent"];
 const REFUSED: [&str; 4] = ["connections", "pending", "requests", "breaker_open"];
 const FAULTS: [&str; 2] = ["delay", "abort"];
+const CLEARTEXT: [&str; 2] = ["admitted", "refused"];
+const HANDSHAKES: [&str; 2] = ["full", "resumed"];
+const TLS_FAILURES: [&str; 4] = ["own", "certificate", "alert", "protocol"];
 const FOUND: [&str; 2] = ["passed", "failed"];
 const MIRRORED: [&str; 6] = ["answered", "refused", "failed", "timed_out", "behind", "broken_off"];
 const OUTCOMES: [&str; 6] = [

@@ -282,6 +282,7 @@ fn is_failure(flag: ResponseFlag) -> bool {
         | ResponseFlag::DownstreamReset
         | ResponseFlag::UnknownDestination
         | ResponseFlag::NoRoute
+        | ResponseFlag::CleartextRefused
         | ResponseFlag::OriginNotAllowed => false,
         ResponseFlag::NoConfig
         | ResponseFlag::ConfigRefused
@@ -293,6 +294,7 @@ fn is_failure(flag: ResponseFlag) -> bool {
         | ResponseFlag::BreakerOpen
         | ResponseFlag::ConnectFailed
         | ResponseFlag::ConnectTimeout
+        | ResponseFlag::TlsFailed
         | ResponseFlag::UpstreamReset
         | ResponseFlag::UpstreamProtocol
         | ResponseFlag::AttemptTimeout
@@ -354,6 +356,10 @@ fn attributes(record: RequestRecord) -> Vec<KeyValue> {
     add(
         "weir.peer.workload",
         record.peer_workload.as_ref().map(|peer| peer.to_string().into()),
+    );
+    add(
+        "weir.peer.identity",
+        record.peer_identity.as_ref().map(|peer| peer.to_string().into()),
     );
     add(
         "weir.context_id",

@@ -266,8 +266,9 @@ async fn forward(
                 let status = response.status();
                 grpc_status = plan.retry.and_then(|_| exchange::grpc_status(response.headers()));
                 exchange.attempt_answered(endpoint.address, endpoint.workload.as_deref(), lease.wire(), &response);
+                exchange.note(|record| record.peer_identity = lease.peer());
                 exchange::report(&mut permit, &response, exchange.grpc(), worker.clock.now());
-                let is_unanswered = endpoint.peer == Peer::WeirProxy && calls::is_unanswered(response.headers());
+                let is_unanswered = calls::is_sidecar(worker, endpoint) && calls::is_unanswered(response.headers());
                 to_downstream(&mut response, plan);
                 let attempt = Attempt {
                     permit: Some(permit),
@@ -404,6 +405,7 @@ async fn attempt_at(
         direction: Direction::Outbound,
         connect_timeout: cluster.config.connect_timeout,
         keep: cluster.config.pool,
+        identity: at.endpoint.identity.as_ref(),
     };
     let request = || request_at(worker, head, call, target.wire, body.attempt(), at);
     // Pinned here, so that it is in this future once and not once for each way to wait for it.
@@ -427,9 +429,8 @@ pub(crate) fn request_at(
     at: &AttemptAt<'_>,
 ) -> Request<RequestBody> {
     let mut request = head.request(wire, body);
-    match at.endpoint.peer {
-        Peer::WeirProxy => call.write_context(request.headers_mut(), at.number, at.until, worker.clock.now()),
-        Peer::Plain => {}
+    if calls::is_sidecar(worker, at.endpoint) {
+        call.write_context(request.headers_mut(), at.number, at.until, worker.clock.now());
     }
     request
 }

@@ -18,6 +18,7 @@ use weir_policy::outlier::Cause;
 use crate::admin::readiness::{Condition, Readiness};
 use crate::admin::{self, AdminParts};
 use crate::app_health::AppHealth;
+use crate::cleartext::CleartextCallers;
 use crate::clock::Clock;
 use crate::config::{OutboundAddr, ProxyConfig, Xds};
 use crate::contexts::Contexts;
@@ -162,6 +163,7 @@ impl Proxy {
         let link = Link::new(control_plane.clone(), node, settings, feed, kept);
         let (health, checks) = AppHealth::new(config.apps.iter().map(|app| app.app_port), clock);
         let (drain_control, drain) = drain::pair();
+        let cleartext = CleartextCallers::default();
         let parts = WorkerParts {
             workload: Arc::clone(&workload),
             clock,
@@ -170,6 +172,8 @@ impl Proxy {
             telemetry: telemetry.clone(),
             health: health.clone(),
             drain: drain.clone(),
+            identity: identity.clone(),
+            cleartext: cleartext.clone(),
         };
         let (workers, threads) = worker::start(config.workers.get(), &parts).map_err(StartError::Worker)?;
 
@@ -187,14 +191,14 @@ impl Proxy {
 
         tasks.spawn(link.run());
         tasks.spawn(checks.run());
-        let checker = Checker::new(mesh.clone(), Arc::clone(telemetry.metrics().shared()));
+        let checker = Checker::new(mesh.clone(), identity.clone(), Arc::clone(telemetry.metrics().shared()));
         tasks.spawn(checker.run(drain.clone()));
         let apps = config.apps.iter().map(|app| {
             let condition = readiness.condition(format!("the app to take connections on port {}", app.app_port));
             (app.app_port, condition)
         });
         tasks.spawn(watch_app(health.ready(), apps.collect()));
-        let config_dump = config_dump(config.clone(), addresses.clone(), mesh.clone(), identity.clone());
+        let config_dump = config_dump(config.clone(), addresses.clone(), mesh.clone(), identity.clone(), cleartext);
         let explainer = Explainer::new(mesh.clone(), Arc::clone(&workload));
         // Only Weir's own takes workloads.
         let registrar = control_plane.filter(|_| config.xds == Xds::Strict);
@@ -348,6 +352,7 @@ fn config_dump(
     addresses: Addresses,
     mesh: Mesh,
     identity: Option<Identity>,
+    cleartext: CleartextCallers,
 ) -> Arc<dyn Fn() -> serde_json::Value + Send + Sync> {
     Arc::new(move || {
         json!({
@@ -361,6 +366,7 @@ fn config_dump(
                 "health": addresses.health,
             },
             "identity": identity.as_ref().map(|identity| identity.status(SystemTime::now())),
+            "cleartextCallers": cleartext.shown(mesh.clock()),
             "mesh": mesh.status(),
         })
     })

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use http::{Method, Version};
 use weir_policy::health_check::Found;
 use weir_policy::names::WorkloadName;
+use weir_policy::spiffe::SpiffeId;
 use weir_policy::telemetry::Ended;
 
 use crate::access_log::LogBuffer;
@@ -65,6 +66,9 @@ pub(crate) struct RequestRecord {
     pub(crate) endpoint: Option<SocketAddr>,
     /// The workload at the other side, where it is known: upstream's for outbound, downstream's for inbound.
     pub(crate) peer_workload: Option<WorkloadName>,
+    /// Who is at the other side by its certificate: upstream for outbound, downstream for inbound. `None`: it was spoken
+    /// to in cleartext, or not at all.
+    pub(crate) peer_identity: Option<Arc<SpiffeId>>,
     /// Who connected to us.
     pub(crate) downstream: DownstreamAddr,
     /// The answer's status.
@@ -224,6 +228,8 @@ pub(crate) enum ResponseFlag {
     RateLimited,
     /// The route answers with a fault on purpose.
     Fault,
+    /// It came in cleartext where mutual TLS is asked for.
+    CleartextRefused,
     /// The cluster has no endpoint that may take requests.
     NoEndpoint,
     /// The cluster's connections, pending or active requests are at their limit.
@@ -234,6 +240,8 @@ pub(crate) enum ResponseFlag {
     ConnectFailed,
     /// No connection to the endpoint in time.
     ConnectTimeout,
+    /// No TLS with the endpoint: one of the two does not believe the other, or we have no certificate.
+    TlsFailed,
     /// The endpoint ended the stream or connection.
     UpstreamReset,
     /// What the endpoint answered is not HTTP.
@@ -250,7 +258,7 @@ pub(crate) enum ResponseFlag {
 
 impl ResponseFlag {
     /// Every flag, each at the place of its number.
-    pub(crate) const ALL: [ResponseFlag; 24] = [
+    pub(crate) const ALL: [ResponseFlag; 26] = [
         ResponseFlag::None,
         ResponseFlag::Direct,
         ResponseFlag::BadRequest,
@@ -264,11 +272,13 @@ impl ResponseFlag {
         ResponseFlag::NoBackend,
         ResponseFlag::RateLimited,
         ResponseFlag::Fault,
+        ResponseFlag::CleartextRefused,
         ResponseFlag::NoEndpoint,
         ResponseFlag::LimitReached,
         ResponseFlag::BreakerOpen,
         ResponseFlag::ConnectFailed,
         ResponseFlag::ConnectTimeout,
+        ResponseFlag::TlsFailed,
         ResponseFlag::UpstreamReset,
         ResponseFlag::UpstreamProtocol,
         ResponseFlag::AttemptTimeout,
@@ -293,11 +303,13 @@ impl ResponseFlag {
             ResponseFlag::NoBackend => "no_backend",
             ResponseFlag::RateLimited => "rate_limited",
             ResponseFlag::Fault => "fault",
+            ResponseFlag::CleartextRefused => "cleartext_refused",
             ResponseFlag::NoEndpoint => "no_endpoint",
             ResponseFlag::LimitReached => "limit_reached",
             ResponseFlag::BreakerOpen => "breaker_open",
             ResponseFlag::ConnectFailed => "connect_failed",
             ResponseFlag::ConnectTimeout => "connect_timeout",
+            ResponseFlag::TlsFailed => "tls_failed",
             ResponseFlag::UpstreamReset => "upstream_reset",
             ResponseFlag::UpstreamProtocol => "upstream_protocol",
             ResponseFlag::AttemptTimeout => "attempt_timeout",
@@ -463,6 +475,7 @@ pub(crate) mod tests {
             cluster: Some(Arc::from("identity.police:80")),
             endpoint: Some(endpoint),
             peer_workload: Some("police/identity-1".parse().expect("a workload")),
+            peer_identity: "spiffe://mesh.gov/ns/police/sa/identity".parse().ok().map(Arc::new),
             downstream: DownstreamAddr::Tcp("127.0.0.1:40000".parse().expect("an address")),
             status: 200,
             grpc_status: None,

@@ -14,6 +14,7 @@ use dashmap::DashMap;
 use weir_policy::balance::RoundRobin;
 use weir_policy::breaker::Breaker;
 use weir_policy::model::{self, Action, EndpointHealth, Locality, VirtualHost};
+use weir_policy::mutual_tls::MutualTls;
 use weir_policy::names::{ClusterName, ListenerName, RouteName};
 use weir_policy::outlier::{Detector, Seen};
 use weir_policy::rate_limit::{Rate, RateLimiter};
@@ -37,9 +38,15 @@ pub(crate) struct Snapshot {
     services: HashMap<ListenerName, Lookup>,
     clusters: HashMap<ClusterName, Backend>,
     telemetry: Arc<TelemetryPolicy>,
+    mutual_tls: Option<MutualTls>,
 }
 
 impl Snapshot {
+    /// How our inbound ports are entered; `None`: nobody has said.
+    pub(crate) fn mutual_tls(&self) -> Option<&MutualTls> {
+        self.mutual_tls.as_ref()
+    }
+
     /// What is told of requests.
     pub(crate) fn telemetry(&self) -> &TelemetryPolicy {
         &self.telemetry
@@ -408,6 +415,7 @@ impl States {
                 health: endpoint.health,
                 distance: Distance::between(&self.own, &endpoint.locality),
                 peer: endpoint.peer,
+                identity: endpoint.identity.clone(),
                 workload: endpoint.workload.clone().map(Arc::new),
                 state,
             });
@@ -523,6 +531,8 @@ pub(crate) struct Parts {
     pub(crate) clusters: HashMap<ClusterName, ClusterPart>,
     /// What the policy of this proxy's workload says of telemetry.
     pub(crate) telemetry: Arc<TelemetryPolicy>,
+    /// How our inbound ports are entered, as far as somebody has said.
+    pub(crate) mutual_tls: Option<MutualTls>,
 }
 
 /// A service in force.
@@ -575,6 +585,7 @@ pub(crate) fn compile(previous: &Snapshot, states: &States, parts: Parts) -> Sna
         services,
         clusters,
         telemetry: parts.telemetry,
+        mutual_tls: parts.mutual_tls,
     }
 }
 
@@ -714,6 +725,7 @@ mod tests {
                 refused: Vec::new(),
                 clusters: HashMap::from([(cluster_name(NAME), held)]),
                 telemetry: Arc::default(),
+                mutual_tls: None,
             }
         }
 
@@ -1222,6 +1234,7 @@ mod tests {
                     last_used: Arc::new(LastUsed::new(Time::ZERO)),
                 }],
                 telemetry: Arc::default(),
+                mutual_tls: None,
                 absent: Vec::new(),
                 refused: Vec::new(),
                 clusters: HashMap::from([(

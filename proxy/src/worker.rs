@@ -1,10 +1,11 @@
 //! Workers: threads that share nothing on the request path. Each runs its own runtime with its own connections, pools
 //! and counters; listeners hand accepted connections to the one that has fewest.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
+use std::num::NonZeroU16;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,17 +13,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use http::{HeaderMap, Request, Response};
+use futures_util::future::Either;
+use http::{HeaderMap, HeaderName, Request, Response};
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use weir_policy::breaker::Refusal;
 use weir_policy::model::AbortAnswer;
+use weir_policy::mutual_tls::Mode;
 use weir_policy::names::WorkloadName;
 use weir_policy::trace::TraceParent;
 
 use crate::app_health::AppHealth;
-use crate::calls;
+use crate::calls::{self, Caller};
+use crate::cleartext::CleartextCallers;
 use crate::clock::Clock;
 use crate::contexts::Contexts;
 use crate::drain::Drain;
@@ -32,13 +36,15 @@ use crate::http::downstream;
 use crate::http::h1::violation::{Refused, Violation};
 use crate::http::io::Io;
 use crate::http::upstream::Upstreams;
+use crate::identity::Identity;
 use crate::inbound::{self, InboundApp};
 use crate::mesh::Mesh;
-use crate::metrics::{ConnectionGuard, Side};
+use crate::metrics::{Cleartext, ConnectionGuard, Side};
 use crate::outbound;
 use crate::record::{Direction, DownstreamAddr, Recorder, Sampled, Sampler, TraceIds};
 use crate::snapshot::{Limit, Service};
 use crate::telemetry::Telemetry;
+use crate::tls::{self, Entered, TlsError, TlsPeer};
 
 /// Connections that wait to be taken over by one worker. When all workers' queues are full, listeners stop accepting
 /// and the kernel's own queue bounds what waits.
@@ -60,6 +66,9 @@ pub(crate) struct WorkerParts {
     pub(crate) telemetry: Telemetry,
     pub(crate) health: AppHealth,
     pub(crate) drain: Drain,
+    /// Who we are; `None`: all is in cleartext.
+    pub(crate) identity: Option<Identity>,
+    pub(crate) cleartext: CleartextCallers,
 }
 
 /// One worker, as a request sees it.
@@ -71,12 +80,17 @@ pub(crate) struct Worker {
     pub(crate) recorder: Rc<Recorder>,
     pub(crate) upstreams: Upstreams,
     pub(crate) health: AppHealth,
+    /// Who we are; `None`: all is in cleartext.
+    pub(crate) identity: Option<Identity>,
+    pub(crate) cleartext: CleartextCallers,
     /// The service of requests whose service is not known: metrics need a name for it.
     pub(crate) no_service: Arc<str>,
     /// As the flag says, where no policy does.
     pub(crate) sampler: Sampler,
     random: RefCell<fastrand::Rng>,
     names: RefCell<Names>,
+    told_of_handshakes: Cell<Option<Instant>>,
+    handshakes_untold: Cell<u64>,
 }
 
 /// Services by the authority that apps write, as far as one snapshot knows them.
@@ -94,12 +108,16 @@ impl Worker {
             clock: parts.clock,
             mesh: parts.mesh.clone(),
             contexts: Arc::clone(&parts.contexts),
-            upstreams: Upstreams::new(Arc::clone(recorder.metrics())),
+            upstreams: Upstreams::new(Arc::clone(recorder.metrics()), parts.identity.clone()),
+            identity: parts.identity.clone(),
+            cleartext: parts.cleartext.clone(),
             recorder: Rc::new(recorder),
             no_service: Arc::from("unknown"),
             sampler: parts.telemetry.sampler(),
             random: RefCell::new(fastrand::Rng::new()),
             names: RefCell::default(),
+            told_of_handshakes: Cell::default(),
+            handshakes_untold: Cell::default(),
             health: parts.health.clone(),
         }
     }
@@ -168,6 +186,39 @@ impl Worker {
         }
     }
 
+    /// A request is let in that [`Mode::Strict`] would refuse.
+    pub(crate) fn came_in_cleartext(&self, from: DownstreamAddr, app_port: NonZeroU16) {
+        self.recorder.metrics().cleartext(Cleartext::Admitted);
+        if let DownstreamAddr::Tcp(address) = from {
+            self.cleartext.count(address.ip(), app_port, self.clock.now());
+        }
+    }
+
+    /// A connection to an inbound port began a handshake that failed: counted; of those of a second one is told.
+    fn not_entered(&self, from: DownstreamAddr, error: &TlsError) {
+        self.recorder.metrics().handshake_failed(error.failure());
+        let now = Instant::now();
+        let told = self.told_of_handshakes.get();
+        let untold = self.handshakes_untold.get();
+        if told.is_some_and(|told| now.duration_since(told) < Duration::from_secs(1)) {
+            self.handshakes_untold.set(untold + 1);
+            return;
+        }
+        self.told_of_handshakes.set(Some(now));
+        self.handshakes_untold.set(0);
+        let DownstreamAddr::Tcp(address) = from else { return };
+        tracing::info!(%address, %error, untold, "a TLS handshake at an inbound port failed");
+    }
+
+    /// How an app port is entered. Until somebody has said: by mutual TLS alone, where that can be.
+    pub(crate) fn entered_by(&self, app_port: NonZeroU16) -> Mode {
+        match (self.mesh.current().mutual_tls(), &self.identity) {
+            (Some(told), _) => told.at(app_port),
+            (None, Some(_)) => Mode::Strict,
+            (None, None) => Mode::Off,
+        }
+    }
+
     /// A route's limit is reached: counted, and as an error.
     pub(crate) fn rate_limited(&self, limit: &Limit, retry_after: Duration) -> ProxyError {
         self.recorder.metrics().rate_limited();
@@ -195,6 +246,19 @@ impl Worker {
         }
     }
 }
+
+impl Downstream {
+    /// Tells the app who calls, in the place of whatever is said there.
+    pub(crate) fn introduce(&self, headers: &mut HeaderMap) {
+        headers.remove(FORWARDED_CLIENT_CERT);
+        if let Some(peer) = &self.peer {
+            headers.insert(FORWARDED_CLIENT_CERT, peer.forwarded.clone());
+        }
+    }
+}
+
+/// Where Envoy says who a client is (Envoy's documentation, HTTP header manipulation).
+const FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
 /// A connection that a listener accepted.
 #[derive(Debug)]
@@ -332,23 +396,49 @@ fn serve(
         ListenerKind::Outbound => Direction::Outbound,
         ListenerKind::Inbound(_) => Direction::Inbound,
     };
-    let hop = Hop {
-        from,
+    let mut hop = Hop {
+        from: Downstream { address: from, peer: None },
         to: accepted.to,
         _open: worker.recorder.metrics().connection(direction, Side::Downstream),
         _counted: counted,
         worker,
     };
-    Some(downstream::serve(io, drain, hop))
+    let identity = hop.worker.identity.clone().filter(|_| direction == Direction::Inbound);
+    let (identity, stream) = match (identity, io) {
+        (Some(identity), Io::Tcp(stream)) => (identity, stream),
+        (_, io) => return Some(Either::Left(downstream::serve(io, drain, hop))),
+    };
+    Some(Either::Right(async move {
+        // Boxed, as it is over when the connection is idle.
+        let (io, drain) = match Box::pin(tls::enter(stream, &identity, drain)).await {
+            Ok(Entered::Cleartext(stream, drain)) => (Io::Tcp(stream), drain),
+            Ok(Entered::Mutual(io, peer, drain)) => {
+                hop.worker.recorder.metrics().handshake(peer.session);
+                hop.from.peer = Some(Rc::new(peer));
+                (io, drain)
+            }
+            Ok(Entered::Nobody) => return,
+            Err(error) => return hop.worker.not_entered(from, &error),
+        };
+        Box::pin(downstream::serve(io, drain, hop)).await;
+    }))
 }
 
 /// What answers the requests of one downstream's connection, for as long as that is open.
 struct Hop {
     worker: Rc<Worker>,
-    from: DownstreamAddr,
+    from: Downstream,
     to: ListenerKind,
     _open: ConnectionGuard,
     _counted: Counted,
+}
+
+/// Who is at the other end of a downstream's connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Downstream {
+    pub(crate) address: DownstreamAddr,
+    /// Who it is by its certificate; `None`: it came in cleartext.
+    pub(crate) peer: Option<Rc<TlsPeer>>,
 }
 
 impl downstream::Service for Hop {
@@ -356,9 +446,9 @@ impl downstream::Service for Hop {
     type Answer = Pin<Box<dyn Future<Output = Response<ResponseBody>>>>;
 
     fn answer(&self, request: Request<DownstreamBody>) -> Self::Answer {
-        let (worker, from) = (Rc::clone(&self.worker), self.from);
+        let (worker, from) = (Rc::clone(&self.worker), self.from.clone());
         match &self.to {
-            ListenerKind::Outbound => Box::pin(async move { outbound::serve(&worker, from, request).await }),
+            ListenerKind::Outbound => Box::pin(async move { outbound::serve(&worker, from.address, request).await }),
             ListenerKind::Inbound(app) => {
                 let app = Arc::clone(app);
                 Box::pin(async move { inbound::serve(&worker, &app, from, request).await })
@@ -375,11 +465,11 @@ impl downstream::Service for Hop {
                 (Direction::Outbound, &self.worker.no_service, call)
             }
             ListenerKind::Inbound(app) => {
-                let call = calls::inbound(&self.worker, &unread, path, app.edge);
+                let call = calls::inbound(&self.worker, &unread, path, Caller::of(&self.worker, app, &self.from));
                 (Direction::Inbound, &app.label, call)
             }
         };
-        let record = calls::unread_record(direction, service, self.from, refused, &call, told);
+        let record = calls::unread_record(direction, service, self.from.address, refused, &call, told);
         calls::refuse_unread(&self.worker, record, refused)
     }
 

@@ -20,16 +20,22 @@ use prost::Message;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use weir_policy::model::{HealthCheck, HealthCheckKind, Peer};
+use weir_policy::spiffe::SpiffeId;
 
 use super::mark::{Asks, CHECK_HEADER};
 use crate::exchange::grpc_status;
+use crate::http::io::Io;
 use crate::http::upstream::{HEAD_BYTES_MAX, Wire};
+use crate::identity::Identity;
+use crate::tls;
 
 /// What is asked, and of whom.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Question<'a> {
     pub(super) address: SocketAddr,
     pub(super) peer: Peer,
+    /// Who we are, and who must be there, by mutual TLS; `None`: it is asked in cleartext.
+    pub(super) secured: Option<&'a (Identity, Arc<SpiffeId>)>,
     pub(super) wire: Wire,
     pub(super) check: &'a HealthCheck,
     /// The authority where the check names none.
@@ -41,6 +47,8 @@ pub(super) struct Question<'a> {
 pub(crate) enum Failure {
     /// No connection: what the system said.
     Connect(io::ErrorKind),
+    /// It is not who it should be, or does not believe who we are.
+    Tls(String),
     /// It took too long.
     TimedOut(Duration),
     /// The connection ended before the answer did, or what came back is not HTTP.
@@ -59,6 +67,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Connect(kind) => write!(f, "{kind}"),
+            Failure::Tls(detail) => f.write_str(detail),
             Failure::TimedOut(limit) => write!(f, "no answer within {limit:?}"),
             Failure::Broken(detail) => write!(f, "no answer: {detail}"),
             Failure::Status(status) => write!(f, "status {}", status.as_u16()),
@@ -89,6 +98,13 @@ pub(super) async fn probe(question: &Question<'_>) -> Result<(), Failure> {
 async fn ask(question: &Question<'_>) -> Result<(), Failure> {
     let stream = TcpStream::connect(question.address).await;
     let stream = stream.map_err(|error| Failure::Connect(error.kind()))?;
+    let stream = match question.secured {
+        None => Io::Tcp(stream),
+        Some((own, peer)) => {
+            let connected = tls::connect(stream, own, peer, question.wire).await;
+            connected.map_err(|error| Failure::Tls(error.to_string()))?.0
+        }
+    };
     match (&question.check.kind, question.peer) {
         (HealthCheckKind::Tcp, Peer::Plain) => Ok(()),
         // A sidecar takes connections whether its app does or not: it is asked to try.
@@ -160,7 +176,7 @@ impl Answer {
     }
 }
 
-async fn exchange(wire: Wire, stream: TcpStream, request: Request<Full<Bytes>>) -> Result<Answer, Failure> {
+async fn exchange(wire: Wire, stream: Io, request: Request<Full<Bytes>>) -> Result<Answer, Failure> {
     let io = TokioIo::new(stream);
     match wire {
         Wire::Http1 => {

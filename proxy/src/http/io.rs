@@ -11,11 +11,14 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Notify;
+use tokio_rustls::TlsStream;
 
 /// A connected byte stream. An enum, not a box: the data path matches, it does not call through a pointer.
 #[derive(Debug)]
 pub(crate) enum Io {
     Tcp(TcpStream),
+    /// Boxed: what its session needs is far larger than a socket.
+    Tls(Box<TlsStream<TcpStream>>),
     Unix(UnixStream),
     /// For tests in virtual time, which sockets have none of.
     #[cfg(test)]
@@ -26,7 +29,7 @@ impl Io {
     /// Returns once the connection has failed: the peer's system has answered what we sent with a reset. `None`:
     /// whoever writes to this stream learns of it at once.
     pub(crate) fn failed(&self) -> Option<impl Future<Output = ()> + use<>> {
-        let Io::Tcp(stream) = self else { return None };
+        let stream = self.tcp()?;
         // A handle of its own, with a place of its own in the runtime's event queue: who waits to read from this one is
         // told only of what can be read.
         let handle = stream.as_fd().try_clone_to_owned().ok()?;
@@ -37,10 +40,20 @@ impl Io {
         })
     }
 
+    fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Io::Tcp(stream) => Some(stream),
+            Io::Tls(stream) => Some(stream.get_ref().0),
+            Io::Unix(_) => None,
+            #[cfg(test)]
+            Io::Memory(_) => None,
+        }
+    }
+
     /// Makes the connection end with a reset when it is dropped, where it can: the end of an answer that is delimited
     /// by the connection's end must not look like one.
     pub(crate) fn end_with_reset(&self) {
-        if let Io::Tcp(stream) = self {
+        if let Some(stream) = self.tcp() {
             // Where the system does not let us, it ends as it can.
             let _ = stream.set_zero_linger();
         }
@@ -157,6 +170,7 @@ impl AsyncRead for Io {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Io::Tcp(io) => Pin::new(io).poll_read(cx, buf),
+            Io::Tls(io) => Pin::new(io).poll_read(cx, buf),
             Io::Unix(io) => Pin::new(io).poll_read(cx, buf),
             #[cfg(test)]
             Io::Memory(io) => Pin::new(io).poll_read(cx, buf),
@@ -168,6 +182,7 @@ impl AsyncWrite for Io {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Io::Tcp(io) => Pin::new(io).poll_write(cx, buf),
+            Io::Tls(io) => Pin::new(io).poll_write(cx, buf),
             Io::Unix(io) => Pin::new(io).poll_write(cx, buf),
             #[cfg(test)]
             Io::Memory(io) => Pin::new(io).poll_write(cx, buf),
@@ -181,6 +196,7 @@ impl AsyncWrite for Io {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Io::Tcp(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Io::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             Io::Unix(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             #[cfg(test)]
             Io::Memory(io) => Pin::new(io).poll_write_vectored(cx, bufs),
@@ -190,6 +206,7 @@ impl AsyncWrite for Io {
     fn is_write_vectored(&self) -> bool {
         match self {
             Io::Tcp(io) => io.is_write_vectored(),
+            Io::Tls(io) => io.is_write_vectored(),
             Io::Unix(io) => io.is_write_vectored(),
             #[cfg(test)]
             Io::Memory(io) => io.is_write_vectored(),
@@ -199,6 +216,7 @@ impl AsyncWrite for Io {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Io::Tcp(io) => Pin::new(io).poll_flush(cx),
+            Io::Tls(io) => Pin::new(io).poll_flush(cx),
             Io::Unix(io) => Pin::new(io).poll_flush(cx),
             #[cfg(test)]
             Io::Memory(io) => Pin::new(io).poll_flush(cx),
@@ -208,6 +226,7 @@ impl AsyncWrite for Io {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Io::Tcp(io) => Pin::new(io).poll_shutdown(cx),
+            Io::Tls(io) => Pin::new(io).poll_shutdown(cx),
             Io::Unix(io) => Pin::new(io).poll_shutdown(cx),
             #[cfg(test)]
             Io::Memory(io) => Pin::new(io).poll_shutdown(cx),

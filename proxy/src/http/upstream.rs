@@ -4,7 +4,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
@@ -24,11 +23,14 @@ use tokio::time::Instant;
 use weir_policy::breaker::{Breaker, ConnectionPermit, Refusal};
 use weir_policy::model::ConnectionPool;
 use weir_policy::retry::{Reused, Sent};
+use weir_policy::spiffe::SpiffeId;
 
 use crate::http::body::RequestBody;
 use crate::http::io::{CountedIo, Crossed, Io};
+use crate::identity::Identity;
 use crate::metrics::{Side, WorkerMetrics};
 use crate::record::Direction;
+use crate::tls::{self, TlsFailure};
 
 mod streams;
 
@@ -70,6 +72,8 @@ pub(crate) struct Target<'a> {
     pub(crate) connect_timeout: Duration,
     /// How its connections are kept.
     pub(crate) keep: ConnectionPool,
+    /// Who must be there, by mutual TLS; `None`: it is spoken to in cleartext.
+    pub(crate) identity: Option<&'a Arc<SpiffeId>>,
 }
 
 /// Why there is no connection.
@@ -81,6 +85,8 @@ pub(crate) enum ConnectError {
     TimedOut,
     /// The system said no.
     Failed(io::ErrorKind, String),
+    /// TLS said no.
+    Tls(TlsFailure, String),
 }
 
 /// Why an attempt on a connection has no answer.
@@ -106,6 +112,8 @@ pub(crate) enum End {
 /// The connections of one worker.
 pub(crate) struct Upstreams {
     metrics: Arc<WorkerMetrics>,
+    /// Who we are; `None`: all is in cleartext.
+    own: Option<Identity>,
     pools: RefCell<HashMap<PoolKey, Rc<Pool>>>,
 }
 
@@ -123,6 +131,9 @@ struct Pool {
     direction: Direction,
     breaker: Arc<Breaker>,
     address: SocketAddr,
+    wire: Wire,
+    /// How its connections are secured; `None`: not at all.
+    secured: Option<Secured>,
     /// HTTP/1.1 connections with nothing under way, the last used at the end.
     idle: RefCell<Vec<Idle>>,
     /// Rings when a connection under the same breaker becomes idle or ends; all such pools have it in common.
@@ -136,6 +147,13 @@ struct Pool {
     last_used: Cell<Instant>,
 }
 
+/// Who we are on a pool's connections, and who must be at the other end.
+struct Secured {
+    own: Identity,
+    /// Another handle to the same after a change of endpoints.
+    peer: RefCell<Arc<SpiffeId>>,
+}
+
 struct Idle {
     connection: Http1Connection,
     since: Instant,
@@ -146,6 +164,8 @@ struct Http1Connection {
     crossed: Crossed,
     /// Requests that it was lent to.
     requests: u32,
+    /// When a certificate by which it was opened ends; `None`: there is none.
+    ends: Option<Instant>,
 }
 
 /// A connection lent to one request. Dropped, an HTTP/1.1 connection is closed; [`Lease::release`] gives it back.
@@ -167,10 +187,11 @@ struct Http2Stream {
 }
 
 impl Upstreams {
-    /// None yet.
-    pub(crate) fn new(metrics: Arc<WorkerMetrics>) -> Upstreams {
+    /// None yet. `own`: who we are where an identity is expected; without, all is in cleartext.
+    pub(crate) fn new(metrics: Arc<WorkerMetrics>, own: Option<Identity>) -> Upstreams {
         Upstreams {
             metrics,
+            own,
             pools: RefCell::default(),
         }
     }
@@ -219,6 +240,11 @@ impl Upstreams {
             wire: target.wire,
         };
         let mut pools = self.pools.borrow_mut();
+        let secured = self.own.as_ref().zip(target.identity);
+        if pools.get(&key).is_some_and(|pool| !pool.is_secured(secured)) {
+            // Somebody else is there now: what is under way with who was before ends by itself.
+            pools.remove(&key);
+        }
         if let Some(pool) = pools.get(&key) {
             if pool.keep.replace(target.keep) != target.keep {
                 pool.http2.kept_otherwise();
@@ -233,6 +259,11 @@ impl Upstreams {
                 direction: target.direction,
                 breaker: Arc::clone(target.breaker),
                 address: target.address,
+                wire: target.wire,
+                secured: secured.map(|(own, peer)| Secured {
+                    own: own.clone(),
+                    peer: RefCell::new(Arc::clone(peer)),
+                }),
                 idle: RefCell::default(),
                 freed,
                 http2: Http2Connections::default(),
@@ -328,7 +359,7 @@ impl Upstreams {
 }
 
 async fn open_http1(pool: &Rc<Pool>, slot: Slot) -> Result<Http1Connection, ConnectError> {
-    let (io, crossed) = connect(pool.address).await?;
+    let Connected { io, crossed, ends } = connect(pool).await?;
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(HEAD_BYTES_MAX)
         .handshake(TokioIo::new(io))
@@ -344,6 +375,7 @@ async fn open_http1(pool: &Rc<Pool>, slot: Slot) -> Result<Http1Connection, Conn
         sender,
         crossed,
         requests: 0,
+        ends,
     })
 }
 
@@ -356,10 +388,33 @@ enum Full {
 }
 
 impl Pool {
+    /// Whether its connections are secured so.
+    fn is_secured(&self, expect: Option<(&Identity, &Arc<SpiffeId>)>) -> bool {
+        let (secured, peer) = match (&self.secured, expect) {
+            (None, None) => return true,
+            (Some(secured), Some((_, peer))) => (secured, peer),
+            (None, Some(_)) | (Some(_), None) => return false,
+        };
+        let mut held = secured.peer.borrow_mut();
+        if Arc::ptr_eq(&held, peer) {
+            return true;
+        }
+        let same = *held == *peer;
+        if same {
+            // The next comparison is one of addresses again.
+            *held = Arc::clone(peer);
+        }
+        same
+    }
+
     /// Of the idle connections that are ready the one used last: it is the likeliest to be open still, and the others
     /// can age out.
     fn take_ready(&self) -> Option<Http1Connection> {
         let mut idle = self.idle.borrow_mut();
+        if self.secured.is_some() {
+            let now = Instant::now();
+            idle.retain(|idle| idle.connection.ends.is_none_or(|ends| now < ends));
+        }
         let ready = idle.iter().rposition(|idle| idle.connection.sender.is_ready())?;
         let idle_max = self.keep.get().idle_timeout;
         if idle.get(ready).is_some_and(|idle| idle.since.elapsed() >= idle_max) {
@@ -446,7 +501,7 @@ impl Pool {
 /// An HTTP/2 connection is open once the peer's own preface has come (RFC 9113 section 3.4): a process that dies while
 /// the kernel still accepts for it has then provably seen no request, and the request goes elsewhere.
 async fn open_http2(pool: &Rc<Pool>, slot: Slot) -> Result<Http2Connection, ConnectError> {
-    let (io, crossed) = connect(pool.address).await?;
+    let Connected { io, crossed, ends } = connect(pool).await?;
     let (sender, connection) = http2::Builder::new(LocalExecutor)
         .max_header_list_size(HEAD_BYTES_MAX as u32)
         .initial_stream_window_size(HTTP2_STREAM_WINDOW_BYTES)
@@ -459,32 +514,58 @@ async fn open_http2(pool: &Rc<Pool>, slot: Slot) -> Result<Http2Connection, Conn
         .await
         .map_err(|error| ConnectError::Failed(io::ErrorKind::Other, error.to_string()))?;
     let counted = pool.metrics.connection(pool.direction, Side::Upstream);
-    let (ends, ended) = oneshot::channel::<Infallible>();
+    let (tell, ended) = oneshot::channel();
     let driven: Driven = Rc::new(RefCell::new(Some(connection)));
     let drives = Rc::clone(&driven);
     tokio::task::spawn_local(async move {
-        poll_fn(|cx| match &mut *drives.borrow_mut() {
-            Some(connection) => Pin::new(connection).poll(cx).map(drop),
-            None => Poll::Ready(()),
+        let ended = poll_fn(|cx| match &mut *drives.borrow_mut() {
+            Some(connection) => Pin::new(connection).poll(cx),
+            None => Poll::Ready(Ok(())),
         })
         .await;
         drop(drives.take());
-        drop((slot, counted, ends));
+        drop((slot, counted));
+        // After the peer's preface nobody asks: requests are told themselves.
+        let _ = tell.send(ended);
     });
     tokio::select! {
-        () = crossed.first_received() => Ok(Http2Connection::new(sender, driven)),
-        _ = ended => Err(ConnectError::Failed(
-            io::ErrorKind::ConnectionReset,
-            "the connection was closed before the peer's preface".to_owned(),
-        )),
+        () = crossed.first_received() => Ok(Http2Connection::new(sender, driven, ends)),
+        ended = ended => Err(match ended {
+            // A server tells by TLS that it refuses our certificate when the handshake is over for us.
+            Ok(Err(error)) if pool.secured.is_some() && tls::ended(&error) => {
+                ConnectError::Tls(TlsFailure::Alert, in_full(&error))
+            }
+            Ok(_) | Err(_) => ConnectError::Failed(
+                io::ErrorKind::ConnectionReset,
+                "the connection was closed before the peer's preface".to_owned(),
+            ),
+        }),
     }
 }
 
-async fn connect(address: SocketAddr) -> Result<(CountedIo, Crossed), ConnectError> {
+/// A stream to an endpoint that is who it should be.
+struct Connected {
+    io: CountedIo,
+    crossed: Crossed,
+    /// When a certificate by which it was opened ends.
+    ends: Option<Instant>,
+}
+
+async fn connect(pool: &Pool) -> Result<Connected, ConnectError> {
     let failed = |error: io::Error| ConnectError::Failed(error.kind(), error.to_string());
-    let stream = TcpStream::connect(address).await.map_err(failed)?;
+    let stream = TcpStream::connect(pool.address).await.map_err(failed)?;
     stream.set_nodelay(true).map_err(failed)?;
-    Ok(CountedIo::new(Io::Tcp(stream)))
+    let (io, ends) = match &pool.secured {
+        None => (Io::Tcp(stream), None),
+        Some(Secured { own, peer }) => {
+            let peer = Arc::clone(&peer.borrow());
+            let connected = tls::connect(stream, own, &peer, pool.wire).await;
+            let (io, ends) = connected.map_err(|error| ConnectError::Tls(error.failure(), error.to_string()))?;
+            (io, Some(ends))
+        }
+    };
+    let (io, crossed) = CountedIo::new(io);
+    Ok(Connected { io, crossed, ends })
 }
 
 async fn within<T>(
@@ -518,6 +599,12 @@ impl Lease {
             reused: if before == 0 { Reused::No } else { Reused::Yes },
             in_use,
         }
+    }
+
+    /// Who is at the other end by its certificate; `None`: it is spoken to in cleartext.
+    pub(crate) fn peer(&self) -> Option<Arc<SpiffeId>> {
+        let secured = self.in_use.0.secured.as_ref()?;
+        Some(Arc::clone(&secured.peer.borrow()))
     }
 
     /// What is spoken on it.

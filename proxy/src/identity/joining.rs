@@ -20,6 +20,7 @@ use weir_xds::istio::istio_certificate_service_client::IstioCertificateServiceCl
 
 use super::token::Token;
 use super::trust::{self, Trust, Untrusted};
+use crate::tls;
 use crate::xds::Causes;
 
 /// A certificate with its key.
@@ -69,7 +70,7 @@ impl JoinError {
     pub(super) fn is_of_strangers(&self) -> bool {
         match self {
             JoinError::Distrust(_) | JoinError::Answer(_) => true,
-            JoinError::Refused(status) => status.code() == tonic::Code::Unauthenticated || is_by_tls(status.as_ref()),
+            JoinError::Refused(status) => status.code() == tonic::Code::Unauthenticated || tls::ended(status.as_ref()),
             JoinError::Key(_)
             | JoinError::Tls(_)
             | JoinError::Connect(_)
@@ -124,7 +125,7 @@ impl Exchange<'_> {
         let channel = connect(self.endpoint, config).await;
         let channel = channel.map_err(|error| {
             let said = Causes(&error).to_string();
-            if is_by_tls(&error) {
+            if tls::ended(&error) {
                 JoinError::Distrust(said)
             } else {
                 JoinError::Connect(said)
@@ -180,17 +181,6 @@ pub(super) fn answered(
     })
 }
 
-/// Whether it was one end's TLS that ended the connection: the peer's certificate is not believed here, or ours there,
-/// of which the first read after the handshake tells. tokio-rustls has this one kind for it, and no other reason.
-fn is_by_tls(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut causes = std::iter::successors(Some(error), |error| error.source());
-    causes.any(|cause| {
-        let by_http = cause.downcast_ref::<h2::Error>().and_then(h2::Error::get_io);
-        let io = by_http.or(cause.downcast_ref::<std::io::Error>());
-        io.is_some_and(|io| io.kind() == std::io::ErrorKind::InvalidData)
-    })
-}
-
 /// Connects by TLS.
 pub(crate) async fn connect(
     endpoint: &Endpoint,
@@ -211,7 +201,9 @@ async fn shake_hands(to: Uri, config: Arc<ClientConfig>) -> std::io::Result<Toki
     let stream = TcpStream::connect((host, to.port_u16().ok_or_else(wrong)?)).await?;
     // Only slower without.
     let _ = stream.set_nodelay(true);
-    Ok(TokioIo::new(TlsConnector::from(config).connect(name, stream).await?))
+    let connected = TlsConnector::from(config).connect(name, stream).await;
+    let connected = connected.map_err(|error| std::io::Error::new(error.kind(), tls::Said(&error).to_string()))?;
+    Ok(TokioIo::new(connected))
 }
 
 /// For all of it: name, connection, handshake, answer.

@@ -365,30 +365,44 @@ fn a_control_plane_that_does_not_answer_is_no_stranger() {
     }
 }
 
+/// That of who has this.
+fn identity(credential: Credential) -> Identity {
+    let trust = Trust {
+        roots: credential.roots.clone(),
+        pins: Vec::new(),
+        id: credential.id.trust_domain.control_plane(),
+    };
+    let held = Held::new(credential, trust).expect("it is right");
+    Identity {
+        shared: Arc::new(Shared {
+            state: watch::Sender::new(State(Some(Arc::new(held)))),
+            wanted: Notify::new(),
+            trouble: Mutex::default(),
+        }),
+    }
+}
+
+/// That of who has this chain and key, for an hour; `roots` are trusted.
+pub(crate) fn identity_of(
+    id: SpiffeId,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    roots: Vec<CertificateDer<'static>>,
+) -> Identity {
+    identity(Credential {
+        id,
+        chain,
+        roots,
+        key,
+        not_after: SystemTime::now() + Duration::from_secs(60 * 60),
+    })
+}
+
 #[test]
 fn a_key_is_shown_nowhere() {
     let held = credential();
     let secret = format!("{:?}", held.key.secret_der());
-    let config = Arc::new(
-        Trust {
-            roots: held.roots.clone(),
-            pins: Vec::new(),
-            id: held.id.trust_domain.control_plane(),
-        }
-        .client_config(Some((held.chain.clone(), held.key.clone_key())))
-        .expect("it is right"),
-    );
-    let state = State(Some(Arc::new(Held {
-        credential: held,
-        config,
-    })));
-    let identity = Identity {
-        shared: Arc::new(Shared {
-            state: watch::Sender::new(state),
-            wanted: Notify::new(),
-            trouble: Mutex::default(),
-        }),
-    };
+    let identity = identity(held);
     let shown = format!("{identity:?} {}", identity.status(SystemTime::now()));
     assert!(shown.contains("spiffe://mesh.gov/ns/citizen/sa/portal"), "{shown}");
     assert!(!shown.contains(&secret) && !shown.contains("PRIVATE"), "{shown}");

@@ -1,5 +1,5 @@
-//! Who the control plane is: by a root that the join token or a file names, and by its exact SPIFFE id. What it is
-//! called in the DNS doesn't matter.
+//! Who somebody is: by a root that is trusted, and by an exact SPIFFE id. What a host is called in the DNS doesn't
+//! matter.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -10,12 +10,12 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, aws_lc_rs::default_provider, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::version::TLS13;
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, SignatureScheme};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use weir_policy::spiffe::SpiffeId;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-/// What makes a peer the control plane.
+/// What makes a peer who it should be: the control plane, or a workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Trust {
     /// Roots that are known.
@@ -73,6 +73,11 @@ impl Trust {
         Ok(())
     }
 
+    /// Takes the certificate of a server that is [`Trust::id`].
+    pub(crate) fn verifier(self, provider: Arc<CryptoProvider>) -> Arc<dyn ServerCertVerifier> {
+        Arc::new(ExactPeer { trust: self, provider })
+    }
+
     /// How TLS is spoken to the control plane, as `own`: a chain and its key.
     ///
     /// # Errors
@@ -82,14 +87,10 @@ impl Trust {
         own: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
     ) -> Result<ClientConfig, rustls::Error> {
         let provider = Arc::new(default_provider());
-        let verifier = ControlPlaneVerifier {
-            trust: self,
-            provider: Arc::clone(&provider),
-        };
-        let builder = ClientConfig::builder_with_provider(provider)
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&TLS13])?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier));
+            .with_custom_certificate_verifier(self.verifier(provider));
         let mut config = match own {
             Some((chain, key)) => builder.with_client_auth_cert(chain, key)?,
             None => builder.with_no_client_auth(),
@@ -102,12 +103,12 @@ impl Trust {
 }
 
 #[derive(Debug)]
-struct ControlPlaneVerifier {
+struct ExactPeer {
     trust: Trust,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for ControlPlaneVerifier {
+impl ServerCertVerifier for ExactPeer {
     fn verify_server_cert(
         &self,
         end: &CertificateDer<'_>,
@@ -119,8 +120,8 @@ impl ServerCertVerifier for ControlPlaneVerifier {
         let chain: Vec<CertificateDer<'_>> = std::iter::once(end).chain(others).cloned().collect();
         match self.trust.check(&chain, &self.trust.id, now) {
             Ok(()) => Ok(ServerCertVerified::assertion()),
-            Err(untrusted) => Err(rustls::Error::General(format!(
-                "its certificate is not to be trusted: {untrusted}"
+            Err(untrusted) => Err(rustls::Error::InvalidCertificate(CertificateError::Other(
+                rustls::OtherError(Arc::new(untrusted)),
             ))),
         }
     }

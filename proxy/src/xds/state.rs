@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weir_policy::model::{self, EndpointHealth, RouteSource, VirtualHost};
+use weir_policy::mutual_tls::MutualTls;
 use weir_policy::names::{ClusterName, ListenerName, RouteName, WorkloadName};
 use weir_policy::telemetry;
 use weir_policy::time::Time;
@@ -119,6 +120,8 @@ pub(crate) struct State {
     endpoints: Table<ClusterName, Arc<model::ClusterEndpoints>>,
     /// At most that of this proxy's own workload.
     policies: Table<WorkloadName, Arc<TelemetryPolicy>>,
+    /// What the latest of these says of it, also one that is refused for what else it says.
+    mutual_tls: Option<MutualTls>,
     /// Of a route configuration that does not exist; always there.
     no_routes: Option<Arc<CompiledRoutes>>,
     /// What was skipped of resources that are subscribed to, by type and name; at most [`SKIPPED_SHOWN_MAX`] of each.
@@ -156,6 +159,7 @@ impl State {
             clusters: Table::new(ResourceType::Cluster),
             endpoints: Table::new(ResourceType::Endpoints),
             policies: Table::new(ResourceType::WorkloadPolicy),
+            mutual_tls: None,
             no_routes: CompiledRoutes::compile(&[]).ok().map(Arc::new),
             skipped: BTreeMap::new(),
             skipped_total: 0,
@@ -263,7 +267,9 @@ impl State {
             }
             ResourceType::WorkloadPolicy => {
                 let name: WorkloadName = name.parse()?;
-                let value = accept_policy(&name, &resource, self.settings.own.as_ref())?;
+                let own = self.settings.own.as_ref();
+                entered(&mut self.mutual_tls, own, &resource);
+                let value = accept_policy(&name, &resource, own)?;
                 self.policies.restore(name, Held::new(value, version, resource));
             }
         }
@@ -315,6 +321,9 @@ impl State {
             Some(ResourceType::Endpoints) => self.endpoints.receive(response, Admission::AtOnce, accept_endpoints),
             Some(ResourceType::WorkloadPolicy) => {
                 let own = self.settings.own.as_ref();
+                for resource in response.resources.iter().filter_map(|told| told.resource.as_ref()) {
+                    self.changed |= entered(&mut self.mutual_tls, own, resource);
+                }
                 let accept = |name: &WorkloadName, resource: &Any| accept_policy(name, resource, own);
                 self.policies.receive(response, Admission::AtOnce, accept)
             }
@@ -533,6 +542,11 @@ impl State {
         if let Some((_, held)) = self.policies.in_force().next() {
             parts.telemetry = Arc::clone(&held.value);
         }
+        let own = self.policies.entries.values().next();
+        parts.mutual_tls = match own.map(|tracked| &tracked.answer) {
+            Some(Answer::Absent) | None => None,
+            Some(Answer::Held(_) | Answer::None) => self.mutual_tls.clone(),
+        };
         parts
     }
 
@@ -699,6 +713,18 @@ fn accept_endpoints(name: &ClusterName, resource: &Any) -> Result<Arc<model::Clu
     let endpoints = decode::endpoints(resource)?;
     same_name(name, &endpoints.cluster)?;
     Ok(Arc::new(endpoints))
+}
+
+/// Takes what our own policy says of how our ports are entered, if it can be read. That comes into force also where the
+/// policy is refused for what else it says: who is let in does not wait for a log. Returns whether it is new.
+fn entered(mutual_tls: &mut Option<MutualTls>, own: Option<&Own>, resource: &Any) -> bool {
+    let policy = decode::workload_policy(resource).ok();
+    let policy = policy.filter(|policy| own.is_some_and(|own| own.workload == policy.workload));
+    let Some(policy) = policy else { return false };
+    let told = Some(policy.mutual_tls);
+    let is_new = *mutual_tls != told;
+    *mutual_tls = told;
+    is_new
 }
 
 /// `own` is there: nobody else's policy is asked for, and one that is not asked for is not looked at.

@@ -29,6 +29,8 @@ struct Carries {
     driven: Driven,
     /// When the last of its requests ended.
     last_used: Cell<Instant>,
+    /// When a certificate by which it was opened ends; `None`: there is none.
+    ends: Option<Instant>,
 }
 
 /// hyper's side of a connection, for the task that drives it, and for what it knows of the peer; `None` once it has
@@ -55,7 +57,11 @@ struct Expected {
 }
 
 impl Http2Connection {
-    pub(super) fn new(sender: http2::SendRequest<RequestBody>, driven: Driven) -> Http2Connection {
+    pub(super) fn new(
+        sender: http2::SendRequest<RequestBody>,
+        driven: Driven,
+        ends: Option<Instant>,
+    ) -> Http2Connection {
         Http2Connection {
             sender,
             carries: Rc::new(Carries {
@@ -63,6 +69,7 @@ impl Http2Connection {
                 streams: Cell::new(0),
                 driven,
                 last_used: Cell::new(Instant::now()),
+                ends,
             }),
         }
     }
@@ -95,7 +102,8 @@ impl Http2Connection {
             .is_some_and(|limit| self.carries.requests.get() >= limit);
         let idle = now.saturating_duration_since(self.carries.last_used.get());
         let stale = self.is_unused() && idle >= keep.idle_timeout;
-        !(self.sender.is_closed() || spent || stale)
+        let over = self.carries.ends.is_some_and(|ends| now >= ends);
+        !(self.sender.is_closed() || spent || stale || over)
     }
 
     fn has_room(&self, keep: &ConnectionPool) -> bool {

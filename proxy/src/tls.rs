@@ -1,0 +1,373 @@
+//! TLS between sidecars: TLS 1.3, where each end shows the certificate that the control plane gave it, and knows the
+//! other by a root of its own and by a SPIFFE id. What a connection is called in the DNS doesn't matter.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use http::HeaderValue;
+use rustls::client::{ClientSessionMemoryCache, Resumption};
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{Ticketer, default_provider, kx_group};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::WebPkiClientVerifier;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::version::TLS13;
+use rustls::{CertificateError, ClientConfig, HandshakeKind, OtherError, RootCertStore, ServerConfig};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+use weir_policy::spiffe::SpiffeId;
+
+use crate::drain::Drain;
+use crate::http::h1::HEAD_TIMEOUT;
+use crate::http::io::Io;
+use crate::http::upstream::Wire;
+use crate::identity::Identity;
+use crate::identity::trust::{self, Trust, Untrusted};
+
+/// How long a handshake may take that somebody else began.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// HTTP/2 by a weir proxy: it says nothing of the mesh's own that it was not itself told or has made. What else speaks
+/// HTTP/2 passes on what its app says. (ALPN, RFC 7301: the name is Weir's own.)
+const WEIR_H2: &[u8] = b"weir-h2";
+const H2: &[u8] = b"h2";
+const HTTP11: &[u8] = b"http/1.1";
+
+/// The first byte of a connection that begins with a TLS handshake (RFC 8446 section 5.1: the record's type). No method
+/// of HTTP/1 begins so, nor does the preface of HTTP/2.
+const HANDSHAKE_RECORD: u8 = 22;
+
+/// How this proxy speaks TLS with others, for as long as one certificate of its own holds.
+pub(crate) struct Tls {
+    /// Who it is.
+    id: SpiffeId,
+    not_after: SystemTime,
+    roots: Vec<CertificateDer<'static>>,
+    shown: Arc<SingleCertAndKey>,
+    provider: Arc<CryptoProvider>,
+    server: Arc<ServerConfig>,
+    /// By whom is expected, since sessions are resumed with that one alone.
+    clients: Mutex<HashMap<(Arc<SpiffeId>, Wire), Arc<ClientConfig>>>,
+}
+
+/// Without the key.
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// Who is at the other end of a connection, by its certificate.
+#[derive(Debug)]
+pub(crate) struct TlsPeer {
+    /// Its SPIFFE id.
+    pub(crate) id: Arc<SpiffeId>,
+    /// Whether it is a weir proxy.
+    pub(crate) is_weir: bool,
+    /// The same for the app, as the field `X-Forwarded-Client-Cert` of Envoy: who we are, and who it is.
+    pub(crate) forwarded: HeaderValue,
+    /// Whether it was here before.
+    pub(crate) session: Session,
+    /// When its certificate ends.
+    ends: Instant,
+}
+
+/// Whether a connection goes on with the keys of an earlier one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Session {
+    /// It doesn't.
+    New,
+    /// It does: no certificate was shown again.
+    Resumed,
+}
+
+/// Why there is no connection by TLS.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TlsError {
+    /// This proxy has no certificate that is good now.
+    #[error("this proxy has no certificate that is good now")]
+    NoCertificate,
+    /// The other end did not go on.
+    #[error("the TLS handshake took longer than {0:?}")]
+    TimedOut(Duration),
+    /// As TLS, or the system, says.
+    #[error("the TLS handshake failed: {}", Said(.0))]
+    Handshake(#[source] io::Error),
+    /// The other end's certificate names nobody.
+    #[error("its certificate is of nobody: {0}")]
+    Nobody(Untrusted),
+    /// It has ended; the connection resumed an earlier one.
+    #[error("its certificate has ended")]
+    Ended,
+    /// It is of another mesh.
+    #[error("it is {0}, of another trust domain")]
+    OtherDomain(SpiffeId),
+}
+
+/// What kind of failure of TLS it is, by the words of RFC 9209 section 2.3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TlsFailure {
+    /// Our own certificate is missing.
+    Own,
+    /// The other's certificate is not who it should be, or not to be trusted.
+    Certificate,
+    /// The other end refuses us.
+    Alert,
+    /// All else.
+    Protocol,
+}
+
+impl TlsError {
+    /// What kind it is.
+    pub(crate) fn failure(&self) -> TlsFailure {
+        match self {
+            TlsError::NoCertificate => TlsFailure::Own,
+            TlsError::Nobody(_) | TlsError::Ended | TlsError::OtherDomain(_) => TlsFailure::Certificate,
+            TlsError::TimedOut(_) => TlsFailure::Protocol,
+            TlsError::Handshake(error) => match rustls_error(error) {
+                Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
+                    TlsFailure::Certificate
+                }
+                Some(rustls::Error::AlertReceived(_)) => TlsFailure::Alert,
+                Some(_) | None => TlsFailure::Protocol,
+            },
+        }
+    }
+}
+
+/// What TLS says of a handshake; of our own doubts of a certificate in our own words.
+pub(crate) struct Said<'a>(pub(crate) &'a io::Error);
+
+impl fmt::Display for Said<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match rustls_error(self.0) {
+            Some(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(doubt)))) => {
+                write!(f, "its certificate is not to be trusted: {doubt}")
+            }
+            Some(_) | None => self.0.fmt(f),
+        }
+    }
+}
+
+fn rustls_error(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}
+
+impl Tls {
+    /// With this certificate and its key, for peers below these roots.
+    ///
+    /// # Errors
+    /// When they don't fit together.
+    pub(crate) fn new(
+        id: SpiffeId,
+        not_after: SystemTime,
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+        roots: Vec<CertificateDer<'static>>,
+    ) -> Result<Tls, rustls::Error> {
+        let mut provider = default_provider();
+        // What is recorded today is not to be read by the quantum computers of later.
+        provider.kx_groups = vec![
+            kx_group::X25519MLKEM768,
+            kx_group::X25519,
+            kx_group::SECP256R1,
+            kx_group::SECP384R1,
+        ];
+        let provider = Arc::new(provider);
+        let shown = Arc::new(SingleCertAndKey::from(CertifiedKey::from_der(chain, key, &provider)?));
+        let mut store = RootCertStore::empty();
+        for root in &roots {
+            store.add(root.clone())?;
+        }
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(store), Arc::clone(&provider));
+        let verifier = verifier.build().map_err(|error| rustls::Error::General(error.to_string()))?;
+        let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&[&TLS13])?
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(Arc::clone(&shown) as Arc<_>);
+        server.alpn_protocols = [WEIR_H2, H2, HTTP11].map(<[u8]>::to_vec).into();
+        // Sessions are resumed without memory for each; they end with this certificate, since the next has keys of its
+        // own for them.
+        server.ticketer = Ticketer::new()?;
+        Ok(Tls {
+            id,
+            not_after,
+            roots,
+            shown,
+            provider,
+            server: Arc::new(server),
+            clients: Mutex::default(),
+        })
+    }
+
+    /// Whether its certificate is good.
+    pub(crate) fn is_good(&self, now: SystemTime) -> bool {
+        now < self.not_after
+    }
+
+    /// Shakes hands with whoever connected. It must show a certificate.
+    async fn accept(&self, stream: TcpStream) -> Result<(Io, TlsPeer), TlsError> {
+        let accepting = timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(Arc::clone(&self.server)).accept(stream)).await;
+        let stream = accepting
+            .map_err(|_| TlsError::TimedOut(HANDSHAKE_TIMEOUT))?
+            .map_err(TlsError::Handshake)?;
+        let (_, connection) = stream.get_ref();
+        let (id, ends) = shown(connection.peer_certificates(), SystemTime::now())?;
+        if id.trust_domain != self.id.trust_domain {
+            return Err(TlsError::OtherDomain(id));
+        }
+        let peer = TlsPeer {
+            is_weir: connection.alpn_protocol() == Some(WEIR_H2),
+            forwarded: forwarded(&self.id, &id),
+            id: Arc::new(id),
+            session: match connection.handshake_kind() {
+                Some(HandshakeKind::Resumed) => Session::Resumed,
+                Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest) | None => Session::New,
+            },
+            ends,
+        };
+        Ok((Io::Tls(Box::new(TlsStream::Server(stream))), peer))
+    }
+
+    /// Shakes hands with an endpoint that must be `peer`. Also returns until when the connection is to be used: until
+    /// one of the two certificates ends.
+    async fn connect(&self, stream: TcpStream, to: IpAddr, peer: &Arc<SpiffeId>, wire: Wire) -> Result<(Io, Instant), TlsError> {
+        let config = self.client(peer, wire).map_err(|error| TlsError::Handshake(io::Error::other(error)))?;
+        let name = ServerName::IpAddress(to.into());
+        let stream = TlsConnector::from(config).connect(name, stream).await;
+        let stream = stream.map_err(TlsError::Handshake)?;
+        let now = SystemTime::now();
+        let (_, ends) = shown(stream.get_ref().1.peer_certificates(), now)?;
+        let own_ends = Instant::now() + self.not_after.duration_since(now).unwrap_or_default();
+        Ok((Io::Tls(Box::new(TlsStream::Client(stream))), ends.min(own_ends)))
+    }
+
+    fn client(&self, peer: &Arc<SpiffeId>, wire: Wire) -> Result<Arc<ClientConfig>, rustls::Error> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (Arc::clone(peer), wire);
+        if let Some(config) = clients.get(&key) {
+            return Ok(Arc::clone(config));
+        }
+        let trust = Trust {
+            roots: self.roots.clone(),
+            pins: Vec::new(),
+            id: SpiffeId::clone(peer),
+        };
+        let mut config = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_protocol_versions(&[&TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(trust.verifier(Arc::clone(&self.provider)))
+            .with_client_cert_resolver(Arc::clone(&self.shown) as Arc<_>);
+        config.alpn_protocols = match wire {
+            Wire::Http1 => vec![HTTP11.to_vec()],
+            Wire::Http2 => [WEIR_H2, H2].map(<[u8]>::to_vec).into(),
+        };
+        config.resumption = Resumption::store(Arc::new(ClientSessionMemoryCache::new(SESSIONS_MAX)));
+        let config = Arc::new(config);
+        if clients.len() >= CLIENTS_MAX {
+            clients.clear();
+        }
+        clients.insert(key, Arc::clone(&config));
+        Ok(config)
+    }
+}
+
+/// Hosts for which sessions with one identity are kept.
+const SESSIONS_MAX: usize = 64;
+
+/// Identities that are remembered; with more, sessions are begun anew now and then.
+const CLIENTS_MAX: usize = 1024;
+
+/// Who showed this, and when it ends. That it is below a root was checked when it was shown first.
+fn shown(chain: Option<&[CertificateDer<'_>]>, now: SystemTime) -> Result<(SpiffeId, Instant), TlsError> {
+    let certificate = chain.and_then(<[_]>::first);
+    let certificate = certificate.ok_or(TlsError::Nobody(Untrusted::Malformed))?;
+    let (not_after, id) = trust::read(certificate).map_err(TlsError::Nobody)?;
+    let left = not_after.duration_since(now).map_err(|_| TlsError::Ended)?;
+    Ok((id, Instant::now() + left))
+}
+
+/// Envoy's documentation, HTTP header manipulation, x-forwarded-client-cert: `By` and `URI`. No character of a SPIFFE id
+/// has to be quoted there.
+fn forwarded(own: &SpiffeId, peer: &SpiffeId) -> HeaderValue {
+    let text = format!("By={own};URI={peer}");
+    HeaderValue::try_from(text).expect("ids are of letters, digits and marks")
+}
+
+/// How a connection to an inbound port came.
+pub(crate) enum Entered {
+    /// In cleartext.
+    Cleartext(TcpStream, Drain),
+    /// By mutual TLS; it is drained when the peer's certificate ends.
+    Mutual(Io, TlsPeer, Drain),
+    /// It ended, or the drain began, before it said anything.
+    Nobody,
+}
+
+/// Finds out how a connection to an inbound port comes, by its first byte, and shakes hands.
+///
+/// # Errors
+/// When it began a handshake that failed.
+///
+/// # Cancel safety
+/// Dropped, the connection is closed.
+pub(crate) async fn enter(stream: TcpStream, identity: &Identity, mut drain: Drain) -> Result<Entered, TlsError> {
+    let mut first = [0];
+    let peeked = tokio::select! {
+        peeked = timeout(HEAD_TIMEOUT, stream.peek(&mut first)) => peeked,
+        () = drain.begun() => return Ok(Entered::Nobody),
+    };
+    match (peeked, first) {
+        (Ok(Ok(1..)), [HANDSHAKE_RECORD]) => {
+            let tls = identity.tls().ok_or(TlsError::NoCertificate)?;
+            let (io, peer) = tls.accept(stream).await?;
+            let drain = drain.until(peer.ends);
+            Ok(Entered::Mutual(io, peer, drain))
+        }
+        (Ok(Ok(1..)), _) => Ok(Entered::Cleartext(stream, drain)),
+        (Ok(Ok(0) | Err(_)) | Err(_), _) => Ok(Entered::Nobody),
+    }
+}
+
+/// Shakes hands as this proxy with an endpoint that must be `peer`; see [`Tls::connect`]. A certificate of our own that
+/// is on its way is waited for a moment.
+///
+/// # Cancel safety
+/// Dropped, the connection is closed.
+pub(crate) async fn connect(
+    stream: TcpStream,
+    identity: &Identity,
+    peer: &Arc<SpiffeId>,
+    wire: Wire,
+) -> Result<(Io, Instant), TlsError> {
+    let to = stream.peer_addr().map_err(TlsError::Handshake)?.ip();
+    let tls = match identity.tls() {
+        Some(tls) => tls,
+        None => timeout(OWN_WAIT, identity.tls_to_come())
+            .await
+            .map_err(|_| TlsError::NoCertificate)?,
+    };
+    tls.connect(stream, to, peer, wire).await
+}
+
+/// Whether it was one end's TLS that ended the connection: the peer's certificate is not believed here, or ours there,
+/// of which the first read after the handshake tells. tokio-rustls has this one kind for it, and no other reason.
+pub(crate) fn ended(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.any(|cause| {
+        let by_http = cause.downcast_ref::<h2::Error>().and_then(h2::Error::get_io);
+        let io = by_http.or(cause.downcast_ref::<std::io::Error>());
+        io.is_some_and(|io| io.kind() == std::io::ErrorKind::InvalidData)
+    })
+}
+
+/// How long a call waits for our own certificate: at a start the control plane is being asked for it.
+const OWN_WAIT: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests;

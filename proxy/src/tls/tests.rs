@@ -1,0 +1,334 @@
+//! Who gets through a handshake, and who does not: over real sockets, with certificates made here.
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    SanType, date_time_ymd,
+};
+use rustls::NamedGroup;
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::drain;
+use crate::identity::tests::identity_of;
+
+const PORTAL: &str = "spiffe://mesh.gov/ns/citizen/sa/portal";
+const RECORDS: &str = "spiffe://mesh.gov/ns/police/sa/records";
+
+/// An authority as Weir's: a root, and an intermediate that signs.
+struct Ca {
+    root: CertificateDer<'static>,
+    intermediate: CertificateDer<'static>,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// A chain, the end first, and the end's key.
+type Chain = (Vec<CertificateDer<'static>>, KeyPair);
+
+fn key() -> KeyPair {
+    KeyPair::generate().expect("a key")
+}
+
+fn authority(name: &str, depth: BasicConstraints) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(depth);
+    params
+}
+
+impl Ca {
+    fn new() -> Ca {
+        let (root, root_key) = (authority("root", BasicConstraints::Constrained(1)), key());
+        let root_certificate = root.self_signed(&root_key).expect("a root");
+        let (params, intermediate_key) = (authority("intermediate", BasicConstraints::Constrained(0)), key());
+        let intermediate = params.signed_by(&intermediate_key, &Issuer::new(root, root_key));
+        Ca {
+            root: root_certificate.der().clone(),
+            intermediate: intermediate.expect("an intermediate").der().clone(),
+            issuer: Issuer::new(params, intermediate_key),
+        }
+    }
+
+    fn sign(&self, params: &CertificateParams) -> Chain {
+        let key = key();
+        let end = params.signed_by(&key, &self.issuer).expect("a certificate");
+        (vec![end.der().clone(), self.intermediate.clone()], key)
+    }
+
+    /// As the one with this chain, who trusts this authority.
+    fn tls(&self, id: &str, (chain, key): Chain) -> Tls {
+        let later = SystemTime::now() + Duration::from_secs(60 * 60);
+        Tls::new(id.parse().expect("an id"), later, chain, der(&key), vec![self.root.clone()]).expect("it fits")
+    }
+
+    fn of(&self, id: &str) -> Tls {
+        self.tls(id, self.sign(&end(&[id])))
+    }
+}
+
+fn der(key: &KeyPair) -> PrivateKeyDer<'static> {
+    PrivatePkcs8KeyDer::from(key.serialize_der()).into()
+}
+
+fn end(names: &[&str]) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    let uri = |name: &&str| SanType::URI((*name).try_into().expect("ASCII"));
+    params.subject_alt_names = names.iter().map(uri).collect();
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params
+}
+
+/// The two ends of a connection.
+async fn sockets() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let (client, server) = tokio::join!(TcpStream::connect(address), listener.accept());
+    (client.expect("connected"), server.expect("accepted").0)
+}
+
+/// A handshake, and a byte from the server to the client; what each of the two makes of it.
+async fn shake(client: &Tls, server: &Tls, expect: &str) -> (Result<(), TlsError>, Result<TlsPeer, TlsError>) {
+    shake_by(client, server, expect, Wire::Http2).await
+}
+
+async fn shake_by(
+    client: &Tls,
+    server: &Tls,
+    expect: &str,
+    wire: Wire,
+) -> (Result<(), TlsError>, Result<TlsPeer, TlsError>) {
+    let (near, far) = sockets().await;
+    let expect = Arc::new(expect.parse().expect("an id"));
+    let to = near.peer_addr().expect("an address").ip();
+    let connected = async {
+        let (mut io, _) = client.connect(near, to, &expect, wire).await?;
+        // A server says only now what it thinks of our certificate; with its first byte come tickets for later.
+        io.read_u8().await.map_err(TlsError::Handshake).map(drop)
+    };
+    let accepted = async {
+        let (mut io, peer) = server.accept(far).await?;
+        io.write_u8(1).await.map_err(TlsError::Handshake)?;
+        io.flush().await.map_err(TlsError::Handshake)?;
+        Ok(peer)
+    };
+    tokio::join!(connected, accepted)
+}
+
+#[tokio::test]
+async fn both_ends_know_who_the_other_is() {
+    let ca = Ca::new();
+    let (portal, records) = (ca.of(PORTAL), ca.of(RECORDS));
+    let (connected, accepted) = shake(&portal, &records, RECORDS).await;
+    connected.expect("it is who it should be");
+    let peer = accepted.expect("it is one of us");
+    assert_eq!((peer.id.to_string().as_str(), peer.is_weir), (PORTAL, true));
+    assert_eq!(peer.forwarded, format!("By={RECORDS};URI={PORTAL}"));
+    assert_eq!(peer.session, Session::New);
+
+    let (connected, accepted) = shake_by(&portal, &records, RECORDS, Wire::Http1).await;
+    connected.expect("it is who it should be");
+    assert!(!accepted.expect("it is one of us").is_weir, "what speaks HTTP/1.1 does not say so");
+}
+
+#[tokio::test]
+async fn keys_are_agreed_on_so_that_quantum_computers_do_not_learn_them() {
+    let ca = Ca::new();
+    let (portal, records) = (ca.of(PORTAL), ca.of(RECORDS));
+    let (near, far) = sockets().await;
+    let (expect, to) = (Arc::new(RECORDS.parse().expect("an id")), near.peer_addr().expect("one").ip());
+    let (connected, accepted) = tokio::join!(portal.connect(near, to, &expect, Wire::Http2), records.accept(far));
+    accepted.expect("it is one of us");
+    let (Io::Tls(stream), _) = connected.expect("it is who it should be") else {
+        panic!("it is TLS");
+    };
+    let (_, connection) = stream.get_ref();
+    assert_eq!(connection.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3));
+    let group = connection.negotiated_key_exchange_group().map(|group| group.name());
+    assert_eq!(group, Some(NamedGroup::X25519MLKEM768));
+}
+
+/// Chains that are not to be trusted, each with who it is of.
+fn bad_chains(ca: &Ca) -> Vec<(&'static str, Chain)> {
+    let with = |change: fn(&mut CertificateParams)| {
+        let mut params = end(&[PORTAL]);
+        change(&mut params);
+        ca.sign(&params)
+    };
+    let own = {
+        let key = key();
+        let end = end(&[PORTAL]).self_signed(&key).expect("a certificate");
+        (vec![end.der().clone()], key)
+    };
+    // One that is no authority, or may have none below it, signs.
+    let below = |params: CertificateParams| {
+        let (mut chain, signer) = ca.sign(&params);
+        let key = key();
+        let end = end(&[PORTAL]).signed_by(&key, &Issuer::new(params, signer)).expect("a certificate");
+        chain.insert(0, end.der().clone());
+        (chain, key)
+    };
+    vec![
+        ("another authority's", Ca::new().sign(&end(&[PORTAL]))),
+        ("self-signed", own),
+        ("over", with(|end| (end.not_before, end.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1)))),
+        ("to come", with(|end| (end.not_before, end.not_after) = (date_time_ymd(2090, 1, 1), date_time_ymd(2091, 1, 1)))),
+        ("for e-mail", with(|end| end.extended_key_usages = vec![ExtendedKeyUsagePurpose::EmailProtection])),
+        ("below a workload's", below(end(&[PORTAL]))),
+        ("below what may have nothing below it", below(authority("deeper", BasicConstraints::Unconstrained))),
+        ("with two ids", ca.sign(&end(&[PORTAL, RECORDS]))),
+        ("without an id", ca.sign(&end(&[]))),
+        ("of another form", ca.sign(&end(&["spiffe://mesh.gov/portal"]))),
+        (
+            "with a DNS name that looks right",
+            with(|end| {
+                let name = "portal.citizen.svc.cluster.local".try_into().expect("a name");
+                end.subject_alt_names = vec![SanType::DnsName(name)];
+            }),
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn a_caller_with_a_bad_chain_is_not_let_in() {
+    let ca = Ca::new();
+    let records = ca.of(RECORDS);
+    for (what, chain) in bad_chains(&ca) {
+        let (connected, accepted) = shake(&ca.tls(PORTAL, chain), &records, RECORDS).await;
+        let error = accepted.expect_err(what);
+        assert_eq!(error.failure(), TlsFailure::Certificate, "{what}: {error}");
+        assert!(connected.is_err(), "{what}");
+    }
+    let stranger = "spiffe://other.gov/ns/citizen/sa/portal";
+    let (_, accepted) = shake(&ca.of(stranger), &records, RECORDS).await;
+    let error = accepted.expect_err("it is of another trust domain");
+    assert_eq!(error.to_string(), format!("it is {stranger}, of another trust domain"));
+}
+
+#[tokio::test]
+async fn an_endpoint_with_a_bad_chain_gets_no_request() {
+    let ca = Ca::new();
+    let records = ca.of(RECORDS);
+    for (what, chain) in bad_chains(&ca) {
+        let (connected, accepted) = shake(&records, &ca.tls(PORTAL, chain), PORTAL).await;
+        let error = connected.expect_err(what);
+        assert_eq!(error.failure(), TlsFailure::Certificate, "{what}: {error}");
+        assert!(accepted.is_err(), "{what}");
+    }
+    // One of the same mesh, and somebody else than is expected.
+    for other in [
+        "spiffe://mesh.gov/ns/citizen/sa/portal2",
+        "spiffe://mesh.gov/ns/citizen/sa/porta",
+        "spiffe://mesh.gov/ns/police/sa/portal",
+        "spiffe://other.gov/ns/citizen/sa/portal",
+    ] {
+        let (connected, _) = shake(&records, &ca.of(other), PORTAL).await;
+        let error = connected.expect_err("it is somebody else");
+        assert_eq!(error.failure(), TlsFailure::Certificate, "{error}");
+        assert!(error.to_string().contains(other), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_caller_without_a_certificate_is_not_let_in() {
+    let ca = Ca::new();
+    let records = ca.of(RECORDS);
+    let trust = Trust {
+        roots: vec![ca.root.clone()],
+        pins: Vec::new(),
+        id: RECORDS.parse().expect("an id"),
+    };
+    let bare = trust.client_config(None).expect("it is right");
+    let (near, far) = sockets().await;
+    let name = ServerName::IpAddress(near.peer_addr().expect("one").ip().into());
+    let connecting = TlsConnector::from(Arc::new(bare)).connect(name, near);
+    let (_, accepted) = tokio::join!(connecting, records.accept(far));
+    let error = accepted.err().expect("it shows nobody");
+    assert_eq!(error.failure(), TlsFailure::Certificate, "{error}");
+}
+
+#[tokio::test]
+async fn a_session_is_resumed_with_the_same_peer_alone_and_ends_with_the_certificate() {
+    let ca = Ca::new();
+    let (portal, records) = (ca.of(PORTAL), ca.of(RECORDS));
+    let session = async |client: &Tls, server: &Tls| {
+        let (connected, accepted) = shake(client, server, RECORDS).await;
+        connected.expect("it is who it should be");
+        let peer = accepted.expect("it is one of us");
+        assert_eq!(peer.id.to_string(), PORTAL, "also where no certificate is shown again");
+        peer.session
+    };
+    assert_eq!(session(&portal, &records).await, Session::New);
+    assert_eq!(session(&portal, &records).await, Session::Resumed);
+    // Whoever took the address has no keys of the sessions before.
+    let renewed = ca.of(RECORDS);
+    assert_eq!(session(&portal, &renewed).await, Session::New);
+    assert_eq!(session(&ca.of(PORTAL), &renewed).await, Session::New);
+    // As somebody else nothing of it counts.
+    let (connected, _) = shake(&portal, &renewed, PORTAL).await;
+    connected.expect_err("it is not the portal");
+}
+
+#[test]
+fn a_certificate_that_was_shown_in_an_earlier_session_may_have_ended_since() {
+    let (chain, _) = Ca::new().sign(&end(&[PORTAL]));
+    let at = |seconds: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    let (not_after, _) = trust::read(&chain[0]).expect("one of ours");
+    let ends = not_after.duration_since(SystemTime::UNIX_EPOCH).expect("later").as_secs();
+    shown(Some(&chain), at(ends - 1)).expect("it is good");
+    let error = shown(Some(&chain), at(ends + 1)).expect_err("it has ended");
+    assert!(matches!(error, TlsError::Ended), "{error}");
+    assert!(matches!(shown(None, at(0)), Err(TlsError::Nobody(_))));
+}
+
+#[tokio::test]
+async fn what_an_inbound_connection_is_shows_by_its_first_byte() {
+    let ca = Ca::new();
+    let (chain, key) = ca.sign(&end(&[RECORDS]));
+    let id: SpiffeId = RECORDS.parse().expect("an id");
+    let identity = identity_of(id.clone(), chain, der(&key), vec![ca.root.clone()]);
+    let (control, drain) = drain::pair();
+
+    for begin in [&b"GET / HTTP/1.1\r\n"[..], b"PRI * HTTP/2.0\r\n", b"\x80\x2e\x01"] {
+        let (mut near, far) = sockets().await;
+        near.write_all(begin).await.expect("written");
+        let Ok(Entered::Cleartext(mut far, _)) = enter(far, &identity, drain.clone()).await else {
+            panic!("{begin:?} is no handshake");
+        };
+        let mut read = vec![0; begin.len()];
+        far.read_exact(&mut read).await.expect("all of it");
+        assert_eq!(read, begin, "nothing of it is lost");
+    }
+
+    let (near, far) = sockets().await;
+    let (portal, to) = (ca.of(PORTAL), near.peer_addr().expect("one").ip());
+    let expect = Arc::new(id);
+    let (connected, entered) = tokio::join!(
+        portal.connect(near, to, &expect, Wire::Http2),
+        enter(far, &identity, drain.clone())
+    );
+    connected.expect("it is who it should be");
+    assert!(matches!(entered, Ok(Entered::Mutual(..))));
+
+    let (mut near, far) = sockets().await;
+    near.write_all(&[HANDSHAKE_RECORD, 3, 1, 0, 5, 1, 0, 0, 1, 0]).await.expect("written");
+    let error = enter(far, &identity, drain.clone()).await.err().expect("it is none");
+    assert_eq!(error.failure(), TlsFailure::Protocol, "{error}");
+
+    let (near, far) = sockets().await;
+    drop(near);
+    assert!(matches!(enter(far, &identity, drain.clone()).await, Ok(Entered::Nobody)));
+
+    let (_near, far) = sockets().await;
+    control.begin();
+    assert!(matches!(enter(far, &identity, drain).await, Ok(Entered::Nobody)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handshake_that_does_not_go_on_ends() {
+    let (near, far) = sockets().await;
+    let error = Ca::new().of(RECORDS).accept(far).await.expect_err("nobody says anything");
+    assert!(matches!(error, TlsError::TimedOut(_)), "{error}");
+    drop(near);
+}
