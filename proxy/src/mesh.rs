@@ -202,6 +202,20 @@ impl Mesh {
         self.shared.published.subscribe()
     }
 
+    /// Returns once somebody has said how our inbound ports are entered.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(crate) async fn entry_told(&self) {
+        let mut published = self.published();
+        while self.current().mutual_tls().is_none() {
+            if published.changed().await.is_err() {
+                // The link has ended, and with it the proxy: nothing more comes.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
     /// What the current snapshot says; `None`: it has to be asked for.
     fn known(&self, name: &ListenerName) -> Option<Result<Arc<Service>, Unavailable>> {
         let snapshot = self.current();

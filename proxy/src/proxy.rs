@@ -12,6 +12,7 @@ use serde_json::json;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use weir_policy::health_check::Found;
 use weir_policy::outlier::Cause;
 
@@ -31,6 +32,7 @@ use crate::inbound::InboundApp;
 use crate::last_good::LastGood;
 use crate::mesh::{Connected, LinkStatus, Mesh};
 use crate::metrics::{self, Observed, ObservedCluster};
+use crate::outbound;
 use crate::process_log::LogControl;
 use crate::snapshot::Backend;
 use crate::telemetry::Telemetry;
@@ -217,7 +219,15 @@ impl Proxy {
                 mesh: mesh.clone(),
             };
             let (registration, registrar) = workloads::register(announcement, control_plane, answers, health.ready());
-            tasks.spawn(registrar.run());
+            let (told, secured) = (mesh.clone(), identity.is_some());
+            tasks.spawn(async move {
+                if secured {
+                    // Callers come as soon as we are known, some of them in cleartext: whether that is well is to be
+                    // known by then. Of a control plane that doesn't say, none of these is let in.
+                    let _ = timeout(outbound::CONFIG_WAIT, told.entry_told()).await;
+                }
+                registrar.run().await;
+            });
             let condition = readiness.condition("the control plane to register this workload");
             if had_state {
                 condition.met();
@@ -321,7 +331,7 @@ impl Proxy {
             registration.draining();
         }
         self.drain.begin();
-        let drained = match tokio::time::timeout(self.drain_timeout, self.drain.ended()).await {
+        let drained = match timeout(self.drain_timeout, self.drain.ended()).await {
             Ok(()) => Drained::Whole,
             Err(_) => Drained::CutOff,
         };

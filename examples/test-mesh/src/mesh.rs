@@ -1,9 +1,10 @@
 //! The mesh as a whole: its control plane, and what is applied to it.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use http::{Method, Request, StatusCode};
+use http::{Method, Request, StatusCode, Uri};
 use http_body_util::Full;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -24,6 +25,16 @@ pub struct TestMesh {
     control: RunningControl,
     files: TempDir,
     members: AtomicU32,
+    secured: Secured,
+}
+
+/// Whether workloads have identities.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Secured {
+    /// They join by tokens, over TLS.
+    Yes,
+    /// They come in cleartext.
+    No,
 }
 
 impl TestMesh {
@@ -35,12 +46,26 @@ impl TestMesh {
         TestMesh::with(ControlConfig::in_memory()).await
     }
 
+    /// A mesh whose workloads join by tokens, each as the account of its name, over TLS.
+    ///
+    /// # Panics
+    /// When the control plane does not start.
+    pub async fn secured() -> TestMesh {
+        let mut config = ControlConfig::in_memory();
+        config.xds_tls = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+        TestMesh::with(config).await
+    }
+
     /// A mesh under a control plane that runs with this; ports 0 are well.
     ///
     /// # Panics
     /// When the control plane does not start.
     pub async fn with(config: ControlConfig) -> TestMesh {
         TestMesh {
+            secured: match config.xds_tls {
+                Some(_) => Secured::Yes,
+                None => Secured::No,
+            },
             control: Control::start(config).await.expect("a control plane"),
             files: tempfile::tempdir().expect("a folder for logs"),
             members: AtomicU32::new(0),
@@ -152,9 +177,17 @@ impl TestMesh {
         };
         let workload = format!("{}/{name}", settings.namespace).parse().expect("a name");
         let mut config = ProxyConfig::new(workload, vec![port]);
-        let url = format!("http://{}", self.control.xds_addr().expect("it is on"));
-        config.control_plane = Some(url.parse().expect("a URL"));
-        config.labels = [("app".to_owned(), app.to_owned())].into();
+        match self.secured {
+            Secured::Yes => {
+                let url = format!("https://{}", self.control.xds_tls_addr().expect("it is on"));
+                config.control_plane = Some(url.parse().expect("a URL"));
+                config.joining.token_file = Some(self.token(settings.namespace, name, app).await);
+            }
+            Secured::No => {
+                config.control_plane = Some(self.cleartext_url());
+                config.labels = [("app".to_owned(), app.to_owned())].into();
+            }
+        }
         config.access_log = AccessLog::File(log.clone());
         config.trace_sampling = Ratio::ALL;
         let slices = Kind::EndpointSlice.path(Some(settings.namespace));
@@ -190,6 +223,31 @@ impl TestMesh {
         })
         .await;
         member
+    }
+
+    /// Where proxies come to the control plane in cleartext.
+    ///
+    /// # Panics
+    /// When they can't.
+    pub fn cleartext_url(&self) -> Uri {
+        let url = format!("http://{}", self.control.xds_addr().expect("it is on"));
+        url.parse().expect("a URL")
+    }
+
+    /// A file with a token for a workload labelled `app: APP`.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub async fn token(&self, namespace: &str, account: &str, app: &str) -> PathBuf {
+        let request = json!({
+            "namespace": namespace, "account": account, "labels": {"app": app}, "ttl": "1h", "uses": 10,
+        });
+        let issued = self.api(Method::POST, "/authority/tokens", Some(&request)).await;
+        assert_eq!(issued.status, StatusCode::OK, "{}", issued.text());
+        let number = self.members.fetch_add(1, Ordering::Relaxed);
+        let file = self.files.path().join(format!("{account}-{number}.token"));
+        std::fs::write(&file, issued.json()["token"].as_str().expect("a token")).expect("written");
+        file
     }
 
     /// The control plane's API.

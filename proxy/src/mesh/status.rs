@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroU16;
 
 use http::header::{self, HeaderName};
 use serde::Serialize;
@@ -11,6 +12,7 @@ use weir_policy::health_check::Verdict;
 use weir_policy::model::{
     self, Action, AppProtocol, Balancing, EndpointHealth, PathMatch, Peer, RouteMatch, ValueMatch,
 };
+use weir_policy::mutual_tls::{Mode, MutualTls};
 use weir_policy::names::{ClusterName, ListenerName};
 use weir_policy::telemetry::{AccessLog, ExcludedPath, Telemetry};
 use weir_policy::time::Time;
@@ -34,6 +36,18 @@ pub(crate) struct Status {
     /// What the policy of this proxy's workload says of telemetry; none where there is no policy.
     #[serde(skip_serializing_if = "Option::is_none")]
     telemetry: Option<TelemetryStatus>,
+    /// How inbound ports are entered, as far as somebody has said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mutual_tls: Option<MutualTlsStatus>,
+}
+
+/// How inbound ports are entered.
+#[derive(Clone, Debug, Serialize)]
+struct MutualTlsStatus {
+    /// Those that are not in `ports`.
+    mode: &'static str,
+    /// Single ones, by app port.
+    ports: BTreeMap<NonZeroU16, &'static str>,
 }
 
 /// What a policy says of telemetry; what it leaves out is as the flags say.
@@ -154,6 +168,9 @@ struct EndpointStatus {
     peer: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     workload: Option<String>,
+    /// Who it must be, by mutual TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identity: Option<String>,
     /// `region/zone/site`.
     locality: String,
     requests: u32,
@@ -201,7 +218,20 @@ impl Status {
                 .map(|(name, backend)| cluster(name, backend, now))
                 .collect(),
             telemetry: snapshot.telemetry().source.as_ref().map(telemetry),
+            mutual_tls: snapshot.mutual_tls().map(mutual_tls),
         }
+    }
+}
+
+fn mutual_tls(policy: &MutualTls) -> MutualTlsStatus {
+    let mode = |mode: Mode| match mode {
+        Mode::Strict => "strict",
+        Mode::Permissive => "permissive",
+        Mode::Off => "off",
+    };
+    MutualTlsStatus {
+        mode: mode(policy.mode),
+        ports: policy.ports.iter().map(|(port, of)| (*port, mode(*of))).collect(),
     }
 }
 
@@ -381,6 +411,7 @@ fn endpoint(cluster: &Cluster, in_use: &Levels, told: &model::Endpoint, now: Tim
             Peer::Plain => "plain",
         },
         workload: told.workload.as_ref().map(ToString::to_string),
+        identity: told.identity.as_ref().map(ToString::to_string),
         locality: format!("{}/{}/{}", locality.region, locality.zone, locality.site),
         requests: known.map_or(0, |endpoint| endpoint.state.load.active()),
         cost_ms: match cluster.config.balancing {
