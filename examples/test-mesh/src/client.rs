@@ -7,6 +7,7 @@ use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::PATIENCE;
@@ -69,7 +70,18 @@ impl Client {
     pub async fn connect(to: SocketAddr, protocol: Protocol) -> anyhow::Result<Client> {
         let stream = TcpStream::connect(to).await?;
         stream.set_nodelay(true)?;
-        let io = TokioIo::new(stream);
+        Client::over(stream, protocol).await
+    }
+
+    /// Over a connection that is open.
+    ///
+    /// # Errors
+    /// As hyper says.
+    pub async fn over<Io>(io: Io, protocol: Protocol) -> anyhow::Result<Client>
+    where
+        Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let io = TokioIo::new(io);
         Ok(match protocol {
             Protocol::Http1 => {
                 let (sender, connection) = http1::handshake(io).await?;

@@ -1,0 +1,506 @@
+//! Mutual TLS between sidecars: who gets in by which mode, what is taken from whom, and certificates that change while
+//! requests are under way.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body_util::Full;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    SanType, date_time_ymd,
+};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::crypto::{CryptoProvider, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use weir_control::{AuthorityConfig, CaFiles, ControlConfig};
+use weir_proxy::config::Edge;
+use weir_test_mesh::{Answer, Client, Member, MemberSettings, Protocol, Script, TestMesh, until};
+
+const XFCC: &str = "x-forwarded-client-cert";
+
+fn spiffe(account: &str) -> String {
+    format!("spiffe://cluster.local/ns/default/sa/{account}")
+}
+
+fn get(host: &str) -> Request<Full<Bytes>> {
+    let request = Request::get(format!("http://{host}/")).header("host", host);
+    request.body(Full::default()).expect("a request")
+}
+
+/// Says how ports are entered, and waits until the member goes by it.
+async fn enter_by(mesh: &TestMesh, member: &Member, mode: &str) {
+    set_mode(mesh, mode).await;
+    until(&format!("the proxy to go by {mode}"), || async {
+        let config = member.config().await;
+        let now = config["mesh"]["mutual_tls"]["mode"].as_str()?.to_owned();
+        now.eq_ignore_ascii_case(mode).then_some(())
+    })
+    .await;
+}
+
+async fn set_mode(mesh: &TestMesh, mode: &str) {
+    let config = json!({
+        "apiVersion": "weir.dev/v1", "kind": "MeshConfig", "metadata": {"name": "mesh"},
+        "spec": {"mutualTls": {"mode": mode}},
+    });
+    mesh.apply(&config.to_string()).await;
+}
+
+/// Whether a caller's sidecar is told who is at the only endpoint of this cluster.
+async fn until_told(caller: &Member, cluster: &str, expect: Option<&str>) {
+    until("the caller to be told who is there", || async {
+        let config = caller.config().await;
+        let clusters = config["mesh"]["clusters"].as_array()?.clone();
+        let cluster = clusters.iter().find(|one| one["name"].as_str().is_some_and(|name| name.starts_with(cluster)))?;
+        let told = &cluster["endpoints"][0];
+        (told.is_object() && told["identity"].as_str() == expect).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_goes_by_mutual_tls_and_both_ends_know_it() {
+    let mesh = TestMesh::secured().await;
+    let b = mesh.service("b", Script::answer(200, "from b")).await;
+    let a = mesh.service("a", Script::answer(200, "from a")).await;
+    let mut request = get("b");
+    // An app can't say who somebody is.
+    request.headers_mut().insert(XFCC, "URI=spiffe://cluster.local/ns/default/sa/king".parse().expect("one"));
+    let answer = a.call(request).await;
+    assert_eq!((answer.status, answer.text().as_str()), (StatusCode::OK, "from b"));
+    let [seen] = b.seen().try_into().expect("one request");
+    let expect = format!("By={};URI={}", spiffe("b"), spiffe("a"));
+    assert_eq!(seen.header(XFCC), Some(expect.as_str()));
+    until_told(&a, "b.default", Some(&spiffe("b"))).await;
+    assert_eq!(b.metric("weir_tls_handshakes_total", &["kind=\"full\""]).await, 1.0);
+    assert_eq!(b.metric("weir_cleartext_requests_total", &["outcome=\"admitted\""]).await, 0.0);
+    let (_, [a_log]) = stopped(a).await;
+    let (_, [b_log]) = stopped(b).await;
+    assert_eq!(a_log["weir.peer.identity"], spiffe("b"), "{a_log}");
+    assert_eq!(b_log["weir.peer.identity"], spiffe("a"), "{b_log}");
+}
+
+async fn stopped<const LINES: usize>(member: Member) -> (weir_proxy::Drained, [Value; LINES]) {
+    let (drained, lines) = member.stop().await;
+    let lines = lines.try_into().unwrap_or_else(|lines: Vec<Value>| panic!("{lines:?}"));
+    (drained, lines)
+}
+
+/// An operator's authority, of which this has the key: it signs what Weir's own would not.
+struct Operator {
+    folder: TempDir,
+    root: CertificateDer<'static>,
+    intermediate: CertificateDer<'static>,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// A certificate with what is above it, and its key.
+type Shown = (Vec<CertificateDer<'static>>, KeyPair);
+
+fn key() -> KeyPair {
+    KeyPair::generate().expect("a key")
+}
+
+impl Operator {
+    fn new() -> Operator {
+        let authority = |name: &str| {
+            let mut params = CertificateParams::default();
+            params.distinguished_name = DistinguishedName::new();
+            params.distinguished_name.push(DnType::CommonName, name);
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::CrlSign];
+            params
+        };
+        let (root, root_key) = (authority("root"), key());
+        let root_certificate = root.self_signed(&root_key).expect("a root");
+        let (params, signs) = (authority("intermediate"), key());
+        let intermediate = params.signed_by(&signs, &Issuer::new(root, root_key)).expect("an intermediate");
+        let folder = tempfile::tempdir().expect("a folder");
+        for (name, pem) in [
+            ("cert.pem", intermediate.pem()),
+            ("key.pem", signs.serialize_pem()),
+            ("roots.pem", root_certificate.pem()),
+        ] {
+            let path = folder.path().join(name);
+            fs::write(&path, pem).expect("written");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("set");
+        }
+        Operator {
+            folder,
+            root: root_certificate.der().clone(),
+            intermediate: intermediate.der().clone(),
+            issuer: Issuer::new(params, signs),
+        }
+    }
+
+    async fn mesh(&self) -> TestMesh {
+        let mut config = ControlConfig::in_memory();
+        config.xds_tls = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+        config.authority = AuthorityConfig {
+            files: Some(CaFiles {
+                cert: self.folder.path().join("cert.pem"),
+                key: self.folder.path().join("key.pem"),
+                roots: self.folder.path().join("roots.pem"),
+            }),
+            ..AuthorityConfig::default()
+        };
+        TestMesh::with(config).await
+    }
+
+    fn sign(&self, id: &str, change: impl FnOnce(&mut CertificateParams)) -> Shown {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::URI(id.try_into().expect("ASCII"))];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        change(&mut params);
+        let key = key();
+        let end = params.signed_by(&key, &self.issuer).expect("a certificate");
+        (vec![end.der().clone(), self.intermediate.clone()], key)
+    }
+}
+
+/// A client that talks to whoever is there: what counts is whether that one talks to it.
+#[derive(Debug)]
+struct Trusting(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Trusting {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General("TLS 1.3 is asked for".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// How somebody comes to an inbound port.
+enum Comes {
+    InCleartext,
+    ByTls(Option<Shown>),
+}
+
+/// The answer to a request that comes so.
+async fn answer(to: SocketAddr, comes: &Comes, protocol: Protocol, request: Request<Full<Bytes>>) -> anyhow::Result<Answer> {
+    let stream = TcpStream::connect(to).await?;
+    let mut client = match comes {
+        Comes::InCleartext => Client::over(stream, protocol).await?,
+        Comes::ByTls(shown) => {
+            let provider = Arc::new(default_provider());
+            let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+                .with_protocol_versions(&[&rustls::version::TLS13])?
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(Trusting(provider)));
+            let mut config = match shown {
+                Some((chain, key)) => {
+                    let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+                    config.with_client_auth_cert(chain.clone(), key)?
+                }
+                None => config.with_no_client_auth(),
+            };
+            config.alpn_protocols = match protocol {
+                Protocol::Http1 => vec![b"http/1.1".to_vec()],
+                Protocol::Http2 => vec![b"h2".to_vec()],
+            };
+            let name = ServerName::IpAddress(to.ip().into());
+            let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+            Client::over(stream, protocol).await?
+        }
+    };
+    client.send(request).await
+}
+
+/// What a request is.
+#[derive(Clone, Copy, Debug)]
+enum Spoken {
+    Http1,
+    Http2,
+    Grpc,
+}
+
+impl Spoken {
+    fn request(self) -> (Protocol, Request<Full<Bytes>>) {
+        let mut request = get("b");
+        match self {
+            Spoken::Http1 => (Protocol::Http1, request),
+            Spoken::Http2 => (Protocol::Http2, request),
+            Spoken::Grpc => {
+                *request.method_mut() = Method::POST;
+                let headers = request.headers_mut();
+                headers.insert("content-type", "application/grpc".parse().expect("a type"));
+                headers.insert("te", "trailers".parse().expect("a coding"));
+                (Protocol::Http2, request)
+            }
+        }
+    }
+}
+
+/// Who gets in, by how he comes, the port's mode, and what he speaks.
+#[tokio::test]
+async fn the_matrix() {
+    let operator = Operator::new();
+    let mesh = operator.mesh().await;
+    let b = mesh.service("b", Script::answer(200, "from b")).await;
+    let as_is = |_: &mut CertificateParams| {};
+    let portal = spiffe("portal");
+    let past = |params: &mut CertificateParams| {
+        (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
+    };
+    let future = |params: &mut CertificateParams| {
+        (params.not_before, params.not_after) = (date_time_ymd(2090, 1, 1), date_time_ymd(2091, 1, 1));
+    };
+    let tls = |shown| Comes::ByTls(Some(shown));
+    // In cleartext the mode decides; by TLS the certificate does.
+    let rows = [
+        ("in cleartext", Comes::InCleartext, [false, true, true]),
+        ("no certificate", Comes::ByTls(None), [false; 3]),
+        ("wrong CA", tls(Operator::new().sign(&portal, as_is)), [false; 3]),
+        ("wrong trust domain", tls(operator.sign("spiffe://other.gov/ns/default/sa/portal", as_is)), [false; 3]),
+        ("expired", tls(operator.sign(&portal, past)), [false; 3]),
+        ("not yet valid", tls(operator.sign(&portal, future)), [false; 3]),
+        ("right", tls(operator.sign(&portal, as_is)), [true; 3]),
+    ];
+    for (mode, place) in [("Strict", 0), ("Permissive", 1), ("Off", 2)] {
+        enter_by(&mesh, &b, mode).await;
+        for (what, comes, gets_in) in &rows {
+            for spoken in [Spoken::Http1, Spoken::Http2, Spoken::Grpc] {
+                let before = b.seen().len();
+                let (protocol, request) = spoken.request();
+                let answered = answer(b.inbound(), comes, protocol, request).await;
+                let case = format!("{what}, {mode}, {spoken:?}: {answered:?}");
+                assert_eq!(b.seen().len() - before, usize::from(gets_in[place]), "{case}");
+                match (comes, gets_in[place]) {
+                    (_, true) => assert_eq!(answered.expect(&case).status, StatusCode::OK, "{case}"),
+                    // Who comes in cleartext is told why.
+                    (Comes::InCleartext, false) => refused(&answered.expect(&case), spoken),
+                    (Comes::ByTls(_), false) => assert!(answered.is_err(), "{case}"),
+                }
+            }
+        }
+    }
+    // Each kind of failure is counted, and no more.
+    for (reason, expect) in [("certificate", 5.0 * 3.0 * 3.0), ("own", 0.0), ("protocol", 0.0)] {
+        let label = format!("reason=\"{reason}\"");
+        assert_eq!(b.metric("weir_tls_handshakes_failed_total", &[&label]).await, expect, "{reason}");
+    }
+    drop(operator.root);
+}
+
+fn refused(answer: &Answer, spoken: Spoken) {
+    let status = answer.header("proxy-status").unwrap_or_default();
+    assert!(
+        status.contains("http_request_denied") && status.contains("mutual TLS alone"),
+        "{status}"
+    );
+    match spoken {
+        Spoken::Http1 | Spoken::Http2 => assert_eq!(answer.status, StatusCode::FORBIDDEN),
+        Spoken::Grpc => assert_eq!(answer.header("grpc-status"), Some("7"), "PERMISSION_DENIED"),
+    }
+}
+
+#[tokio::test]
+async fn who_still_comes_in_cleartext_is_shown_before_a_port_is_made_strict() {
+    let mesh = TestMesh::secured().await;
+    let b = mesh.service("b", Script::answer(200, "from b")).await;
+    enter_by(&mesh, &b, "Permissive").await;
+    let mut client = Client::connect(b.inbound(), Protocol::Http1).await.expect("connected");
+    for _ in 0..2 {
+        assert_eq!(client.send(get("b")).await.expect("an answer").status, StatusCode::OK);
+    }
+    let callers = b.config().await["cleartextCallers"].clone();
+    assert_eq!(callers[0]["address"], "127.0.0.1", "{callers}");
+    assert_eq!(callers[0]["requests"], 2, "{callers}");
+    assert_eq!(b.metric("weir_cleartext_requests_total", &["outcome=\"admitted\""]).await, 2.0);
+    // A change holds at once, also for a connection that is open.
+    enter_by(&mesh, &b, "Strict").await;
+    refused(&client.send(get("b")).await.expect("an answer"), Spoken::Http1);
+    assert_eq!(b.metric("weir_cleartext_requests_total", &["outcome=\"refused\""]).await, 1.0);
+    enter_by(&mesh, &b, "Off").await;
+    assert_eq!(client.send(get("b")).await.expect("an answer").status, StatusCode::OK);
+    assert_eq!(b.metric("weir_cleartext_requests_total", &["outcome=\"admitted\""]).await, 2.0, "nobody asked");
+}
+
+#[tokio::test]
+async fn callers_go_in_cleartext_where_it_is_off_and_no_request_fails_on_the_way() {
+    let mesh = TestMesh::secured().await;
+    let b = mesh.service("b", Script::answer(200, "from b")).await;
+    let a = mesh.service("a", Script::answer(200, "from a")).await;
+    assert_eq!(a.get("http://b/").await.status, StatusCode::OK);
+    until_told(&a, "b.default", Some(&spiffe("b"))).await;
+    for (mode, identity) in [
+        ("Off", None),
+        ("Strict", Some(spiffe("b"))),
+        ("Off", None),
+        ("Permissive", Some(spiffe("b"))),
+        ("Strict", Some(spiffe("b"))),
+    ] {
+        set_mode(&mesh, mode).await;
+        until(&format!("{mode} to be in force at both"), || async {
+            // All the while.
+            let answer = a.get("http://b/").await;
+            assert_eq!(answer.status, StatusCode::OK, "{mode}: {}", answer.text());
+            let (config, told) = (b.config().await, a.config().await);
+            let now = config["mesh"]["mutual_tls"]["mode"].as_str()?;
+            let clusters = told["mesh"]["clusters"].as_array()?;
+            let cluster = clusters.iter().find(|one| one["name"].as_str().is_some_and(|name| name.starts_with("b.")))?;
+            let there = cluster["endpoints"][0]["identity"].as_str();
+            (now.eq_ignore_ascii_case(mode) && there == identity.as_deref()).then_some(())
+        })
+        .await;
+        let before = b.seen().len();
+        assert_eq!(a.get("http://b/").await.status, StatusCode::OK);
+        let seen = b.seen();
+        let by_tls = seen[before].header(XFCC).is_some();
+        assert_eq!(by_tls, identity.is_some(), "{mode}");
+    }
+}
+
+/// What sidecars say to each other is taken from sidecars alone.
+#[tokio::test]
+async fn a_context_is_taken_from_sidecars_alone() {
+    let operator = Operator::new();
+    let mesh = operator.mesh().await;
+    let b = mesh.service("b", Script::answer(200, "from b")).await;
+    enter_by(&mesh, &b, "Permissive").await;
+    let a = mesh
+        .service_with(
+            "a",
+            Script::answer(200, "from a"),
+            MemberSettings {
+                edge: Edge::Yes,
+                ..MemberSettings::default()
+            },
+        )
+        .await;
+    let forged = || {
+        let mut request = get("b");
+        let headers = request.headers_mut();
+        headers.insert("weir-context", "1;i=00000000000000ff;d=60000;a=1".parse().expect("one"));
+        headers.insert("weir-check", "request".parse().expect("one"));
+        request
+    };
+    let stranger = Comes::ByTls(Some(operator.sign(&spiffe("envoy"), |_| {})));
+    for comes in [&Comes::InCleartext, &stranger] {
+        for protocol in [Protocol::Http1, Protocol::Http2] {
+            let before = b.seen().len();
+            answer(b.inbound(), comes, protocol, forged()).await.expect("an answer");
+            let seen = &b.seen()[before];
+            assert_eq!(seen.header("tracestate"), None, "no context was opened");
+            assert_eq!(seen.header("weir-context"), None);
+            assert_eq!(seen.header("weir-check"), None);
+        }
+    }
+    let none = b.metric("weir_health_checks_answered_total", &["result=\"passed\""]).await;
+    assert_eq!(none, 0.0, "nobody else can mark a request as a check");
+    // From a sidecar it is: what a made at its edge goes with the call of its app.
+    let before = b.seen().len();
+    let mut call = get("b");
+    let context = {
+        let answer = answer(a.inbound(), &Comes::InCleartext, Protocol::Http1, get("a")).await;
+        assert_eq!(answer.expect("an answer").status, StatusCode::OK, "an edge takes cleartext");
+        a.seen().last().and_then(|seen| seen.header("tracestate").map(str::to_owned)).expect("a context")
+    };
+    call.headers_mut().insert("tracestate", context.parse().expect("one"));
+    assert_eq!(a.call(call).await.status, StatusCode::OK);
+    assert!(b.seen()[before].header(XFCC).is_some());
+}
+
+/// An edge takes citizens in cleartext, however strict the mesh is.
+#[tokio::test]
+async fn an_edge_is_open_in_a_strict_mesh() {
+    let mesh = TestMesh::secured().await;
+    let settings = MemberSettings {
+        edge: Edge::Yes,
+        ..MemberSettings::default()
+    };
+    let edge = mesh.service_with("edge", Script::answer(200, "welcome"), settings).await;
+    enter_by(&mesh, &edge, "Strict").await;
+    let answered = answer(edge.inbound(), &Comes::InCleartext, Protocol::Http1, get("edge")).await;
+    assert_eq!(answered.expect("an answer").status, StatusCode::OK);
+    let callers = edge.config().await["cleartextCallers"].clone();
+    assert_eq!(callers, json!([]), "they are none of the mesh");
+}
+
+/// Somebody else of the mesh has come to an endpoint's address: no request reaches him.
+#[tokio::test]
+async fn no_request_goes_to_somebody_else_at_the_address() {
+    let mesh = TestMesh::secured().await;
+    let b = mesh.service("b", Script::answer(200, "from b")).await;
+    let a = mesh.service("a", Script::answer(200, "from a")).await;
+    assert_eq!(a.get("http://b/").await.status, StatusCode::OK);
+    let inbound = b.inbound();
+    // It dies without a word, and is believed to be there still.
+    drop(b);
+    until("its port to be free", || async { TcpStream::connect(inbound).await.err() }).await;
+    let there = MemberSettings {
+        proxy: Box::new(move |config| config.apps.iter_mut().for_each(|app| app.inbound = inbound)),
+        ..MemberSettings::default()
+    };
+    let c = mesh.service_with("c", Script::answer(200, "from c"), there).await;
+    let answer = until("the call to reach whoever is there", || async {
+        let answer = a.get("http://b/").await;
+        let status = answer.header("proxy-status")?;
+        status.contains("tls_certificate_error").then_some(answer)
+    })
+    .await;
+    assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
+    let said = answer.header("proxy-status").unwrap_or_default();
+    assert!(said.contains(&spiffe("c")) && said.contains(&spiffe("b")), "{said}");
+    assert_eq!(c.seen().len(), 0, "it saw nothing of it");
+    assert_eq!(a.get("http://c/").await.text(), "from c", "it is itself all the same");
+}
+
+/// Certificates of a few seconds: each of both sidecars has several during the requests, and none fails.
+#[tokio::test]
+async fn certificates_are_renewed_and_no_request_fails() {
+    let mut config = ControlConfig::in_memory();
+    config.xds_tls = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+    config.authority.cert_ttl = Duration::from_secs(6);
+    let mesh = TestMesh::with(config).await;
+    let b = mesh.service("b", Script::answer(200, "from b")).await;
+    let a = mesh.service("a", Script::answer(200, "from a")).await;
+    enter_by(&mesh, &b, "Strict").await;
+    until("certificates to be renewed", || async {
+        for _ in 0..20 {
+            let answer = a.get("http://b/").await;
+            assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+        }
+        let full = b.metric("weir_tls_handshakes_total", &["kind=\"full\""]).await;
+        (full >= 4.0).then_some(())
+    })
+    .await;
+}
