@@ -89,13 +89,19 @@ mod tests {
         }
         callers.count(host(2), port(81), Time::from_nanos(2));
         let shown = callers.shown(clock);
-        let seen: Vec<_> = shown.iter().map(|one| (one.address, one.app_port.get(), one.requests)).collect();
+        let seen: Vec<_> = shown
+            .iter()
+            .map(|one| (one.address, one.app_port.get(), one.requests))
+            .collect();
         assert_eq!(seen, [(host(2), 80, 3), (host(1), 80, 1), (host(2), 81, 1)]);
         for other in 0..CALLERS_MAX as u32 {
             callers.count(host(100 + other), port(80), Time::from_nanos(3));
         }
         let shown = callers.shown(clock);
         assert_eq!(shown.len(), CALLERS_MAX);
-        assert!(shown.iter().all(|one| one.address >= host(100)), "who was away longest goes first");
+        assert!(
+            shown.iter().all(|one| one.address >= host(100)),
+            "who was away longest goes first"
+        );
     }
 }

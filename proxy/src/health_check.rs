@@ -308,7 +308,9 @@ impl Checker {
         let snapshot = self.mesh.current();
         let ended = self
             .agenda
-            .follow(targets(&snapshot, self.own.as_ref()), self.clock.now(), || fastrand::u64(..));
+            .follow(targets(&snapshot, self.own.as_ref()), self.clock.now(), || {
+                fastrand::u64(..)
+            });
         for key in ended {
             if let Some(handle) = self.handles.remove(&key) {
                 self.keys.remove(&handle.id());

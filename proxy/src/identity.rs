@@ -67,7 +67,13 @@ impl Held {
             not_after,
         } = &credential;
         let config = Arc::new(trust.client_config(Some((chain.clone(), key.clone_key())))?);
-        let tls = Arc::new(Tls::new(id.clone(), *not_after, chain.clone(), key.clone_key(), roots.clone())?);
+        let tls = Arc::new(Tls::new(
+            id.clone(),
+            *not_after,
+            chain.clone(),
+            key.clone_key(),
+            roots.clone(),
+        )?);
         Ok(Held {
             credential,
             config,

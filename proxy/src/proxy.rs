@@ -200,7 +200,13 @@ impl Proxy {
             (app.app_port, condition)
         });
         tasks.spawn(watch_app(health.ready(), apps.collect()));
-        let config_dump = config_dump(config.clone(), addresses.clone(), mesh.clone(), identity.clone(), cleartext);
+        let config_dump = config_dump(
+            config.clone(),
+            addresses.clone(),
+            mesh.clone(),
+            identity.clone(),
+            cleartext,
+        );
         let explainer = Explainer::new(mesh.clone(), Arc::clone(&workload));
         // Only Weir's own takes workloads.
         let registrar = control_plane.filter(|_| config.xds == Xds::Strict);

@@ -185,7 +185,9 @@ impl Tls {
             store.add(root.clone())?;
         }
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(store), Arc::clone(&provider));
-        let verifier = verifier.build().map_err(|error| rustls::Error::General(error.to_string()))?;
+        let verifier = verifier
+            .build()
+            .map_err(|error| rustls::Error::General(error.to_string()))?;
         let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&TLS13])?
             .with_client_cert_verifier(verifier)
@@ -212,7 +214,11 @@ impl Tls {
 
     /// Shakes hands with whoever connected. It must show a certificate.
     async fn accept(&self, stream: TcpStream) -> Result<(Io, TlsPeer), TlsError> {
-        let accepting = timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(Arc::clone(&self.server)).accept(stream)).await;
+        let accepting = timeout(
+            HANDSHAKE_TIMEOUT,
+            TlsAcceptor::from(Arc::clone(&self.server)).accept(stream),
+        )
+        .await;
         let stream = accepting
             .map_err(|_| TlsError::TimedOut(HANDSHAKE_TIMEOUT))?
             .map_err(TlsError::Handshake)?;
@@ -236,8 +242,16 @@ impl Tls {
 
     /// Shakes hands with an endpoint that must be `peer`. Also returns until when the connection is to be used: until
     /// one of the two certificates ends.
-    async fn connect(&self, stream: TcpStream, to: IpAddr, peer: &Arc<SpiffeId>, wire: Wire) -> Result<(Io, Instant), TlsError> {
-        let config = self.client(peer, wire).map_err(|error| TlsError::Handshake(io::Error::other(error)))?;
+    async fn connect(
+        &self,
+        stream: TcpStream,
+        to: IpAddr,
+        peer: &Arc<SpiffeId>,
+        wire: Wire,
+    ) -> Result<(Io, Instant), TlsError> {
+        let config = self
+            .client(peer, wire)
+            .map_err(|error| TlsError::Handshake(io::Error::other(error)))?;
         let name = ServerName::IpAddress(to.into());
         let stream = TlsConnector::from(config).connect(name, stream).await;
         let stream = stream.map_err(TlsError::Handshake)?;

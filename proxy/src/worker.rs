@@ -397,7 +397,10 @@ fn serve(
         ListenerKind::Inbound(_) => Direction::Inbound,
     };
     let mut hop = Hop {
-        from: Downstream { address: from, peer: None },
+        from: Downstream {
+            address: from,
+            peer: None,
+        },
         to: accepted.to,
         _open: worker.recorder.metrics().connection(direction, Side::Downstream),
         _counted: counted,

@@ -8,8 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
+use http_body_util::channel::Channel;
+use http_body_util::combinators::BoxBody;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     SanType, date_time_ymd,
@@ -22,10 +24,11 @@ use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 use weir_control::{AuthorityConfig, CaFiles, ControlConfig};
 use weir_proxy::config::Edge;
-use weir_test_mesh::{Answer, Client, Member, MemberSettings, Protocol, Script, TestMesh, until};
+use weir_test_mesh::{Answer, Client, Member, MemberSettings, Protocol, Script, Seen, TestMesh, call, until};
 
 const XFCC: &str = "x-forwarded-client-cert";
 
@@ -62,7 +65,9 @@ async fn until_told(caller: &Member, cluster: &str, expect: Option<&str>) {
     until("the caller to be told who is there", || async {
         let config = caller.config().await;
         let clusters = config["mesh"]["clusters"].as_array()?.clone();
-        let cluster = clusters.iter().find(|one| one["name"].as_str().is_some_and(|name| name.starts_with(cluster)))?;
+        let cluster = clusters
+            .iter()
+            .find(|one| one["name"].as_str().is_some_and(|name| name.starts_with(cluster)))?;
         let told = &cluster["endpoints"][0];
         (told.is_object() && told["identity"].as_str() == expect).then_some(())
     })
@@ -76,7 +81,10 @@ async fn a_request_goes_by_mutual_tls_and_both_ends_know_it() {
     let a = mesh.service("a", Script::answer(200, "from a")).await;
     let mut request = get("b");
     // An app can't say who somebody is.
-    request.headers_mut().insert(XFCC, "URI=spiffe://cluster.local/ns/default/sa/king".parse().expect("one"));
+    request.headers_mut().insert(
+        XFCC,
+        "URI=spiffe://cluster.local/ns/default/sa/king".parse().expect("one"),
+    );
     let answer = a.call(request).await;
     assert_eq!((answer.status, answer.text().as_str()), (StatusCode::OK, "from b"));
     let [seen] = b.seen().try_into().expect("one request");
@@ -84,7 +92,11 @@ async fn a_request_goes_by_mutual_tls_and_both_ends_know_it() {
     assert_eq!(seen.header(XFCC), Some(expect.as_str()));
     until_told(&a, "b.default", Some(&spiffe("b"))).await;
     assert_eq!(b.metric("weir_tls_handshakes_total", &["kind=\"full\""]).await, 1.0);
-    assert_eq!(b.metric("weir_cleartext_requests_total", &["outcome=\"admitted\""]).await, 0.0);
+    assert_eq!(
+        b.metric("weir_cleartext_requests_total", &["outcome=\"admitted\""])
+            .await,
+        0.0
+    );
     let (_, [a_log]) = stopped(a).await;
     let (_, [b_log]) = stopped(b).await;
     assert_eq!(a_log["weir.peer.identity"], spiffe("b"), "{a_log}");
@@ -125,7 +137,9 @@ impl Operator {
         let (root, root_key) = (authority("root"), key());
         let root_certificate = root.self_signed(&root_key).expect("a root");
         let (params, signs) = (authority("intermediate"), key());
-        let intermediate = params.signed_by(&signs, &Issuer::new(root, root_key)).expect("an intermediate");
+        let intermediate = params
+            .signed_by(&signs, &Issuer::new(root, root_key))
+            .expect("an intermediate");
         let folder = tempfile::tempdir().expect("a folder");
         for (name, pem) in [
             ("cert.pem", intermediate.pem()),
@@ -215,7 +229,12 @@ enum Comes {
 }
 
 /// The answer to a request that comes so.
-async fn answer(to: SocketAddr, comes: &Comes, protocol: Protocol, request: Request<Full<Bytes>>) -> anyhow::Result<Answer> {
+async fn answer(
+    to: SocketAddr,
+    comes: &Comes,
+    protocol: Protocol,
+    request: Request<Full<Bytes>>,
+) -> anyhow::Result<Answer> {
     let stream = TcpStream::connect(to).await?;
     let mut client = match comes {
         Comes::InCleartext => Client::over(stream, protocol).await?,
@@ -289,7 +308,11 @@ async fn the_matrix() {
         ("in cleartext", Comes::InCleartext, [false, true, true]),
         ("no certificate", Comes::ByTls(None), [false; 3]),
         ("wrong CA", tls(Operator::new().sign(&portal, as_is)), [false; 3]),
-        ("wrong trust domain", tls(operator.sign("spiffe://other.gov/ns/default/sa/portal", as_is)), [false; 3]),
+        (
+            "wrong trust domain",
+            tls(operator.sign("spiffe://other.gov/ns/default/sa/portal", as_is)),
+            [false; 3],
+        ),
         ("expired", tls(operator.sign(&portal, past)), [false; 3]),
         ("not yet valid", tls(operator.sign(&portal, future)), [false; 3]),
         ("right", tls(operator.sign(&portal, as_is)), [true; 3]),
@@ -315,7 +338,11 @@ async fn the_matrix() {
     // Each kind of failure is counted, and no more.
     for (reason, expect) in [("certificate", 5.0 * 3.0 * 3.0), ("own", 0.0), ("protocol", 0.0)] {
         let label = format!("reason=\"{reason}\"");
-        assert_eq!(b.metric("weir_tls_handshakes_failed_total", &[&label]).await, expect, "{reason}");
+        assert_eq!(
+            b.metric("weir_tls_handshakes_failed_total", &[&label]).await,
+            expect,
+            "{reason}"
+        );
     }
     drop(operator.root);
 }
@@ -344,14 +371,27 @@ async fn who_still_comes_in_cleartext_is_shown_before_a_port_is_made_strict() {
     let callers = b.config().await["cleartextCallers"].clone();
     assert_eq!(callers[0]["address"], "127.0.0.1", "{callers}");
     assert_eq!(callers[0]["requests"], 2, "{callers}");
-    assert_eq!(b.metric("weir_cleartext_requests_total", &["outcome=\"admitted\""]).await, 2.0);
+    assert_eq!(
+        b.metric("weir_cleartext_requests_total", &["outcome=\"admitted\""])
+            .await,
+        2.0
+    );
     // A change holds at once, also for a connection that is open.
     enter_by(&mesh, &b, "Strict").await;
     refused(&client.send(get("b")).await.expect("an answer"), Spoken::Http1);
-    assert_eq!(b.metric("weir_cleartext_requests_total", &["outcome=\"refused\""]).await, 1.0);
+    assert_eq!(
+        b.metric("weir_cleartext_requests_total", &["outcome=\"refused\""])
+            .await,
+        1.0
+    );
     enter_by(&mesh, &b, "Off").await;
     assert_eq!(client.send(get("b")).await.expect("an answer").status, StatusCode::OK);
-    assert_eq!(b.metric("weir_cleartext_requests_total", &["outcome=\"admitted\""]).await, 2.0, "nobody asked");
+    assert_eq!(
+        b.metric("weir_cleartext_requests_total", &["outcome=\"admitted\""])
+            .await,
+        2.0,
+        "nobody asked"
+    );
 }
 
 #[tokio::test]
@@ -376,7 +416,9 @@ async fn callers_go_in_cleartext_where_it_is_off_and_no_request_fails_on_the_way
             let (config, told) = (b.config().await, a.config().await);
             let now = config["mesh"]["mutual_tls"]["mode"].as_str()?;
             let clusters = told["mesh"]["clusters"].as_array()?;
-            let cluster = clusters.iter().find(|one| one["name"].as_str().is_some_and(|name| name.starts_with("b.")))?;
+            let cluster = clusters
+                .iter()
+                .find(|one| one["name"].as_str().is_some_and(|name| name.starts_with("b.")))?;
             let there = cluster["endpoints"][0]["identity"].as_str();
             (now.eq_ignore_ascii_case(mode) && there == identity.as_deref()).then_some(())
         })
@@ -424,15 +466,24 @@ async fn a_context_is_taken_from_sidecars_alone() {
             assert_eq!(seen.header("weir-check"), None);
         }
     }
-    let none = b.metric("weir_health_checks_answered_total", &["result=\"passed\""]).await;
+    let none = b
+        .metric("weir_health_checks_answered_total", &["result=\"passed\""])
+        .await;
     assert_eq!(none, 0.0, "nobody else can mark a request as a check");
     // From a sidecar it is: what a made at its edge goes with the call of its app.
     let before = b.seen().len();
     let mut call = get("b");
     let context = {
         let answer = answer(a.inbound(), &Comes::InCleartext, Protocol::Http1, get("a")).await;
-        assert_eq!(answer.expect("an answer").status, StatusCode::OK, "an edge takes cleartext");
-        a.seen().last().and_then(|seen| seen.header("tracestate").map(str::to_owned)).expect("a context")
+        assert_eq!(
+            answer.expect("an answer").status,
+            StatusCode::OK,
+            "an edge takes cleartext"
+        );
+        a.seen()
+            .last()
+            .and_then(|seen| seen.header("tracestate").map(str::to_owned))
+            .expect("a context")
     };
     call.headers_mut().insert("tracestate", context.parse().expect("one"));
     assert_eq!(a.call(call).await.status, StatusCode::OK);
@@ -447,7 +498,9 @@ async fn an_edge_is_open_in_a_strict_mesh() {
         edge: Edge::Yes,
         ..MemberSettings::default()
     };
-    let edge = mesh.service_with("edge", Script::answer(200, "welcome"), settings).await;
+    let edge = mesh
+        .service_with("edge", Script::answer(200, "welcome"), settings)
+        .await;
     enter_by(&mesh, &edge, "Strict").await;
     let answered = answer(edge.inbound(), &Comes::InCleartext, Protocol::Http1, get("edge")).await;
     assert_eq!(answered.expect("an answer").status, StatusCode::OK);
@@ -465,7 +518,10 @@ async fn no_request_goes_to_somebody_else_at_the_address() {
     let inbound = b.inbound();
     // It dies without a word, and is believed to be there still.
     drop(b);
-    until("its port to be free", || async { TcpStream::connect(inbound).await.err() }).await;
+    until("its port to be free", || async {
+        TcpStream::connect(inbound).await.err()
+    })
+    .await;
     let there = MemberSettings {
         proxy: Box::new(move |config| config.apps.iter_mut().for_each(|app| app.inbound = inbound)),
         ..MemberSettings::default()
@@ -484,23 +540,76 @@ async fn no_request_goes_to_somebody_else_at_the_address() {
     assert_eq!(a.get("http://c/").await.text(), "from c", "it is itself all the same");
 }
 
-/// Certificates of a few seconds: each of both sidecars has several during the requests, and none fails.
+/// Certificates of a few seconds: each of both sidecars has several during the requests, and none fails; nor does one
+/// whose answer takes longer than the certificates by which its connection was opened.
 #[tokio::test]
 async fn certificates_are_renewed_and_no_request_fails() {
     let mut config = ControlConfig::in_memory();
     config.xds_tls = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
     config.authority.cert_ttl = Duration::from_secs(6);
     let mesh = TestMesh::with(config).await;
-    let b = mesh.service("b", Script::answer(200, "from b")).await;
+    let (end, ended) = watch::channel(false);
+    let script = Script::streamed(move |request| {
+        let mut ended = ended.clone();
+        async move {
+            let (mut sender, body) = Channel::new(1);
+            let long = request.uri().path() == "/long";
+            tokio::spawn(async move {
+                let _ = sender.send_data(Bytes::from_static(b"begin ")).await;
+                if long {
+                    let _ = ended.wait_for(|ended| *ended).await;
+                }
+                let _ = sender.send_data(Bytes::from_static(b"end")).await;
+            });
+            Response::new(BoxBody::new(body))
+        }
+    });
+    let b = mesh.service("b", script).await;
     let a = mesh.service("a", Script::answer(200, "from a")).await;
     enter_by(&mesh, &b, "Strict").await;
+    let outbound = a.outbound();
+    let long = tokio::spawn(async move {
+        let request = Request::get("http://b/long").header("host", "b").body(Full::default());
+        call(outbound, Protocol::Http1, request.expect("a request")).await
+    });
     until("certificates to be renewed", || async {
         for _ in 0..20 {
             let answer = a.get("http://b/").await;
-            assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+            assert_eq!((answer.status, answer.text().as_str()), (StatusCode::OK, "begin end"));
         }
         let full = b.metric("weir_tls_handshakes_total", &["kind=\"full\""]).await;
         (full >= 4.0).then_some(())
     })
     .await;
+    end.send_replace(true);
+    let answer = long.await.expect("no panic").expect("an answer");
+    assert_eq!(answer.text(), "begin end", "it was not cut off");
+}
+
+/// Checks of endpoints go the way of requests.
+#[tokio::test]
+async fn endpoints_are_checked_by_mutual_tls() {
+    let mesh = TestMesh::secured().await;
+    let b = mesh.service("b", Script::answer(200, "from b")).await;
+    let a = mesh.service("a", Script::answer(200, "from a")).await;
+    enter_by(&mesh, &b, "Strict").await;
+    let policy = "
+apiVersion: weir.dev/v1
+kind: BackendPolicy
+metadata: {name: b, namespace: default}
+spec:
+  targetRefs: [{group: '', kind: Service, name: b}]
+  healthCheck: {type: Http, http: {path: /healthz}, interval: 100ms, timeout: 3s}
+";
+    mesh.apply(policy).await;
+    assert_eq!(a.get("http://b/").await.status, StatusCode::OK);
+    until("two checks to pass", || async {
+        let passed = a.metric("weir_health_checks_total", &["result=\"passed\""]).await;
+        (passed >= 2.0).then_some(())
+    })
+    .await;
+    assert_eq!(a.metric("weir_health_checks_total", &["result=\"failed\""]).await, 0.0);
+    let checks = b.seen().into_iter().filter(|seen| seen.head.uri.path() == "/healthz");
+    let by_tls = |seen: Seen| seen.header(XFCC).is_some_and(|by| by.ends_with(&spiffe("a")));
+    assert!(checks.map(by_tls).all(|by_tls| by_tls));
 }

@@ -60,7 +60,14 @@ impl Ca {
     /// As the one with this chain, who trusts this authority.
     fn tls(&self, id: &str, (chain, key): Chain) -> Tls {
         let later = SystemTime::now() + Duration::from_secs(60 * 60);
-        Tls::new(id.parse().expect("an id"), later, chain, der(&key), vec![self.root.clone()]).expect("it fits")
+        Tls::new(
+            id.parse().expect("an id"),
+            later,
+            chain,
+            der(&key),
+            vec![self.root.clone()],
+        )
+        .expect("it fits")
     }
 
     fn of(&self, id: &str) -> Tls {
@@ -129,7 +136,10 @@ async fn both_ends_know_who_the_other_is() {
 
     let (connected, accepted) = shake_by(&portal, &records, RECORDS, Wire::Http1).await;
     connected.expect("it is who it should be");
-    assert!(!accepted.expect("it is one of us").is_weir, "what speaks HTTP/1.1 does not say so");
+    assert!(
+        !accepted.expect("it is one of us").is_weir,
+        "what speaks HTTP/1.1 does not say so"
+    );
 }
 
 #[tokio::test]
@@ -137,7 +147,10 @@ async fn keys_are_agreed_on_so_that_quantum_computers_do_not_learn_them() {
     let ca = Ca::new();
     let (portal, records) = (ca.of(PORTAL), ca.of(RECORDS));
     let (near, far) = sockets().await;
-    let (expect, to) = (Arc::new(RECORDS.parse().expect("an id")), near.peer_addr().expect("one").ip());
+    let (expect, to) = (
+        Arc::new(RECORDS.parse().expect("an id")),
+        near.peer_addr().expect("one").ip(),
+    );
     let (connected, accepted) = tokio::join!(portal.connect(near, to, &expect, Wire::Http2), records.accept(far));
     accepted.expect("it is one of us");
     let (Io::Tls(stream), _) = connected.expect("it is who it should be") else {
@@ -165,18 +178,32 @@ fn bad_chains(ca: &Ca) -> Vec<(&'static str, Chain)> {
     let below = |params: CertificateParams| {
         let (mut chain, signer) = ca.sign(&params);
         let key = key();
-        let end = end(&[PORTAL]).signed_by(&key, &Issuer::new(params, signer)).expect("a certificate");
+        let end = end(&[PORTAL])
+            .signed_by(&key, &Issuer::new(params, signer))
+            .expect("a certificate");
         chain.insert(0, end.der().clone());
         (chain, key)
     };
     vec![
         ("another authority's", Ca::new().sign(&end(&[PORTAL]))),
         ("self-signed", own),
-        ("over", with(|end| (end.not_before, end.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1)))),
-        ("to come", with(|end| (end.not_before, end.not_after) = (date_time_ymd(2090, 1, 1), date_time_ymd(2091, 1, 1)))),
-        ("for e-mail", with(|end| end.extended_key_usages = vec![ExtendedKeyUsagePurpose::EmailProtection])),
+        (
+            "over",
+            with(|end| (end.not_before, end.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1))),
+        ),
+        (
+            "to come",
+            with(|end| (end.not_before, end.not_after) = (date_time_ymd(2090, 1, 1), date_time_ymd(2091, 1, 1))),
+        ),
+        (
+            "for e-mail",
+            with(|end| end.extended_key_usages = vec![ExtendedKeyUsagePurpose::EmailProtection]),
+        ),
         ("below a workload's", below(end(&[PORTAL]))),
-        ("below what may have nothing below it", below(authority("deeper", BasicConstraints::Unconstrained))),
+        (
+            "below what may have nothing below it",
+            below(authority("deeper", BasicConstraints::Unconstrained)),
+        ),
         ("with two ids", ca.sign(&end(&[PORTAL, RECORDS]))),
         ("without an id", ca.sign(&end(&[]))),
         ("of another form", ca.sign(&end(&["spiffe://mesh.gov/portal"]))),
@@ -275,7 +302,10 @@ fn a_certificate_that_was_shown_in_an_earlier_session_may_have_ended_since() {
     let (chain, _) = Ca::new().sign(&end(&[PORTAL]));
     let at = |seconds: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
     let (not_after, _) = trust::read(&chain[0]).expect("one of ours");
-    let ends = not_after.duration_since(SystemTime::UNIX_EPOCH).expect("later").as_secs();
+    let ends = not_after
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .expect("later")
+        .as_secs();
     shown(Some(&chain), at(ends - 1)).expect("it is good");
     let error = shown(Some(&chain), at(ends + 1)).expect_err("it has ended");
     assert!(matches!(error, TlsError::Ended), "{error}");
@@ -312,13 +342,18 @@ async fn what_an_inbound_connection_is_shows_by_its_first_byte() {
     assert!(matches!(entered, Ok(Entered::Mutual(..))));
 
     let (mut near, far) = sockets().await;
-    near.write_all(&[HANDSHAKE_RECORD, 3, 1, 0, 5, 1, 0, 0, 1, 0]).await.expect("written");
+    near.write_all(&[HANDSHAKE_RECORD, 3, 1, 0, 5, 1, 0, 0, 1, 0])
+        .await
+        .expect("written");
     let error = enter(far, &identity, drain.clone()).await.err().expect("it is none");
     assert_eq!(error.failure(), TlsFailure::Protocol, "{error}");
 
     let (near, far) = sockets().await;
     drop(near);
-    assert!(matches!(enter(far, &identity, drain.clone()).await, Ok(Entered::Nobody)));
+    assert!(matches!(
+        enter(far, &identity, drain.clone()).await,
+        Ok(Entered::Nobody)
+    ));
 
     let (_near, far) = sockets().await;
     control.begin();
@@ -328,7 +363,11 @@ async fn what_an_inbound_connection_is_shows_by_its_first_byte() {
 #[tokio::test(start_paused = true)]
 async fn a_handshake_that_does_not_go_on_ends() {
     let (near, far) = sockets().await;
-    let error = Ca::new().of(RECORDS).accept(far).await.expect_err("nobody says anything");
+    let error = Ca::new()
+        .of(RECORDS)
+        .accept(far)
+        .await
+        .expect_err("nobody says anything");
     assert!(matches!(error, TlsError::TimedOut(_)), "{error}");
     drop(near);
 }

@@ -141,13 +141,18 @@ pub(crate) fn endpoints_model(name: &str, addresses: &[&str]) -> ClusterEndpoint
 
 /// A policy that asks for some lines in the access log.
 pub(crate) fn policy(workload: &str, access_log: Option<AccessLog>) -> Any {
+    policy_with_mode(workload, access_log, Mode::Permissive)
+}
+
+/// The same, by which ports are entered so.
+pub(crate) fn policy_with_mode(workload: &str, access_log: Option<AccessLog>, mode: Mode) -> Any {
     encode::workload_policy(&WorkloadPolicy {
         workload: workload.parse().expect("a name"),
         telemetry: Telemetry {
             access_log,
             ..Telemetry::default()
         },
-        mutual_tls: MutualTls::everywhere(Mode::Permissive),
+        mutual_tls: MutualTls::everywhere(mode),
     })
 }
 

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use weir_policy::mutual_tls::Mode;
 use weir_policy::telemetry::AccessLog;
 use weir_xds::ResourceType::{Cluster, Endpoints, Listener, Route, WorkloadPolicy};
 use weir_xds::envoy::{Any, DeltaDiscoveryResponse};
 
 use super::scenario::{
-    Scenario, cluster, endpoints, garbage, inline_listener, listener, listener_name, policy, resource, response, route,
-    uncompilable_route,
+    Scenario, cluster, endpoints, garbage, inline_listener, listener, listener_name, policy, policy_with_mode,
+    resource, response, route, uncompilable_route,
 };
 use super::state::{Input, Own, Settings};
 use crate::config;
@@ -674,6 +675,55 @@ fn with_policy(access_log: config::AccessLog) -> Scenario {
 /// What the policy in force says of the access log; `None`: there is no policy.
 fn in_force(s: &Scenario) -> Option<Option<AccessLog>> {
     s.snapshot.telemetry().source.as_ref().map(|source| source.access_log)
+}
+
+/// How ports are entered; `None`: nobody has said.
+fn entered_by(s: &Scenario) -> Option<Mode> {
+    s.snapshot.mutual_tls().map(|told| told.mode)
+}
+
+/// Who is let in does not wait for a log.
+#[test]
+fn how_ports_are_entered_is_in_force_whatever_else_a_policy_says() {
+    let mut s = with_policy(config::AccessLog::Off);
+    s.input(Input::Opened);
+    assert_eq!(entered_by(&s), None);
+    let told = |access_log, mode| policy_with_mode("n/caller", access_log, mode);
+    let lines = Some(AccessLog::All);
+    assert_eq!(
+        s.answer(WorkloadPolicy, "p1", "n/caller", "1", told(lines, Mode::Permissive)),
+        ["policy nack:p1"]
+    );
+    assert_eq!(
+        entered_by(&s),
+        Some(Mode::Permissive),
+        "the first is refused, for its log"
+    );
+    let open = told(None, Mode::Permissive);
+    assert_eq!(
+        s.answer(WorkloadPolicy, "p2", "n/caller", "2", open.clone()),
+        ["policy ack:p2"]
+    );
+    assert_eq!(
+        s.answer(WorkloadPolicy, "p3", "n/caller", "3", told(lines, Mode::Strict)),
+        ["policy nack:p3"]
+    );
+    assert_eq!(entered_by(&s), Some(Mode::Strict));
+    assert_eq!(s.answer(WorkloadPolicy, "p4", "n/caller", "2", open), ["policy ack:p4"]);
+    assert_eq!(entered_by(&s), Some(Mode::Permissive), "as it was before");
+    let other = policy_with_mode("n/other", None, Mode::Off);
+    s.answer(WorkloadPolicy, "p5", "n/caller", "4", other);
+    assert_eq!(entered_by(&s), Some(Mode::Permissive), "it is another's");
+    let kept = s.state.kept();
+    s.input(Input::Closed);
+    assert_eq!(entered_by(&s), Some(Mode::Permissive), "without a control plane");
+    let mut next = with_policy(config::AccessLog::Off);
+    let (_, outputs) = next.state.restore(next.now, kept);
+    next.take(outputs);
+    assert_eq!(entered_by(&next), Some(Mode::Permissive), "after a restart");
+    s.input(Input::Opened);
+    s.remove(WorkloadPolicy, "p6", "n/caller");
+    assert_eq!(entered_by(&s), None, "nobody says any more");
 }
 
 #[test]
