@@ -66,8 +66,8 @@ pub(crate) struct RequestRecord {
     pub(crate) endpoint: Option<SocketAddr>,
     /// The workload at the other side, where it is known: upstream's for outbound, downstream's for inbound.
     pub(crate) peer_workload: Option<WorkloadName>,
-    /// Who is at the other side by its certificate: upstream for outbound, downstream for inbound. `None`: it was spoken
-    /// to in cleartext, or not at all.
+    /// Who is at the other side by its certificate: the upstream for outbound, the downstream for inbound. `None`: it
+    /// was spoken to in cleartext, or not at all.
     pub(crate) peer_identity: Option<Arc<SpiffeId>>,
     /// Who connected to us.
     pub(crate) downstream: DownstreamAddr,

@@ -306,8 +306,8 @@ fn shown(chain: Option<&[CertificateDer<'_>]>, now: SystemTime) -> Result<(Spiff
     Ok((id, Instant::now() + left))
 }
 
-/// Envoy's documentation, HTTP header manipulation, x-forwarded-client-cert: `By` and `URI`. No character of a SPIFFE id
-/// has to be quoted there.
+/// Envoy's documentation, HTTP header manipulation, x-forwarded-client-cert: `By` and `URI`. No character of a SPIFFE
+/// id has to be quoted there.
 fn forwarded(own: &SpiffeId, peer: &SpiffeId) -> HeaderValue {
     let text = format!("By={own};URI={peer}");
     HeaderValue::try_from(text).expect("ids are of letters, digits and marks")

@@ -48,6 +48,7 @@ struct Endpoint {
     ejected_for_ms: Option<f64>,
     peer: String,
     workload: Option<String>,
+    identity: Option<String>,
     locality: String,
     requests: u64,
     cost_ms: Option<f64>,
@@ -97,6 +98,7 @@ impl Cluster {
             "REQUESTS",
             "COST",
             "WORKLOAD",
+            "TLS AS",
             "LOCALITY",
         ];
         out.table(&headings, &rows)?;
@@ -104,6 +106,15 @@ impl Cluster {
             out.line(&format!("  and {} more", self.endpoints_left_out))?;
         }
         Ok(())
+    }
+}
+
+/// The namespace and account of a SPIFFE id, as `ns/account`: all of a mesh have the rest in common.
+fn account(id: &str) -> String {
+    let parts: Vec<&str> = id.rsplitn(4, '/').collect();
+    match parts[..] {
+        [account, "sa", namespace, _] => format!("{namespace}/{account}"),
+        _ => clean(id),
     }
 }
 
@@ -130,6 +141,7 @@ fn row(endpoint: &Endpoint) -> Vec<Cell> {
         Cell::plain(endpoint.requests.to_string()),
         Cell::plain(cost.unwrap_or_else(|| "-".to_owned())),
         Cell::plain(who),
+        Cell::plain(endpoint.identity.as_deref().map_or("-".to_owned(), account)),
         Cell::plain(if locality.is_empty() { "-" } else { locality }),
     ]
 }
