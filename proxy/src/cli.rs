@@ -35,6 +35,15 @@ pub struct Args {
     #[arg(long, env = "WEIR_KEEP_IDENTITY", hide_env_values = true)]
     pub keep_identity: bool,
 
+    /// The certificate (PEM, the server's own first) by which app ports marked `edge` take TLS from outside of the
+    /// mesh, beside cleartext; read anew when it changes
+    #[arg(long, value_name = "FILE", env = "WEIR_EDGE_CERT", hide_env_values = true)]
+    pub edge_cert: Option<String>,
+
+    /// Its private key (PEM)
+    #[arg(long, value_name = "FILE", env = "WEIR_EDGE_KEY", hide_env_values = true)]
+    pub edge_key: Option<String>,
+
     /// How what the control plane sends is read: strict refuses whatever this proxy would do nothing by; lenient, for
     /// control planes that are not Weir's, skips what is harmless and shows it in /config
     #[arg(

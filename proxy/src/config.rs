@@ -31,6 +31,8 @@ pub struct ProxyConfig {
     pub control_plane: Option<Uri>,
     /// How the proxy gets its identity, where the control plane is reached by TLS.
     pub joining: Joining,
+    /// With what those outside of the mesh are spoken to by TLS, at edge ports. `None`: not at all.
+    pub edge_tls: Option<EdgeTlsFiles>,
     /// How what the control plane sends is read.
     pub xds: Xds,
     /// The app's ports, each with the listener where others reach it; neither port occurs twice.
@@ -73,6 +75,15 @@ pub enum Xds {
     Lenient,
 }
 
+/// A certificate for those outside of the mesh, and its key: PEM files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EdgeTlsFiles {
+    /// The certificate, and what is between it and a root that they know.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
 /// How a proxy gets its identity.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Joining {
@@ -103,6 +114,7 @@ impl ProxyConfig {
             workload,
             control_plane: None,
             joining: Joining::default(),
+            edge_tls: None,
             xds: Xds::Strict,
             apps,
             labels: BTreeMap::new(),
@@ -148,6 +160,15 @@ impl ProxyConfig {
             } else {
                 KeepIdentity::No
             },
+        };
+        let edge_tls = match (args.edge_cert, args.edge_key) {
+            (Some(cert), Some(key)) => Some(EdgeTlsFiles {
+                cert: cert.into(),
+                key: key.into(),
+            }),
+            (Some(_), None) => problems.missing("--edge-key", "with --edge-cert"),
+            (None, Some(_)) => problems.missing("--edge-cert", "with --edge-key"),
+            (None, None) => None,
         };
         let xds = problems.read("--xds", &args.xds, xds);
         let inbound_address = problems.read("--inbound-address", &args.inbound_address, ip);
@@ -195,6 +216,7 @@ impl ProxyConfig {
                 },
                 control_plane,
                 joining,
+                edge_tls,
                 xds: xds?,
                 apps,
                 labels: labels.unwrap_or_default(),
@@ -213,6 +235,7 @@ impl ProxyConfig {
             })
         })();
         if let Some(config) = &config {
+            problems.refuse_an_edge_certificate_for_no_edge(config);
             problems.refuse_listeners_that_collide(config);
         }
         match config {
@@ -238,6 +261,9 @@ impl ProxyConfig {
             "controlPlane": uri(&self.control_plane),
             "tokenFile": path(&self.joining.token_file),
             "caFile": path(&self.joining.ca_file),
+            "edgeTls": self.edge_tls.as_ref().map(|EdgeTlsFiles { cert, key }| {
+                json!({"cert": cert.display().to_string(), "key": key.display().to_string()})
+            }),
             "keepIdentity": self.joining.keep == KeepIdentity::Yes,
             "xds": match self.xds {
                 Xds::Strict => "strict",
@@ -392,6 +418,23 @@ impl Problems {
 
     fn read<T>(&mut self, flag: &'static str, held: &str, read: impl FnOnce(&str) -> Result<T, Wrong>) -> Option<T> {
         read(held).map_err(|wrong| self.add(flag, held, wrong)).ok()
+    }
+
+    fn refuse_an_edge_certificate_for_no_edge(&mut self, config: &ProxyConfig) {
+        let any_edge = config.apps.iter().any(|app| app.edge == Edge::Yes);
+        if let (Some(files), false) = (&config.edge_tls, any_edge) {
+            let held = files.cert.display().to_string();
+            self.add(
+                "--edge-cert",
+                &held,
+                Wrong::Not("given where an --app is marked \",edge\""),
+            );
+        }
+    }
+
+    fn missing<T>(&mut self, flag: &'static str, when: &'static str) -> Option<T> {
+        self.add(flag, "", Wrong::Missing(when));
+        None
     }
 
     fn required_label(&mut self, flag: &'static str, held: Option<String>) -> Option<Label> {
@@ -819,6 +862,20 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_of_the_edge_has_its_key_and_an_edge() {
+        let edge = "--app 8080=http@15006,edge";
+        let config = good(&format!("{edge} --edge-cert /c --edge-key /k"));
+        let files = config.edge_tls.expect("it is given");
+        assert_eq!((files.cert, files.key), ("/c".into(), "/k".into()));
+        bad("--edge-cert /c", &["--edge-key: must be given, with --edge-cert"]);
+        bad("--edge-key /k", &["--edge-cert: must be given, with --edge-key"]);
+        bad(
+            "--edge-cert /c --edge-key /k",
+            &[r#"--edge-cert "/c": must be given where an --app is marked ",edge""#],
+        );
+    }
+
+    #[test]
     fn what_belongs_to_tls_is_there_with_tls_alone() {
         let only = "must be given with --control-plane https://HOST:PORT alone";
         bad(
@@ -1019,6 +1076,6 @@ mod tests {
             json!({"appPort": 8080, "protocol": "http", "inbound": "0.0.0.0:15006", "edge": true})
         );
         assert_eq!(dump["drainTimeoutMs"], 30_000);
-        assert_eq!(dump.as_object().map(serde_json::Map::len), Some(20));
+        assert_eq!(dump.as_object().map(serde_json::Map::len), Some(21));
     }
 }

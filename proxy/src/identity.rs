@@ -6,7 +6,7 @@
 
 mod joining;
 mod kept;
-mod token;
+pub(crate) mod token;
 pub(crate) mod trust;
 
 use std::path::PathBuf;

@@ -36,6 +36,7 @@ use crate::outbound;
 use crate::process_log::LogControl;
 use crate::snapshot::Backend;
 use crate::telemetry::Telemetry;
+use crate::tls::EdgeTls;
 use crate::worker::{self, Accepted, AcceptedStream, ListenerKind, WorkerParts, WorkerThreads, Workers};
 use crate::workloads::{self, AnnouncedPort, Announcement, Answers, Registration, Standing};
 use crate::xds::{ControlPlane, ControlPlaneError, Link, Own, Settings};
@@ -66,6 +67,9 @@ pub enum StartError {
     /// The state directory.
     #[error("--state-dir: {0}")]
     StateDir(String),
+    /// Certificate and key of the edge.
+    #[error("{0}")]
+    EdgeTls(String),
     /// The access log.
     #[error("{0}")]
     AccessLog(String),
@@ -111,7 +115,8 @@ impl Proxy {
     /// `state_dir` holds is in force when this returns.
     ///
     /// # Errors
-    /// When a port, the state directory or the access log can't be had. Nothing is left running.
+    /// When a port, the state directory, the edge's certificate or the access log can't be had. Nothing is left
+    /// running.
     pub async fn start(config: ProxyConfig) -> Result<Proxy, StartError> {
         let clock = Clock::start();
         let workload = Arc::new(config.workload.clone());
@@ -126,6 +131,8 @@ impl Proxy {
             .transpose()
             .map_err(|error| StartError::StateDir(error.to_string()))?;
         let had_state = kept.as_ref().is_some_and(|(_, kept)| !kept.is_empty());
+        let edge_tls = config.edge_tls.clone().map(EdgeTls::open).transpose();
+        let edge_tls = edge_tls.map_err(StartError::EdgeTls)?;
         let listeners = Listeners::bind(&config)?;
         let telemetry = Telemetry::start(&config).map_err(|error| StartError::AccessLog(error.to_string()))?;
         let (telemetry, carried_out) = telemetry;
@@ -175,6 +182,7 @@ impl Proxy {
             health: health.clone(),
             drain: drain.clone(),
             identity: identity.clone(),
+            edge_tls: edge_tls.clone(),
             cleartext: cleartext.clone(),
         };
         let (workers, threads) = worker::start(config.workers.get(), &parts).map_err(StartError::Worker)?;
@@ -191,6 +199,9 @@ impl Proxy {
             ..observed(&observer, clock, given)
         });
 
+        if let Some(edge_tls) = edge_tls {
+            tasks.spawn(edge_tls.keep());
+        }
         tasks.spawn(link.run());
         tasks.spawn(checks.run());
         let checker = Checker::new(mesh.clone(), identity.clone(), Arc::clone(telemetry.metrics().shared()));

@@ -1,5 +1,8 @@
-//! TLS between sidecars: TLS 1.3, where each end shows the certificate that the control plane gave it, and knows the
-//! other by a root of its own and by a SPIFFE id. What a connection is called in the DNS doesn't matter.
+//! TLS at inbound ports and toward other sidecars. Between sidecars it is TLS 1.3, where each end shows the certificate
+//! that the control plane gave it, and knows the other by a root of its own and by a SPIFFE id. What a connection is
+//! called in the DNS doesn't matter.
+
+mod edge;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,11 +19,15 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
-use rustls::{CertificateError, ClientConfig, HandshakeKind, OtherError, RootCertStore, ServerConfig};
+use rustls::{
+    CertificateError, ClientConfig, HandshakeKind, OtherError, RootCertStore, ServerConfig, ServerConnection,
+};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use weir_policy::spiffe::SpiffeId;
+
+pub(crate) use edge::EdgeTls;
 
 use crate::drain::Drain;
 use crate::http::h1::HEAD_TIMEOUT;
@@ -158,6 +165,25 @@ fn rustls_error(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
 
+fn provider() -> CryptoProvider {
+    let mut provider = default_provider();
+    // What is recorded today is not to be read by the quantum computers of later.
+    provider.kx_groups = vec![
+        kx_group::X25519MLKEM768,
+        kx_group::X25519,
+        kx_group::SECP256R1,
+        kx_group::SECP384R1,
+    ];
+    provider
+}
+
+fn session(connection: &ServerConnection) -> Session {
+    match connection.handshake_kind() {
+        Some(HandshakeKind::Resumed) => Session::Resumed,
+        Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest) | None => Session::New,
+    }
+}
+
 impl Tls {
     /// With this certificate and its key, for peers below these roots.
     ///
@@ -170,15 +196,7 @@ impl Tls {
         key: PrivateKeyDer<'static>,
         roots: Vec<CertificateDer<'static>>,
     ) -> Result<Tls, rustls::Error> {
-        let mut provider = default_provider();
-        // What is recorded today is not to be read by the quantum computers of later.
-        provider.kx_groups = vec![
-            kx_group::X25519MLKEM768,
-            kx_group::X25519,
-            kx_group::SECP256R1,
-            kx_group::SECP384R1,
-        ];
-        let provider = Arc::new(provider);
+        let provider = Arc::new(provider());
         let shown = Arc::new(SingleCertAndKey::from(CertifiedKey::from_der(chain, key, &provider)?));
         let mut store = RootCertStore::empty();
         for root in &roots {
@@ -231,10 +249,7 @@ impl Tls {
             is_weir: connection.alpn_protocol() == Some(WEIR_H2),
             forwarded: forwarded(&self.id, &id),
             id: Arc::new(id),
-            session: match connection.handshake_kind() {
-                Some(HandshakeKind::Resumed) => Session::Resumed,
-                Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest) | None => Session::New,
-            },
+            session: session(connection),
             ends,
         };
         Ok((Io::Tls(Box::new(TlsStream::Server(stream))), peer))
@@ -313,10 +328,20 @@ fn forwarded(own: &SpiffeId, peer: &SpiffeId) -> HeaderValue {
     HeaderValue::try_from(text).expect("ids are of letters, digits and marks")
 }
 
+/// Who may come to an inbound port by TLS.
+pub(crate) enum Door {
+    /// Those who have a certificate of the mesh.
+    Mesh(Identity),
+    /// Everybody.
+    Edge(EdgeTls),
+}
+
 /// How a connection to an inbound port came.
 pub(crate) enum Entered {
     /// In cleartext.
     Cleartext(TcpStream, Drain),
+    /// By TLS, from outside of the mesh.
+    Outside(Io, Session, Drain),
     /// By mutual TLS; it is drained when the peer's certificate ends.
     Mutual(Io, TlsPeer, Drain),
     /// It ended, or the drain began, before it said anything.
@@ -330,19 +355,25 @@ pub(crate) enum Entered {
 ///
 /// # Cancel safety
 /// Dropped, the connection is closed.
-pub(crate) async fn enter(stream: TcpStream, identity: &Identity, mut drain: Drain) -> Result<Entered, TlsError> {
+pub(crate) async fn enter(stream: TcpStream, door: &Door, mut drain: Drain) -> Result<Entered, TlsError> {
     let mut first = [0];
     let peeked = tokio::select! {
         peeked = timeout(HEAD_TIMEOUT, stream.peek(&mut first)) => peeked,
         () = drain.begun() => return Ok(Entered::Nobody),
     };
     match (peeked, first) {
-        (Ok(Ok(1..)), [HANDSHAKE_RECORD]) => {
-            let tls = identity.tls().ok_or(TlsError::NoCertificate)?;
-            let (io, peer) = tls.accept(stream).await?;
-            let drain = drain.until(peer.ends);
-            Ok(Entered::Mutual(io, peer, drain))
-        }
+        (Ok(Ok(1..)), [HANDSHAKE_RECORD]) => match door {
+            Door::Mesh(identity) => {
+                let tls = identity.tls().ok_or(TlsError::NoCertificate)?;
+                let (io, peer) = tls.accept(stream).await?;
+                let drain = drain.until(peer.ends);
+                Ok(Entered::Mutual(io, peer, drain))
+            }
+            Door::Edge(edge) => {
+                let (io, session) = edge.accept(stream).await?;
+                Ok(Entered::Outside(io, session, drain))
+            }
+        },
         (Ok(Ok(1..)), _) => Ok(Entered::Cleartext(stream, drain)),
         (Ok(Ok(0) | Err(_)) | Err(_), _) => Ok(Entered::Nobody),
     }

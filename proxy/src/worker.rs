@@ -28,6 +28,7 @@ use crate::app_health::AppHealth;
 use crate::calls::{self, Caller};
 use crate::cleartext::CleartextCallers;
 use crate::clock::Clock;
+use crate::config::Edge;
 use crate::contexts::Contexts;
 use crate::drain::Drain;
 use crate::error::ProxyError;
@@ -44,7 +45,7 @@ use crate::outbound;
 use crate::record::{Direction, DownstreamAddr, Recorder, Sampled, Sampler, TraceIds};
 use crate::snapshot::{Limit, Service};
 use crate::telemetry::Telemetry;
-use crate::tls::{self, Entered, TlsError, TlsPeer};
+use crate::tls::{self, Door, EdgeTls, Entered, TlsError, TlsPeer};
 
 /// Connections that wait to be taken over by one worker. When all workers' queues are full, listeners stop accepting
 /// and the kernel's own queue bounds what waits.
@@ -68,6 +69,8 @@ pub(crate) struct WorkerParts {
     pub(crate) drain: Drain,
     /// Who we are; `None`: all is in cleartext.
     pub(crate) identity: Option<Identity>,
+    /// How those outside of the mesh come by TLS; `None`: not at all.
+    pub(crate) edge_tls: Option<EdgeTls>,
     pub(crate) cleartext: CleartextCallers,
 }
 
@@ -82,6 +85,8 @@ pub(crate) struct Worker {
     pub(crate) health: AppHealth,
     /// Who we are; `None`: all is in cleartext.
     pub(crate) identity: Option<Identity>,
+    /// How those outside of the mesh come by TLS; `None`: not at all.
+    pub(crate) edge_tls: Option<EdgeTls>,
     pub(crate) cleartext: CleartextCallers,
     /// The service of requests whose service is not known: metrics need a name for it.
     pub(crate) no_service: Arc<str>,
@@ -110,6 +115,7 @@ impl Worker {
             contexts: Arc::clone(&parts.contexts),
             upstreams: Upstreams::new(Arc::clone(recorder.metrics()), parts.identity.clone()),
             identity: parts.identity.clone(),
+            edge_tls: parts.edge_tls.clone(),
             cleartext: parts.cleartext.clone(),
             recorder: Rc::new(recorder),
             no_service: Arc::from("unknown"),
@@ -183,6 +189,14 @@ impl Worker {
                     sampled: sampler.decide(None, &trace_id),
                 }
             }
+        }
+    }
+
+    /// Who may come by TLS to an inbound port; `None`: it is not spoken there.
+    fn door(&self, edge: Edge) -> Option<Door> {
+        match (edge, &self.edge_tls) {
+            (Edge::Yes, Some(edge)) => Some(Door::Edge(edge.clone())),
+            (Edge::Yes, None) | (Edge::No, _) => self.identity.clone().map(Door::Mesh),
         }
     }
 
@@ -406,15 +420,22 @@ fn serve(
         _counted: counted,
         worker,
     };
-    let identity = hop.worker.identity.clone().filter(|_| direction == Direction::Inbound);
-    let (identity, stream) = match (identity, io) {
-        (Some(identity), Io::Tcp(stream)) => (identity, stream),
+    let door = match &hop.to {
+        ListenerKind::Outbound => None,
+        ListenerKind::Inbound(app) => hop.worker.door(app.edge),
+    };
+    let (door, stream) = match (door, io) {
+        (Some(door), Io::Tcp(stream)) => (door, stream),
         (_, io) => return Some(Either::Left(downstream::serve(io, drain, hop))),
     };
     Some(Either::Right(async move {
         // Boxed, as it is over when the connection is idle.
-        let (io, drain) = match Box::pin(tls::enter(stream, &identity, drain)).await {
+        let (io, drain) = match Box::pin(tls::enter(stream, &door, drain)).await {
             Ok(Entered::Cleartext(stream, drain)) => (Io::Tcp(stream), drain),
+            Ok(Entered::Outside(io, session, drain)) => {
+                hop.worker.recorder.metrics().handshake(session);
+                (io, drain)
+            }
             Ok(Entered::Mutual(io, peer, drain)) => {
                 hop.worker.recorder.metrics().handshake(peer.session);
                 hop.from.peer = Some(Rc::new(peer));

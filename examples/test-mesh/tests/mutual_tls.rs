@@ -27,7 +27,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 use weir_control::{AuthorityConfig, CaFiles, ControlConfig};
-use weir_proxy::config::Edge;
+use weir_proxy::config::{Edge, EdgeTlsFiles};
 use weir_test_mesh::{Answer, Client, Member, MemberSettings, Protocol, Script, Seen, TestMesh, call, until};
 
 const XFCC: &str = "x-forwarded-client-cert";
@@ -506,6 +506,54 @@ async fn an_edge_is_open_in_a_strict_mesh() {
     assert_eq!(answered.expect("an answer").status, StatusCode::OK);
     let callers = edge.config().await["cleartextCallers"].clone();
     assert_eq!(callers, json!([]), "they are none of the mesh");
+}
+
+/// With an operator's certificate an edge takes them by ordinary TLS as well, from those who have none. Nothing
+/// that they say of the mesh's own is taken.
+#[tokio::test]
+async fn an_edge_takes_ordinary_tls() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let made = rcgen::generate_simple_self_signed(["portal.gov".to_owned()]).expect("a certificate");
+    let files = EdgeTlsFiles {
+        cert: folder.path().join("cert.pem"),
+        key: folder.path().join("key.pem"),
+    };
+    fs::write(&files.cert, made.cert.pem()).expect("written");
+    fs::write(&files.key, made.signing_key.serialize_pem()).expect("written");
+    let mesh = TestMesh::secured().await;
+    let settings = MemberSettings {
+        edge: Edge::Yes,
+        proxy: Box::new(move |config| config.edge_tls = Some(files)),
+        ..MemberSettings::default()
+    };
+    let edge = mesh
+        .service_with("edge", Script::answer(200, "welcome"), settings)
+        .await;
+    enter_by(&mesh, &edge, "Strict").await;
+    for comes in [Comes::ByTls(None), Comes::InCleartext] {
+        for protocol in [Protocol::Http1, Protocol::Http2] {
+            let before = edge.seen().len();
+            let mut request = get("portal.gov");
+            let forged = "1;i=00000000000000ff;d=1;a=1".parse().expect("one");
+            request.headers_mut().insert("weir-context", forged);
+            request.headers_mut().insert(
+                XFCC,
+                "URI=spiffe://cluster.local/ns/default/sa/king".parse().expect("one"),
+            );
+            let answered = answer(edge.inbound(), &comes, protocol, request)
+                .await
+                .expect("an answer");
+            assert_eq!(answered.status, StatusCode::OK);
+            let seen = &edge.seen()[before];
+            assert_eq!(seen.header(XFCC), None);
+            let state = seen.header("tracestate").expect("a context is made here");
+            assert!(
+                state.starts_with("weir=") && !state.contains("00000000000000ff"),
+                "{state}"
+            );
+        }
+    }
+    assert_eq!(edge.metric("weir_tls_handshakes_total", &[]).await, 2.0);
 }
 
 /// Somebody else of the mesh has come to an endpoint's address: no request reaches him.

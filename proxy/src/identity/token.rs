@@ -81,7 +81,7 @@ impl Token {
 
 /// The file's mode, in octal, where it is not for its owner alone. Such a file is taken nevertheless: Kubernetes mounts
 /// Secrets so (0644, root's), and for a process that is not root it can do no better than 0440.
-pub(super) fn open_to_others(path: &Path) -> Option<String> {
+pub(crate) fn open_to_others(path: &Path) -> Option<String> {
     let mode = std::fs::metadata(path).ok()?.mode() & 0o777;
     (mode & 0o077 != 0).then(|| format!("{mode:o}"))
 }

@@ -317,7 +317,7 @@ async fn what_an_inbound_connection_is_shows_by_its_first_byte() {
     let ca = Ca::new();
     let (chain, key) = ca.sign(&end(&[RECORDS]));
     let id: SpiffeId = RECORDS.parse().expect("an id");
-    let identity = identity_of(id.clone(), chain, der(&key), vec![ca.root.clone()]);
+    let identity = Door::Mesh(identity_of(id.clone(), chain, der(&key), vec![ca.root.clone()]));
     let (control, drain) = drain::pair();
 
     for begin in [&b"GET / HTTP/1.1\r\n"[..], b"PRI * HTTP/2.0\r\n", b"\x80\x2e\x01"] {
