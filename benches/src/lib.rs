@@ -6,6 +6,7 @@
 //!
 //! And what a proxy costs the control plane: `scale`, with thousands of simulated ones.
 
+pub mod certificates;
 pub mod fleet;
 pub mod load;
 pub mod process;

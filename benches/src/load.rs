@@ -49,6 +49,28 @@ pub struct Target {
     pub authority: String,
 }
 
+/// Asks by a POST of JSON; gives the answer's body.
+///
+/// # Errors
+/// When there is no answer, or one that is no success.
+pub async fn post(to: SocketAddr, path: &str, json: String) -> anyhow::Result<Bytes> {
+    let (mut sender, driver) = http1::handshake(connect(to).await?).await?;
+    let mut drivers = JoinSet::new();
+    drivers.spawn(driver);
+    let request = Request::post(path)
+        .header(header::HOST, to.to_string())
+        .header(header::CONTENT_TYPE, "application/json");
+    let response = sender.send_request(request.body(Full::new(Bytes::from(json)))?).await?;
+    let status = response.status();
+    let body = response.into_body().collect().await?.to_bytes();
+    ensure!(
+        status.is_success(),
+        "{path}: {status}: {}",
+        String::from_utf8_lossy(&body)
+    );
+    Ok(body)
+}
+
 /// Connections that are ready to carry requests.
 pub struct Load {
     streams: Vec<Stream>,

@@ -33,6 +33,6 @@ fn each_case_gives_a_row() {
     let rows = said
         .lines()
         .filter(|line| line.starts_with("| ") && line.contains(" µs | "));
-    assert_eq!(rows.count(), 5, "{said}");
+    assert_eq!(rows.count(), 6, "{said}");
     assert!(said.contains("Resident memory at start"), "{said}");
 }

@@ -4,13 +4,17 @@
 //! new connections, sends a request on each, and measures from then on: closed loops for `--seconds`. The processor
 //! time is the kernel's own account of every thread of the process (schedstat), so waiting costs nothing.
 
+use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
-use weir_bench::load::{Ask, Load, Over, Target};
+use weir_bench::certificates;
+use weir_bench::load::{Ask, Load, Over, Target, post};
 use weir_bench::process::{Place, Process, Processors, Ready, beside, free_ports};
 use weir_bench::stats::Estimate;
 
@@ -81,7 +85,7 @@ const HTTP2: Over = Over::Http2 {
     connections: 16,
     streams: 16,
 };
-const CASES: [Case; 5] = [
+const CASES: [Case; 6] = [
     Case {
         name: "HTTP/1.1, 64 connections, 100 B",
         over: HTTP1,
@@ -111,10 +115,17 @@ const CASES: [Case; 5] = [
         hops: Hops::One,
     },
     Case {
-        name: "HTTP/1.1, 64 connections, 100 B, chain of two",
+        name: "HTTP/1.1, 64 connections, 100 B, mTLS chain of two",
         over: HTTP1,
         ask: Ask::Bytes(100),
         service: "chain",
+        hops: Hops::Two,
+    },
+    Case {
+        name: "gRPC unary, 16 connections of 16 streams, 100 B, mTLS chain of two",
+        over: HTTP2,
+        ask: Ask::Grpc(100),
+        service: "chain-grpc",
         hops: Hops::Two,
     },
 ];
@@ -122,24 +133,42 @@ const CASES: [Case; 5] = [
 /// All that runs.
 struct Stage {
     origin: Process,
-    /// Alone for HTTP/1.1, and the second of the chain.
-    relay_http1: Process,
-    relay_http2: Process,
-    relay_first: Process,
     control: Process,
-    /// The sidecar of the caller: alone, and the first of the chain.
+    relays: Relays,
+    /// The sidecar of the caller: alone, and the first of each chain.
     caller: Process,
-    /// The sidecar before the origin.
-    callee: Process,
-    addresses: Addresses,
+    /// The sidecar before the origin, by what that speaks.
+    callees: ByProtocol<Process>,
+    outbound: SocketAddr,
 }
 
-#[derive(Clone, Copy)]
-struct Addresses {
-    relay_http1: SocketAddr,
-    relay_http2: SocketAddr,
-    relay_first: SocketAddr,
-    outbound: SocketAddr,
+/// One for HTTP/1.1 and one for HTTP/2.
+struct ByProtocol<T> {
+    http1: T,
+    http2: T,
+}
+
+/// The relays beside the sidecars.
+struct Relays {
+    alone: ByProtocol<Relay>,
+    /// Of each chain; by mutual TLS with the second.
+    first: ByProtocol<Relay>,
+    second: ByProtocol<Relay>,
+}
+
+/// A relay, and where it listens.
+struct Relay {
+    process: Process,
+    address: SocketAddr,
+}
+
+impl<T> ByProtocol<T> {
+    fn of(&self, over: Over) -> &T {
+        match over {
+            Over::Http1 { .. } => &self.http1,
+            Over::Http2 { .. } => &self.http2,
+        }
+    }
 }
 
 /// The two sides of a comparison.
@@ -151,54 +180,17 @@ enum Side {
 
 impl Stage {
     async fn start(folder: &Path, args: &Args, processors: &Processors) -> anyhow::Result<Stage> {
-        let (origin, relay, control, proxy) = (
-            beside("origin")?,
-            beside("relay")?,
-            beside("weir-control")?,
-            beside("weir-proxy")?,
-        );
         // All at once, so that they differ.
-        let ports = free_ports::<17>()?;
-        let [
-            at,
-            relay_http1_at,
-            relay_http2_at,
-            relay_first_at,
-            outbound,
-            api,
-            xds,
-            inbound,
-            ..,
-        ] = ports;
-        let [.., callee_outbound, caller_app, caller_inbound, a, b, c, d, e, f] = ports;
-        let addresses = Addresses {
-            relay_http1: relay_http1_at,
-            relay_http2: relay_http2_at,
-            relay_first: relay_first_at,
-            outbound,
-        };
+        let mut ports = free_ports::<25>()?.into_iter();
+        let mut next = || ports.next().context("more ports are needed");
+        let (at, api, xds, outbound) = (next()?, next()?, next()?, next()?);
+        let (callee, callee_outbound, callee_grpc, callee_grpc_outbound) = (next()?, next()?, next()?, next()?);
+        let (caller_app, caller_inbound) = (next()?, next()?);
         let ready = Ready::Line("ready");
-        let (origin, _) = Process::start(
-            &origin,
-            &strings(&["--listen", &at.to_string()]),
-            (processors, Place::Others),
-            ready,
-        )
-        .await?;
-        let relays = |listen: SocketAddr, to: SocketAddr, protocol: &str| {
-            strings(&[
-                "--listen",
-                &listen.to_string(),
-                "--to",
-                &to.to_string(),
-                "--protocol",
-                protocol,
-            ])
-        };
-        let start = async |args: Vec<String>| Process::start(&relay, &args, (processors, Place::First), ready).await;
-        let (relay_http1, _) = start(relays(relay_http1_at, at, "http1")).await?;
-        let (relay_http2, _) = start(relays(relay_http2_at, at, "http2")).await?;
-        let (relay_first, _) = start(relays(relay_first_at, relay_http1_at, "http1")).await?;
+        let origin = beside("origin")?;
+        let origin_args = strings(&["--listen", &at.to_string()]);
+        let (origin, _) = Process::start(&origin, &origin_args, (processors, Place::Others), ready).await?;
+        let relays = Relays::start(folder, at, &mut next, processors).await?;
 
         let resources = folder.join("resources");
         std::fs::create_dir(&resources)?;
@@ -206,38 +198,34 @@ impl Stage {
             resources.join("bench.yaml"),
             RESOURCES.replace("ORIGIN-PORT", &at.port().to_string()),
         )?;
-        let (resources, api, xds) = (resources.display().to_string(), api.to_string(), xds.to_string());
-        let mut control_args = strings(&["--resources", &resources, "--api", &api, "--xds", &xds]);
-        control_args.extend(strings(&["--log", "warn"]));
+        let resources = resources.display().to_string();
+        let (control_api, xds) = (api.to_string(), xds.to_string());
+        let mut control_args = strings(&["--resources", &resources, "--api", &control_api, "--xds", "off"]);
+        control_args.extend(strings(&["--xds-tls", &xds, "--log", "warn"]));
         let (control, _) = Process::start(
-            &control,
+            &beside("weir-control")?,
             &control_args,
             (processors, Place::Others),
             Ready::Line("weir-control ready:"),
         )
         .await?;
 
-        let xds = format!("http://{xds}");
-        let sidecar = async |workload: &str, app: String, outbound: SocketAddr, side_ports: [SocketAddr; 3]| {
-            let [admin, metrics, health] = side_ports.map(|address| address.to_string());
-            let label = format!("app={workload}");
-            let mut sidecar = strings(&["--control-plane", &xds, "--workload", workload, "--namespace", "bench"]);
+        let (proxy, xds) = (beside("weir-proxy")?, format!("https://{xds}"));
+        let mut sidecar = async |workload: &str, app: String, outbound: SocketAddr| {
+            let (admin, metrics, health) = (next()?.to_string(), next()?.to_string(), next()?.to_string());
+            let token = folder.join(format!("{workload}.token"));
+            write_private(&token, &token_for(api, workload).await?)?;
+            let mut sidecar = strings(&["--control-plane", &xds, "--token-file", &token.display().to_string()]);
             sidecar.extend(strings(&[
-                "--labels",
-                &label,
+                "--workload",
+                workload,
+                "--namespace",
+                "bench",
                 "--app",
                 &app,
-                "--outbound",
-                &outbound.to_string(),
             ]));
-            sidecar.extend(strings(&[
-                "--admin",
-                &admin,
-                "--metrics",
-                &metrics,
-                "--health",
-                &health,
-            ]));
+            sidecar.extend(strings(&["--outbound", &outbound.to_string(), "--admin", &admin]));
+            sidecar.extend(strings(&["--metrics", &metrics, "--health", &health]));
             sidecar.extend(strings(&[
                 "--access-log",
                 &args.access_log,
@@ -249,47 +237,58 @@ impl Stage {
                 Process::start(&proxy, &sidecar, (processors, Place::First), Ready::Accepts(outbound)).await?;
             anyhow::Ok(process)
         };
-        let callee_app = format!("{}=http@{}", at.port(), inbound.port());
-        let callee = sidecar("callee", callee_app, callee_outbound, [a, b, c]).await?;
+        let app = |protocol: &str, inbound: SocketAddr| format!("{}={protocol}@{}", at.port(), inbound.port());
+        let callees = ByProtocol {
+            http1: sidecar("callee", app("http", callee), callee_outbound).await?,
+            http2: sidecar("callee-grpc", app("grpc", callee_grpc), callee_grpc_outbound).await?,
+        };
         let caller_app = format!("{}=http@{}", caller_app.port(), caller_inbound.port());
-        let caller = sidecar("caller", caller_app, outbound, [d, e, f]).await?;
+        let caller = sidecar("caller", caller_app, outbound).await?;
         Ok(Stage {
             origin,
-            relay_http1,
-            relay_http2,
-            relay_first,
             control,
+            relays,
             caller,
-            callee,
-            addresses,
+            callees,
+            outbound,
         })
     }
 
     async fn stop(self) {
         let Stage {
             origin,
-            relay_http1,
-            relay_http2,
-            relay_first,
             control,
+            relays,
             caller,
-            callee,
-            addresses: _,
+            callees,
+            outbound: _,
         } = self;
-        for process in [caller, callee, control, relay_first, relay_http1, relay_http2, origin] {
+        let Relays { alone, first, second } = relays;
+        let relays = [alone, first, second]
+            .into_iter()
+            .flat_map(|pair| [pair.http1, pair.http2]);
+        for process in [caller, callees.http1, callees.http2, control]
+            .into_iter()
+            .chain(relays.map(|relay| relay.process))
+            .chain([origin])
+        {
             process.stop().await;
         }
     }
 
     /// Where a case's requests go in, and which processes they pass.
     fn route(&self, case: Case, side: Side) -> (SocketAddr, Vec<&Process>) {
-        match (side, case.hops, case.over) {
-            (Side::Weir, Hops::One, _) => (self.addresses.outbound, vec![&self.caller]),
-            (Side::Weir, Hops::Two, _) => (self.addresses.outbound, vec![&self.caller, &self.callee]),
-            (Side::Relay, Hops::One, Over::Http1 { .. }) => (self.addresses.relay_http1, vec![&self.relay_http1]),
-            (Side::Relay, _, Over::Http2 { .. }) => (self.addresses.relay_http2, vec![&self.relay_http2]),
-            (Side::Relay, Hops::Two, Over::Http1 { .. }) => {
-                (self.addresses.relay_first, vec![&self.relay_first, &self.relay_http1])
+        let Relays { alone, first, second } = &self.relays;
+        match (side, case.hops) {
+            (Side::Weir, Hops::One) => (self.outbound, vec![&self.caller]),
+            (Side::Weir, Hops::Two) => (self.outbound, vec![&self.caller, self.callees.of(case.over)]),
+            (Side::Relay, Hops::One) => {
+                let relay = alone.of(case.over);
+                (relay.address, vec![&relay.process])
+            }
+            (Side::Relay, Hops::Two) => {
+                let (first, second) = (first.of(case.over), second.of(case.over));
+                (first.address, vec![&first.process, &second.process])
             }
         }
     }
@@ -308,21 +307,90 @@ impl Stage {
         Ok(used.as_secs_f64() * 1e6 / requests as f64)
     }
 
-    /// Waits until the control plane knows the chain's endpoint, so that no turn meets a mesh that is not there yet.
+    /// Waits until the control plane knows the chains' endpoints, so that no turn meets a mesh that is not there yet.
     async fn warm(&self) -> anyhow::Result<()> {
-        let target = Target {
-            address: self.addresses.outbound,
-            authority: "chain.bench".to_owned(),
-        };
         let deadline = tokio::time::Instant::now() + WARM_TIMEOUT;
-        loop {
-            match Load::open(&target, Over::Http1 { connections: 1 }, Ask::Bytes(100)).await {
-                Ok(_) => return Ok(()),
-                Err(error) if tokio::time::Instant::now() > deadline => return Err(error),
-                Err(_) => tokio::time::sleep(POLL).await,
+        for case in CASES.into_iter().filter(|case| case.hops == Hops::Two) {
+            let target = Target {
+                address: self.outbound,
+                authority: format!("{}.bench", case.service),
+            };
+            let one = match case.over {
+                Over::Http1 { .. } => Over::Http1 { connections: 1 },
+                Over::Http2 { .. } => Over::Http2 {
+                    connections: 1,
+                    streams: 1,
+                },
+            };
+            loop {
+                match Load::open(&target, one, case.ask).await {
+                    Ok(_) => break,
+                    Err(error) if tokio::time::Instant::now() > deadline => return Err(error).context(case.name),
+                    Err(_) => tokio::time::sleep(POLL).await,
+                }
             }
         }
+        Ok(())
     }
+}
+
+impl Relays {
+    async fn start(
+        folder: &Path,
+        origin: SocketAddr,
+        next: &mut impl FnMut() -> anyhow::Result<SocketAddr>,
+        processors: &Processors,
+    ) -> anyhow::Result<Relays> {
+        let identity = folder.join("relays");
+        certificates::make(&identity)?;
+        let (program, identity) = (beside("relay")?, identity.display().to_string());
+        let start = async |listen: SocketAddr, to: SocketAddr, protocol: &str, tls: Option<&str>| {
+            let mut args = strings(&["--listen", &listen.to_string(), "--to", &to.to_string()]);
+            args.extend(strings(&["--protocol", protocol]));
+            if let Some(side) = tls {
+                args.extend(strings(&["--tls", side, "--identity", &identity]));
+            }
+            let (process, _) =
+                Process::start(&program, &args, (processors, Place::First), Ready::Line("ready")).await?;
+            anyhow::Ok(Relay {
+                process,
+                address: listen,
+            })
+        };
+        let (a, b, c, d, e, f) = (next()?, next()?, next()?, next()?, next()?, next()?);
+        Ok(Relays {
+            alone: ByProtocol {
+                http1: start(a, origin, "http1", None).await?,
+                http2: start(b, origin, "http2", None).await?,
+            },
+            first: ByProtocol {
+                http1: start(c, e, "http1", Some("upstream")).await?,
+                http2: start(d, f, "http2", Some("upstream")).await?,
+            },
+            second: ByProtocol {
+                http1: start(e, origin, "http1", Some("downstream")).await?,
+                http2: start(f, origin, "http2", Some("downstream")).await?,
+            },
+        })
+    }
+}
+
+/// A join token for a workload, labelled `app` as it is named.
+async fn token_for(api: SocketAddr, workload: &str) -> anyhow::Result<String> {
+    let asked = serde_json::json!({
+        "namespace": "bench", "account": workload, "labels": {"app": workload}, "ttl": "1h", "uses": 1,
+    });
+    let answer = post(api, "/authority/tokens", asked.to_string()).await?;
+    let issued: serde_json::Value = serde_json::from_slice(&answer)?;
+    let token = issued["token"].as_str().context("no token in the answer")?;
+    Ok(token.to_owned())
+}
+
+/// Writes a file that only its owner reads.
+fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())?;
+    Ok(())
 }
 
 /// What a case has shown so far.
@@ -337,8 +405,11 @@ async fn compare(args: Args, processors: Processors) -> anyhow::Result<()> {
     let stage = Stage::start(folder.path(), &args, &processors).await?;
     // Before the first request, once all have found each other: what a sidecar costs that nobody uses.
     tokio::time::sleep(SETTLE).await;
-    let (weir_kib, relay_kib) = (stage.caller.resident_kib()?, stage.relay_http1.resident_kib()?);
-    stage.warm().await.context("the chain's first request")?;
+    let (weir_kib, relay_kib) = (
+        stage.caller.resident_kib()?,
+        stage.relays.alone.http1.process.resident_kib()?,
+    );
+    stage.warm().await.context("a chain's first request")?;
     let mut rows: Vec<Row> = CASES
         .into_iter()
         .map(|case| Row {
@@ -469,7 +540,7 @@ mod tests {
     fn the_resources_are_valid() {
         let text = RESOURCES.replace("ORIGIN-PORT", "8080");
         let read = weir_api::yaml::read_objects(&text, "resources.yaml", None).expect("they are valid");
-        assert_eq!(read.len(), 8);
+        assert_eq!(read.len(), 9);
         for case in CASES {
             assert!(text.contains(&format!("kind: Service\nmetadata: {{name: {},", case.service)));
         }
