@@ -1,11 +1,13 @@
 //! A request crosses the mesh: each protocol, streamed, with its metric and its log line.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::channel::Channel;
 use http_body_util::{BodyExt, Full};
+use tokio::sync::watch;
 use weir_policy::model::AppProtocol;
 use weir_test_mesh::{Client, MemberSettings, Protocol, Script, TestMesh, call};
 
@@ -129,6 +131,43 @@ async fn a_grpc_answer_keeps_its_trailers() {
     assert_eq!(answer.body.as_ref(), b"\0\0\0\0\x01x");
     let (_, log) = b.stop().await;
     assert_eq!(log[0]["rpc.grpc.status_code"], 0);
+}
+
+/// Servers count small frames that are no end, and close the connection of a peer that sends many: a body that came with
+/// its end goes on with it.
+#[tokio::test]
+async fn many_small_bodies_at_once_are_no_flood() {
+    const CALLS: usize = 150;
+    let mesh = TestMesh::start().await;
+    let (came, all) = watch::channel(0);
+    let came = Arc::new(came);
+    let script = Script::streamed(move |request| {
+        let (came, mut all) = (Arc::clone(&came), all.clone());
+        async move {
+            came.send_modify(|came| *came += 1);
+            // Nothing is read before all have come.
+            let _ = all.wait_for(|came| *came >= CALLS).await;
+            let body = request.into_body().collect().await.expect("a body").to_bytes();
+            Response::new(Full::new(body).boxed())
+        }
+    });
+    let settings = MemberSettings {
+        protocol: AppProtocol::Http2,
+        ..MemberSettings::default()
+    };
+    let _b = mesh.service_with("b", script, settings).await;
+    let a = mesh.service("a", Script::answer(200, "")).await;
+    let outbound = a.outbound();
+    let calls = (0..CALLS).map(|_| {
+        tokio::spawn(async move {
+            let request = Request::post("http://b/").body(Full::from("small"));
+            call(outbound, Protocol::Http2, request.expect("a request")).await
+        })
+    });
+    for calling in calls.collect::<Vec<_>>() {
+        let answer = calling.await.expect("no panic").expect("an answer");
+        assert_eq!((answer.status, answer.text().as_str()), (StatusCode::OK, "small"));
+    }
 }
 
 #[tokio::test]

@@ -248,8 +248,22 @@ impl Body for RequestBody {
         Poll::Ready(Some(Ok(part.into_frame())))
     }
 
+    /// Known as soon as it is so: the end then goes with the last of the data, and not as a frame of its own. Servers
+    /// count small frames that are no end (h2: DATA frame budget).
     fn is_end_stream(&self) -> bool {
-        matches!(self.0, Reading::Nothing)
+        match &self.0 {
+            Reading::Nothing => true,
+            Reading::Copy(_) => false,
+            Reading::Attempt {
+                source,
+                attempt,
+                next_part,
+                ..
+            } => {
+                let source = source.0.borrow();
+                source.attempt == *attempt && source.ended && source.kept_part(*next_part).is_none()
+            }
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
