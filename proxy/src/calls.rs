@@ -11,6 +11,7 @@ use http_body::Body as _;
 use weir_policy::context::{CONTEXT_HEADER, Context, ContextId, VERDICT_HEADER, Verdict};
 use weir_policy::deadline::Deadline;
 use weir_policy::model::Peer;
+use weir_policy::retry::{Reused, Sent};
 use weir_policy::time::Time;
 use weir_policy::trace::{self, TRACEPARENT_HEADER, TRACESTATE_HEADER, TraceParent};
 
@@ -183,7 +184,7 @@ pub(crate) fn strip_own(headers: &mut HeaderMap) {
 /// Tells the sidecar of a caller that the app gave no answer, if it is that: its answer is made here.
 pub(crate) fn write_verdict(headers: &mut HeaderMap, error: &ProxyError) {
     let reason = error.flag();
-    if !UNANSWERED.contains(&reason) {
+    if !UNANSWERED.iter().any(|(unanswered, _)| *unanswered == reason) {
         return;
     }
     if let Ok(verdict) = Verdict::new(error.fault(), None, reason.as_str()) {
@@ -197,18 +198,20 @@ pub(crate) fn is_sidecar(worker: &Worker, endpoint: &Endpoint) -> bool {
     endpoint.peer == Peer::WeirProxy && endpoint.identity.is_some() == worker.identity.is_some()
 }
 
-/// Whether a sidecar says that its app gave no answer.
-pub(crate) fn is_unanswered(headers: &HeaderMap) -> bool {
-    let verdict = headers.get(VERDICT_HEADER).map(Verdict::from_header_value);
-    let Some(Ok(verdict)) = verdict else { return false };
-    UNANSWERED.iter().any(|reason| reason.as_str() == verdict.reason())
+/// How far a request came whose app gave no answer, as its sidecar says; `None`: it says nothing of that.
+pub(crate) fn unanswered(headers: &HeaderMap) -> Option<Sent> {
+    let verdict = Verdict::from_header_value(headers.get(VERDICT_HEADER)?).ok()?;
+    let mut reasons = UNANSWERED.into_iter();
+    let (_, sent) = reasons.find(|(reason, _)| reason.as_str() == verdict.reason())?;
+    Some(sent)
 }
 
-/// Why there is none: not connected, or reset.
-const UNANSWERED: [ResponseFlag; 3] = [
-    ResponseFlag::ConnectFailed,
-    ResponseFlag::ConnectTimeout,
-    ResponseFlag::UpstreamReset,
+/// Why an app gave no answer, and how far the request came then. What was sent to the app twice and failed to connect
+/// the second time is of a method that may be repeated: a sidecar sends nothing else again.
+const UNANSWERED: [(ResponseFlag, Sent); 3] = [
+    (ResponseFlag::ConnectFailed, Sent::No),
+    (ResponseFlag::ConnectTimeout, Sent::No),
+    (ResponseFlag::UpstreamReset, Sent::Maybe { reused: Reused::No }),
 ];
 
 /// What is known of a request from its head.

@@ -14,7 +14,7 @@ use weir_policy::deadline::Deadline;
 use weir_policy::fault::{Injected, injected};
 use weir_policy::model::{AppProtocol, Fault, Peer};
 use weir_policy::names::ListenerName;
-use weir_policy::retry::{AttemptFacts, Decision, Replayable, RetryKind, Reused, Sent, decide};
+use weir_policy::retry::{AttemptFacts, Decision, Replayable, RetryKind, Sent, decide};
 use weir_policy::time::Time;
 
 use crate::answer;
@@ -260,6 +260,7 @@ async fn forward(
         let mut in_flight = InFlight::begin(cluster, endpoint, worker.clock);
         exchange.attempts(endpoint.address);
         let mut grpc_status = None;
+        let mut unanswered = None;
         let sent = match attempt_at(worker, head, call, &body, plan, &at).await {
             Ok((mut response, lease)) => {
                 in_flight.answered(&response, exchange.grpc());
@@ -268,7 +269,10 @@ async fn forward(
                 exchange.attempt_answered(endpoint.address, endpoint.workload.as_deref(), lease.wire(), &response);
                 exchange.note(|record| record.peer_identity = lease.peer());
                 exchange::report(&mut permit, &response, exchange.grpc(), worker.clock.now());
-                let is_unanswered = calls::is_sidecar(worker, endpoint) && calls::is_unanswered(response.headers());
+                unanswered = match calls::is_sidecar(worker, endpoint) {
+                    true => calls::unanswered(response.headers()),
+                    false => None,
+                };
                 to_downstream(&mut response, plan);
                 let attempt = Attempt {
                     permit: Some(permit),
@@ -280,13 +284,7 @@ async fn forward(
                     attempt,
                     until: at.until,
                 }));
-                match plan.retry {
-                    // What a route says of connections holds for the one behind the sidecar as well.
-                    Some(retry) if is_unanswered && !retry.codes.contains(&status) => {
-                        Sent::Maybe { reused: Reused::No }
-                    }
-                    Some(_) | None => Sent::Answered(status),
-                }
+                Sent::Answered(status)
             }
             Err(failed) => {
                 exchange.attempt_failed(endpoint.address, endpoint.workload.as_deref(), failed.outcome());
@@ -322,7 +320,15 @@ async fn forward(
             method_named: plan.method_named,
             policy: plan.retry,
         };
-        let again = match decide(&facts, worker.random()) {
+        let random = worker.random();
+        // What a sidecar says of its app decides first: an app that it could not reach is as one that could not be
+        // reached from here. Then the answer that the sidecar made of that.
+        let by_verdict = unanswered.map(|sent| decide(&AttemptFacts { sent, ..facts }, random));
+        let decision = match by_verdict {
+            Some(again @ Decision::Retry { .. }) => again,
+            Some(Decision::Respond(_)) | None => decide(&facts, random),
+        };
+        let again = match decision {
             Decision::Retry { kind, backoff } => {
                 let wait = backoff.unwrap_or_default();
                 let in_time = deadline.allows(worker.clock.now(), wait);

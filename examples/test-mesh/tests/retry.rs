@@ -305,6 +305,109 @@ async fn the_apps_own_sidecar_keeps_the_same_rule() {
     }
 }
 
+/// An app that takes connections and ends each of them, so that its sidecar can't open one of HTTP/2: what its sidecar
+/// says is what it says of a closed port, and yet the endpoint stays.
+fn dying() -> Script {
+    Script::raw(|stream| async move { drop(stream) })
+}
+
+fn of_protocol(protocol: AppProtocol) -> MemberSettings {
+    MemberSettings {
+        protocol,
+        ..MemberSettings::default()
+    }
+}
+
+#[tokio::test]
+async fn an_app_that_its_sidecar_can_not_reach_is_left_for_another_whatever_the_method() {
+    let (mesh, a) = mesh().await;
+    mesh.apply_service("b", "b", AppProtocol::Http2).await;
+    let settings = || of_protocol(AppProtocol::Http2);
+    let _dying = mesh.workload("b-1", "b", dying(), settings()).await;
+    let well = mesh.workload("b-2", "b", Script::answer(200, ""), settings()).await;
+    mesh.apply_in_force(
+        "{apiVersion: weir.dev/v1, kind: BackendPolicy, metadata: {name: b, namespace: default}, spec: {
+          targetRefs: [{group: '', kind: Service, name: b}], balancing: {type: RoundRobin}}}",
+    )
+    .await;
+    for number in 1..=6 {
+        let answer = a.call(request(Method::POST, b"pay")).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", why(&answer));
+        assert_eq!(well.seen().len(), number);
+    }
+    assert!(well.seen().iter().all(|seen| seen.body == "pay"));
+    let counted = retries(&a).await;
+    assert!(counted[0] >= 3.0, "half of six go to the dying one first: {counted:?}");
+    expect_retries(counted, &[("unprocessed", counted[0])]);
+}
+
+/// What a route says of connections and of answers holds for the app behind a sidecar, after what is sent again in any
+/// case: three times.
+#[tokio::test]
+async fn an_app_that_its_sidecar_can_not_reach_is_tried_as_often_as_one_without() {
+    let grpc = |retry: &str| {
+        format!(
+            "{{apiVersion: weir.dev/v1, kind: RoutePolicy, metadata: {{name: b, namespace: default}}, spec: {{
+               targetRefs: [{{group: '', kind: Service, name: b}}],
+               retry: {{attempts: 2, {retry}, backoff: {{base: 1ms}}}}}}}}"
+        )
+    };
+    for (protocol, policy, by_policy) in [
+        (AppProtocol::Http2, None, 0.0),
+        (AppProtocol::Http2, Some(grpc("on: [connect-failure]")), 2.0),
+        (AppProtocol::Http2, Some(grpc("on: [refused-stream]")), 0.0),
+        (AppProtocol::Http2, Some(grpc("codes: [502], on: [refused-stream]")), 0.0),
+        (AppProtocol::Http2, Some(grpc("codes: [502], on: [refused-stream], methods: Any")), 2.0),
+        (AppProtocol::Grpc, Some(grpc("on: [unavailable], methods: Any")), 2.0),
+        (AppProtocol::Grpc, Some(grpc("on: [internal], methods: Any")), 0.0),
+    ] {
+        let (mesh, a) = mesh().await;
+        let _b = mesh.service_with("b", dying(), of_protocol(protocol)).await;
+        if let Some(policy) = &policy {
+            mesh.apply_in_force(policy).await;
+        }
+        let mut request = request(Method::POST, b"pay");
+        if protocol == AppProtocol::Grpc {
+            let grpc = "application/grpc".parse().expect("a type");
+            request.headers_mut().insert("content-type", grpc);
+        }
+        let answer = call(a.outbound(), Protocol::Http2, request).await.expect("an answer");
+        match protocol {
+            AppProtocol::Grpc => assert_eq!(answer.header("grpc-status"), Some("14"), "{policy:?}"),
+            AppProtocol::Http1 | AppProtocol::Http2 => assert_eq!(answer.status, StatusCode::BAD_GATEWAY, "{policy:?}"),
+        }
+        assert_eq!(answer.header("weir-verdict"), None);
+        expect_retries(retries(&a).await, &[("unprocessed", 3.0), ("policy", by_policy)]);
+    }
+}
+
+/// A stream that the app reset may have been processed: what its sidecar says then is taken by the words for that, and
+/// by those for the answer that the sidecar makes of it.
+#[tokio::test]
+async fn what_an_app_reset_behind_its_sidecar_is_sent_again_as_the_route_says() {
+    for (on, by_policy) in [("reset", 1.0), ("unavailable", 1.0), ("connect-failure", 0.0)] {
+        let (mesh, a) = mesh().await;
+        let peer = Peer::http2(|_| Act::Reset(2)).await;
+        let saw = peer.watch();
+        mesh.apply_service("b", "b", AppProtocol::Grpc).await;
+        let settings = of_protocol(AppProtocol::Grpc);
+        let _b = mesh.sidecar("b", "b", peer.into_app(), settings).await;
+        mesh.apply_in_force(&format!(
+            "{{apiVersion: weir.dev/v1, kind: RoutePolicy, metadata: {{name: b, namespace: default}}, spec: {{
+               targetRefs: [{{group: '', kind: Service, name: b}}],
+               retry: {{attempts: 1, on: [{on}], methods: Any, backoff: {{base: 1ms}}}}}}}}"
+        ))
+        .await;
+        let mut request = request(Method::POST, b"pay");
+        let grpc = "application/grpc".parse().expect("a type");
+        request.headers_mut().insert("content-type", grpc);
+        let answer = call(a.outbound(), Protocol::Http2, request).await.expect("an answer");
+        assert_eq!(answer.header("grpc-status"), Some("14"), "{on}");
+        expect_retries(retries(&a).await, &[("policy", by_policy)]);
+        assert_eq!(saw().len() as f64, 1.0 + by_policy, "{on}");
+    }
+}
+
 /// Every way in which an answer can end before its end.
 fn broken_answers() -> Vec<(AppProtocol, Act)> {
     let bytes = |text: &str| Act::Bytes(text.as_bytes().to_vec());
