@@ -356,8 +356,16 @@ async fn an_app_that_its_sidecar_can_not_reach_is_tried_as_often_as_one_without(
         (AppProtocol::Http2, None, 0.0),
         (AppProtocol::Http2, Some(grpc("on: [connect-failure]")), 2.0),
         (AppProtocol::Http2, Some(grpc("on: [refused-stream]")), 0.0),
-        (AppProtocol::Http2, Some(grpc("codes: [502], on: [refused-stream]")), 0.0),
-        (AppProtocol::Http2, Some(grpc("codes: [502], on: [refused-stream], methods: Any")), 2.0),
+        (
+            AppProtocol::Http2,
+            Some(grpc("codes: [502], on: [refused-stream]")),
+            0.0,
+        ),
+        (
+            AppProtocol::Http2,
+            Some(grpc("codes: [502], on: [refused-stream], methods: Any")),
+            2.0,
+        ),
         (AppProtocol::Grpc, Some(grpc("on: [unavailable], methods: Any")), 2.0),
         (AppProtocol::Grpc, Some(grpc("on: [internal], methods: Any")), 0.0),
     ] {

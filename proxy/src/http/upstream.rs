@@ -33,8 +33,10 @@ use crate::record::Direction;
 use crate::tls::{self, TlsFailure};
 
 mod streams;
+#[cfg(test)]
+mod tests;
 
-use streams::{Driven, Http2Connection, Http2Connections, Opening};
+use streams::{Driven, Expects, Http2Connection, Http2Connections};
 
 /// The most a peer's header block may hold, per connection.
 pub(crate) const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -304,7 +306,8 @@ impl Upstreams {
 
     async fn lease_http2(&self, in_use: InUse, target: &Target<'_>) -> Result<Lease, ConnectError> {
         let pool = Rc::clone(&in_use.0);
-        let mut pending = None;
+        // Before anything is opened for it: one that may not wait leaves no connection behind that nobody asked for.
+        let _pending = target.breaker.admit_pending().map_err(ConnectError::Refused)?;
         let deadline = Instant::now() + target.connect_timeout;
         let mut rung = false;
         loop {
@@ -316,14 +319,10 @@ impl Upstreams {
                 }
                 return Ok(Lease::http2(connection, in_use));
             }
-            let opening = pool.http2_opening(target.connect_timeout);
-            if pending.is_none() {
-                pending = Some(target.breaker.admit_pending().map_err(ConnectError::Refused)?);
-            }
-            let full = match opening {
-                Ok(opening) => {
+            let full = match pool.http2_opening(target.connect_timeout) {
+                Ok(expects) => {
                     rung = false;
-                    pool.http2_opened(opening, deadline).await?;
+                    pool.http2_opened(expects, deadline).await?;
                     continue;
                 }
                 Err(full) => full,
@@ -447,17 +446,16 @@ impl Pool {
 
     /// An HTTP/2 connection that is being opened and is likely to have room. Where there is none, one begins to be
     /// opened by a task of its own, since several requests of the worker will share it and the first to ask may leave.
-    fn http2_opening(self: &Rc<Self>, connect_timeout: Duration) -> Result<Opening, Full> {
+    fn http2_opening(self: &Rc<Self>, connect_timeout: Duration) -> Result<Expects<'_>, Full> {
         let keep = self.keep.get();
         if self.http2.likely_room(&keep) == 0 {
             return Err(Full::Peer);
         }
-        if let Some(opening) = self.http2.expect(&keep) {
-            return Ok(opening);
+        if let Some(expects) = self.http2.expect(&keep) {
+            return Ok(expects);
         }
         let slot = self.slot().map_err(Full::Connections)?;
         let (tell, outcome) = watch::channel(None);
-        self.http2.opens(&outcome);
         let (pool, opening) = (Rc::clone(self), outcome.clone());
         tokio::task::spawn_local(async move {
             let opened = within(Instant::now() + connect_timeout, open_http2(&pool, slot)).await;
@@ -469,12 +467,13 @@ impl Pool {
             pool.last_used.set(Instant::now());
             tell.send_replace(Some(outcome));
         });
-        Ok(outcome)
+        Ok(self.http2.opens(outcome))
     }
 
     /// Waits for a connection that is being opened, until `deadline`.
-    async fn http2_opened(&self, mut opening: Opening, deadline: Instant) -> Result<(), ConnectError> {
-        let outcome = match tokio::time::timeout_at(deadline, opening.wait_for(Option::is_some)).await {
+    async fn http2_opened(&self, mut expects: Expects<'_>, deadline: Instant) -> Result<(), ConnectError> {
+        let opened = expects.outcome.wait_for(Option::is_some);
+        let outcome = match tokio::time::timeout_at(deadline, opened).await {
             Ok(Ok(outcome)) => outcome.clone(),
             // The task that opens it ended without a word: the worker is stopping.
             Ok(Err(_)) => Some(Err(ConnectError::Failed(

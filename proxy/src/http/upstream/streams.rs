@@ -56,6 +56,12 @@ struct Expected {
     by: usize,
 }
 
+/// One request that counts on a connection that is being opened, for as long as this lives.
+pub(super) struct Expects<'a> {
+    connections: &'a Http2Connections,
+    pub(super) outcome: Opening,
+}
+
 impl Http2Connection {
     pub(super) fn new(
         sender: http2::SendRequest<RequestBody>,
@@ -148,20 +154,27 @@ impl Http2Connections {
     }
 
     /// One that is being opened already and is likely to have room for one request more, which counts on it from now.
-    pub(super) fn expect(&self, keep: &ConnectionPool) -> Option<Opening> {
+    pub(super) fn expect(&self, keep: &ConnectionPool) -> Option<Expects<'_>> {
         let room = self.likely_room(keep);
         let mut opening = self.opening.borrow_mut();
         let expected = opening.iter_mut().find(|expected| expected.by < room)?;
         expected.by += 1;
-        Some(expected.outcome.clone())
+        Some(Expects {
+            connections: self,
+            outcome: expected.outcome.clone(),
+        })
     }
 
     /// Another one begins to be opened, for one request so far.
-    pub(super) fn opens(&self, outcome: &Opening) {
+    pub(super) fn opens(&self, outcome: Opening) -> Expects<'_> {
         self.opening.borrow_mut().push(Expected {
             outcome: outcome.clone(),
             by: 1,
         });
+        Expects {
+            connections: self,
+            outcome,
+        }
     }
 
     /// That came to an end.
@@ -198,6 +211,18 @@ impl Http2Connections {
     pub(super) fn sweep(&self, keep: &ConnectionPool, now: Instant) {
         let mut open = self.open.borrow_mut();
         open.retain(|connection| connection.is_of_use(keep, now));
+    }
+}
+
+impl Drop for Expects<'_> {
+    fn drop(&mut self) {
+        let mut opening = self.connections.opening.borrow_mut();
+        let expected = opening
+            .iter_mut()
+            .find(|expected| expected.outcome.same_channel(&self.outcome));
+        if let Some(expected) = expected {
+            expected.by = expected.by.saturating_sub(1);
+        }
     }
 }
 
