@@ -459,13 +459,9 @@ impl Pool {
         let (pool, opening) = (Rc::clone(self), outcome.clone());
         tokio::task::spawn_local(async move {
             let opened = within(Instant::now() + connect_timeout, open_http2(&pool, slot)).await;
-            let (connection, outcome) = match opened {
-                Ok(connection) => (Some(connection), Ok(())),
-                Err(error) => (None, Err(error)),
-            };
-            pool.http2.opened(&opening, connection);
+            pool.http2.opened(&opening, opened.as_ref().ok().cloned());
             pool.last_used.set(Instant::now());
-            tell.send_replace(Some(outcome));
+            tell.send_replace(Some(opened));
         });
         Ok(self.http2.opens(outcome))
     }
@@ -482,18 +478,16 @@ impl Pool {
             ))),
             Err(_) => Some(Err(ConnectError::TimedOut)),
         };
-        if let Some(Err(error)) = outcome {
-            return Err(error);
-        }
-        // To open it again here would never end with a peer that accepts and hangs up; how often it is tried is
-        // decided where all attempts are counted.
-        if !self.http2.any_alive() {
-            return Err(ConnectError::Failed(
+        match outcome {
+            Some(Err(error)) => Err(error),
+            // To open another one here would never end with a peer that accepts and hangs up, whatever becomes of the
+            // others that it has; how often it is tried is decided where all attempts are counted.
+            Some(Ok(connection)) if connection.sender.is_closed() => Err(ConnectError::Failed(
                 io::ErrorKind::ConnectionReset,
                 "the connection was closed as soon as it was opened".to_owned(),
-            ));
+            )),
+            Some(Ok(_)) | None => Ok(()),
         }
-        Ok(())
     }
 }
 

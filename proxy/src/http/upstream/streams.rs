@@ -38,7 +38,7 @@ struct Carries {
 pub(super) type Driven = Rc<RefCell<Option<http2::Connection<TokioIo<CountedIo>, RequestBody, LocalExecutor>>>>;
 
 /// What came of opening a connection; `None`: nothing yet.
-pub(super) type Opening = watch::Receiver<Option<Result<(), ConnectError>>>;
+pub(super) type Opening = watch::Receiver<Option<Result<Http2Connection, ConnectError>>>;
 
 /// The connections of a pool.
 #[derive(Default)]
@@ -138,12 +138,6 @@ impl Http2Connections {
             }
             None => None,
         }
-    }
-
-    /// Whether any is open, though it may take no more.
-    pub(super) fn any_alive(&self) -> bool {
-        let open = self.open.borrow();
-        open.iter().any(|connection| !connection.sender.is_closed())
     }
 
     /// How many requests at once a new connection is likely to take: of the peer nothing is known before there is one.

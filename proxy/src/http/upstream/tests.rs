@@ -157,3 +157,28 @@ async fn what_is_opened_for_one_that_left_is_the_next_ones() {
     };
     LocalSet::new().run_until(tested).await;
 }
+
+/// Else one request would open connections as fast as the peer closes them, for as long as another one is open.
+#[tokio::test]
+async fn one_request_opens_one_connection_though_the_peer_hangs_up() {
+    let tested = async {
+        let caller = Caller::new(breaker(10, 10), None);
+        let server = Server::start().await;
+        let (held, _taken) = in_time(async { tokio::join!(caller.lease(&server), server.takes(1)) }).await;
+        let _held = held.expect("a connection");
+        let mut request = pin!(caller.lease(&server));
+        waits(request.as_mut()).await;
+        let (mut stream, _) = in_time(server.0.accept()).await.expect("a connection");
+        stream.write_all(&settings(1)).await.expect("it reads");
+        stream.write_all(&GOAWAY).await.expect("it reads");
+        let mut read = Vec::new();
+        in_time(stream.read_to_end(&mut read)).await.expect("an end");
+        tokio::select! {
+            biased;
+            // It hears that the connection was closed, or gets it before that is known: either way it has its answer.
+            _ = request => {}
+            _ = server.0.accept() => panic!("another connection"),
+        }
+    };
+    LocalSet::new().run_until(tested).await;
+}
