@@ -313,29 +313,30 @@ impl Upstreams {
         loop {
             let (room, freed) = (pool.http2.room(), pool.freed.notified());
             if let Some(connection) = pool.http2.with_room(&target.keep) {
-                if rung {
-                    // A connection's place was free and is not taken here: whoever waits for one is told instead.
-                    pool.freed.notify_one();
-                }
+                pool.pass_on(&mut rung);
                 return Ok(Lease::http2(connection, in_use));
             }
-            let full = match pool.http2_opening(target.connect_timeout) {
+            let opening = pool.http2_opening(target.connect_timeout, &mut rung);
+            pool.pass_on(&mut rung);
+            let full = match opening {
                 Ok(expects) => {
-                    rung = false;
                     pool.http2_opened(expects, deadline).await?;
                     continue;
                 }
                 Err(full) => full,
             };
-            match full {
-                Full::Connections(_) => self.close_unused(target.breaker),
+            let waits_for_a_place = match full {
+                Full::Connections(_) => {
+                    self.close_unused(target.breaker);
+                    true
+                }
                 // Another connection would take no more.
-                Full::Peer => {}
-            }
+                Full::Peer => false,
+            };
             // Both bells are cancel safe: who is dropped with one that rang for it passes it on.
             tokio::select! {
                 () = room => {}
-                () = freed => rung = true,
+                () = freed, if waits_for_a_place => rung = true,
                 () = tokio::time::sleep_until(deadline) => {
                     return Err(match full {
                         Full::Connections(refusal) => ConnectError::Refused(refusal),
@@ -444,9 +445,17 @@ impl Pool {
         })
     }
 
+    /// A place was free and is not taken by the request that the bell rang for: whoever waits for one is told instead.
+    fn pass_on(&self, rung: &mut bool) {
+        if std::mem::take(rung) {
+            self.freed.notify_one();
+        }
+    }
+
     /// An HTTP/2 connection that is being opened and is likely to have room. Where there is none, one begins to be
     /// opened by a task of its own, since several requests of the worker will share it and the first to ask may leave.
-    fn http2_opening(self: &Rc<Self>, connect_timeout: Duration) -> Result<Expects<'_>, Full> {
+    /// `rung`: a place was free; no longer, if one was asked for.
+    fn http2_opening(self: &Rc<Self>, connect_timeout: Duration, rung: &mut bool) -> Result<Expects<'_>, Full> {
         let keep = self.keep.get();
         if self.http2.likely_room(&keep) == 0 {
             return Err(Full::Peer);
@@ -454,6 +463,7 @@ impl Pool {
         if let Some(expects) = self.http2.expect(&keep) {
             return Ok(expects);
         }
+        *rung = false;
         let slot = self.slot().map_err(Full::Connections)?;
         let (tell, outcome) = watch::channel(None);
         let (pool, opening) = (Rc::clone(self), outcome.clone());

@@ -182,3 +182,26 @@ async fn one_request_opens_one_connection_though_the_peer_hangs_up() {
     };
     LocalSet::new().run_until(tested).await;
 }
+
+/// A place is of use only to those who wait for one, not to a request whose peer takes no more.
+#[tokio::test]
+async fn a_place_that_became_free_is_told_to_who_can_use_it() {
+    let tested = async {
+        let caller = Caller::new(breaker(2, 10), None);
+        let [x, y, z] = [Server::start().await, Server::start().await, Server::start().await];
+        let (at_x, mut taken) = in_time(async { tokio::join!(caller.lease(&x), x.takes(1)) }).await;
+        let (at_y, _taken_y) = in_time(async { tokio::join!(caller.lease(&y), y.takes(1)) }).await;
+        let _at_x = at_x.expect("a connection");
+        let at_y = at_y.expect("a connection");
+        in_time(taken.says(0)).await;
+        let mut to_x = pin!(caller.lease(&x));
+        waits(to_x.as_mut()).await;
+        let mut to_z = pin!(caller.lease(&z));
+        waits(to_z.as_mut()).await;
+        drop(at_y);
+        let (at_z, _taken_z) = in_time(async { tokio::join!(to_z, z.takes(1)) }).await;
+        at_z.expect("a connection");
+        waits(to_x).await;
+    };
+    LocalSet::new().run_until(tested).await;
+}
