@@ -26,6 +26,7 @@ use crate::exchange::{self, Attempt, Exchange, InFlight};
 use crate::http::body::{DownstreamBody, Replay, RequestBody, ResponseBody};
 use crate::http::head::{Grpc, Head, strip_hop_by_hop};
 use crate::http::upstream::{Lease, Target, Wire};
+use crate::mesh::Unavailable;
 use crate::mirror;
 use crate::plan::{self, ForwardPlan, Planned, RequestPlan};
 use crate::record::{Direction, DownstreamAddr, ResponseFlag};
@@ -113,7 +114,7 @@ async fn carry(
     head: &mut Head,
     body: Replay,
 ) -> Result<Carried, ProxyError> {
-    let service = identify(worker, head).await?;
+    let service = identify(worker, exchange, call.deadline, head).await?;
     exchange.note(|record| record.service = Arc::clone(&service.label));
     let Planned { cors, plan } = plan::plan(head, &service, worker.random());
     exchange.will_say(cors);
@@ -174,8 +175,13 @@ async fn meet(
     }
 }
 
-/// The service of the name that the app asked for; waited for if nobody has asked for it yet.
-async fn identify(worker: &Worker, head: &Head) -> Result<Arc<Service>, ProxyError> {
+/// The service of the name that the app asked for; waited for if nobody has asked for it yet, within the call's time.
+async fn identify(
+    worker: &Worker,
+    exchange: &Exchange,
+    within: Deadline,
+    head: &Head,
+) -> Result<Arc<Service>, ProxyError> {
     let authority = head.authority.as_str();
     if let Some(service) = worker.known_service(authority) {
         return Ok(service);
@@ -192,11 +198,15 @@ async fn identify(worker: &Worker, head: &Head) -> Result<Arc<Service>, ProxyErr
             why: error.to_string(),
         })
     })?;
-    match Box::pin(worker.mesh.service(&name, CONFIG_WAIT)).await {
+    let left = within.remaining(worker.clock.now()).unwrap_or(CONFIG_WAIT);
+    match Box::pin(worker.mesh.service(&name, left.min(CONFIG_WAIT))).await {
         Ok(service) => {
             worker.remember_service(authority, &service);
             Ok(service)
         }
+        Err(Unavailable::NoAnswer { .. }) if within.has_passed(worker.clock.now()) => Err(ProxyError::RequestTimeout {
+            limit: exchange.elapsed(),
+        }),
         Err(why) => Err(refused(ProxyError::of_name(authority, why))),
     }
 }

@@ -527,6 +527,18 @@ async fn a_grpc_stream_that_runs_out_of_time_ends_with_trailers() {
     );
 }
 
+/// Also for a name that nobody has asked for before, while no control plane is there to say what it is.
+#[tokio::test]
+async fn a_call_waits_for_configuration_no_longer_than_its_time() {
+    let (mesh, a) = mesh(1).await;
+    mesh.stop_control().await;
+    for timeout in [Some("300m"), Some("0m")] {
+        let answer = call(a.outbound(), Protocol::Http2, grpc(timeout)).await;
+        let answer = answer.expect("an answer");
+        assert_eq!(answer.header("grpc-status"), Some("4"), "{timeout:?}: {}", why(&answer));
+    }
+}
+
 #[tokio::test]
 async fn a_deadline_is_carried_through_two_hops() {
     let mesh = TestMesh::start().await;
