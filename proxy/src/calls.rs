@@ -18,6 +18,7 @@ use weir_policy::trace::{self, TRACEPARENT_HEADER, TRACESTATE_HEADER, TraceParen
 use crate::answer;
 use crate::config::{Edge, Ratio};
 use crate::endpoints::Endpoint;
+use crate::contexts::Place;
 use crate::error::ProxyError;
 use crate::exchange::Exchange;
 use crate::health_check::CHECK_HEADER;
@@ -142,6 +143,15 @@ pub(crate) fn check(worker: &Worker, headers: &HeaderMap, path: &str) -> (Call, 
 }
 
 impl Call {
+    /// Where in its trace it is.
+    pub(crate) fn place(&self) -> Place {
+        Place {
+            trace_id: self.trace.trace_id,
+            span_id: self.trace.span_id,
+            passed_on: self.passed_on,
+        }
+    }
+
     /// Writes the parent of what comes next.
     pub(crate) fn write_trace(&self, headers: &mut HeaderMap) {
         let parent = TraceParent {

@@ -23,9 +23,18 @@ struct Entry {
     context: Context,
     /// When its caller no longer waits.
     deadline: Deadline,
-    trace_id: [u8; 16],
-    /// Our inbound span: what the app passes on as parent.
-    span_id: [u8; 8],
+    place: Place,
+}
+
+/// Where in its trace a request is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) trace_id: [u8; 16],
+    /// Our inbound span: no other request has it.
+    pub(crate) span_id: [u8; 8],
+    /// What the app has as the parent of its calls: our span, or its caller's where we have none, which requests may
+    /// then have in common.
+    pub(crate) passed_on: [u8; 8],
 }
 
 /// What a call of the app inherits.
@@ -44,24 +53,17 @@ pub(crate) struct OpenContext {
 
 impl Contexts {
     /// A request has come in. `None`: too many are open.
-    pub(crate) fn open(
-        self: &Arc<Self>,
-        context: Context,
-        deadline: Deadline,
-        trace_id: [u8; 16],
-        span_id: [u8; 8],
-    ) -> Option<OpenContext> {
+    pub(crate) fn open(self: &Arc<Self>, context: Context, deadline: Deadline, place: Place) -> Option<OpenContext> {
         if self.by_id.len() >= OPEN_MAX {
             return None;
         }
         let entry = Entry {
             context,
             deadline,
-            trace_id,
-            span_id,
+            place,
         };
         self.by_id.entry(context.id).or_default().push(entry);
-        self.by_trace.entry(trace_id).or_default().push(entry);
+        self.by_trace.entry(place.trace_id).or_default().push(entry);
         Some(OpenContext {
             contexts: Arc::clone(self),
             entry,
@@ -71,18 +73,21 @@ impl Contexts {
     /// The request that a call is made for: by the id that the app passed on in `tracestate`; else by the span it gave
     /// as parent; else by its trace, if only one request of that is open.
     pub(crate) fn find(&self, id: Option<ContextId>, parent: Option<&TraceParent>) -> Option<Found> {
-        let span = parent.map(|parent| parent.parent_id);
+        let under = |parent: &TraceParent| {
+            let span = parent.parent_id;
+            move |entry: &&Entry| entry.place.passed_on == span
+        };
         let found = id.and_then(|id| {
             let entries = self.by_id.get(&id)?;
             // A service that is asked twice for one citizen's request has the id open twice.
-            let by_span = entries.iter().find(|entry| Some(entry.span_id) == span);
-            by_span.copied().or_else(|| strictest(&entries))
+            let by_span = parent.and_then(|parent| strictest(entries.iter().filter(under(parent))));
+            by_span.or_else(|| strictest(entries.iter()))
         });
         let found = found.or_else(|| {
             let parent = parent?;
             let entries = self.by_trace.get(&parent.trace_id)?;
-            let by_span = entries.iter().find(|entry| entry.span_id == parent.parent_id);
-            by_span.or_else(|| only(&entries)).copied()
+            let by_span = only(entries.iter().filter(under(parent)));
+            by_span.or_else(|| only(entries.iter())).copied()
         });
         found.map(|entry| Found {
             context: entry.context,
@@ -91,16 +96,14 @@ impl Contexts {
     }
 }
 
-fn only(entries: &[Entry]) -> Option<&Entry> {
-    match entries {
-        [entry] => Some(entry),
-        _ => None,
-    }
+fn only<'a>(mut entries: impl Iterator<Item = &'a Entry>) -> Option<&'a Entry> {
+    let first = entries.next()?;
+    entries.next().is_none().then_some(first)
 }
 
 /// The shortest deadline and the lowest priority of several.
-fn strictest(entries: &[Entry]) -> Option<Entry> {
-    entries.iter().copied().reduce(|mut strict, entry| {
+fn strictest<'a>(entries: impl Iterator<Item = &'a Entry>) -> Option<Entry> {
+    entries.copied().reduce(|mut strict, entry| {
         strict.deadline = strict.deadline.earliest(entry.deadline);
         strict.context.priority = strict.context.priority.lower(entry.context.priority);
         strict
@@ -109,16 +112,16 @@ fn strictest(entries: &[Entry]) -> Option<Entry> {
 
 impl Drop for OpenContext {
     fn drop(&mut self) {
-        let span = self.entry.span_id;
+        let Place { trace_id, span_id, .. } = self.entry.place;
         // Each guard of the map is dropped before the map is asked again: it locks.
         if let dashmap::Entry::Occupied(mut entries) = self.contexts.by_id.entry(self.entry.context.id) {
-            entries.get_mut().retain(|entry| entry.span_id != span);
+            entries.get_mut().retain(|entry| entry.place.span_id != span_id);
             if entries.get().is_empty() {
                 entries.remove();
             }
         }
-        if let dashmap::Entry::Occupied(mut entries) = self.contexts.by_trace.entry(self.entry.trace_id) {
-            entries.get_mut().retain(|entry| entry.span_id != span);
+        if let dashmap::Entry::Occupied(mut entries) = self.contexts.by_trace.entry(trace_id) {
+            entries.get_mut().retain(|entry| entry.place.span_id != span_id);
             if entries.get().is_empty() {
                 entries.remove();
             }
@@ -146,17 +149,45 @@ mod tests {
         }
     }
 
+    fn spans(own: u8, passed_on: u8) -> Place {
+        Place {
+            trace_id: TRACE,
+            span_id: [own; 8],
+            passed_on: [passed_on; 8],
+        }
+    }
+
+    #[test]
+    fn a_call_finds_its_request_by_the_span_that_was_passed_on() {
+        let contexts = Arc::new(Contexts::default());
+        let open = |id, own, passed_on| {
+            let open = contexts.open(context(id), Deadline::NONE, spans(own, passed_on));
+            open.expect("room")
+        };
+        let found = |span| contexts.find(None, Some(&parent(span))).map(|found| found.context.id);
+        let (one, two) = (open(1, 1, 11), open(2, 2, 12));
+        assert_eq!([found(11), found(12)], [Some(ContextId(1)), Some(ContextId(2))]);
+        assert_eq!([found(1), found(2)], [None, None], "nobody was told of these");
+        // Two under one span of their caller: which of them a call is made for is not to be known.
+        let three = open(3, 3, 11);
+        assert_eq!(found(11), None);
+        drop(three);
+        assert_eq!(found(11), Some(ContextId(1)));
+        drop((one, two));
+        assert!(contexts.by_id.is_empty() && contexts.by_trace.is_empty());
+    }
+
     #[test]
     fn a_call_finds_its_request_by_id_then_span_then_trace() {
         let contexts = Arc::new(Contexts::default());
         let late = Deadline::at(Time::from_nanos(Duration::from_secs(9).as_nanos() as u64));
         let soon = Deadline::at(Time::from_nanos(Duration::from_secs(1).as_nanos() as u64));
-        let one = contexts.open(context(1), late, TRACE, [1; 8]).expect("room");
+        let one = contexts.open(context(1), late, spans(1, 1)).expect("room");
         assert_eq!(
             contexts.find(None, Some(&parent(9))).expect("the only one").context.id,
             ContextId(1)
         );
-        let two = contexts.open(context(2), soon, TRACE, [2; 8]).expect("room");
+        let two = contexts.open(context(2), soon, spans(2, 2)).expect("room");
         assert_eq!(
             contexts
                 .find(Some(ContextId(2)), Some(&parent(1)))
@@ -169,7 +200,7 @@ mod tests {
             ContextId(2)
         );
         assert_eq!(contexts.find(None, Some(&parent(9))), None, "two are open in the trace");
-        let again = contexts.open(context(2), late, TRACE, [3; 8]).expect("room");
+        let again = contexts.open(context(2), late, spans(3, 3)).expect("room");
         assert_eq!(
             contexts
                 .find(Some(ContextId(2)), Some(&parent(3)))

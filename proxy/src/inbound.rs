@@ -91,10 +91,10 @@ pub(crate) async fn serve(
     if check.is_some() {
         record.purpose = Purpose::HealthCheck;
     }
-    let open = call.context.and_then(|context| {
-        let ids = &call.trace;
-        worker.contexts.open(context, call.deadline, ids.trace_id, ids.span_id)
-    });
+    let contexts = &worker.contexts;
+    let open = call
+        .context
+        .and_then(|context| contexts.open(context, call.deadline, call.place()));
     let mut exchange = Box::new(Exchange::new(
         record,
         Rc::clone(&worker.recorder),

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::{Map, Value};
+use tokio::sync::{Barrier, watch};
 use weir_api::{Key, Kind};
-use weir_proxy::config::AccessLog;
+use weir_proxy::config::{AccessLog, Edge};
 use weir_test_mesh::{Api, Member, MemberSettings, Processes, Protocol, Script, ScriptedApp, TestMesh, call, until};
 
 fn key(name: &str) -> Key {
@@ -273,6 +275,78 @@ async fn spans_are_made_as_the_policy_says_and_show_what_it_asks_for() {
     };
     assert!(begun_here.ends_with("-00"), "{begun_here}");
     assert_eq!(*continued, RECORDED);
+}
+
+/// An app that asks the service `host` and answers with what that answers. `pass` is what its call has of the request
+/// that it is made for.
+fn asks<const N: usize>(
+    outbound: &watch::Receiver<Option<SocketAddr>>,
+    host: &'static str,
+    pass: [(&'static str, &'static str); N],
+) -> Script {
+    let outbound = outbound.clone();
+    Script::http(move |seen| {
+        let outbound = outbound.borrow().expect("its sidecar");
+        let mut request = Request::get("/probes").header("host", host);
+        for (from, to) in pass {
+            request = request.header(to, seen.header(from).expect("it came"));
+        }
+        async move {
+            let request = request.body(Full::default()).expect("a request");
+            let answer = call(outbound, Protocol::Http1, request).await.expect("an answer");
+            Response::new(Full::from(answer.body))
+        }
+    })
+}
+
+/// Of two requests of one trace that a policy excludes, at once: a call that has nothing but the span that its app was
+/// given is made for the request that it was given with.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_of_excluded_requests_find_their_context() {
+    let mesh = TestMesh::start().await;
+    let both = Arc::new(Barrier::new(2));
+    let c = Script::http(move |seen| {
+        let both = Arc::clone(&both);
+        async move {
+            both.wait().await;
+            let state = seen.header("tracestate").unwrap_or_default().to_owned();
+            Response::new(Full::from(state))
+        }
+    });
+    let _c = mesh.service("c", c).await;
+    let (b_outbound, from_b) = watch::channel(None);
+    let b = asks(&from_b, "c", [("traceparent", "traceparent")]);
+    let b = mesh.service("b", b).await;
+    b_outbound.send_replace(Some(b.outbound()));
+    let (a_outbound, from_a) = watch::channel(None);
+    let a = asks(&from_a, "b", [("x-span", "traceparent"), ("tracestate", "tracestate")]);
+    let edge = MemberSettings {
+        edge: Edge::Yes,
+        ..MemberSettings::default()
+    };
+    let a = mesh.service_with("a", a, edge).await;
+    a_outbound.send_replace(Some(a.outbound()));
+    let excluded = policy("p", "{excludedPaths: [{value: /probes}]}");
+    in_force_on(mesh.control_api(), &excluded, 3).await;
+
+    let ask = |span: &'static str| {
+        let parent = format!("00-0af7651916cd43dd8448eb211c80319c-{span}-01");
+        let request = Request::get("/").header("host", "a").header("x-span", parent);
+        let request = request.body(Full::default()).expect("a request");
+        let inbound = a.inbound();
+        async move { call(inbound, Protocol::Http1, request).await.expect("an answer") }
+    };
+    let (one, two) = tokio::join!(ask("b7ad6b7169203331"), ask("b7ad6b7169203332"));
+    let at_a = |span: &str| {
+        let seen = a.seen();
+        let seen = seen
+            .iter()
+            .find(|seen| seen.header("x-span").is_some_and(|parent| parent.contains(span)));
+        let state = seen.and_then(|seen| seen.header("tracestate"));
+        state.expect("a context's id").to_owned()
+    };
+    assert_eq!(one.text(), at_a("b7ad6b7169203331"));
+    assert_eq!(two.text(), at_a("b7ad6b7169203332"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
