@@ -36,6 +36,15 @@ use crate::worker::{Downstream, Worker};
 /// How long connecting to the app may take: it is on this host, so longer means that it does not take connections.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How many checks of a port of the app are under way at once, per process, over all callers; a connection for each, at
+/// most. One that is refused is answered with 503, and counts as failed where it came from: an app that so many at once
+/// wait for does not answer them.
+const CHECKS_MAX: Limits = Limits {
+    max_connections: 128,
+    max_pending: 128,
+    max_requests: 128,
+};
+
 /// One port of the app, as its inbound listener knows it.
 #[derive(Debug)]
 pub(crate) struct InboundApp {
@@ -50,6 +59,9 @@ pub(crate) struct InboundApp {
     /// Whether requests enter the mesh here.
     pub(crate) edge: Edge,
     breaker: Arc<Breaker>,
+    /// For checks: those that callers' requests have no place left for would say of a busy app that it does not work,
+    /// and callers would leave it.
+    checks: Arc<Breaker>,
 }
 
 impl InboundApp {
@@ -62,6 +74,7 @@ impl InboundApp {
             edge,
             // No failure breaker: one that opened here would hide the app from callers whose own breakers decide.
             breaker: Arc::new(Breaker::new(Limits::default(), None)),
+            checks: Arc::new(Breaker::new(CHECKS_MAX, None)),
         }
     }
 }
@@ -79,7 +92,7 @@ pub(crate) async fn serve(
     let (parts, body) = request.into_parts();
     let grpc = Grpc::of(&parts.headers);
     let caller = Caller::of(worker, app, &downstream);
-    let check = Asks::of(&parts.headers).filter(|_| caller == Caller::Sidecar);
+    let check = Asks::of(&parts, &body).filter(|_| caller == Caller::Sidecar);
     let path = parts.uri.path();
     let (call, told) = match check {
         Some(_) => calls::check(worker, &parts.headers, path),
@@ -109,7 +122,8 @@ pub(crate) async fn serve(
     let carried = match admitted.and_then(|()| Head::read(parts)) {
         Ok(mut head) => {
             downstream.introduce(&mut head.headers);
-            carry(worker, app, &mut exchange, &call, head, body).await
+            let breaker = if check.is_some() { &app.checks } else { &app.breaker };
+            carry(worker, app, breaker, &mut exchange, &call, head, body).await
         }
         Err(error) => Err(error),
     };
@@ -153,6 +167,10 @@ fn admit(worker: &Worker, app: &InboundApp, downstream: &Downstream) -> Result<(
 /// Answers a check that asks whether the app takes connections.
 async fn connectable(worker: &Worker, app: &InboundApp, exchange: &mut Exchange) -> Response<ResponseBody> {
     let endpoint = app.address;
+    let _permit = match app.checks.admit_connection() {
+        Ok(permit) => permit,
+        Err(refusal) => return calls::refuse(worker, exchange, &worker.refused(&app.label, refusal)),
+    };
     let error = match timeout(CONNECT_TIMEOUT, TcpStream::connect(endpoint)).await {
         Ok(Ok(_)) => {
             let response = answer::direct(StatusCode::OK, HeaderMap::new(), String::new());
@@ -175,6 +193,7 @@ async fn connectable(worker: &Worker, app: &InboundApp, exchange: &mut Exchange)
 async fn carry(
     worker: &Worker,
     app: &InboundApp,
+    breaker: &Arc<Breaker>,
     exchange: &mut Exchange,
     call: &Call,
     mut head: Head,
@@ -192,7 +211,7 @@ async fn carry(
     let target = Target {
         address: app.address,
         wire: wire(app.protocol),
-        breaker: &app.breaker,
+        breaker,
         direction: Direction::Inbound,
         connect_timeout: CONNECT_TIMEOUT,
         keep: ConnectionPool::default(),
@@ -202,7 +221,7 @@ async fn carry(
     let mut unprocessed_resends = 0;
     let mut safe_resends = 0;
     loop {
-        let permit = app.breaker.admit(worker.clock.now());
+        let permit = breaker.admit(worker.clock.now());
         let permit = permit.map_err(|refusal| worker.refused(&app.label, refusal))?;
         attempts += 1;
         exchange.attempts(app.address);

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
 use tokio::sync::watch;
 use weir_api::{Key, Kind};
@@ -286,6 +287,113 @@ async fn nobody_else_makes_a_request_a_check() {
         .await;
         assert_eq!(b.metric("weir_health_checks_answered_total", &[]).await, 0.0);
     }
+}
+
+/// What no sidecar asks is a request, whatever stands in its header: counted, logged, limited.
+#[tokio::test]
+async fn what_no_sidecar_asks_is_no_check() {
+    let mesh = TestMesh::start().await;
+    let b = mesh.service("b", Script::answer(200, "")).await;
+    let marked = |method: Method, path: &str, mark: &str, body: &'static str| {
+        let request = Request::builder().method(method).uri(path).header("host", "b");
+        let request = request.header("weir-check", mark).body(Full::from(body));
+        let inbound = b.inbound();
+        async move {
+            let answer = call(inbound, Protocol::Http1, request.expect("a request")).await;
+            assert_eq!(answer.expect("an answer").status, StatusCode::OK);
+        }
+    };
+    for (method, path, mark, body) in [
+        (Method::DELETE, "/records", "request", ""),
+        (Method::POST, "/records", "request", "x"),
+        (Method::GET, "/records", "request", "x"),
+        (Method::POST, "/", "connection", ""),
+    ] {
+        marked(method, path, mark, body).await;
+    }
+    marked(Method::GET, "/", "request", "").await;
+    marked(Method::GET, "/", "connection", "").await;
+    let seen = b.seen();
+    assert_eq!(seen.len(), 5, "all but the last reached the app");
+    assert!(seen.iter().all(|seen| seen.header("weir-check").is_none()));
+    let counted = ["direction=\"inbound\""];
+    until("the checks to be counted", || async {
+        (b.metric("weir_health_checks_answered_total", &[]).await == 2.0).then_some(())
+    })
+    .await;
+    until("the requests to be counted", || async {
+        (b.metric("weir_requests_total", &counted).await == 4.0).then_some(())
+    })
+    .await;
+    let (_, log) = b.stop().await;
+    assert_eq!(log.len(), 4, "{log:#?}");
+}
+
+/// As many of them at once as a port has, and then some.
+#[tokio::test]
+async fn checks_have_limits_of_their_own() {
+    const REQUESTS_MAX: usize = 1024;
+    const CHECKS_MAX: usize = 128;
+    let mesh = TestMesh::start().await;
+    let (open, gate) = watch::channel(false);
+    let script = Script::http(move |seen: Seen| {
+        let mut gate = gate.clone();
+        async move {
+            if seen.head.uri.path() == "/hangs" {
+                let _ = gate.wait_for(|open| *open).await;
+            }
+            Response::new(Full::default())
+        }
+    });
+    // Over HTTP/2, so that a thousand requests are a few connections.
+    let settings = MemberSettings {
+        protocol: AppProtocol::Http2,
+        ..MemberSettings::default()
+    };
+    let b = mesh.service_with("b", script, settings).await;
+    let request = |path: &str, mark: Option<&str>| {
+        let mut request = Request::get(format!("http://b{path}"));
+        if let Some(mark) = mark {
+            request = request.header("weir-check", mark);
+        }
+        request.body(Full::<Bytes>::default()).expect("a request")
+    };
+    let status = |path: &str, mark: Option<&str>| {
+        let answer = call(b.inbound(), Protocol::Http2, request(path, mark));
+        async move { answer.await.expect("an answer").status.as_u16() }
+    };
+    let mut held = tokio::task::JoinSet::new();
+    let mut hold = async |count: usize, mark: Option<&str>| {
+        let before = b.seen().len();
+        for _ in 0..count / 64 {
+            let stream = tokio::net::TcpStream::connect(b.inbound()).await.expect("a connection");
+            let (sender, connection) =
+                hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+                    .await
+                    .expect("HTTP/2");
+            held.spawn(async move {
+                connection.await.expect("a good end");
+                StatusCode::OK
+            });
+            for _ in 0..64 {
+                let answer = sender.clone().send_request(request("/hangs", mark));
+                held.spawn(async move { answer.await.expect("an answer").status() });
+            }
+        }
+        until("the requests at the app", || async {
+            (b.seen().len() - before == count).then_some(())
+        })
+        .await;
+    };
+    hold(REQUESTS_MAX, None).await;
+    assert_eq!(status("/", None).await, 503);
+    assert_eq!(status("/", Some("request")).await, 200, "the app answers");
+    assert_eq!(status("/", Some("connection")).await, 200);
+    hold(CHECKS_MAX, Some("request")).await;
+    assert_eq!(status("/", Some("request")).await, 503);
+    open.send_replace(true);
+    let ended = held.join_all().await;
+    assert!(ended.iter().all(|status| *status == StatusCode::OK));
 }
 
 /// A server that answers `grpc.health.v1.Health/Check` with this status, and anything else with UNIMPLEMENTED.

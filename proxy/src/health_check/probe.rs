@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use weir_policy::model::{HealthCheck, HealthCheckKind, Peer};
 use weir_policy::spiffe::SpiffeId;
 
-use super::mark::{Asks, CHECK_HEADER};
+use super::mark::{Asks, CHECK_HEADER, GRPC_CHECK};
 use crate::exchange::grpc_status;
 use crate::http::io::Io;
 use crate::http::upstream::{HEAD_BYTES_MAX, Wire};
@@ -301,9 +301,6 @@ impl Drop for Ending<'_> {
 const SERVING: i32 = 1;
 const NOT_SERVING: i32 = 2;
 const SERVICE_UNKNOWN: i32 = 3;
-
-/// Where gRPC servers tell how they are (gRPC, health-checking.md).
-const GRPC_CHECK: &str = "/grpc.health.v1.Health/Check";
 
 /// Whom apps see in their logs.
 const AGENT: &str = concat!("weir-proxy/", env!("CARGO_PKG_VERSION"), " health-check");
