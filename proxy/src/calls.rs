@@ -21,7 +21,6 @@ use crate::endpoints::Endpoint;
 use crate::contexts::Place;
 use crate::error::ProxyError;
 use crate::exchange::Exchange;
-use crate::health_check::CHECK_HEADER;
 use crate::http::body::ResponseBody;
 use crate::http::h1::violation::Refused;
 use crate::http::head::Grpc;
@@ -182,13 +181,6 @@ impl Call {
             headers.insert(CONTEXT_HEADER, context.to_header_value());
         }
     }
-}
-
-/// Takes out what only sidecars say to each other.
-pub(crate) fn strip_own(headers: &mut HeaderMap) {
-    headers.remove(CONTEXT_HEADER);
-    headers.remove(VERDICT_HEADER);
-    headers.remove(CHECK_HEADER);
 }
 
 /// Tells the sidecar of a caller that the app gave no answer, if it is that: its answer is made here.

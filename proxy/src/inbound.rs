@@ -27,7 +27,7 @@ use crate::error::ProxyError;
 use crate::exchange::{Attempt, Exchange};
 use crate::health_check::Asks;
 use crate::http::body::{DownstreamBody, Replay, ResponseBody};
-use crate::http::head::{Grpc, Head, strip_hop_by_hop};
+use crate::http::head::{Grpc, Head, strip_hop_by_hop, strip_own};
 use crate::http::upstream::{Target, Wire};
 use crate::metrics::Cleartext;
 use crate::record::{AttemptOutcome, Direction, Purpose, ResponseFlag};
@@ -199,7 +199,7 @@ async fn carry(
     mut head: Head,
     body: DownstreamBody,
 ) -> Result<(Response<Incoming>, Attempt), ProxyError> {
-    calls::strip_own(&mut head.headers);
+    strip_own(&mut head.headers);
     if app.edge == Edge::Yes {
         // It belongs to the trace that was not continued.
         head.headers.remove(TRACESTATE_HEADER);
@@ -244,7 +244,7 @@ async fn carry(
                 exchange.attempt_answered(app.address, None, lease.wire(), &response);
                 *response.version_mut() = http::Version::HTTP_11;
                 strip_hop_by_hop(response.headers_mut());
-                calls::strip_own(response.headers_mut());
+                strip_own(response.headers_mut());
                 let attempt = Attempt {
                     permit: Some(permit),
                     in_flight: None,

@@ -24,7 +24,7 @@ use crate::endpoints::Endpoint;
 use crate::error::ProxyError;
 use crate::exchange::{self, Attempt, Exchange, InFlight};
 use crate::http::body::{DownstreamBody, Replay, RequestBody, ResponseBody};
-use crate::http::head::{Grpc, Head, strip_hop_by_hop};
+use crate::http::head::{Grpc, Head, strip_hop_by_hop, strip_own};
 use crate::http::upstream::{Lease, Target, Wire};
 use crate::mesh::Unavailable;
 use crate::mirror;
@@ -222,7 +222,7 @@ fn prepare(head: &mut Head, plan: &ForwardPlan<'_>, call: &Call) {
     plan.backend.request_headers.apply(&mut head.headers);
     plan.request_headers.apply(&mut head.headers);
     // An app can't speak as a sidecar.
-    calls::strip_own(&mut head.headers);
+    strip_own(&mut head.headers);
     call.write_trace(&mut head.headers);
 }
 
@@ -473,7 +473,7 @@ fn to_downstream(response: &mut Response<Incoming>, plan: &ForwardPlan<'_>) {
     *response.version_mut() = http::Version::HTTP_11;
     let headers = response.headers_mut();
     strip_hop_by_hop(headers);
-    calls::strip_own(headers);
+    strip_own(headers);
     plan.backend.response_headers.apply(headers);
     plan.response_headers.apply(headers);
 }

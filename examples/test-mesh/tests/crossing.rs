@@ -4,9 +4,10 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::channel::Channel;
 use http_body_util::{BodyExt, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::sync::watch;
 use weir_policy::model::AppProtocol;
 use weir_test_mesh::{Client, MemberSettings, Protocol, Script, TestMesh, call};
@@ -131,6 +132,51 @@ async fn a_grpc_answer_keeps_its_trailers() {
     assert_eq!(answer.body.as_ref(), b"\0\0\0\0\x01x");
     let (_, log) = b.stop().await;
     assert_eq!(log[0]["rpc.grpc.status_code"], 0);
+}
+
+/// Neither does an app get to see it, nor can an app or a caller say it.
+#[tokio::test]
+async fn what_only_sidecars_say_is_in_no_trailers() {
+    fn trailers() -> HeaderMap {
+        let all = ["weir-context", "weir-verdict", "weir-check", "x-sum"];
+        let all = all.map(|name| (HeaderName::from_static(name), HeaderValue::from_static("1")));
+        all.into_iter().collect()
+    }
+    let mesh = TestMesh::start().await;
+    let (told, mut came) = tokio::sync::mpsc::channel(1);
+    let script = Script::streamed(move |request| {
+        let told = told.clone();
+        async move {
+            let body = request.into_body().collect().await.expect("a whole request");
+            let seen = body.trailers().cloned().unwrap_or_default();
+            told.send(seen).await.expect("somebody asks");
+            let body = Full::new(body.to_bytes()).with_trailers(async { Some(Ok(trailers())) });
+            Response::new(BodyExt::boxed(body))
+        }
+    });
+    let settings = MemberSettings {
+        protocol: AppProtocol::Http2,
+        ..MemberSettings::default()
+    };
+    let b = mesh.service_with("b", script, settings).await;
+    let a = mesh.service("a", Script::answer(200, "")).await;
+    let expect = HeaderMap::from_iter([(HeaderName::from_static("x-sum"), HeaderValue::from_static("1"))]);
+    for to in [a.outbound(), b.inbound()] {
+        let stream = tokio::net::TcpStream::connect(to).await.expect("a connection");
+        let (mut sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+                .await
+                .expect("HTTP/2");
+        let connection = tokio::spawn(connection);
+        let body = Full::new(Bytes::from_static(b"pay")).with_trailers(Box::pin(async { Some(Ok(trailers())) }));
+        let request = Request::post("http://b/").body(body).expect("a request");
+        let answer = sender.send_request(request).await.expect("an answer");
+        let answer = answer.into_body().collect().await.expect("a whole answer");
+        assert_eq!(came.recv().await, Some(expect.clone()));
+        assert_eq!(answer.trailers(), Some(&expect));
+        assert_eq!(answer.to_bytes(), "pay");
+        connection.abort();
+    }
 }
 
 /// Servers count small frames that are no end, and close the connection of a peer that sends many: a body that came with

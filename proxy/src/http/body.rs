@@ -15,6 +15,7 @@ use crate::exchange::Exchange;
 use crate::http::copy::{BodyCopy, CopyFeed, CopyState, Fed};
 use crate::http::h1;
 use crate::http::h1::violation::Violation;
+use crate::http::head::strip_own;
 
 /// How much of one request's body is kept for another attempt. Past it the request can only be sent once. Chunks are
 /// kept by reference count, not copied.
@@ -336,7 +337,10 @@ impl Source {
                 Part::Data(data)
             }
             Err(frame) => match frame.into_trailers() {
-                Ok(trailers) => Part::Trailers(trailers),
+                Ok(mut trailers) => {
+                    strip_own(&mut trailers);
+                    Part::Trailers(trailers)
+                }
                 // A frame is data or trailers; what a later version may add has no meaning to us.
                 Err(_) => Part::Data(Bytes::new()),
             },
@@ -459,7 +463,10 @@ impl Body for ResponseBody {
             };
         }
         match Pin::new(&mut *body).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    strip_own(trailers);
+                }
                 if let Some(exchange) = &mut this.exchange {
                     exchange.passed(&frame);
                 }

@@ -5,8 +5,10 @@ use http::header::{self, HeaderName};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
+use weir_policy::context::{CONTEXT_HEADER, VERDICT_HEADER};
 
 use crate::error::ProxyError;
+use crate::health_check::CHECK_HEADER;
 use crate::http::body::RequestBody;
 use crate::http::upstream::Wire;
 
@@ -127,6 +129,16 @@ fn authority(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<Authori
         return Err(ProxyError::BadRequest("its authority holds user information"));
     }
     Ok(authority)
+}
+
+/// What only sidecars say to each other. An app neither gets to see it nor can say it, in a head or in trailers.
+pub(crate) const OWN: [HeaderName; 3] = [CONTEXT_HEADER, VERDICT_HEADER, CHECK_HEADER];
+
+/// Takes that out of a head or of trailers.
+pub(crate) fn strip_own(headers: &mut HeaderMap) {
+    for name in OWN {
+        headers.remove(name);
+    }
 }
 
 /// Takes out what belongs to one connection (RFC 9110 section 7.6.1), save `TE: trailers`, which gRPC needs on every

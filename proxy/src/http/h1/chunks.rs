@@ -4,10 +4,10 @@
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::{self, HeaderName};
-use weir_policy::context::{CONTEXT_HEADER, VERDICT_HEADER};
 
 use crate::http::h1::parse;
 use crate::http::h1::violation::Violation;
+use crate::http::head::OWN;
 
 /// The most that extensions may hold, in all chunks of one body. Nobody uses them, and each is work for nothing.
 pub(crate) const EXTENSION_BYTES_MAX: usize = 4096;
@@ -195,7 +195,7 @@ impl Decoder {
 /// content is decided by the head: a trailer could only contradict it (RFC 9110 section 6.5.1), so it is left out. So
 /// is what only sidecars say to each other.
 pub(super) fn may_trail(name: &HeaderName) -> bool {
-    const NEVER: [HeaderName; 30] = [
+    const NEVER: [HeaderName; 28] = [
         header::TRANSFER_ENCODING,
         header::CONTENT_LENGTH,
         header::HOST,
@@ -224,10 +224,8 @@ pub(super) fn may_trail(name: &HeaderName) -> bool {
         header::CONTENT_TYPE,
         header::CONTENT_ENCODING,
         header::CONTENT_RANGE,
-        CONTEXT_HEADER,
-        VERDICT_HEADER,
     ];
-    !NEVER.contains(name)
+    !NEVER.contains(name) && !OWN.contains(name)
 }
 
 #[cfg(test)]
@@ -334,7 +332,8 @@ mod tests {
         assert_eq!(trailers.get_all("x-a").iter().collect::<Vec<_>>(), ["1", "2"]);
         // RFC 9110 section 6.5.1: what only a head may say is left out, whatever it says.
         let late = "content-length: 5\r\ntransfer-encoding: chunked\r\nhost: b\r\nauthorization: x\r\n\
-                    connection: x\r\nweir-context: 1\r\nweir-verdict: 1\r\ncookie: a\r\ncontent-type: x\r\n";
+                    connection: x\r\nweir-context: 1\r\nweir-verdict: 1\r\nweir-check: request\r\n\
+                    cookie: a\r\ncontent-type: x\r\n";
         assert_eq!(read(late), Ok(None));
         for section in [
             "x\r\n",
