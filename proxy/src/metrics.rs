@@ -145,6 +145,7 @@ impl Metrics {
             handshakes: Default::default(),
             handshakes_failed: Default::default(),
             rate_limited: AtomicU64::new(0),
+            delays_left_out: AtomicU64::new(0),
             violations: Default::default(),
             connections: Default::default(),
             unknown_destination: AtomicU64::new(0),
@@ -229,6 +230,7 @@ pub(crate) struct WorkerMetrics {
     handshakes: [AtomicU64; HANDSHAKES.len()],
     handshakes_failed: [AtomicU64; TLS_FAILURES.len()],
     rate_limited: AtomicU64,
+    delays_left_out: AtomicU64,
     violations: [AtomicU64; Violation::ALL.len()],
     connections: [[AtomicI64; SIDES.len()]; DIRECTIONS.len()],
     unknown_destination: AtomicU64,
@@ -321,6 +323,11 @@ impl WorkerMetrics {
         delay.fetch_add(1, Relaxed);
     }
 
+    /// Counts a request that does not wait by a fault of its route, since too many do.
+    pub(crate) fn delay_left_out(&self) {
+        self.delays_left_out.fetch_add(1, Relaxed);
+    }
+
     /// Counts a request that a fault of its route answers.
     pub(crate) fn aborted_on_purpose(&self) {
         let [_, abort] = &self.faults;
@@ -392,6 +399,7 @@ impl WorkerMetrics {
             *sum += counter.load(Relaxed);
         }
         gathered.rate_limited += self.rate_limited.load(Relaxed);
+        gathered.delays_left_out += self.delays_left_out.load(Relaxed);
         for (sum, counter) in gathered.faults.iter_mut().zip(&self.faults) {
             *sum += counter.load(Relaxed);
         }
@@ -624,6 +632,7 @@ struct Gathered {
     handshakes: [u64; HANDSHAKES.len()],
     handshakes_failed: [u64; TLS_FAILURES.len()],
     rate_limited: u64,
+    delays_left_out: u64,
     violations: [u64; Violation::ALL.len()],
     connections: [[i64; SIDES.len()]; DIRECTIONS.len()],
     unknown_destination: u64,
@@ -790,6 +799,11 @@ impl Gathered {
                 "weir_rate_limited",
                 "Requests over the rate limit of their route",
                 self.rate_limited,
+            ),
+            (
+                "weir_fault_delays_left_out",
+                "Requests that should have waited by a fault of their route, and did not, since too many did",
+                self.delays_left_out,
             ),
             (
                 "weir_health_checks_late",
@@ -1078,6 +1092,7 @@ mod tests {
         });
         worker.mirrored(Mirrored::Behind);
         worker.rate_limited();
+        worker.delay_left_out();
         worker.aborted_on_purpose();
         worker.unknown_destination();
         worker.health_check_answered(Found::Failed);

@@ -158,8 +158,9 @@ async fn meet(
     within: Deadline,
 ) -> Result<(), ProxyError> {
     let Injected { delay, abort } = injected(fault, [worker.random(), worker.random()]);
-    if let Some(delay) = delay {
-        worker.recorder.metrics().delayed_on_purpose();
+    if let Some(delay) = delay
+        && let Some(_waits) = worker.delayed_on_purpose()
+    {
         let end = worker.clock.now() + delay;
         let until = within.earliest(Deadline::at(end)).time().unwrap_or(end);
         tokio::time::sleep_until(worker.clock.instant(until)).await;

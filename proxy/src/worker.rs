@@ -57,6 +57,10 @@ const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// Names that a worker remembers the service of; an app that asks for more is served all the same, only slower.
 const NAMES_MAX: usize = 4096;
 
+/// Requests that wait by faults of their routes at once, per worker. Each may wait for ten minutes, and stands under no
+/// cluster's limit until it is sent.
+const DELAYED_MAX: usize = 1024;
+
 /// What all workers have in common; immutable, or safe to share and seldom touched.
 #[derive(Clone)]
 pub(crate) struct WorkerParts {
@@ -96,6 +100,8 @@ pub(crate) struct Worker {
     names: RefCell<Names>,
     told_of_handshakes: Cell<Option<Instant>>,
     handshakes_untold: Cell<u64>,
+    /// Requests that wait by faults of their routes.
+    delayed: Cell<usize>,
 }
 
 /// Services by the authority that apps write, as far as one snapshot knows them.
@@ -103,6 +109,15 @@ pub(crate) struct Worker {
 struct Names {
     snapshot_version: u64,
     services: HashMap<Box<str>, Arc<Service>>,
+}
+
+/// A request that waits by a fault of its route.
+pub(crate) struct Delayed<'a>(&'a Cell<usize>);
+
+impl Drop for Delayed<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
 }
 
 impl Worker {
@@ -124,6 +139,7 @@ impl Worker {
             names: RefCell::default(),
             told_of_handshakes: Cell::default(),
             handshakes_untold: Cell::default(),
+            delayed: Cell::new(0),
             health: parts.health.clone(),
         }
     }
@@ -231,6 +247,19 @@ impl Worker {
             (None, Some(_)) => Mode::Strict,
             (None, None) => Mode::Off,
         }
+    }
+
+    /// A request is to wait by a fault of its route, for as long as what is returned lives; `None`: too many do.
+    /// Counted either way.
+    pub(crate) fn delayed_on_purpose(&self) -> Option<Delayed<'_>> {
+        let metrics = self.recorder.metrics();
+        if self.delayed.get() >= DELAYED_MAX {
+            metrics.delay_left_out();
+            return None;
+        }
+        self.delayed.set(self.delayed.get() + 1);
+        metrics.delayed_on_purpose();
+        Some(Delayed(&self.delayed))
     }
 
     /// A route's limit is reached: counted, and as an error.

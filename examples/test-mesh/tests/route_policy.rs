@@ -3,6 +3,8 @@
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use weir_api::{Key, Kind};
 use weir_policy::model::AppProtocol;
 use weir_test_mesh::{Act, Answer, Member, MemberSettings, Peer, Protocol, Script, TestMesh, until};
@@ -178,6 +180,53 @@ async fn an_attempt_that_takes_longer_than_its_time_is_made_anew() {
     let answer = a.call(request(Method::GET, "http://b/")).await;
     assert_eq!(answer.status, StatusCode::OK);
     assert!(peer.saw().len() > 1);
+}
+
+/// Each request that waits holds memory, and stands under no cluster's limit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_more_requests_wait_by_a_delay_than_a_worker_holds() {
+    const DELAYED_MAX: usize = 1024;
+    let mesh = TestMesh::start().await;
+    let _b = mesh.service("b", Script::answer(200, "b")).await;
+    let a = caller(&mesh).await;
+    let delay = "fault: {delay: {percent: 100, duration: 10m}}";
+    mesh.apply_in_force(&policy("p", SERVICE, delay)).await;
+    let delayed = async |count: usize| {
+        until("requests that wait", || async {
+            let delayed = a.metric("weir_faults_injected_total", &["kind=\"delay\""]).await;
+            (delayed == count as f64).then_some(())
+        })
+        .await;
+    };
+    let mut waiting = tokio::task::JoinSet::new();
+    let stream = tokio::net::TcpStream::connect(a.outbound())
+        .await
+        .expect("a connection");
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+        .await
+        .expect("HTTP/2");
+    waiting.spawn(async move { drop(connection.await) });
+    for _ in 0..DELAYED_MAX {
+        let mut sender = sender.clone();
+        waiting.spawn(async move { drop(sender.send_request(request(Method::GET, "http://b/")).await) });
+    }
+    delayed(DELAYED_MAX).await;
+    assert_eq!(a.get("http://b/").await.status, StatusCode::OK, "without a delay");
+    assert_eq!(a.metric("weir_fault_delays_left_out_total", &[]).await, 1.0);
+    // Those that leave make room.
+    waiting.shutdown().await;
+    drop(sender);
+    until("the requests' ends", || async {
+        let ended = a.metric("weir_requests_total", &["direction=\"outbound\""]).await;
+        (ended == 1.0 + DELAYED_MAX as f64).then_some(())
+    })
+    .await;
+    let to = a.outbound();
+    let next =
+        tokio::spawn(async move { weir_test_mesh::call(to, Protocol::Http2, request(Method::GET, "http://b/")).await });
+    delayed(DELAYED_MAX + 1).await;
+    assert_eq!(a.metric("weir_fault_delays_left_out_total", &[]).await, 1.0);
+    next.abort();
 }
 
 /// Trailers-Only: a status and no message (gRPC, PROTOCOL-HTTP2.md).
