@@ -342,14 +342,21 @@ async fn forward(
         let again = match decision {
             Decision::Retry { kind, backoff } => {
                 let wait = backoff.unwrap_or_default();
-                let in_time = deadline.allows(worker.clock.now(), wait);
-                if !in_time && kind == RetryKind::Policy {
-                    // GEP-1731: retries end with the time of the request, and then that is what failed.
+                let now = worker.clock.now();
+                if deadline.allows(now, wait) {
+                    (counts.allow(worker, plan, kind) == Budgeted::Yes).then_some(wait)
+                } else if kind != RetryKind::Policy {
+                    None
+                } else if cluster.state.budget.look(now).is_ok() {
+                    // The route's retries take longer than the request may: that is what failed, whatever the last one
+                    // brought (Gateway API, conformance test HTTPRouteRetryWithTimeouts).
                     return Err(ProxyError::RequestTimeout {
                         limit: exchange.elapsed(),
                     });
+                } else {
+                    worker.recorder.metrics().retry_budget_spent();
+                    None
                 }
-                (in_time && counts.allow(worker, plan, kind) == Budgeted::Yes).then_some(wait)
             }
             Decision::Respond(_) => None,
         };

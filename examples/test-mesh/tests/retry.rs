@@ -734,6 +734,31 @@ async fn a_budget_keeps_retries_from_becoming_a_storm() {
     assert!(counted[3] >= 80.0, "{counted:?}");
 }
 
+/// No retry would be made, so that none takes too long: the caller gets the app's answer, and no time-out.
+#[tokio::test]
+async fn without_a_budget_no_time_is_too_short() {
+    let (mesh, a) = mesh().await;
+    let peer = plain(&mesh, AppProtocol::Http1, &[Act::Answer(503)]).await;
+    route(
+        &mesh,
+        "retry: {codes: [503], attempts: 1, backoff: 60s}, timeouts: {request: 30s}",
+    )
+    .await;
+    let answer = a.get("http://b/").await;
+    assert_eq!(answer.status, StatusCode::GATEWAY_TIMEOUT, "{}", why(&answer));
+    mesh.apply_in_force(
+        "{apiVersion: weir.dev/v1, kind: BackendPolicy, metadata: {name: b, namespace: default}, spec: {
+          targetRefs: [{group: '', kind: Service, name: b}],
+          retryBudget: {percent: 20, minPerSecond: 0, window: 10m}}}",
+    )
+    .await;
+    let answer = a.get("http://b/").await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(answer.header("proxy-status"), None, "the app's own answer");
+    assert_eq!(peer.saw().len(), 2);
+    expect_retries(retries(&a).await, &[("budget_spent", 1.0)]);
+}
+
 #[tokio::test]
 async fn a_peer_that_hangs_up_on_every_connection_is_not_called_for_ever() {
     for protocol in [AppProtocol::Http1, AppProtocol::Http2] {

@@ -92,7 +92,9 @@ pub enum Decision {
         /// By which rule. A [`RetryKind::Policy`] retry needs [`Budget::withdraw`] first; the others need none: they
         /// are few, and no app has done or does work for them twice.
         kind: RetryKind,
-        /// How long to wait before; `None`: at once. Where the deadline doesn't allow it, the caller responds.
+        /// How long to wait before; `None`: at once. Where the deadline doesn't allow that, the caller gets what there
+        /// is, save for a [`RetryKind::Policy`] retry that the budget has: that the route's retries take longer than
+        /// the request may is then what went wrong (Gateway API, conformance test HTTPRouteRetryWithTimeouts).
         backoff: Option<Duration>,
     },
 }
@@ -278,6 +280,16 @@ impl Budget {
     /// When none is left: the caller gets what there is.
     pub fn withdraw(&self, now: Time) -> Result<(), Exhausted> {
         let _one_at_a_time = self.withdrawing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.look(now)?;
+        self.window.add(now, 0, 1);
+        Ok(())
+    }
+
+    /// Whether one could be taken.
+    ///
+    /// # Errors
+    /// When none is left.
+    pub fn look(&self, now: Time) -> Result<(), Exhausted> {
         let counts = self.window.counts(now);
         // In hundredths of a retry; the floor is per second, so the window's nanoseconds are divided by a second's.
         let by_share = u128::from(counts.all) * u128::from(self.config.percent);
@@ -289,7 +301,6 @@ impl Budget {
                 window: self.config.window,
             });
         }
-        self.window.add(now, 0, 1);
         Ok(())
     }
 }
@@ -673,7 +684,9 @@ mod tests {
             window: Duration::from_secs(10),
         };
         assert_eq!(budget.withdraw(Time::ZERO), Err(exhausted));
+        assert_eq!(budget.look(Time::ZERO), Err(exhausted));
         budget.deposit(Time::ZERO);
+        assert_eq!([budget.look(Time::ZERO), budget.look(Time::ZERO)], [Ok(()), Ok(())]);
         assert_eq!(withdrawn(&budget, Time::ZERO), 1);
     }
 
