@@ -230,6 +230,13 @@ fn retried(config: &mut RouteConfig) {
     });
 }
 
+/// On a status that is the same to every client.
+fn on_internal(config: &mut RouteConfig) {
+    retried(config);
+    retry(config).on = [RetryOn::Internal].into();
+    retry(config).codes = Vec::new();
+}
+
 fn limited(config: &mut RouteConfig) {
     route(config).rate_limit = Some(RateLimit {
         name: "HTTPRoute/citizen/r#rules[0]".to_owned(),
@@ -361,7 +368,12 @@ const ROUTES: &[Row<RouteConfig>] = &[
     Row("Forward.backends", nothing, |c| forward(c).backends.clear(), [Said, Said, Said]),
     Row("Forward.rewrite", nothing, |c| forward(c).rewrite.host = Some("x".to_owned()), [Said, No, Said]),
     Row("Forward.timeouts", nothing, |c| forward(c).timeouts.request = Some(Duration::from_secs(1)), [Said, Said, Said]),
-    Row("Forward.retry", |c| route(c).matches.method = Some(Method::POST), retried, [Said, Said, Said]),
+    // To a gRPC client what has no answer is as what the app ends with UNAVAILABLE, which is not asked for.
+    Row("Forward.retry", |c| route(c).matches.method = Some(Method::POST), retried, [Said, No, Said]),
+    Row("Forward.retry", |c| route(c).matches.method = Some(Method::POST), |c| {
+        retried(c);
+        retry(c).on.insert(RetryOn::Unavailable);
+    }, [Said, Said, Said]),
     // Not idempotent, and not named: a call is not sent again.
     Row("Forward.retry", nothing, |c| {
         retried(c);
@@ -398,14 +410,20 @@ const ROUTES: &[Row<RouteConfig>] = &[
     // All of these are UNAVAILABLE to a call.
     Row("RetryPolicy.codes", retried, |c| retry(c).codes = vec![StatusCode::BAD_GATEWAY], [Said, Nothing, Said]),
     Row("RetryPolicy.codes", retried, |c| retry(c).codes = vec![StatusCode::INTERNAL_SERVER_ERROR], [Said, No, Said]),
+    Row("RetryPolicy.codes", on_internal, |c| retry(c).codes = vec![StatusCode::SERVICE_UNAVAILABLE], [Said, No, Said]),
     Row("RetryPolicy.on", retried, |c| retry(c).on = [RetryOn::Internal].into(), [Said, Said, Said]),
     Row("RetryPolicy.on", retried, |c| retry(c).on = [RetryOn::GatewayError].into(), [Said, Nothing, Said]),
     Row("RetryPolicy.on", retried, |c| retry(c).on = [RetryOn::ServerError].into(), [Said, No, Said]),
+    Row("RetryPolicy.on", on_internal, |c| retry(c).on = [RetryOn::Unavailable].into(), [Said, Said, Said]),
+    Row("RetryPolicy.on", on_internal, |c| retry(c).on = [RetryOn::GatewayError].into(), [Said, No, Said]),
+    Row("RetryPolicy.on", on_internal, |c| retry(c).on = [RetryOn::Reset].into(), [Said, No, Said]),
+    Row("RetryPolicy.on", on_internal, |c| retry(c).on = [RetryOn::ConnectFailure].into(), [Said, No, Said]),
+    Row("RetryPolicy.on", on_internal, |c| retry(c).on = [RetryOn::RefusedStream].into(), [Said, No, Said]),
     Row("RetryPolicy.backoff", retried, |c| retry(c).backoff = Backoff::tenfold(Duration::from_millis(50)), [Said, Said, Said]),
     Row("Backoff.base", retried, |c| retry(c).backoff.base = Duration::from_millis(50), [Said, Said, Said]),
     Row("Backoff.max", retried, |c| retry(c).backoff.max = Duration::from_millis(50), [Said, Said, Said]),
     Row("RetryPolicy.methods", |c| {
-        retried(c);
+        on_internal(c);
         route(c).matches.method = None;
     }, |c| retry(c).methods = RetryMethods::Any, [Said, Said, Said]),
     // The method is named, so that it is sent again anyway.

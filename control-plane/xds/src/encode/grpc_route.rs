@@ -266,6 +266,14 @@ fn retry_policy(name: &str, retry: &model::RetryPolicy, notes: &mut Notes) -> Op
     // What has no answer is UNAVAILABLE to a gRPC client, as these statuses are.
     let mut words: BTreeSet<RetryOn> = on.iter().map(|word| as_grpc(*word)).collect();
     words.extend(codes.iter().any(is_unavailable).then_some(RetryOn::Unavailable));
+    if words.contains(&RetryOn::Unavailable) && !on.contains(&RetryOn::Unavailable) {
+        notes.route_field(
+            name,
+            RouteField::Retry,
+            "sends again what to a gRPC client is UNAVAILABLE, so that it also sends again what the app itself ends with \
+             UNAVAILABLE",
+        );
+    }
     let words: Vec<&str> = words.into_iter().map(RetryOn::word).collect();
     // One without words it would refuse.
     if words.is_empty() {
