@@ -407,6 +407,16 @@ const ROUTES: &[Row<RouteConfig>] = &[
     Row("Timeouts.backend_request", retried, |c| forward(c).timeouts.backend_request = Some(Duration::from_secs(1)), [Said, No, Said]),
     Row("RetryPolicy.attempts", retried, |c| retry(c).attempts = 2, [Said, Said, Said]),
     Row("RetryPolicy.attempts", retried, |c| retry(c).attempts = 5, [Said, No, Said]),
+    // As without a policy: what is unprocessed is sent again all the same.
+    Row("RetryPolicy.attempts", nothing, |c| {
+        retried(c);
+        route(c).matches.method = None;
+        retry(c).attempts = 0;
+    }, [Said, Nothing, Nothing]),
+    Row("RetryPolicy.attempts", |c| route(c).matches.method = Some(Method::POST), |c| {
+        retried(c);
+        retry(c).attempts = 0;
+    }, [Said, Nothing, Nothing]),
     // All of these are UNAVAILABLE to a call.
     Row("RetryPolicy.codes", retried, |c| retry(c).codes = vec![StatusCode::BAD_GATEWAY], [Said, Nothing, Said]),
     Row("RetryPolicy.codes", retried, |c| retry(c).codes = vec![StatusCode::INTERNAL_SERVER_ERROR], [Said, No, Said]),

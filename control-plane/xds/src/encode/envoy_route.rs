@@ -215,7 +215,9 @@ fn route(route: &model::Route, notes: &mut Notes) -> Vec<Route> {
                 policies.write(&mut route);
                 route
             };
-            match (&forward.retry, &matches.method) {
+            // Without attempts of its own it is as without: Envoy counts those for what is unprocessed among them.
+            let retry = forward.retry.as_ref().filter(|retry| retry.attempts > 0);
+            match (retry, &matches.method) {
                 (None, _) => vec![sent(unprocessed_again())],
                 (Some(retry), Some(_)) => vec![sent(again(retry))],
                 (Some(retry), None) if retry.methods == RetryMethods::Any => vec![sent(again(retry))],
