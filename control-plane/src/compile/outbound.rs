@@ -105,13 +105,18 @@ impl Table {
 
     /// The resource.
     pub(crate) fn computed(&self, index: &Index) -> Computed {
-        let message = envoy::outbound_routes(self.parts.values().map(|routes| &routes.hosts));
+        let hosts = || self.parts.values().map(|routes| &routes.hosts);
+        let message = envoy::outbound_routes(hosts());
+        let buckets = envoy::buckets(hosts());
         let mut sources: BTreeSet<(Key, i64)> = BTreeSet::new();
         let mut not_sent = Vec::new();
         for routes in self.parts.values() {
             sources.extend(routes.sources.iter().cloned());
-            not_sent.extend(attributed(routes.hosts.not_sent.clone(), &routes.sources, index));
+            not_sent.extend(attributed(routes.hosts.not_sent(&buckets), &routes.sources, index));
         }
+        // A route for several services is said once.
+        let mut seen = BTreeSet::new();
+        not_sent.retain(|one| seen.insert(one.clone()));
         for beyond in self.services.iter().skip(SERVICES_MAX) {
             if let Some(service) = index.service(beyond) {
                 let (key, generation) = source(service.object);
@@ -190,3 +195,61 @@ pub(crate) const SERVICES_MAX: usize = 1_000;
 
 const BEYOND: &str =
     "is beyond the first 1000 services of the mesh; name those that are called in node.metadata[\"weir.dev\"].services";
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use weir_api::Object;
+    use weir_api::route_policy::RouteRateLimit;
+
+    use super::super::fixture;
+    use super::*;
+
+    /// What an Envoy that calls all services is not told when a policy for these limits a rate.
+    fn not_sent(target: (Kind, &str), others: Vec<Object>) -> Vec<(String, String)> {
+        let mut policy = fixture::route_policy("p", &[(target.0, target.1, None)]);
+        fixture::route_policy_spec_of(&mut policy).rate_limit = Some(RouteRateLimit {
+            requests: 10,
+            per: Duration::from_secs(1),
+            burst: None,
+        });
+        let index = fixture::index(others.into_iter().chain([policy]));
+        let scope = Scope {
+            client: "citizen".parse().expect("a name"),
+            services: None,
+        };
+        let not_sent = Table::new(scope, &index).computed(&index).not_sent;
+        not_sent
+            .into_iter()
+            .map(|(key, text)| (key.to_string(), text))
+            .collect()
+    }
+
+    #[test]
+    fn a_limit_that_an_envoy_keeps_several_times_is_said_wherever_its_routes_are() {
+        let service = |name: &str, ports: &[(&str, u16)]| fixture::service("citizen", name, ports);
+        let said = |route: &str| {
+            let text = "has a limit of the rate that Envoy keeps for each of its 2 routes: up to 2 times as many \
+                        requests come through";
+            ("RoutePolicy/citizen/p".to_owned(), format!("{route} {text}"))
+        };
+        let one = service("a", &[("http", 80)]);
+        let route = fixture::route("citizen", "r", "citizen", "a");
+        let of_route = (Kind::HttpRoute, "r");
+        assert_eq!(not_sent(of_route, vec![one.clone(), route.clone()]), []);
+        let of_service = (Kind::Service, "a");
+        assert_eq!(not_sent(of_service, vec![one.clone()]), []);
+
+        let ports = service("a", &[("http", 80), ("more", 81)]);
+        assert_eq!(not_sent(of_service, vec![ports]), [said("Service/citizen/a")]);
+        let mut of_both = route;
+        let spec = fixture::spec_of(&mut of_both);
+        let mut other = spec.parent_refs[0].clone();
+        other.name = "b".to_owned();
+        spec.parent_refs.push(other);
+        let of_each = said("HTTPRoute/citizen/r#rules[0].matches[0]");
+        let both = not_sent(of_route, vec![one, service("b", &[("http", 80)]), of_both]);
+        assert_eq!(both, [of_each], "once for both services");
+    }
+}

@@ -246,6 +246,13 @@ fn limited(config: &mut RouteConfig) {
     });
 }
 
+/// Of one rule.
+fn two_matches(config: &mut RouteConfig) {
+    let mut other = route(config).clone();
+    other.name.push_str(".matches[1]");
+    config.virtual_hosts[0].routes.push(other);
+}
+
 fn harmed(config: &mut RouteConfig) {
     route(config).fault = Some(Fault {
         delay: Some(FaultDelay {
@@ -329,6 +336,28 @@ const ROUTES: &[Row<RouteConfig>] = &[
     Row("OriginMatch.host", shared, |c| origin(c).host = HostMatch::Any, [Said, Nothing, Said]),
     Row("OriginMatch.port", shared, |c| origin(c).port = NonZeroU16::MIN, [Said, Nothing, Said]),
     Row("Route.rate_limit", nothing, limited, [Said, No, Said]),
+    // One limit to Weir, of which an Envoy has one for each route: those of matches, and of methods to be sent again.
+    Row("Route.rate_limit", two_matches, |c| {
+        limited(c);
+        c.virtual_hosts[0].routes[1].rate_limit = route(c).rate_limit.clone();
+    }, [Said, No, No]),
+    Row("Route.rate_limit", two_matches, |c| {
+        limited(c);
+        c.virtual_hosts[0].routes[1].rate_limit = route(c).rate_limit.clone();
+        c.virtual_hosts[0].routes[1].rate_limit.as_mut().expect("a limit").name = "x".to_owned();
+    }, [Said, No, Said]),
+    Row("Route.rate_limit", |c| {
+        retried(c);
+        route(c).matches.method = None;
+    }, limited, [Said, No, No]),
+    // What is left out takes no request.
+    Row("Route.rate_limit", |c| {
+        two_matches(c);
+        route(c).matches.path = PathMatch::Regex(ODD.to_owned());
+    }, |c| {
+        limited(c);
+        c.virtual_hosts[0].routes[1].rate_limit = route(c).rate_limit.clone();
+    }, [Said, No, Said]),
     // That there is a limit is in the list whatever it is.
     Row("RateLimit.name", limited, |c| limit(c).name = "x".to_owned(), [Said, Nothing, Said]),
     Row("RateLimit.requests", limited, |c| limit(c).requests = 2, [Said, Nothing, Said]),
@@ -455,10 +484,11 @@ fn of_routes_each_client_is_told_what_it_can_do() {
         let names = ["portal.citizen:80".to_owned(), "portal:80".to_owned()];
         let hosts = encode::envoy::hosts(&names, &config.virtual_hosts);
         let envoy = encode::envoy::outbound_routes(std::iter::once(&hosts));
+        let of_envoy = hosts.not_sent(&encode::envoy::buckets(std::iter::once(&hosts)));
         [
             (encode::route_config(config), Vec::new()),
             (message, not_sent),
-            (envoy, hosts.not_sent),
+            (envoy, of_envoy),
         ]
     });
 }

@@ -31,6 +31,7 @@ use weir_policy::context;
 use weir_policy::model;
 use weir_policy::model::{Balancing, EndpointHealth};
 
+pub use super::envoy_route::Buckets;
 use super::not_sent::{NotSent, Notes, PolicyField, Sent};
 use super::{
     by_locality, duration, envoy_cors, envoy_route, filters, health_status, host, http_options, lb_config, number,
@@ -49,15 +50,24 @@ pub const INBOUND: &str = "weir-inbound/";
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Hosts {
     hosts: Vec<VirtualHost>,
-    /// What of the model they do not say.
-    pub not_sent: Vec<NotSent>,
+    buckets: Buckets,
+    not_sent: Vec<NotSent>,
 }
 
 impl Hosts {
     /// Puts those of others behind.
     pub fn extend(&mut self, others: Hosts) {
         self.hosts.extend(others.hosts);
+        self.buckets.extend(&others.buckets);
         self.not_sent.extend(others.not_sent);
+    }
+
+    /// What of the model they do not say, at an Envoy whose virtual hosts have these [`buckets`] in all.
+    pub fn not_sent(&self, all: &Buckets) -> Vec<NotSent> {
+        let mut notes = Notes::default();
+        self.buckets.note(all, &mut notes);
+        let own = self.not_sent.iter().cloned();
+        own.chain(notes.into_list()).collect()
     }
 }
 
@@ -126,11 +136,21 @@ pub fn inbound_cluster(port: InboundPort) -> Any {
 /// The virtual hosts for a service's names, all in lower case: of those that a request for such a name would use, each
 /// with its names.
 pub fn hosts(names: &[String], hosts: &[model::VirtualHost]) -> Hosts {
-    let mut notes = Notes::default();
+    let (mut buckets, mut notes) = (Buckets::default(), Notes::default());
     Hosts {
-        hosts: envoy_route::hosts(names, hosts, &mut notes),
+        hosts: envoy_route::hosts(names, hosts, &mut buckets, &mut notes),
+        buckets,
         not_sent: notes.into_list(),
     }
+}
+
+/// How many limits of rates an Envoy with the virtual hosts of all these services keeps.
+pub fn buckets<'a>(services: impl Iterator<Item = &'a Hosts>) -> Buckets {
+    let mut all = Buckets::default();
+    for service in services {
+        all.extend(&service.buckets);
+    }
+    all
 }
 
 /// The routes of all services together, under [`OUTBOUND`]. A name that is no service of the mesh is answered with 502,

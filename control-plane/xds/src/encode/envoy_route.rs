@@ -21,17 +21,22 @@ use weir_policy::model::{
 };
 use weir_policy::retry::UNPROCESSED_RESENDS_MAX;
 
-use super::not_sent::Notes;
+use super::not_sent::{Notes, RouteField};
 use super::route::{
     direct_response, forward_action, header_matcher, header_options, redirect_action, regex_matcher, removed,
     retry_back_off, route_match, string_matcher, take_mirrors,
 };
 use super::{duration, envoy_cors, filters, number, pack, re2};
-use crate::meaning::{METHOD, retry_words};
+use crate::meaning::{METHOD, RATE_LIMIT_FILTER, retry_words};
 
 /// The virtual hosts that requests for these names use. A name that none of `hosts` takes has one without routes, which
 /// answers 404.
-pub(super) fn hosts(names: &[String], hosts: &[model::VirtualHost], notes: &mut Notes) -> Vec<VirtualHost> {
+pub(super) fn hosts(
+    names: &[String],
+    hosts: &[model::VirtualHost],
+    buckets: &mut Buckets,
+    notes: &mut Notes,
+) -> Vec<VirtualHost> {
     let mut by_host: BTreeMap<Option<usize>, Vec<String>> = BTreeMap::new();
     for name in names {
         by_host.entry(host_of(name, hosts)).or_default().push(name.clone());
@@ -43,7 +48,12 @@ pub(super) fn hosts(names: &[String], hosts: &[model::VirtualHost], notes: &mut 
                 hosts: _,
                 routes,
             } = host;
-            routes.iter().flat_map(|one| route(one, notes)).collect()
+            let routes = routes.iter().flat_map(|one| {
+                let written = route(one, notes);
+                buckets.count(one, &written);
+                written
+            });
+            routes.collect()
         });
         VirtualHost {
             // Names of virtual hosts have to differ, and domains do.
@@ -54,6 +64,55 @@ pub(super) fn hosts(names: &[String], hosts: &[model::VirtualHost], notes: &mut 
         }
     });
     hosts.collect()
+}
+
+/// Of each limit of rates, by its name, how many an Envoy keeps: one for each of its routes. To Weir they are one.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Buckets(BTreeMap<String, Limited>);
+
+#[derive(Clone, Debug, PartialEq)]
+struct Limited {
+    /// The first route of the model that has it.
+    route: String,
+    /// How many of Envoy's do.
+    routes: usize,
+}
+
+impl Buckets {
+    fn count(&mut self, route: &model::Route, written: &[Route]) {
+        let Some(limit) = &route.rate_limit else { return };
+        let limited = |route: &&Route| route.typed_per_filter_config.contains_key(RATE_LIMIT_FILTER);
+        self.add(&limit.name, &route.name, written.iter().filter(limited).count());
+    }
+
+    fn add(&mut self, name: &str, route: &str, routes: usize) {
+        let limited = self.0.entry(name.to_owned()).or_insert_with(|| Limited {
+            route: route.to_owned(),
+            routes: 0,
+        });
+        limited.routes += routes;
+    }
+
+    /// Counts those of others too.
+    pub(super) fn extend(&mut self, others: &Buckets) {
+        for (name, Limited { route, routes }) in &others.0 {
+            self.add(name, route, *routes);
+        }
+    }
+
+    /// Says which of these are several at an Envoy that has `all`, of which these are a part.
+    pub(super) fn note(&self, all: &Buckets, notes: &mut Notes) {
+        for (name, Limited { route, .. }) in &self.0 {
+            let routes = all.0.get(name).map_or(0, |limited| limited.routes);
+            if routes > 1 {
+                let problem = format!(
+                    "has a limit of the rate that Envoy keeps for each of its {routes} routes: up to {routes} times as \
+                     many requests come through"
+                );
+                notes.route_field(route, RouteField::RateLimit, problem);
+            }
+        }
+    }
 }
 
 /// The virtual host of an app behind an Envoy: it takes everything.

@@ -128,10 +128,10 @@ impl Notes {
         });
     }
 
-    pub(super) fn route_field(&mut self, name: &str, field: RouteField, problem: &str) {
+    pub(super) fn route_field(&mut self, name: &str, field: RouteField, problem: impl Into<String>) {
         self.0.push(NotSent {
             place: Place::RouteField(name.to_owned(), field),
-            problem: problem.to_owned(),
+            problem: problem.into(),
         });
     }
 
