@@ -9,7 +9,8 @@ use envoy_types::pb::envoy::config::cluster::v3::cluster::{LbConfig, LbPolicy};
 use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use envoy_types::pb::envoy::config::core::v3::health_check::HealthChecker;
 use envoy_types::pb::envoy::config::core::v3::{
-    AggregatedConfigSource, ApiVersion, ConfigSource, HealthCheck, HealthStatus, Metadata, RoutingPriority,
+    AggregatedConfigSource, ApiVersion, ConfigSource, HealthCheck, HealthStatus, Http2ProtocolOptions, Metadata,
+    RoutingPriority,
 };
 use envoy_types::pb::envoy::config::endpoint::v3::cluster_load_assignment::Policy;
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
@@ -21,6 +22,7 @@ use envoy_types::pb::envoy::config::route::v3::route_action::{ClusterNotFoundRes
 use envoy_types::pb::envoy::config::route::v3::{
     HeaderMatcher, RetryPolicy, Route, RouteAction, RouteConfiguration, VirtualHost,
 };
+use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
@@ -38,7 +40,7 @@ use weir_policy::model::{AppProtocol, Balancing, RetryBudget, RetryOn};
 
 use super::at::{At, Held as _};
 use crate::encode;
-use crate::meaning::{HTTP_OPTIONS, METADATA_KEY, RETRIABLE_STATUS_CODES, ROUTER_FILTER};
+use crate::meaning::{FAULT_FILTER, HTTP_OPTIONS, METADATA_KEY, RETRIABLE_STATUS_CODES, ROUTER_FILTER};
 use crate::type_url::ResourceType;
 
 /// A message that [`super::decode`] may take.
@@ -46,7 +48,8 @@ use crate::type_url::ResourceType;
 pub struct Softened {
     /// The message.
     pub message: Any,
-    /// The places of what was taken out or adapted, in no order that means anything.
+    /// The places of what was taken out or adapted, in no order that means anything. Not among them is what stays as it
+    /// was in other words, and what is for people only: names of routes, prefixes of statistics.
     pub skipped: Vec<String>,
 }
 
@@ -73,6 +76,19 @@ macro_rules! skip {
     ($skipped:expr, $at:expr, $message:expr, $($field:ident),* $(,)?) => {
         $(if std::mem::take(&mut $message.$field).held().is_some() {
             $skipped.push($at.field(stringify!($field)).to_string());
+        })*
+    };
+}
+
+/// Sets fields, and notes those that held something else.
+macro_rules! adapt {
+    ($skipped:expr, $at:expr, $message:expr, $($field:ident: $value:expr),* $(,)?) => {
+        $({
+            let before = std::mem::take(&mut $message.$field);
+            $message.$field = $value;
+            if $message.$field != before {
+                $skipped.push($at.field(stringify!($field)).to_string());
+            }
         })*
     };
 }
@@ -176,12 +192,21 @@ fn manager(at: &At<'_>, listener: &str, message: &mut HttpConnectionManager, ski
     // For people only.
     listener.clone_into(&mut message.stat_prefix);
     let at_filters = at.field("http_filters");
-    message.http_filters.retain(|filter| {
-        let goes = is_optional(filter);
-        if goes {
-            skipped.push(format!("{at_filters}: {:?}", filter.name));
+    message.http_filters.retain(|filter| match fault_config(filter) {
+        // What routes say to it is in force without it.
+        Some(own) if own.value.is_empty() => false,
+        _ if !is_optional(filter) => true,
+        Some(_) => {
+            skipped.push(format!(
+                "{at_filters}: {:?}, where routes say nothing to it",
+                filter.name
+            ));
+            false
         }
-        !goes
+        None => {
+            skipped.push(format!("{at_filters}: {:?}", filter.name));
+            false
+        }
     });
     for (i, filter) in message.http_filters.iter_mut().enumerate() {
         let Some(http_filter::ConfigType::TypedConfig(any)) = &mut filter.config_type else {
@@ -219,6 +244,16 @@ fn is_optional(filter: &HttpFilter) -> bool {
     };
     let guards = |word: &&str| type_url.contains(*word) || filter.name.contains(*word);
     (filter.is_optional || filter.disabled) && !GUARDS.iter().any(guards)
+}
+
+/// What the filter for faults, under the name by which routes mean it, does by itself.
+fn fault_config(filter: &HttpFilter) -> Option<&Any> {
+    match &filter.config_type {
+        Some(http_filter::ConfigType::TypedConfig(any)) => {
+            (filter.name == FAULT_FILTER && any.type_url == HttpFault::type_url()).then_some(any)
+        }
+        Some(http_filter::ConfigType::ConfigDiscovery(_)) | None => None,
+    }
 }
 
 /// In the names and types of filters that decide who may do what.
@@ -263,18 +298,20 @@ fn configuration(at: &At<'_>, message: &mut RouteConfiguration, skipped: &mut Sk
         let at = at.field("virtual_hosts");
         virtual_host(&at.index(i), host, skipped);
         if !by_host {
-            without_ports(&mut host.domains);
+            without_ports(&at.index(i), &mut host.domains, skipped);
         }
     }
 }
 
 /// The model compares hosts alone; what differed by the port is the same then.
-fn without_ports(domains: &mut Vec<String>) {
+fn without_ports(at: &At<'_>, domains: &mut Vec<String>, skipped: &mut Skipped) {
     let mut seen = BTreeSet::new();
+    let at = at.field("domains");
     domains.retain_mut(|domain| {
         if let Some((host, port)) = domain.rsplit_once(':')
             && (port == "*" || port.bytes().all(|b| b.is_ascii_digit()))
         {
+            skipped.push(format!("{at}: {domain:?}, its port"));
             *domain = host.to_owned();
         }
         seen.insert(domain.clone())
@@ -358,10 +395,12 @@ fn route_action(at: &At<'_>, message: &mut RouteAction, skipped: &mut Skipped) {
         max_stream_duration,
         hedge_policy,
     );
-    let missing = i32::from(ClusterNotFoundResponseCode::InternalServerError);
-    if std::mem::replace(&mut message.cluster_not_found_response_code, missing) != missing {
-        skipped.push(at.field("cluster_not_found_response_code").to_string());
-    }
+    adapt!(
+        skipped,
+        at,
+        message,
+        cluster_not_found_response_code: ClusterNotFoundResponseCode::InternalServerError.into(),
+    );
     if let Some(ClusterSpecifier::WeightedClusters(weighted)) = &mut message.cluster_specifier {
         let at = at.field("weighted_clusters");
         skip!(skipped, at, weighted, total_weight, runtime_key_prefix);
@@ -492,9 +531,19 @@ fn cluster(message: &mut Cluster, skipped: &mut Skipped) {
         );
     }
     // Published: without options a cluster speaks HTTP/1.1, and with this one HTTP/2.
-    let http2 = std::mem::take(&mut message.http2_protocol_options).is_some();
+    let http2 = std::mem::take(&mut message.http2_protocol_options);
+    if http2
+        .as_ref()
+        .is_some_and(|options| *options != Http2ProtocolOptions::default())
+    {
+        skipped.push(at.field("http2_protocol_options").to_string());
+    }
     if !message.typed_extension_protocol_options.contains_key(HTTP_OPTIONS) {
-        let protocol = if http2 { AppProtocol::Http2 } else { AppProtocol::Http1 };
+        let protocol = if http2.is_some() {
+            AppProtocol::Http2
+        } else {
+            AppProtocol::Http1
+        };
         let options = encode::http_options_message(protocol);
         message
             .typed_extension_protocol_options
@@ -543,12 +592,23 @@ fn health_checks(at: &At<'_>, message: &mut Cluster, skipped: &mut Skipped) -> V
             always_log_health_check_failures,
             always_log_health_check_success,
         );
-        check.interval_jitter_percent = JITTER_PERCENT;
-        check.reuse_connection = Some(BoolValue { value: false });
-        check.no_traffic_interval = check.interval;
+        adapt!(
+            skipped,
+            at,
+            check,
+            interval_jitter_percent: JITTER_PERCENT,
+            reuse_connection: Some(BoolValue { value: false }),
+            no_traffic_interval: check.interval,
+        );
         if let Some(HealthChecker::HttpHealthCheck(http)) = &mut check.health_checker {
-            http.retriable_statuses = vec![encode::health_check::every_status()];
-            http.codec_client_type = encode::health_check::codec(protocol).into();
+            let at = at.field("http_health_check");
+            adapt!(
+                skipped,
+                at,
+                http,
+                retriable_statuses: vec![encode::health_check::every_status()],
+                codec_client_type: encode::health_check::codec(protocol).into(),
+            );
         }
         let read = super::health_check::health_check(&at, vec![check.clone()], protocol);
         if read.is_err() {
@@ -597,7 +657,10 @@ fn lb_endpoint(at: &At<'_>, message: &mut LbEndpoint, skipped: &mut Skipped) {
     foreign_metadata(&at.field("metadata"), &mut message.metadata, skipped);
     message.health_status = match HealthStatus::try_from(message.health_status) {
         Ok(HealthStatus::Timeout) => HealthStatus::Unhealthy.into(),
-        Ok(HealthStatus::Degraded) => HealthStatus::Healthy.into(),
+        Ok(HealthStatus::Degraded) => {
+            skipped.push(at.field("health_status").to_string());
+            HealthStatus::Healthy.into()
+        }
         Ok(_) | Err(_) => message.health_status,
     };
     if let Some(HostIdentifier::Endpoint(endpoint)) = &mut message.host_identifier {
