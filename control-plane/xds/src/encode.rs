@@ -1,8 +1,9 @@
 //! From the model to the published messages.
 //!
 //! Equal values give equal bytes, in every process, so that a hash of these can stand for a version: the maps of a
-//! message, whose order is open, have one entry at the most. What the model allows in several
-//! forms is written in one: endpoints sorted by locality, then by address; prefixes of paths without a trailing `/`.
+//! message, whose order is open, have one entry at the most, but for what routes say to filters, which is written in
+//! the order of their names. What the model allows in several forms is written in one: endpoints sorted by locality,
+//! then by address; prefixes of paths without a trailing `/`.
 //! Nothing is checked: a value that the model's own rules exclude is refused by [`crate::decode`].
 
 use std::collections::HashMap;
@@ -51,6 +52,7 @@ mod filters;
 pub mod grpc;
 mod grpc_route;
 pub(crate) mod health_check;
+mod in_order;
 mod lb_config;
 mod not_sent;
 mod outlier;
@@ -96,7 +98,7 @@ fn api_listener(name: String, filters: Vec<HttpFilter>, routes: RouteSpecifier) 
     pack(&Listener {
         name,
         api_listener: Some(ApiListener {
-            api_listener: Some(pack(&manager)),
+            api_listener: Some(in_order::pack_manager(manager)),
         }),
         ..Listener::default()
     })
@@ -107,7 +109,7 @@ fn api_listener(name: String, filters: Vec<HttpFilter>, routes: RouteSpecifier) 
 /// A route without backends, or with only those of weight 0, can't be said in Envoy's terms: it is written as a direct
 /// response of 500, which is what it does, and as a `weir.v1.NoBackend` in the metadata of the route.
 pub fn route_config(config: &model::RouteConfig) -> Any {
-    pack(&route::configuration(config.name.to_string(), &config.virtual_hosts))
+    in_order::pack_routes(route::configuration(config.name.to_string(), &config.virtual_hosts))
 }
 
 /// A cluster, as `envoy.config.cluster.v3.Cluster` of type EDS, with a `weir.v1.ClusterPolicy` in its metadata.

@@ -34,8 +34,8 @@ use weir_policy::model::{Balancing, EndpointHealth};
 pub use super::envoy_route::Buckets;
 use super::not_sent::{NotSent, Notes, PolicyField, Sent};
 use super::{
-    by_locality, duration, envoy_cors, envoy_route, filters, health_status, host, http_options, lb_config, number,
-    outlier, over_ads, pack, rds, router_filter, socket,
+    by_locality, duration, envoy_cors, envoy_route, filters, health_status, host, http_options, in_order, lb_config,
+    number, outlier, over_ads, pack, rds, router_filter, socket,
 };
 use crate::envoy_node::{InboundPort, InboundProtocol};
 use crate::meaning::{HTTP_OPTIONS, METADATA_KEY};
@@ -161,7 +161,7 @@ pub fn outbound_routes<'a>(services: impl Iterator<Item = &'a Hosts>) -> Any {
     // Envoy refuses all routes for one whose text is longer than this.
     let longest = virtual_hosts.iter().map(envoy_route::longest_text).max();
     let longest = longest.and_then(|bytes| u32::try_from(bytes).ok());
-    pack(&RouteConfiguration {
+    in_order::pack_routes(RouteConfiguration {
         name: OUTBOUND.to_owned(),
         virtual_hosts,
         max_direct_response_body_size_bytes: longest.filter(|bytes| *bytes > TEXT_BYTES_MAX).map(number),
@@ -329,7 +329,7 @@ fn listener(
         filter_chains: vec![FilterChain {
             filters: vec![Filter {
                 name: HTTP_FILTER.to_owned(),
-                config_type: Some(ConfigType::TypedConfig(pack(&manager))),
+                config_type: Some(ConfigType::TypedConfig(in_order::pack_manager(manager))),
             }],
             ..FilterChain::default()
         }],

@@ -47,32 +47,19 @@ pub(super) fn of_route(route: &model::Route) -> HashMap<String, Any> {
 pub(super) fn of_route_but_cors(route: &model::Route) -> HashMap<String, Any> {
     let rate_limit = route.rate_limit.as_ref().map(|limit| pack(&rate_limit(limit)));
     let rate_limit = rate_limit.map(|config| (RATE_LIMIT_FILTER.to_owned(), config));
-    in_order(rate_limit.into_iter().chain(fault_of_route(route)))
+    rate_limit.into_iter().chain(fault_of_route(route)).collect()
 }
 
 /// These with CORS.
-pub(super) fn with_cors(configs: HashMap<String, Any>, cors: &model::Cors) -> HashMap<String, Any> {
-    let cors = (CORS_FILTER.to_owned(), super::cors::policy(cors));
-    in_order(configs.into_iter().chain([cors]))
+pub(super) fn with_cors(mut configs: HashMap<String, Any>, cors: &model::Cors) -> HashMap<String, Any> {
+    configs.insert(CORS_FILTER.to_owned(), super::cors::policy(cors));
+    configs
 }
 
 /// What a route says to [`fault_filter`].
 pub(super) fn fault_of_route(route: &model::Route) -> Option<(String, Any)> {
     let config = route.fault.as_ref().map(|one| pack(&fault(one)));
     config.map(|config| (FAULT_FILTER.to_owned(), config))
-}
-
-/// A map that is written in the order of its keys. Equal values must give equal bytes, and a map of the standard
-/// library is written in an order that chance gives it when it is made (and that its clones keep): one of a few keys is
-/// made until it is the right one.
-fn in_order(configs: impl Iterator<Item = (String, Any)>) -> HashMap<String, Any> {
-    let configs: Vec<(String, Any)> = configs.collect();
-    loop {
-        let map: HashMap<String, Any> = configs.iter().cloned().collect();
-        if map.keys().is_sorted() {
-            return map;
-        }
-    }
 }
 
 fn fault(fault: &model::Fault) -> HttpFault {

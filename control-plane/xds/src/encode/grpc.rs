@@ -16,7 +16,7 @@ use weir_policy::model;
 use weir_policy::model::{AppProtocol, Balancing, EndpointHealth, RouteSource};
 
 use super::not_sent::{NotSent, Notes, Place, PolicyField, Sent};
-use super::{api_listener, by_locality, filters, grpc_route, number, outlier, over_ads, pack};
+use super::{api_listener, by_locality, filters, grpc_route, in_order, number, outlier, over_ads, pack};
 
 /// A listener under the name that was asked for, whatever the spelling (gRFC A27, "LDS").
 pub fn listener(listener: &model::Listener, called: &str) -> Sent {
@@ -44,7 +44,7 @@ pub fn route_config(config: &model::RouteConfig) -> Sent {
     let mut notes = Notes::default();
     let port = Some(name.cluster.port);
     let message = grpc_route::configuration(name.to_string(), virtual_hosts, port, &mut notes);
-    notes.with(pack(&message))
+    notes.with(in_order::pack_routes(message))
 }
 
 /// A cluster, balanced by round robin: of what Weir has it is the one way that each of gRPC's clients has.
