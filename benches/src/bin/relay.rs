@@ -1,6 +1,6 @@
 //! The least that can stand between a client and an origin: a hyper server and a hyper client, one connection upstream
-//! for each downstream, one thread. What a sidecar costs is told beside it. Either side may be mutual TLS, as two relays
-//! have it between them. Prints `ready` when it takes connections.
+//! for each downstream, one thread. What a sidecar costs is told beside it. Either side may be mutual TLS, as two
+//! relays have it between them. Prints `ready` when it takes connections.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -179,8 +179,8 @@ async fn what_only_sidecars_say_is_in_no_trailers() {
     }
 }
 
-/// Servers count small frames that are no end, and close the connection of a peer that sends many: a body that came with
-/// its end goes on with it.
+/// Servers count small frames that are no end, and close the connection of a peer that sends many: a body that came
+/// with its end goes on with it.
 #[tokio::test]
 async fn many_small_bodies_at_once_are_no_flood() {
     const CALLS: usize = 150;
