@@ -15,6 +15,7 @@
 
 mod api;
 mod client;
+mod envoy;
 mod member;
 mod mesh;
 mod peer;
@@ -23,10 +24,13 @@ mod script;
 
 pub use api::Api;
 pub use client::{Answer, Client, Protocol, call};
+pub use envoy::Envoy;
 pub use member::{Member, MemberSettings};
 pub use mesh::TestMesh;
 pub use peer::{Act, ClosedPort, Peer, PeerSaw, frame};
-pub use processes::{ControlProcess, Processes, ProxyProcess, Running, free_port};
+pub use processes::{
+    ControlProcess, Finished, Processes, ProxyProcess, Running, finish, finish_within, free_port, peer_program,
+};
 pub use script::{Script, ScriptedApp, Seen};
 
 use std::future::Future;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::PATIENCE;
@@ -45,8 +45,12 @@ pub struct ProxyProcess {
     pub running: Running,
     /// Where its app sends its calls.
     pub outbound: SocketAddr,
+    /// Where others reach its app.
+    pub inbound: SocketAddr,
     /// Its admin port.
     pub admin: SocketAddr,
+    /// Where its metrics are.
+    pub metrics: SocketAddr,
 }
 
 impl Processes {
@@ -135,9 +139,27 @@ impl Processes {
         };
         ProxyProcess {
             outbound: address("outbound"),
+            // Of each app, of which it has one: APP_PORT@ADDRESS.
+            inbound: started["inbound"]
+                .as_str()
+                .and_then(|text| text.split_once('@')?.1.parse().ok())
+                .unwrap_or_else(|| panic!("inbound: {started}")),
             admin: address("admin"),
+            metrics: address("metrics"),
             running,
         }
+    }
+
+    /// Runs `weirctl` for this control plane to its end, and returns what it said.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub async fn weirctl(&self, api: &Api, args: &[&str]) -> Finished {
+        let mut command = Command::new(self.folder.join("weirctl"));
+        command.args(args).env("WEIR_SERVER", format!("http://{}", api.address));
+        let finished = finish(command, b"").await;
+        assert!(finished.success, "weirctl {args:?}: {finished:?}");
+        finished
     }
 
     /// Starts a program; its stdout is read by [`Running::line`], its stderr is the test's.
@@ -231,6 +253,68 @@ impl Running {
     pub async fn kill(mut self) {
         self.child.kill().await.expect("it can be killed");
     }
+}
+
+/// What a program said that has ended. What is not UTF-8 is replaced.
+#[derive(Debug)]
+pub struct Finished {
+    /// Whether it ended well.
+    pub success: bool,
+    /// Its stdout.
+    pub stdout: String,
+    /// Its stderr.
+    pub stderr: String,
+}
+
+/// Runs a program to its end, with this on its stdin.
+///
+/// # Panics
+/// When it can't be started, or does not end.
+pub async fn finish(command: Command, input: &[u8]) -> Finished {
+    finish_within(PATIENCE, command, input).await
+}
+
+/// The same, which has this long.
+///
+/// # Panics
+/// When it can't be started, or does not end.
+pub async fn finish_within(bound: Duration, mut command: Command, input: &[u8]) -> Finished {
+    let name = command.as_std().get_program().to_owned();
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let spawned = command.kill_on_drop(true).spawn();
+    let mut child = spawned.unwrap_or_else(|error| {
+        let name = name.display();
+        panic!("{name}: {error}; `./dev setup` brings what is of others, cargo build --workspace makes the rest")
+    });
+    let mut stdin = child.stdin.take().expect("it is piped");
+    let whole = async {
+        // Who ends without having read all has said why.
+        let _ = stdin.write_all(input).await;
+        drop(stdin);
+        child.wait_with_output().await
+    };
+    let output = tokio::time::timeout(bound, whole).await;
+    let output = output.unwrap_or_else(|_| panic!("{} did not end within {bound:?}", name.display()));
+    let output = output.expect("its end");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Finished {
+        success: output.status.success(),
+        stdout: text(&output.stdout),
+        stderr: text(&output.stderr),
+    }
+}
+
+/// A program of others that `./dev setup` brings.
+///
+/// # Panics
+/// When it is unknown where they are.
+pub fn peer_program(name: &str) -> PathBuf {
+    let peers = std::env::var_os("WEIR_PEERS");
+    let peers = peers.unwrap_or_else(|| panic!("WEIR_PEERS: `./dev test` installs {name} and says where it is"));
+    PathBuf::from(peers).join("bin").join(name)
 }
 
 /// A port that nobody listens on, for a program that takes its port by number. It is none that the system gives to
