@@ -17,8 +17,8 @@ use weir_policy::trace::{self, TRACEPARENT_HEADER, TRACESTATE_HEADER, TraceParen
 
 use crate::answer;
 use crate::config::{Edge, Ratio};
-use crate::endpoints::Endpoint;
 use crate::contexts::Place;
+use crate::endpoints::Endpoint;
 use crate::error::ProxyError;
 use crate::exchange::Exchange;
 use crate::http::body::ResponseBody;

@@ -59,8 +59,11 @@ pub(crate) struct Tls {
     provider: Arc<CryptoProvider>,
     server: Arc<ServerConfig>,
     /// By whom is expected, since sessions are resumed with that one alone.
-    clients: Mutex<HashMap<(Arc<SpiffeId>, Wire), Arc<ClientConfig>>>,
+    clients: Mutex<HashMap<Expected, Arc<ClientConfig>>>,
 }
+
+/// Who is expected at the other end, and what is spoken with them.
+type Expected = (Arc<SpiffeId>, Wire);
 
 /// Without the key.
 impl fmt::Debug for Tls {

@@ -4,7 +4,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,7 +28,7 @@ use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 use weir_control::{AuthorityConfig, CaFiles, ControlConfig};
 use weir_proxy::config::{Edge, EdgeTlsFiles};
-use weir_test_mesh::{Answer, Client, Member, MemberSettings, Protocol, Script, Seen, TestMesh, call, until};
+use weir_test_mesh::{Answer, Client, Member, MemberSettings, Protocol, Script, TestMesh, call, until};
 
 const XFCC: &str = "x-forwarded-client-cert";
 
@@ -438,56 +438,65 @@ async fn a_context_is_taken_from_sidecars_alone() {
     let mesh = operator.mesh().await;
     let b = mesh.service("b", Script::answer(200, "from b")).await;
     enter_by(&mesh, &b, "Permissive").await;
-    let a = mesh
-        .service_with(
-            "a",
-            Script::answer(200, "from a"),
-            MemberSettings {
-                edge: Edge::Yes,
-                ..MemberSettings::default()
-            },
-        )
-        .await;
-    let forged = || {
+    // Its app calls b while it answers, and passes on what it was given.
+    let outbound = Arc::new(OnceLock::new());
+    let where_to = Arc::clone(&outbound);
+    let script = Script::http(move |seen| {
+        let to = *where_to.get().expect("it runs");
+        async move {
+            let mut request = get("b");
+            if let Some(state) = seen.head.headers.get("tracestate") {
+                request.headers_mut().insert("tracestate", state.clone());
+            }
+            let answer = call(to, Protocol::Http1, request).await.expect("an answer");
+            Response::new(Full::new(answer.body))
+        }
+    });
+    let settings = MemberSettings {
+        edge: Edge::Yes,
+        ..MemberSettings::default()
+    };
+    let a = mesh.service_with("a", script, settings).await;
+    outbound.set(a.outbound()).expect("it is new");
+
+    // One at a time: a check opens no context.
+    let forged = |name: &'static str, value: &'static str| {
         let mut request = get("b");
-        let headers = request.headers_mut();
-        headers.insert("weir-context", "1;i=00000000000000ff;d=60000;a=1".parse().expect("one"));
-        headers.insert("weir-check", "request".parse().expect("one"));
+        request.headers_mut().insert(name, value.parse().expect("one"));
         request
     };
     let stranger = Comes::ByTls(Some(operator.sign(&spiffe("envoy"), |_| {})));
     for comes in [&Comes::InCleartext, &stranger] {
         for protocol in [Protocol::Http1, Protocol::Http2] {
-            let before = b.seen().len();
-            answer(b.inbound(), comes, protocol, forged()).await.expect("an answer");
-            let seen = &b.seen()[before];
-            assert_eq!(seen.header("tracestate"), None, "no context was opened");
-            assert_eq!(seen.header("weir-context"), None);
-            assert_eq!(seen.header("weir-check"), None);
+            for (name, value) in [
+                ("weir-context", "1;i=00000000000000ff;d=60000;a=1"),
+                ("weir-check", "request"),
+            ] {
+                let before = b.seen().len();
+                let answered = answer(b.inbound(), comes, protocol, forged(name, value)).await;
+                assert_eq!(answered.expect("an answer").status, StatusCode::OK);
+                let seen = &b.seen()[before];
+                assert_eq!(seen.header("tracestate"), None, "no context was opened");
+                assert_eq!(seen.header(name), None);
+            }
         }
     }
     let none = b
         .metric("weir_health_checks_answered_total", &["result=\"passed\""])
         .await;
     assert_eq!(none, 0.0, "nobody else can mark a request as a check");
-    // From a sidecar it is: what a made at its edge goes with the call of its app.
+
+    // From a sidecar it is taken: what was made at its edge is there at b.
     let before = b.seen().len();
-    let mut call = get("b");
-    let context = {
-        let answer = answer(a.inbound(), &Comes::InCleartext, Protocol::Http1, get("a")).await;
-        assert_eq!(
-            answer.expect("an answer").status,
-            StatusCode::OK,
-            "an edge takes cleartext"
-        );
-        a.seen()
-            .last()
-            .and_then(|seen| seen.header("tracestate").map(str::to_owned))
-            .expect("a context")
-    };
-    call.headers_mut().insert("tracestate", context.parse().expect("one"));
-    assert_eq!(a.call(call).await.status, StatusCode::OK);
-    assert!(b.seen()[before].header(XFCC).is_some());
+    let answered = answer(a.inbound(), &Comes::InCleartext, Protocol::Http1, get("a")).await;
+    assert_eq!(answered.expect("an answer").text(), "from b");
+    let (at_a, at_b) = (a.seen(), &b.seen()[before]);
+    let made = at_a
+        .last()
+        .and_then(|seen| seen.header("tracestate"))
+        .expect("a context");
+    assert_eq!(at_b.header("tracestate"), Some(made));
+    assert!(at_b.header(XFCC).is_some());
 }
 
 /// An edge takes citizens in cleartext, however strict the mesh is.
@@ -657,7 +666,6 @@ spec:
     })
     .await;
     assert_eq!(a.metric("weir_health_checks_total", &["result=\"failed\""]).await, 0.0);
-    let checks = b.seen().into_iter().filter(|seen| seen.head.uri.path() == "/healthz");
-    let by_tls = |seen: Seen| seen.header(XFCC).is_some_and(|by| by.ends_with(&spiffe("a")));
-    assert!(checks.map(by_tls).all(|by_tls| by_tls));
+    let mut checks = b.seen().into_iter().filter(|seen| seen.head.uri.path() == "/healthz");
+    assert!(checks.all(|seen| seen.header(XFCC).is_some_and(|by| by.ends_with(&spiffe("a")))));
 }

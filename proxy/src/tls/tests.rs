@@ -271,7 +271,7 @@ async fn a_caller_without_a_certificate_is_not_let_in() {
     let name = ServerName::IpAddress(near.peer_addr().expect("one").ip().into());
     let connecting = TlsConnector::from(Arc::new(bare)).connect(name, near);
     let (_, accepted) = tokio::join!(connecting, records.accept(far));
-    let error = accepted.err().expect("it shows nobody");
+    let error = accepted.expect_err("it shows nobody");
     assert_eq!(error.failure(), TlsFailure::Certificate, "{error}");
 }
 
