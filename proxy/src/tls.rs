@@ -83,7 +83,7 @@ pub(crate) struct TlsPeer {
     pub(crate) forwarded: HeaderValue,
     /// Whether it was here before.
     pub(crate) session: Session,
-    /// When its certificate ends.
+    /// When one of the two certificates ends.
     ends: Instant,
 }
 
@@ -233,6 +233,10 @@ impl Tls {
         now < self.not_after
     }
 
+    fn ends(&self, now: SystemTime) -> Instant {
+        Instant::now() + self.not_after.duration_since(now).unwrap_or_default()
+    }
+
     /// Shakes hands with whoever connected. It must show a certificate.
     async fn accept(&self, stream: TcpStream) -> Result<(Io, TlsPeer), TlsError> {
         let accepting = timeout(
@@ -244,7 +248,8 @@ impl Tls {
             .map_err(|_| TlsError::TimedOut(HANDSHAKE_TIMEOUT))?
             .map_err(TlsError::Handshake)?;
         let (_, connection) = stream.get_ref();
-        let (id, ends) = shown(connection.peer_certificates(), SystemTime::now())?;
+        let now = SystemTime::now();
+        let (id, ends) = shown(connection.peer_certificates(), now)?;
         if id.trust_domain != self.id.trust_domain {
             return Err(TlsError::OtherDomain(id));
         }
@@ -253,7 +258,7 @@ impl Tls {
             forwarded: forwarded(&self.id, &id),
             id: Arc::new(id),
             session: session(connection),
-            ends,
+            ends: ends.min(self.ends(now)),
         };
         Ok((Io::Tls(Box::new(TlsStream::Server(stream))), peer))
     }
@@ -275,8 +280,8 @@ impl Tls {
         let stream = stream.map_err(TlsError::Handshake)?;
         let now = SystemTime::now();
         let (_, ends) = shown(stream.get_ref().1.peer_certificates(), now)?;
-        let own_ends = Instant::now() + self.not_after.duration_since(now).unwrap_or_default();
-        Ok((Io::Tls(Box::new(TlsStream::Client(stream))), ends.min(own_ends)))
+        let stream = Io::Tls(Box::new(TlsStream::Client(stream)));
+        Ok((stream, ends.min(self.ends(now))))
     }
 
     fn client(&self, peer: &Arc<SpiffeId>, wire: Wire) -> Result<Arc<ClientConfig>, rustls::Error> {
@@ -345,7 +350,7 @@ pub(crate) enum Entered {
     Cleartext(TcpStream, Drain),
     /// By TLS, from outside of the mesh.
     Outside(Io, Session, Drain),
-    /// By mutual TLS; it is drained when the peer's certificate ends.
+    /// By mutual TLS; it is drained when one of the two certificates ends.
     Mutual(Io, TlsPeer, Drain),
     /// It ended, or the drain began, before it said anything.
     Nobody,

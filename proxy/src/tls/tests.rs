@@ -143,6 +143,37 @@ async fn both_ends_know_who_the_other_is() {
 }
 
 #[tokio::test]
+async fn a_connection_is_for_no_longer_than_either_certificate() {
+    let ca = Ca::new();
+    let minute = Duration::from_secs(60);
+    let soon = |id: &str| {
+        let (chain, key) = ca.sign(&end(&[id]));
+        let ends = SystemTime::now() + minute;
+        Tls::new(
+            id.parse().expect("an id"),
+            ends,
+            chain,
+            der(&key),
+            vec![ca.root.clone()],
+        )
+        .expect("it fits")
+    };
+    for (portal, records) in [(soon(PORTAL), ca.of(RECORDS)), (ca.of(PORTAL), soon(RECORDS))] {
+        let (near, far) = sockets().await;
+        let (expect, to) = (
+            Arc::new(RECORDS.parse().expect("an id")),
+            near.peer_addr().expect("one").ip(),
+        );
+        let (connected, accepted) = tokio::join!(portal.connect(near, to, &expect, Wire::Http2), records.accept(far));
+        let (connected, accepted) = (connected.expect("it is").1, accepted.expect("it is").1.ends);
+        let latest = Instant::now() + minute;
+        // Each end knows when its own certificate ends; in these all others' end much later.
+        assert!(connected.min(accepted) <= latest, "{connected:?}, {accepted:?}");
+        assert!(connected.max(accepted) > latest, "{connected:?}, {accepted:?}");
+    }
+}
+
+#[tokio::test]
 async fn keys_are_agreed_on_so_that_quantum_computers_do_not_learn_them() {
     let ca = Ca::new();
     let (portal, records) = (ca.of(PORTAL), ca.of(RECORDS));
