@@ -216,6 +216,62 @@ async fn many_small_bodies_at_once_are_no_flood() {
     }
 }
 
+/// Small messages that nobody reads fill the time of their own stream, and end nobody else's.
+#[tokio::test]
+async fn a_reader_that_stalls_ends_no_other_call() {
+    const MESSAGES: usize = 6_000;
+    let mesh = TestMesh::start().await;
+    let script = Script::streamed(|request| async move {
+        let (mut sender, body) = Channel::<Bytes, Infallible>::new(1);
+        let count = if request.uri().path() == "/events" { MESSAGES } else { 1 };
+        tokio::spawn(async move {
+            for _ in 0..count {
+                if sender
+                    .send_data(Bytes::from_static(b"some small message.\n"))
+                    .await
+                    .is_err()
+                {
+                    return;
+                }
+            }
+        });
+        Response::new(body.boxed())
+    });
+    let settings = MemberSettings {
+        protocol: AppProtocol::Http2,
+        ..MemberSettings::default()
+    };
+    let _b = mesh.service_with("b", script, settings).await;
+    let a = mesh.service("a", Script::answer(200, "")).await;
+    let stream = tokio::net::TcpStream::connect(a.outbound())
+        .await
+        .expect("a connection");
+    let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(1024)
+        .handshake(TokioIo::new(stream))
+        .await
+        .expect("HTTP/2");
+    let _connection = tokio::spawn(connection);
+    let mut stalled = Vec::new();
+    for _ in 0..4 {
+        let request = Request::get("http://b/events").body(Full::<Bytes>::default());
+        let answer = sender
+            .send_request(request.expect("a request"))
+            .await
+            .expect("an answer");
+        assert_eq!(answer.status(), StatusCode::OK);
+        stalled.push(answer);
+    }
+    for _ in 0..200 {
+        let answer = a.get("http://b/").await;
+        assert_eq!(answer.text(), "some small message.\n", "{answer:?}");
+    }
+    for answer in stalled {
+        let body = answer.into_body().collect().await.expect("a whole answer").to_bytes();
+        assert_eq!(body.len(), MESSAGES * 20);
+    }
+}
+
 #[tokio::test]
 async fn bodies_are_streamed_both_ways() {
     let mesh = TestMesh::start().await;

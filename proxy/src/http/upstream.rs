@@ -785,5 +785,7 @@ where
 
 /// How much one stream may send ahead of its reader: the most a stalled reader costs.
 pub(crate) const HTTP2_STREAM_WINDOW_BYTES: u32 = 256 * 1024;
-/// The same for all streams of a connection.
-pub(crate) const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// The same for all streams of a connection, which two sidecars have in common: so many stalled readers as have room in
+/// it stall nobody else. h2 derives from it how many small frames may wait to be read, and ends the connection of a
+/// peer that sends more: half of it, where a frame of less than 256 bytes counts as much as it lacks to that.
+pub(crate) const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
