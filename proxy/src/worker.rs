@@ -243,7 +243,12 @@ impl Worker {
     /// How an app port is entered. Until somebody has said: by mutual TLS alone, where that can be.
     pub(crate) fn entered_by(&self, app_port: NonZeroU16) -> Mode {
         match (self.mesh.current().mutual_tls(), &self.identity) {
-            (Some(told), _) => told.at(app_port),
+            (Some(told), Some(_)) => told.at(app_port),
+            (Some(told), None) => match told.at(app_port) {
+                // Nobody can come otherwise: to count them would tell nothing.
+                Mode::Permissive => Mode::Off,
+                mode @ (Mode::Strict | Mode::Off) => mode,
+            },
             (None, Some(_)) => Mode::Strict,
             (None, None) => Mode::Off,
         }

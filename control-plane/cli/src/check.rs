@@ -7,11 +7,12 @@ use weir_api::identity::AuthorityStatus;
 use weir_api::status::condition;
 use weir_api::views::{ObjectList, Proxy, ProxyList};
 
-use crate::cli::{CheckArgs, ViewFormat};
+use crate::cli::{CheckArgs, ProxyName, ViewFormat};
 use crate::client::Client;
 use crate::error::CliError;
 use crate::identity;
 use crate::output::{Out, Tone, clean};
+use crate::proxy::Asked;
 use crate::status::PROXIES;
 use crate::wait::conditions;
 
@@ -205,8 +206,49 @@ fn proxies(client: &Client, version: &str, now: i64, findings: &mut Vec<Finding>
         let seen = format!("{count} connected and confirmed, with all in force that they use");
         findings.push(Finding::well("proxies", seen));
     }
+    findings.extend(cleartext(client, &list));
     Ok(())
 }
+
+/// Who came in cleartext to workloads that have certificates: those whom `Strict` would shut out. A proxy that gives no
+/// answer is found elsewhere.
+fn cleartext(client: &Client, list: &ProxyList) -> Option<Finding> {
+    let secured = list
+        .items
+        .iter()
+        .filter(|proxy| proxy.connected && !proxy.account.is_empty());
+    let mut callers = Vec::new();
+    for proxy in secured.take(CALLERS_ASKED_MAX) {
+        let Ok(name) = ProxyName::parse(&proxy.name) else {
+            continue;
+        };
+        let Ok(config) = Asked::new(client, Some(&name), None).and_then(|asked| asked.config()) else {
+            continue;
+        };
+        let seen = config["cleartextCallers"].as_array().into_iter().flatten();
+        callers.extend(seen.map(|caller| {
+            let (address, port) = (caller["address"].as_str().unwrap_or("?"), &caller["appPort"]);
+            let (requests, ago) = (&caller["requests"], &caller["lastSecondsAgo"]);
+            clean(&format!(
+                "{address} to port {port} of {} (requests: {requests}, the last {ago} s ago)",
+                proxy.name
+            ))
+        }));
+    }
+    let more = callers.len().saturating_sub(CALLERS_SHOWN_MAX);
+    callers.truncate(CALLERS_SHOWN_MAX);
+    if more > 0 {
+        callers.push(format!("and {more} more"));
+    }
+    let remedy = "before you ask for mutual TLS there, give them sidecars that join with a token, or the port an override in \
+                  MeshConfig.spec.mutualTls";
+    (!callers.is_empty()).then(|| Finding::notice("callers in cleartext", callers.join("; "), remedy))
+}
+
+/// Proxies that are asked, one after the other.
+const CALLERS_ASKED_MAX: usize = 200;
+/// Of callers; more are counted.
+const CALLERS_SHOWN_MAX: usize = 10;
 
 fn one_proxy(proxy: &Proxy, version: &str, findings: &mut Vec<Finding>) {
     let name = format!("proxy {}", proxy.name);

@@ -394,6 +394,20 @@ async fn who_still_comes_in_cleartext_is_shown_before_a_port_is_made_strict() {
     );
 }
 
+/// Where nobody has a certificate nobody could come otherwise.
+#[tokio::test]
+async fn a_mesh_without_identities_counts_nobody() {
+    let mesh = TestMesh::start().await;
+    let b = mesh.service("b", Script::answer(200, "from b")).await;
+    enter_by(&mesh, &b, "Permissive").await;
+    let answered = answer(b.inbound(), &Comes::InCleartext, Protocol::Http1, get("b")).await;
+    assert_eq!(answered.expect("an answer").status, StatusCode::OK);
+    assert_eq!(b.metric("weir_cleartext_requests_total", &[]).await, 0.0);
+    enter_by(&mesh, &b, "Strict").await;
+    let answered = answer(b.inbound(), &Comes::InCleartext, Protocol::Http1, get("b")).await;
+    refused(&answered.expect("an answer"), Spoken::Http1);
+}
+
 #[tokio::test]
 async fn callers_go_in_cleartext_where_it_is_off_and_no_request_fails_on_the_way() {
     let mesh = TestMesh::secured().await;

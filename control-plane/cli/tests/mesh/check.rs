@@ -1,6 +1,8 @@
 //! `weirctl check`: what is wrong is found and has a remedy.
 
 use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use weir_test_mesh::{Script, TestMesh};
 
 use crate::support::{run, weirctl};
@@ -45,6 +47,27 @@ async fn a_mesh_that_is_well_and_one_that_is_not() {
     gone.ends(1).prints(&[
         "WRONG  control plane: the control plane at ",
         "is weir-control running?",
+    ]);
+}
+
+/// Who would be shut out by mutual TLS alone is known before.
+#[tokio::test]
+async fn who_comes_in_cleartext_is_told() {
+    let mesh = TestMesh::secured().await;
+    let b = mesh.service("b", Script::answer(200, "")).await;
+    let port = b.app().address().port();
+    assert!(!weirctl(&mesh, &["check"]).await.ends(0).stdout.contains("cleartext"));
+    let mut caller = TcpStream::connect(b.inbound()).await.expect("connected");
+    let request = b"GET / HTTP/1.1\r\nhost: b\r\nconnection: close\r\n\r\n";
+    caller.write_all(request).await.expect("written");
+    let mut answer = String::new();
+    caller.read_to_string(&mut answer).await.expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let seen = format!("note   callers in cleartext: 127.0.0.1 to port {port} of default/b (requests: 1, the last ");
+    weirctl(&mesh, &["check"]).await.ends(0).prints(&[
+        "ok     proxies: 1 connected",
+        &seen,
+        "MeshConfig.spec.mutualTls",
     ]);
 }
 
