@@ -617,7 +617,8 @@ async fn no_request_goes_to_somebody_else_at_the_address() {
 async fn certificates_are_renewed_and_no_request_fails() {
     let mut config = ControlConfig::in_memory();
     config.xds_tls = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
-    config.authority.cert_ttl = Duration::from_secs(6);
+    // Renewed at two thirds of it, which leaves a busy machine some seconds.
+    config.authority.cert_ttl = Duration::from_secs(12);
     let mesh = TestMesh::with(config).await;
     let (end, ended) = watch::channel(false);
     let script = Script::streamed(move |request| {
@@ -649,7 +650,7 @@ async fn certificates_are_renewed_and_no_request_fails() {
             assert_eq!((answer.status, answer.text().as_str()), (StatusCode::OK, "begin end"));
         }
         let full = b.metric("weir_tls_handshakes_total", &["kind=\"full\""]).await;
-        (full >= 4.0).then_some(())
+        (full >= 3.0).then_some(())
     })
     .await;
     end.send_replace(true);
