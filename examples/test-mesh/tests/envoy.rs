@@ -2,102 +2,46 @@
 //! and as called by one.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::process::Stdio;
 use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
-use tokio::process::{Child, Command};
 use weir_policy::model::AppProtocol;
-use weir_test_mesh::{Answer, MemberSettings, Protocol, Script, ScriptedApp, TestMesh, call, until};
-
-/// An Envoy that runs; killed when dropped.
-struct Envoy {
-    admin: SocketAddr,
-    _child: Child,
-    _files: tempfile::TempDir,
-}
+use weir_test_mesh::{Answer, Envoy, MemberSettings, Protocol, Script, ScriptedApp, TestMesh, call, until};
 
 /// Which variant of the protocol it uses.
 const VARIANTS: [&str; 2] = ["DELTA_GRPC", "GRPC"];
 
-impl Envoy {
-    /// One of this name whose node asks for this; its outbound port is of the system's choice.
-    async fn start(mesh: &TestMesh, name: &str, variant: &str, mut asks: Value) -> Envoy {
-        let peers =
-            std::env::var_os("WEIR_PEERS").expect("WEIR_PEERS: `./dev test` installs Envoy and says where it is");
-        let program = PathBuf::from(peers).join("bin/envoy");
-        let files = tempfile::tempdir().expect("a folder");
-        asks["outbound"] = json!("127.0.0.1:0");
-        let config = config(mesh.control().xds_addr().expect("it is on"), name, variant, asks);
-        let (config_path, admin_path) = (files.path().join("envoy.json"), files.path().join("admin"));
-        std::fs::write(&config_path, config.to_string()).expect("a file");
-        let child = Command::new(&program)
-            .arg("--config-path")
-            .arg(&config_path)
-            .arg("--admin-address-path")
-            .arg(&admin_path)
-            .args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "error"])
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap_or_else(|error| panic!("{}: {error}; `./dev setup` installs it", program.display()));
-        let admin = until("Envoy to open its admin port", || async {
-            std::fs::read_to_string(&admin_path).ok()?.trim().parse().ok()
-        })
-        .await;
-        Envoy {
-            admin,
-            _child: child,
-            _files: files,
-        }
-    }
+/// One of this name whose node asks for this; its outbound port is of the system's choice.
+async fn start(mesh: &TestMesh, name: &str, variant: &str, mut asks: Value) -> Envoy {
+    asks["outbound"] = json!("127.0.0.1:0");
+    let control = mesh.control().xds_addr().expect("it is on");
+    Envoy::start(&config(control, name, variant, asks)).await
+}
 
-    async fn admin(&self, path: &str) -> Answer {
-        let request = Request::get(path).header("host", "admin").body(Full::default());
-        let answer = call(self.admin, Protocol::Http1, request.expect("a request")).await;
-        answer.expect("an answer of its admin port")
-    }
+async fn outbound(envoy: &Envoy) -> SocketAddr {
+    envoy.listener("weir-outbound").await
+}
 
-    /// Where a listener of this name takes connections: it is shown as soon as its port is its own.
-    async fn listener(&self, name: &str) -> SocketAddr {
-        until(&format!("Envoy's listener {name}"), || async {
-            let all = self.admin("/listeners?format=json").await.json();
-            let listener = all["listener_statuses"]
-                .as_array()?
-                .iter()
-                .find(|one| one["name"] == name)?
-                .clone();
-            let port = listener["local_address"]["socket_address"]["port_value"].as_u64()?;
-            let address = SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).ok()?));
-            TcpStream::connect(address).await.ok().map(|_| address)
-        })
+/// What a cluster is made from, as Envoy shows it.
+async fn made_from(envoy: &Envoy, cluster: &str) -> Value {
+    let dump = envoy
+        .admin("/config_dump?resource=dynamic_active_clusters")
         .await
-    }
+        .json();
+    let clusters = dump["configs"].as_array().expect("clusters").iter();
+    let mut clusters = clusters.map(|found| &found["cluster"]);
+    let found = clusters.find(|found| found["name"] == cluster).expect("the cluster");
+    found["metadata"]["filter_metadata"]["weir.dev"]["sources"].clone()
+}
 
-    async fn outbound(&self) -> SocketAddr {
-        self.listener("weir-outbound").await
-    }
-
-    /// What a cluster is made from, as Envoy shows it.
-    async fn made_from(&self, cluster: &str) -> Value {
-        let dump = self.admin("/config_dump?resource=dynamic_active_clusters").await.json();
-        let clusters = dump["configs"].as_array().expect("clusters").iter();
-        let mut clusters = clusters.map(|found| &found["cluster"]);
-        let found = clusters.find(|found| found["name"] == cluster).expect("the cluster");
-        found["metadata"]["filter_metadata"]["weir.dev"]["sources"].clone()
-    }
-
-    /// The sum of a counter over all that match its name.
-    async fn stat(&self, filter: &str) -> u64 {
-        let stats = self.admin(&format!("/stats?filter={filter}&format=json")).await.json();
-        let values = stats["stats"].as_array().expect("stats").iter();
-        values.filter_map(|stat| stat["value"].as_u64()).sum()
-    }
+/// The sum of a counter over all that match its name.
+async fn stat(envoy: &Envoy, filter: &str) -> u64 {
+    let stats = envoy.admin(&format!("/stats?filter={filter}&format=json")).await.json();
+    let values = stats["stats"].as_array().expect("stats").iter();
+    values.filter_map(|stat| stat["value"].as_u64()).sum()
 }
 
 fn config(control: SocketAddr, name: &str, variant: &str, asks: Value) -> Value {
@@ -196,8 +140,8 @@ async fn routes_as_they_say(variant: &str) {
     let mesh = TestMesh::start().await;
     let _a = mesh.service("a", echo("a")).await;
     let _b = mesh.service("b", echo("b")).await;
-    let envoy = Envoy::start(&mesh, "envoy-1", variant, json!({})).await;
-    let outbound = envoy.outbound().await;
+    let envoy = start(&mesh, "envoy-1", variant, json!({})).await;
+    let outbound = outbound(&envoy).await;
     for host in [
         "a",
         "a:80",
@@ -314,7 +258,7 @@ async fn routes_as_they_say(variant: &str) {
         (get(outbound, "c", "/").await.status == StatusCode::BAD_GATEWAY).then_some(())
     })
     .await;
-    assert_eq!(envoy.stat("update_rejected").await, 0, "nothing was refused");
+    assert_eq!(stat(&envoy, "update_rejected").await, 0, "nothing was refused");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -352,8 +296,8 @@ async fn policies_are_carried_out() {
     mesh.apply(&route("flaky", rules)).await;
     mesh.apply(&policy("silent", json!({"circuitBreaker": {"maxRequests": 1}})))
         .await;
-    let envoy = Envoy::start(&mesh, "envoy-1", VARIANTS[0], json!({"services": ["flaky", "silent"]})).await;
-    let outbound = envoy.outbound().await;
+    let envoy = start(&mesh, "envoy-1", VARIANTS[0], json!({"services": ["flaky", "silent"]})).await;
+    let outbound = outbound(&envoy).await;
     let status = async |method, path| send(outbound, "flaky", method, path, &[]).await.status.as_u16();
     until("the routes and their endpoints", || async {
         (status("GET", "/").await == 200).then_some(())
@@ -380,7 +324,7 @@ async fn policies_are_carried_out() {
         (503, Some("true"))
     );
     first.abort();
-    let made_from = envoy.made_from("silent.default:80").await;
+    let made_from = made_from(&envoy, "silent.default:80").await;
     assert_eq!(made_from, json!(["Service/default/silent", "BackendPolicy/default/p"]));
 }
 
@@ -403,11 +347,11 @@ async fn an_endpoint_whose_checks_fail_gets_no_request() {
     mesh.apply(&policy("mixed", json!({"healthCheck": check}))).await;
     mesh.plain_service("mixed", AppProtocol::Http1, &[good.address(), sick.address()])
         .await;
-    let envoy = Envoy::start(&mesh, "envoy-1", VARIANTS[1], json!({"services": ["mixed"]})).await;
-    let outbound = envoy.outbound().await;
+    let envoy = start(&mesh, "envoy-1", VARIANTS[1], json!({"services": ["mixed"]})).await;
+    let outbound = outbound(&envoy).await;
     until("one of both to be healthy", || async {
-        let healthy = envoy.stat("mixed.default_80.membership_healthy").await;
-        let failed = envoy.stat("mixed.default_80.health_check.failure").await;
+        let healthy = stat(&envoy, "mixed.default_80.membership_healthy").await;
+        let failed = stat(&envoy, "mixed.default_80.health_check.failure").await;
         (healthy == 1 && failed >= 2).then_some(())
     })
     .await;
@@ -428,15 +372,15 @@ async fn an_endpoint_that_fails_is_left_alone() {
     mesh.apply(&policy("mixed", json!({"outlierDetection": rule}))).await;
     mesh.plain_service("mixed", AppProtocol::Http1, &[good.address(), bad.address()])
         .await;
-    let envoy = Envoy::start(&mesh, "envoy-1", VARIANTS[1], json!({"services": ["mixed"]})).await;
-    let outbound = envoy.outbound().await;
+    let envoy = start(&mesh, "envoy-1", VARIANTS[1], json!({"services": ["mixed"]})).await;
+    let outbound = outbound(&envoy).await;
     until("the bad one to be called twice", || async {
         get(outbound, "mixed", "/").await;
         (bad.seen().len() >= 2).then_some(())
     })
     .await;
     until("it to be ejected", || async {
-        (envoy.stat("mixed.default_80.outlier_detection.ejections_active").await == 1).then_some(())
+        (stat(&envoy, "mixed.default_80.outlier_detection.ejections_active").await == 1).then_some(())
     })
     .await;
     let before = bad.seen().len();
@@ -450,8 +394,8 @@ async fn an_endpoint_that_fails_is_left_alone() {
 async fn a_route_policy_is_told_in_its_own_filters() {
     let mesh = TestMesh::start().await;
     let a = mesh.service("a", echo("a")).await;
-    let envoy = Envoy::start(&mesh, "envoy-1", VARIANTS[1], json!({"services": ["a"]})).await;
-    let outbound = envoy.outbound().await;
+    let envoy = start(&mesh, "envoy-1", VARIANTS[1], json!({"services": ["a"]})).await;
+    let outbound = outbound(&envoy).await;
     until_answer(outbound, "a", "/", 200, "a/").await;
     let policy = |fields: Value| {
         let mut spec = fields;
@@ -479,8 +423,8 @@ async fn what_it_cannot_do_and_what_it_refuses_is_said() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let taken_at = taken.local_addr().expect("its address");
     let inbound = json!([{"listen": taken_at.to_string(), "app": 8080, "protocol": "http"}]);
-    let envoy = Envoy::start(&mesh, "envoy-1", VARIANTS[0], json!({"inbound": inbound})).await;
-    let outbound = envoy.outbound().await;
+    let envoy = start(&mesh, "envoy-1", VARIANTS[0], json!({"inbound": inbound})).await;
+    let outbound = outbound(&envoy).await;
     until_answer(outbound, "a", "/", 200, "a/").await;
     let failures = json!({"circuitBreaker": {"failures": {"percent": 50}}});
     mesh.apply(&policy("a", failures)).await;
@@ -535,7 +479,7 @@ async fn a_sidecar_calls_an_app_behind_it() {
     let app = ScriptedApp::start(echo("app")).await;
     let inbound = json!([{"listen": "127.0.0.1:0", "app": app.address().port(), "protocol": "http"}]);
     let asks = json!({"services": [], "inbound": inbound});
-    let envoy = Envoy::start(&mesh, "envoy-1", VARIANTS[0], asks).await;
+    let envoy = start(&mesh, "envoy-1", VARIANTS[0], asks).await;
     let listen = envoy.listener("weir-inbound/127.0.0.1:0").await;
     mesh.plain_service("behind", AppProtocol::Http1, &[listen]).await;
     let caller = mesh.service("caller", Script::answer(200, "")).await;
@@ -583,8 +527,8 @@ async fn pages_of_other_origins_are_answered_as_routes_say() {
     });
     let a = mesh.service("a", loose).await;
     let _b = mesh.service("b", echo("b")).await;
-    let envoy = Envoy::start(&mesh, "envoy-1", VARIANTS[0], json!({})).await;
-    let outbound = envoy.outbound().await;
+    let envoy = start(&mesh, "envoy-1", VARIANTS[0], json!({})).await;
+    let outbound = outbound(&envoy).await;
     let cors = |fields: Value| json!([{"type": "CORS", "cors": fields}]);
     let listed = cors(json!({
         "allowOrigins": ["https://www.page.example", "https://*.pages.example"], "allowMethods": ["PUT", "GET"],
@@ -677,7 +621,7 @@ async fn pages_of_other_origins_are_answered_as_routes_say() {
     // Where a route says nothing, the app does.
     let answer = send(outbound, "a", "GET", "/plain", &page).await;
     assert_eq!(cors_of(&answer).len(), 2);
-    assert_eq!(envoy.stat("update_rejected").await, 0, "nothing was refused");
+    assert_eq!(stat(&envoy, "update_rejected").await, 0, "nothing was refused");
 }
 
 /// A GRPCRoute, in calls over HTTP/2 as gRPC's clients make them.
@@ -706,8 +650,8 @@ async fn calls_go_as_a_grpc_route_says() {
     };
     let _a = mesh.service_with("a", served("a"), grpc()).await;
     let _b = mesh.service_with("b", served("b"), grpc()).await;
-    let envoy = Envoy::start(&mesh, "envoy-1", VARIANTS[0], json!({})).await;
-    let outbound = envoy.outbound().await;
+    let envoy = start(&mesh, "envoy-1", VARIANTS[0], json!({})).await;
+    let outbound = outbound(&envoy).await;
     let call = async |path: &str, headers: &[(&str, &str)]| {
         let mut request = Request::post(format!("http://a{path}"))
             .header("content-type", "application/grpc")
@@ -774,5 +718,5 @@ async fn calls_go_as_a_grpc_route_says() {
     assert_eq!(call("/pkg.Gone/Any", &[]).await.header("grpc-status"), Some("14"));
     // What is no call is not taken.
     assert_eq!(get(outbound, "a", "/pkg.Echo/One").await.status, StatusCode::NOT_FOUND);
-    assert_eq!(envoy.stat("update_rejected").await, 0, "nothing was refused");
+    assert_eq!(stat(&envoy, "update_rejected").await, 0, "nothing was refused");
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
-use weir_control::{AuthorityConfig, Control, ControlConfig};
+use weir_control::{AuthorityConfig, Control, ControlConfig, RunningControl};
 use weir_test_mesh::{
     Api, ControlProcess, Processes, Protocol, ProxyProcess, Script, ScriptedApp, call, until, until_within,
 };
@@ -230,12 +230,10 @@ async fn a_kept_identity_needs_no_token_after_a_restart() {
     .await;
 }
 
-/// The token is gone when the certificate is renewed, so that only the certificate can be what the next one is given
-/// for. It is good for long enough that a machine that stands still for seconds doesn't let it end.
-#[tokio::test]
-async fn a_certificate_is_renewed_by_the_one_before() {
+/// A control plane whose certificates are good for this long.
+async fn with_certificates_for(cert_ttl: Duration) -> (RunningControl, Api) {
     let authority = AuthorityConfig {
-        cert_ttl: Duration::from_secs(45),
+        cert_ttl,
         ..AuthorityConfig::default()
     };
     let config = ControlConfig {
@@ -247,6 +245,14 @@ async fn a_certificate_is_renewed_by_the_one_before() {
     let api = Api {
         address: control.api_addr(),
     };
+    (control, api)
+}
+
+/// The token is gone when the certificate is renewed, so that only the certificate can be what the next one is given
+/// for. It is good for long enough that a machine that stands still for seconds doesn't let it end.
+#[tokio::test]
+async fn a_certificate_is_renewed_by_the_one_before() {
+    let (control, api) = with_certificates_for(Duration::from_secs(45)).await;
     let folder = tempfile::tempdir().expect("a folder");
     let file = token(&api, &folder.path().join("token"), "default", "a", 1).await;
     let app = ScriptedApp::start(Script::answer(200, "")).await;
@@ -267,19 +273,7 @@ async fn a_certificate_is_renewed_by_the_one_before() {
 /// Then the control plane is gone for good, and what is in force goes on.
 #[tokio::test]
 async fn certificates_are_renewed_while_requests_go_on() {
-    let authority = AuthorityConfig {
-        cert_ttl: Duration::from_secs(8),
-        ..AuthorityConfig::default()
-    };
-    let config = ControlConfig {
-        xds_tls: Some(([127, 0, 0, 1], 0).into()),
-        authority,
-        ..ControlConfig::in_memory()
-    };
-    let control = Control::start(config).await.expect("a control plane");
-    let api = Api {
-        address: control.api_addr(),
-    };
+    let (control, api) = with_certificates_for(Duration::from_secs(8)).await;
     let folder = tempfile::tempdir().expect("a folder");
     // Many uses: on a machine that stands still for seconds a certificate ends, and the proxy joins anew.
     let file = token(&api, &folder.path().join("token"), "default", "a", 1_000).await;

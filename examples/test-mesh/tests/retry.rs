@@ -16,6 +16,11 @@ use weir_test_mesh::{
     frame, until,
 };
 
+/// The endpoints of `b` are used one after the other.
+const ROUND_ROBIN: &str =
+    "{apiVersion: weir.dev/v1, kind: BackendPolicy, metadata: {name: b, namespace: default}, spec: {
+          targetRefs: [{group: '', kind: Service, name: b}], balancing: {type: RoundRobin}}}";
+
 /// A mesh with workload `a`, whose app calls.
 async fn mesh() -> (TestMesh, Member) {
     let mesh = TestMesh::start().await;
@@ -89,11 +94,7 @@ async fn a_refused_connection_is_tried_elsewhere_whatever_the_method() {
     let dead = closed.address();
     mesh.plain_service("b", AppProtocol::Http1, &[dead, peer.address()])
         .await;
-    mesh.apply(
-        "{apiVersion: weir.dev/v1, kind: BackendPolicy, metadata: {name: b, namespace: default}, spec: {
-          targetRefs: [{group: '', kind: Service, name: b}], balancing: {type: RoundRobin}}}",
-    )
-    .await;
+    mesh.apply(ROUND_ROBIN).await;
     for number in 1..=6 {
         let answer = a.call(request(Method::POST, b"pay")).await;
         assert_eq!(answer.status, StatusCode::OK, "{}", why(&answer));
@@ -113,11 +114,7 @@ async fn a_connection_that_dies_before_its_preface_has_carried_nothing() {
     let dying = ScriptedApp::start(Script::raw(|stream| async move { drop(stream) })).await;
     mesh.plain_service("b", AppProtocol::Http2, &[dying.address(), peer.address()])
         .await;
-    mesh.apply(
-        "{apiVersion: weir.dev/v1, kind: BackendPolicy, metadata: {name: b, namespace: default}, spec: {
-          targetRefs: [{group: '', kind: Service, name: b}], balancing: {type: RoundRobin}}}",
-    )
-    .await;
+    mesh.apply(ROUND_ROBIN).await;
     for number in 1..=6 {
         let answer = a.call(request(Method::POST, b"pay")).await;
         assert_eq!(answer.status, StatusCode::OK, "{}", why(&answer));
@@ -325,11 +322,7 @@ async fn an_app_that_its_sidecar_can_not_reach_is_left_for_another_whatever_the_
     let settings = || of_protocol(AppProtocol::Http2);
     let _dying = mesh.workload("b-1", "b", dying(), settings()).await;
     let well = mesh.workload("b-2", "b", Script::answer(200, ""), settings()).await;
-    mesh.apply_in_force(
-        "{apiVersion: weir.dev/v1, kind: BackendPolicy, metadata: {name: b, namespace: default}, spec: {
-          targetRefs: [{group: '', kind: Service, name: b}], balancing: {type: RoundRobin}}}",
-    )
-    .await;
+    mesh.apply_in_force(ROUND_ROBIN).await;
     for number in 1..=6 {
         let answer = a.call(request(Method::POST, b"pay")).await;
         assert_eq!(answer.status, StatusCode::OK, "{}", why(&answer));
