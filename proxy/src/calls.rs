@@ -10,7 +10,6 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body::Body as _;
 use weir_policy::context::{CONTEXT_HEADER, Context, ContextId, VERDICT_HEADER, Verdict};
 use weir_policy::deadline::Deadline;
-use weir_policy::model::Peer;
 use weir_policy::retry::{Reused, Sent};
 use weir_policy::time::Time;
 use weir_policy::trace::{self, TRACEPARENT_HEADER, TRACESTATE_HEADER, TraceParent};
@@ -18,7 +17,6 @@ use weir_policy::trace::{self, TRACEPARENT_HEADER, TRACESTATE_HEADER, TraceParen
 use crate::answer;
 use crate::config::{Edge, Ratio};
 use crate::contexts::Place;
-use crate::endpoints::Endpoint;
 use crate::error::ProxyError;
 use crate::exchange::Exchange;
 use crate::http::body::ResponseBody;
@@ -192,12 +190,6 @@ pub(crate) fn write_verdict(headers: &mut HeaderMap, error: &ProxyError) {
     if let Ok(verdict) = Verdict::new(error.fault(), None, reason.as_str()) {
         headers.insert(VERDICT_HEADER, verdict.to_header_value());
     }
-}
-
-/// Whether our sidecar and the one at an endpoint say to each other what is theirs alone: only where both know who they
-/// are, or the mesh has no identities.
-pub(crate) fn is_sidecar(worker: &Worker, endpoint: &Endpoint) -> bool {
-    endpoint.peer == Peer::WeirProxy && endpoint.identity.is_some() == worker.identity.is_some()
 }
 
 /// How far a request came whose app gave no answer, as its sidecar says; `None`: it says nothing of that.

@@ -16,6 +16,7 @@ use weir_policy::spread::{Distance, Level, Shares, Spread, spread};
 use weir_policy::time::Time;
 
 use crate::health_check::Checked;
+use crate::identity::Identity;
 
 /// An endpoint that may take new requests.
 #[derive(Clone, Debug)]
@@ -40,6 +41,12 @@ impl Endpoint {
     /// Whether nobody says that it is unhealthy: neither the control plane nor our own checks.
     pub(crate) fn is_healthy(&self) -> bool {
         self.health == EndpointHealth::Healthy && !self.state.is_failing()
+    }
+
+    /// Whether our sidecar and the one there say to each other what is theirs alone: only where both know who they are,
+    /// or the mesh has no identities. `own`: who we are.
+    pub(crate) fn is_sidecar_to(&self, own: Option<&Identity>) -> bool {
+        self.peer == Peer::WeirProxy && self.identity.is_some() == own.is_some()
     }
 
     /// Whether requests may go there at `now`, as far as it alone is concerned.

@@ -16,7 +16,7 @@ use explanation::Facts;
 pub(crate) use question::Question;
 
 use crate::error::ProxyError;
-use crate::http::head::Head;
+use crate::http::head::{Head, Over};
 use crate::mesh::Mesh;
 use crate::outbound::CONFIG_WAIT;
 
@@ -63,7 +63,7 @@ impl Explainer {
     /// # Cancel safety
     /// Dropping the future leaves behind what a request that was given up would: a question to the control plane.
     pub(crate) async fn explain(&self, question: &Question, asking: Asking) -> Explanation {
-        let head = Head::read(question.head());
+        let head = Head::read(question.head(), Over::Cleartext);
         let name = match &head {
             Ok(head) => ListenerName::from_authority(head.authority.as_str(), &self.workload.namespace).ok(),
             Err(_) => None,

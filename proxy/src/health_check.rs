@@ -230,7 +230,11 @@ fn targets<'a>(snapshot: &'a Snapshot, own: Option<&'a Identity>) -> impl Iterat
                 endpoint: Arc::clone(&endpoint.state),
                 cluster: Arc::clone(&cluster.state),
                 address: endpoint.address,
-                peer: endpoint.peer,
+                // A sidecar that does not believe the mark on a check takes it for a request.
+                peer: match endpoint.is_sidecar_to(own) {
+                    true => Peer::WeirProxy,
+                    false => Peer::Plain,
+                },
                 secured: own.cloned().zip(endpoint.identity.clone()),
                 wire: outbound::wire(cluster.config.protocol, endpoint.peer),
                 label: Arc::clone(&cluster.label),

@@ -275,16 +275,17 @@ impl Keeper {
                 }
             }
         };
-        if let Some(file) = &self.file
-            && let Err(error) = kept::write(file, &credential)
-        {
-            tracing::error!(file = %file.display(), %error, "can't keep the identity on disk");
-        }
         let good_for = credential
             .not_after
             .duration_since(SystemTime::now())
             .unwrap_or_default();
         self.publish(credential, trust)?;
+        let held = self.identity.shared.state.borrow().0.clone();
+        if let (Some(file), Some(held)) = (&self.file, held)
+            && let Err(error) = kept::write(file, &held.credential)
+        {
+            tracing::error!(file = %file.display(), %error, "can't keep the identity on disk");
+        }
         Ok(good_for)
     }
 

@@ -119,7 +119,7 @@ pub(crate) async fn serve(
     if check == Some(Asks::Connection) && admitted.is_ok() {
         return connectable(worker, app, &mut exchange).await;
     }
-    let carried = match admitted.and_then(|()| Head::read(parts)) {
+    let carried = match admitted.and_then(|()| Head::read(parts, downstream.over)) {
         Ok(mut head) => {
             downstream.introduce(&mut head.headers);
             let breaker = if check.is_some() { &app.checks } else { &app.breaker };

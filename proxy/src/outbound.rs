@@ -24,7 +24,7 @@ use crate::endpoints::Endpoint;
 use crate::error::ProxyError;
 use crate::exchange::{self, Attempt, Exchange, InFlight};
 use crate::http::body::{DownstreamBody, Replay, RequestBody, ResponseBody};
-use crate::http::head::{Grpc, Head, strip_hop_by_hop, strip_own};
+use crate::http::head::{Grpc, Head, Over, strip_hop_by_hop, strip_own};
 use crate::http::upstream::{Lease, Target, Wire};
 use crate::mesh::Unavailable;
 use crate::mirror;
@@ -64,7 +64,7 @@ pub(crate) async fn serve(
         grpc,
         None,
     ));
-    let carried = match Head::read(parts) {
+    let carried = match Head::read(parts, Over::Cleartext) {
         Ok(mut head) => carry(worker, &mut exchange, &call, &mut head, Replay::new(body)).await,
         Err(error) => Err(error),
     };
@@ -280,7 +280,7 @@ async fn forward(
                 exchange.attempt_answered(endpoint.address, endpoint.workload.as_deref(), lease.wire(), &response);
                 exchange.note(|record| record.peer_identity = lease.peer());
                 exchange::report(&mut permit, &response, exchange.grpc(), worker.clock.now());
-                unanswered = match calls::is_sidecar(worker, endpoint) {
+                unanswered = match endpoint.is_sidecar_to(worker.identity.as_ref()) {
                     true => calls::unanswered(response.headers()),
                     false => None,
                 };
@@ -453,7 +453,7 @@ pub(crate) fn request_at(
     at: &AttemptAt<'_>,
 ) -> Request<RequestBody> {
     let mut request = head.request(wire, body);
-    if calls::is_sidecar(worker, at.endpoint) {
+    if at.endpoint.is_sidecar_to(worker.identity.as_ref()) {
         call.write_context(request.headers_mut(), at.number, at.until, worker.clock.now());
     }
     request

@@ -383,7 +383,7 @@ mod tests {
 
     fn head(url: &str) -> Head {
         let (parts, ()) = Request::get(url).body(()).expect("a request").into_parts();
-        Head::read(parts).expect("one place")
+        Head::read(parts, crate::http::head::Over::Cleartext).expect("one place")
     }
 
     fn redirect() -> Redirect {

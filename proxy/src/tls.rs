@@ -23,14 +23,14 @@ use rustls::{
     CertificateError, ClientConfig, HandshakeKind, OtherError, RootCertStore, ServerConfig, ServerConnection,
 };
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use weir_policy::spiffe::SpiffeId;
 
 pub(crate) use edge::EdgeTls;
 
 use crate::drain::Drain;
-use crate::http::h1::HEAD_TIMEOUT;
+use crate::http::h1::{HEAD_IN_DRAIN, HEAD_TIMEOUT};
 use crate::http::io::Io;
 use crate::http::upstream::Wire;
 use crate::identity::Identity;
@@ -370,20 +370,35 @@ pub(crate) async fn enter(stream: TcpStream, door: &Door, mut drain: Drain) -> R
         () = drain.begun() => return Ok(Entered::Nobody),
     };
     match (peeked, first) {
-        (Ok(Ok(1..)), [HANDSHAKE_RECORD]) => match door {
-            Door::Mesh(identity) => {
-                let tls = identity.tls().ok_or(TlsError::NoCertificate)?;
-                let (io, peer) = tls.accept(stream).await?;
-                let drain = drain.until(peer.ends);
-                Ok(Entered::Mutual(io, peer, drain))
+        (Ok(Ok(1..)), [HANDSHAKE_RECORD]) => {
+            // One that has begun does not hold up a drain, as a head does not.
+            let mut told = drain.clone();
+            let drained = async {
+                told.begun().await;
+                sleep(HEAD_IN_DRAIN).await;
+            };
+            tokio::select! {
+                entered = shake_hands(stream, door, drain) => entered,
+                () = drained => Ok(Entered::Nobody),
             }
-            Door::Edge(edge) => {
-                let (io, session) = edge.accept(stream).await?;
-                Ok(Entered::Outside(io, session, drain))
-            }
-        },
+        }
         (Ok(Ok(1..)), _) => Ok(Entered::Cleartext(stream, drain)),
         (Ok(Ok(0) | Err(_)) | Err(_), _) => Ok(Entered::Nobody),
+    }
+}
+
+async fn shake_hands(stream: TcpStream, door: &Door, drain: Drain) -> Result<Entered, TlsError> {
+    match door {
+        Door::Mesh(identity) => {
+            let tls = identity.tls().ok_or(TlsError::NoCertificate)?;
+            let (io, peer) = tls.accept(stream).await?;
+            let drain = drain.until(peer.ends);
+            Ok(Entered::Mutual(io, peer, drain))
+        }
+        Door::Edge(edge) => {
+            let (io, session) = edge.accept(stream).await?;
+            Ok(Entered::Outside(io, session, drain))
+        }
     }
 }
 

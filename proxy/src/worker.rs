@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use futures_util::future::Either;
-use http::{HeaderMap, HeaderName, Request, Response};
+use http::{HeaderMap, Request, Response};
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -35,8 +35,9 @@ use crate::error::ProxyError;
 use crate::http::body::{DownstreamBody, ResponseBody};
 use crate::http::downstream;
 use crate::http::h1::violation::{Refused, Violation};
+use crate::http::head::{FORWARDED_CLIENT_CERT, Over};
 use crate::http::io::Io;
-use crate::http::upstream::Upstreams;
+use crate::http::upstream::{HTTP2_CONNECTION_WINDOW_BYTES, HTTP2_STRANGER_WINDOW_BYTES, Upstreams};
 use crate::identity::Identity;
 use crate::inbound::{self, InboundApp};
 use crate::mesh::Mesh;
@@ -305,9 +306,6 @@ impl Downstream {
     }
 }
 
-/// Where Envoy says who a client is (Envoy's documentation, HTTP header manipulation).
-const FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
-
 /// A connection that a listener accepted.
 #[derive(Debug)]
 pub(crate) struct Accepted {
@@ -447,6 +445,7 @@ fn serve(
     let mut hop = Hop {
         from: Downstream {
             address: from,
+            over: Over::Cleartext,
             peer: None,
         },
         to: accepted.to,
@@ -468,10 +467,12 @@ fn serve(
             Ok(Entered::Cleartext(stream, drain)) => (Io::Tcp(stream), drain),
             Ok(Entered::Outside(io, session, drain)) => {
                 hop.worker.recorder.metrics().handshake(session);
+                hop.from.over = Over::Tls;
                 (io, drain)
             }
             Ok(Entered::Mutual(io, peer, drain)) => {
                 hop.worker.recorder.metrics().handshake(peer.session);
+                hop.from.over = Over::Tls;
                 hop.from.peer = Some(Rc::new(peer));
                 (io, drain)
             }
@@ -495,7 +496,9 @@ struct Hop {
 #[derive(Clone, Debug)]
 pub(crate) struct Downstream {
     pub(crate) address: DownstreamAddr,
-    /// Who it is by its certificate; `None`: it came in cleartext.
+    /// How it came.
+    pub(crate) over: Over,
+    /// Who it is by its certificate; `None`: it has shown none.
     pub(crate) peer: Option<Rc<TlsPeer>>,
 }
 
@@ -529,6 +532,17 @@ impl downstream::Service for Hop {
         };
         let record = calls::unread_record(direction, service, self.from.address, refused, &call, told);
         calls::refuse_unread(&self.worker, record, refused)
+    }
+
+    fn window_bytes(&self) -> u32 {
+        let from_sidecar = match &self.to {
+            ListenerKind::Outbound => false,
+            ListenerKind::Inbound(app) => Caller::of(&self.worker, app, &self.from) == Caller::Sidecar,
+        };
+        match from_sidecar {
+            true => HTTP2_CONNECTION_WINDOW_BYTES,
+            false => HTTP2_STRANGER_WINDOW_BYTES,
+        }
     }
 
     fn refused_body(&self, violation: Violation) {

@@ -1,5 +1,7 @@
 //! `weirctl check`: whether the mesh is well, and what to do where it is not.
 
+use std::time::{Duration, Instant};
+
 use serde::Serialize;
 use serde_json::Value;
 use weir_api::Kind;
@@ -206,23 +208,29 @@ fn proxies(client: &Client, version: &str, now: i64, findings: &mut Vec<Finding>
         let seen = format!("{count} connected and confirmed, with all in force that they use");
         findings.push(Finding::well("proxies", seen));
     }
-    findings.extend(cleartext(client, &list));
+    cleartext(client, &list, findings);
     Ok(())
 }
 
-/// Who came in cleartext to workloads that have certificates: those whom `Strict` would shut out. A proxy that gives no
-/// answer is found elsewhere.
-fn cleartext(client: &Client, list: &ProxyList) -> Option<Finding> {
+/// Who came in cleartext to workloads that have certificates: those whom `Strict` would shut out; and how many proxies
+/// did not say.
+fn cleartext(client: &Client, list: &ProxyList, findings: &mut Vec<Finding>) {
     let secured = list
         .items
         .iter()
         .filter(|proxy| proxy.connected && !proxy.account.is_empty());
-    let mut callers = Vec::new();
-    for proxy in secured.take(CALLERS_ASKED_MAX) {
-        let Ok(name) = ProxyName::parse(&proxy.name) else {
-            continue;
+    let began = Instant::now();
+    let (mut callers, mut asked, mut silent) = (Vec::new(), 0, 0);
+    for proxy in secured {
+        asked += 1;
+        let config = match ProxyName::parse(&proxy.name) {
+            Ok(name) if began.elapsed() < CALLERS_ASKED_FOR => Asked::new(client, Some(&name), None)
+                .and_then(|asked| asked.config())
+                .ok(),
+            Ok(_) | Err(_) => None,
         };
-        let Ok(config) = Asked::new(client, Some(&name), None).and_then(|asked| asked.config()) else {
+        let Some(config) = config else {
+            silent += 1;
             continue;
         };
         let seen = config["cleartextCallers"].as_array().into_iter().flatten();
@@ -235,18 +243,33 @@ fn cleartext(client: &Client, list: &ProxyList) -> Option<Finding> {
             ))
         }));
     }
+    findings.extend(told(callers, asked, silent));
+}
+
+/// What is said of callers in cleartext.
+fn told(mut callers: Vec<String>, asked: usize, silent: usize) -> Vec<Finding> {
+    const WHAT: &str = "callers in cleartext";
+    let mut findings = Vec::new();
     let more = callers.len().saturating_sub(CALLERS_SHOWN_MAX);
     callers.truncate(CALLERS_SHOWN_MAX);
     if more > 0 {
         callers.push(format!("and {more} more"));
     }
-    let remedy = "before you ask for mutual TLS there, give them sidecars that join with a token, or the port an override in \
-                  MeshConfig.spec.mutualTls";
-    (!callers.is_empty()).then(|| Finding::notice("callers in cleartext", callers.join("; "), remedy))
+    if !callers.is_empty() {
+        let remedy = "before you ask for mutual TLS there, give them sidecars that join with a token, or the port an override \
+                      in MeshConfig.spec.mutualTls";
+        findings.push(Finding::notice(WHAT, callers.join("; "), remedy));
+    }
+    if silent > 0 {
+        let seen = format!("{silent} of {asked} proxies did not say theirs in time");
+        let remedy = "look at weir_cleartext_requests_total of each before you ask for mutual TLS there";
+        findings.push(Finding::notice(WHAT, seen, remedy));
+    }
+    findings
 }
 
-/// Proxies that are asked, one after the other.
-const CALLERS_ASKED_MAX: usize = 200;
+/// How long proxies are asked, one after the other; those that are left are counted.
+const CALLERS_ASKED_FOR: Duration = Duration::from_secs(20);
 /// Of callers; more are counted.
 const CALLERS_SHOWN_MAX: usize = 10;
 
@@ -514,6 +537,21 @@ mod tests {
             }),
             [""; 0]
         );
+    }
+
+    #[test]
+    fn callers_in_cleartext_are_named_and_who_did_not_say_is_counted() {
+        let said = |callers: usize, asked, silent| -> Vec<String> {
+            let callers = (0..callers).map(|n| n.to_string()).collect();
+            told(callers, asked, silent)
+                .into_iter()
+                .map(|found| found.seen)
+                .collect()
+        };
+        assert!(said(0, 3, 0).is_empty());
+        assert_eq!(said(2, 3, 0), ["0; 1"]);
+        assert_eq!(said(12, 3, 0), ["0; 1; 2; 3; 4; 5; 6; 7; 8; 9; and 2 more"]);
+        assert_eq!(said(1, 3, 2), ["0", "2 of 3 proxies did not say theirs in time"]);
     }
 
     #[test]

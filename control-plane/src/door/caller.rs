@@ -74,13 +74,13 @@ impl Caller {
 }
 
 /// The first message of a stream: one without any would hold its place for nothing. `None`: the client closed its
-/// side, or its connection is lost.
+/// side.
 ///
 /// # Errors
-/// When it does not come in time.
+/// When it does not come in time, can't be read, or the connection is lost.
 pub(crate) async fn first_message<T>(incoming: &mut Streaming<T>) -> Result<Option<T>, Status> {
     match timeout(FIRST_MESSAGE_TIMEOUT, incoming.message()).await {
-        Ok(first) => Ok(first.unwrap_or(None)),
+        Ok(first) => first,
         Err(_) => Err(Status::deadline_exceeded(format!(
             "the first message did not come within {FIRST_MESSAGE_TIMEOUT:?}"
         ))),

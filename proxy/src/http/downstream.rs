@@ -22,7 +22,7 @@ use crate::http::body::{DownstreamBody, ResponseBody};
 use crate::http::h1;
 use crate::http::h1::violation::{Refused, Violation};
 use crate::http::io::Io;
-use crate::http::upstream::{HEAD_BYTES_MAX, HTTP2_CONNECTION_WINDOW_BYTES, HTTP2_STREAM_WINDOW_BYTES, LocalExecutor};
+use crate::http::upstream::{HEAD_BYTES_MAX, HTTP2_STREAM_WINDOW_BYTES, LocalExecutor};
 
 /// Requests under way on one HTTP/2 connection: what two sidecars share between them is one connection, so it has to be
 /// large; hyper's own default is 200.
@@ -38,6 +38,9 @@ pub(crate) trait Service: 'static {
 
     /// The answer to what came instead of a request; the connection ends with it.
     fn refuse(&self, refused: &Refused) -> Response<ResponseBody>;
+
+    /// How much all streams of a connection may send ahead of their readers, in bytes.
+    fn window_bytes(&self) -> u32;
 
     /// The body of a request that was answered was refused; the answer may have been given for that, or before.
     fn refused_body(&self, violation: Violation);
@@ -69,7 +72,7 @@ async fn serve_http2<S: Service>(io: Begun, mut drain: Drain, service: S) {
     builder
         .timer(TokioTimer::new())
         .initial_stream_window_size(HTTP2_STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(HTTP2_CONNECTION_WINDOW_BYTES)
+        .initial_connection_window_size(service.window_bytes())
         .max_concurrent_streams(HTTP2_STREAMS_MAX)
         .max_header_list_size(HEAD_BYTES_MAX as u32)
         .keep_alive_interval(Some(Duration::from_secs(30)))

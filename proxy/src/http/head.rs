@@ -38,12 +38,21 @@ pub(crate) struct Head {
     pub(crate) target: PathAndQuery,
 }
 
+/// How a request came to this proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Over {
+    /// By TLS.
+    Tls,
+    /// In cleartext.
+    Cleartext,
+}
+
 impl Head {
     /// Reads a downstream's head.
     ///
     /// # Errors
     /// When it names no place or more than one, or asks for what is not carried.
-    pub(crate) fn read(parts: Parts) -> Result<Head, ProxyError> {
+    pub(crate) fn read(parts: Parts, over: Over) -> Result<Head, ProxyError> {
         let Parts {
             method,
             uri,
@@ -55,8 +64,12 @@ impl Head {
             return Err(ProxyError::NotCarried("CONNECT"));
         }
         let authority = authority(&uri, version, &headers)?;
-        if uri.scheme().is_some_and(|scheme| *scheme != Scheme::HTTP) {
-            return Err(ProxyError::NotCarried("a scheme other than http"));
+        match (uri.scheme(), over) {
+            (None, _) => {}
+            (Some(scheme), _) if *scheme == Scheme::HTTP => {}
+            // What came by TLS says so (RFC 9113 section 8.3.1), and is at its goal.
+            (Some(scheme), Over::Tls) if *scheme == Scheme::HTTPS => {}
+            (Some(_), _) => return Err(ProxyError::NotCarried("a scheme other than http")),
         }
         headers.remove(header::HOST);
         strip_hop_by_hop(&mut headers);
@@ -134,6 +147,9 @@ fn authority(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<Authori
 /// What only sidecars say to each other. An app neither gets to see it nor can say it, in a head or in trailers.
 pub(crate) const OWN: [HeaderName; 3] = [CONTEXT_HEADER, VERDICT_HEADER, CHECK_HEADER];
 
+/// Where Envoy says who a client is (Envoy's documentation, HTTP header manipulation).
+pub(crate) const FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+
 /// Takes that out of a head or of trailers.
 pub(crate) fn strip_own(headers: &mut HeaderMap) {
     for name in OWN {
@@ -199,7 +215,7 @@ mod tests {
 
     #[track_caller]
     fn place(uri: &str, version: Version, headers: &[(&str, &str)], expect: Result<(&str, &str), &str>) {
-        let head = Head::read(parts(uri, version, headers));
+        let head = Head::read(parts(uri, version, headers), Over::Cleartext);
         let read = head.map(|head| (head.authority.to_string(), head.target.to_string()));
         match (read, expect) {
             (Ok((authority, target)), Ok(expect)) => assert_eq!((authority.as_str(), target.as_str()), expect),

@@ -789,3 +789,5 @@ pub(crate) const HTTP2_STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 /// it stall nobody else. h2 derives from it how many small frames may wait to be read, and ends the connection of a
 /// peer that sends more: half of it, where a frame of less than 256 bytes counts as much as it lacks to that.
 pub(crate) const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+/// The same where it is no sidecar that sends, who may want to fill our memory.
+pub(crate) const HTTP2_STRANGER_WINDOW_BYTES: u32 = 1024 * 1024;

@@ -169,7 +169,11 @@ pub(super) fn answered(
     }
     let (not_after, id) = trust::read(first)?;
     let is_root = |one: &CertificateDer<'static>| trust.roots.contains(one) || trust.pins.contains(&trust::sha256(one));
-    let (roots, mut chain): (Vec<_>, Vec<_>) = all.into_iter().partition(is_root);
+    let (mut roots, mut chain): (Vec<_>, Vec<_>) = all.into_iter().partition(is_root);
+    if roots.is_empty() {
+        // It is below one that we have from a file and that was not sent along.
+        roots.clone_from(&trust.roots);
+    }
     // Roots that came along and are not trusted. Kept on disk they would be, since a root is known there by its issuer.
     chain.retain(|one| !trust::is_self_issued(one));
     Ok(Credential {

@@ -386,8 +386,15 @@ async fn what_an_inbound_connection_is_shows_by_its_first_byte() {
         Ok(Entered::Nobody)
     ));
 
+    // A handshake that has begun holds up no drain.
+    let (mut begun, slow) = sockets().await;
+    begun.write_all(&[HANDSHAKE_RECORD]).await.expect("written");
     let (_near, far) = sockets().await;
     control.begin();
+    assert!(matches!(
+        enter(slow, &identity, drain.clone()).await,
+        Ok(Entered::Nobody)
+    ));
     assert!(matches!(enter(far, &identity, drain).await, Ok(Entered::Nobody)));
 }
 

@@ -120,8 +120,8 @@ pub(crate) struct State {
     endpoints: Table<ClusterName, Arc<model::ClusterEndpoints>>,
     /// At most that of this proxy's own workload.
     policies: Table<WorkloadName, Arc<TelemetryPolicy>>,
-    /// What the latest of these says of it, also one that is refused for what else it says.
-    mutual_tls: Option<MutualTls>,
+    /// What the latest of these says of how ports are entered, also one that is refused for what else it says.
+    mutual_tls: Option<Entry>,
     /// Of a route configuration that does not exist; always there.
     no_routes: Option<Arc<CompiledRoutes>>,
     /// What was skipped of resources that are subscribed to, by type and name; at most [`SKIPPED_SHOWN_MAX`] of each.
@@ -230,10 +230,14 @@ impl State {
         let clusters = clusters.map(|(name, held)| keep(ResourceType::Cluster, name, held));
         let endpoints = self.endpoints.in_force();
         let endpoints = endpoints.map(|(name, held)| keep(ResourceType::Endpoints, name, held));
+        let accepted = self.policies.in_force().next().map(|(_, held)| &held.resource);
         let policies = self.policies.in_force();
         let policies = policies.map(|(name, held)| keep(ResourceType::WorkloadPolicy, name, held));
+        // After the one that was accepted, so that it holds.
+        let entry = self.mutual_tls.iter().map(|entry| &entry.kept);
+        let entry = entry.filter(|kept| accepted != Some(&kept.resource)).cloned();
         let all = clusters.chain(endpoints).chain(listeners).chain(routes);
-        all.chain(policies).collect()
+        all.chain(policies).chain(entry).collect()
     }
 
     fn restore_one(&mut self, now: Time, kept: Kept) -> Result<(), Refusal> {
@@ -268,7 +272,11 @@ impl State {
             ResourceType::WorkloadPolicy => {
                 let name: WorkloadName = name.parse()?;
                 let own = self.settings.own.as_ref();
-                entered(&mut self.mutual_tls, own, &resource);
+                Entry::take(&mut self.mutual_tls, own, &version, &resource);
+                if self.policies.in_force().any(|(held, _)| *held == name) {
+                    // A later one, which was refused for what else it says.
+                    return Ok(());
+                }
                 let value = accept_policy(&name, &resource, own)?;
                 self.policies.restore(name, Held::new(value, version, resource));
             }
@@ -321,8 +329,15 @@ impl State {
             Some(ResourceType::Endpoints) => self.endpoints.receive(response, Admission::AtOnce, accept_endpoints),
             Some(ResourceType::WorkloadPolicy) => {
                 let own = self.settings.own.as_ref();
-                for resource in response.resources.iter().filter_map(|told| told.resource.as_ref()) {
-                    self.changed |= entered(&mut self.mutual_tls, own, resource);
+                for told in &response.resources {
+                    if let Some(resource) = &told.resource {
+                        self.changed |= Entry::take(&mut self.mutual_tls, own, &told.version, resource);
+                    }
+                }
+                let is_own = |name: &String| own.is_some_and(|own| own.workload.to_string() == *name);
+                if response.removed_resources.iter().any(is_own) {
+                    self.mutual_tls = None;
+                    self.changed = true;
                 }
                 let accept = |name: &WorkloadName, resource: &Any| accept_policy(name, resource, own);
                 self.policies.receive(response, Admission::AtOnce, accept)
@@ -542,11 +557,7 @@ impl State {
         if let Some((_, held)) = self.policies.in_force().next() {
             parts.telemetry = Arc::clone(&held.value);
         }
-        let own = self.policies.entries.values().next();
-        parts.mutual_tls = match own.map(|tracked| &tracked.answer) {
-            Some(Answer::Absent) | None => None,
-            Some(Answer::Held(_) | Answer::None) => self.mutual_tls.clone(),
-        };
+        parts.mutual_tls = self.mutual_tls.as_ref().map(|entry| entry.told.clone());
         parts
     }
 
@@ -715,16 +726,32 @@ fn accept_endpoints(name: &ClusterName, resource: &Any) -> Result<Arc<model::Clu
     Ok(Arc::new(endpoints))
 }
 
-/// Takes what our own policy says of how our ports are entered, if it can be read. That comes into force also where the
-/// policy is refused for what else it says: who is let in does not wait for a log. Returns whether it is new.
-fn entered(mutual_tls: &mut Option<MutualTls>, own: Option<&Own>, resource: &Any) -> bool {
-    let policy = decode::workload_policy(resource).ok();
-    let policy = policy.filter(|policy| own.is_some_and(|own| own.workload == policy.workload));
-    let Some(policy) = policy else { return false };
-    let told = Some(policy.mutual_tls);
-    let is_new = *mutual_tls != told;
-    *mutual_tls = told;
-    is_new
+/// How our ports are entered, and the policy that says so.
+#[derive(Debug)]
+struct Entry {
+    told: MutualTls,
+    kept: Kept,
+}
+
+impl Entry {
+    /// Takes what our own policy says of it, if it can be read. That comes into force also where the policy is refused
+    /// for what else it says: who is let in does not wait for a log. Returns whether it is new.
+    fn take(held: &mut Option<Entry>, own: Option<&Own>, version: &str, resource: &Any) -> bool {
+        let policy = decode::workload_policy(resource).ok();
+        let policy = policy.filter(|policy| own.is_some_and(|own| own.workload == policy.workload));
+        let Some(policy) = policy else { return false };
+        let is_new = held.as_ref().is_none_or(|entry| entry.told != policy.mutual_tls);
+        *held = Some(Entry {
+            told: policy.mutual_tls,
+            kept: Kept {
+                kind: ResourceType::WorkloadPolicy,
+                name: policy.workload.to_string(),
+                version: version.to_owned(),
+                resource: Arc::new(resource.clone()),
+            },
+        });
+        is_new
+    }
 }
 
 /// `own` is there: nobody else's policy is asked for, and one that is not asked for is not looked at.

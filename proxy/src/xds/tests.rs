@@ -709,6 +709,14 @@ fn how_ports_are_entered_is_in_force_whatever_else_a_policy_says() {
         ["policy nack:p3"]
     );
     assert_eq!(entered_by(&s), Some(Mode::Strict));
+    let mut next = with_policy(config::AccessLog::Off);
+    let (_, outputs) = next.state.restore(next.now, s.state.kept());
+    next.take(outputs);
+    assert_eq!(
+        entered_by(&next),
+        Some(Mode::Strict),
+        "after a restart, though its log was refused"
+    );
     assert_eq!(s.answer(WorkloadPolicy, "p4", "n/caller", "2", open), ["policy ack:p4"]);
     assert_eq!(entered_by(&s), Some(Mode::Permissive), "as it was before");
     let other = policy_with_mode("n/other", None, Mode::Off);

@@ -76,6 +76,10 @@ impl Service for Scripted {
         answer::refusal(&ProxyError::Violation(refused.violation), Grpc::No, &proxy)
     }
 
+    fn window_bytes(&self) -> u32 {
+        65_535
+    }
+
     fn refused_body(&self, violation: Violation) {
         self.saw.refused.borrow_mut().push(violation);
     }
