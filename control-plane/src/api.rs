@@ -10,6 +10,7 @@ mod list;
 mod openapi;
 mod page;
 mod path;
+mod protobuf;
 mod query;
 mod resources;
 mod select;

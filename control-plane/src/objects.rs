@@ -1,5 +1,7 @@
 //! Admission: what may be written, by whom. Everything that users write, over the API or in files, comes through here.
 
+mod generated_name;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -7,6 +9,7 @@ use serde_json::Value;
 use weir_api::patch::{Patch, PatchError};
 use weir_api::{Access, FieldError, Key, Kind, Metadata, Object, Scope};
 
+use self::generated_name::Prefix;
 use crate::store::{Op, Precondition, Revision, Store, Stored, WriteError, Written};
 
 /// Marks objects that come from `--resources`: `file:line`. Only the control plane sets it.
@@ -163,11 +166,33 @@ impl Objects {
         }
     }
 
-    /// Adds the object that `value` is. What the store gives (uid, resourceVersion, …) and a status are left out.
+    /// Adds the object that `value` is. What the store gives (uid, resourceVersion, …) and a status are left out. One
+    /// without a name, but with a `metadata.generateName`, gets a name that is free.
     ///
     /// # Errors
     /// See [`Refusal`].
     pub async fn create(
+        &self,
+        kind: Kind,
+        namespace: Option<&str>,
+        mut value: Value,
+        mode: Mode,
+    ) -> Result<Arc<Stored>, Refusal> {
+        let Some(prefix) = Prefix::take(&mut value) else {
+            return self.create_named(kind, namespace, value, mode).await;
+        };
+        let mut attempts = 0;
+        loop {
+            prefix.name(&mut value);
+            attempts += 1;
+            match self.create_named(kind, namespace, value.clone(), mode).await {
+                Err(Refusal::Write(WriteError::Exists { .. })) if attempts < ATTEMPTS_MAX => {}
+                result => return result,
+            }
+        }
+    }
+
+    async fn create_named(
         &self,
         kind: Kind,
         namespace: Option<&str>,
@@ -625,5 +650,6 @@ fn join(errors: &[FieldError]) -> String {
 
 /// The longest name there is.
 const NAME_BYTES_MAX: usize = 253;
-/// How often a write without a precondition is tried anew after somebody else's change came between.
+/// How often a write without a precondition is tried anew after somebody else's change came between, and a name is made
+/// anew that is taken.
 const ATTEMPTS_MAX: usize = 16;

@@ -399,6 +399,54 @@ fn a_namespace_is_deleted_with_all_that_it_holds() {
 }
 
 #[test]
+fn what_kubectl_makes_itself_is_taken() {
+    // In protobuf, all of it.
+    let kubectl = Kubectl::new();
+    assert_eq!(
+        kubectl.done(&["create", "namespace", "citizen"]),
+        "namespace/citizen created\n"
+    );
+    kubectl.done(&[
+        "create",
+        "service",
+        "clusterip",
+        "portal",
+        "--tcp=80:8080",
+        "-n",
+        "citizen",
+    ]);
+    let headless = ["--clusterip=None", "--tcp=90", "-n", "citizen"];
+    kubectl.done(&[&["create", "service", "clusterip", "direct"][..], &headless].concat());
+    let port = "jsonpath={.spec.ports[0].name} {.spec.ports[0].port} {.spec.ports[0].targetPort} {.spec.selector.app}";
+    assert_eq!(
+        kubectl.done(&["get", "svc", "portal", "-n", "citizen", "-o", port]),
+        "80-8080 80 8080 portal"
+    );
+    let seen = kubectl.refused(&["create", "namespace", "citizen"]);
+    holds(&seen, &["AlreadyExists"]);
+    let dry = kubectl.done(&["create", "namespace", "other", "--dry-run=server", "-o", "name"]);
+    assert_eq!(dry, "namespace/other\n");
+    holds(&kubectl.refused(&["get", "ns", "other"]), &["NotFound"]);
+}
+
+#[test]
+fn names_are_made_for_what_has_none() {
+    let kubectl = Kubectl::with_resources();
+    let unnamed = "{apiVersion: weir.dev/v1, kind: BackendPolicy, metadata: {generateName: trial-, namespace: citizen}, \
+                   spec: {targetRefs: [{group: '', kind: Service, name: portal}]}}";
+    kubectl.write("unnamed.yaml", unnamed);
+    let first = kubectl.done(&["create", "-f", "unnamed.yaml", "-o", "name"]);
+    let second = kubectl.done(&["create", "-f", "unnamed.yaml", "-o", "name"]);
+    assert_ne!(first, second);
+    for name in [&first, &second] {
+        assert!(name.starts_with("backendpolicy.weir.dev/trial-"), "{name}");
+        kubectl.done(&["delete", name.trim(), "-n", "citizen"]);
+    }
+    let replaced = kubectl.refused(&["apply", "-f", "unnamed.yaml"]);
+    holds(&replaced, &["generate name"]);
+}
+
+#[test]
 fn refusals_say_what_is_right() {
     let kubectl = Kubectl::with_resources();
     kubectl.write(
@@ -439,9 +487,11 @@ fn refusals_say_what_is_right() {
             &["apply", "--validate=ignore", "-f", "all.yaml", "--force"],
             &["Strict is right"],
         ),
+        // In protobuf.
+        (&["create", "ns", "x_y"], &["metadata.name: \"x_y\" is no name"]),
         (
-            &["create", "ns", "x"],
-            &["application/vnd.kubernetes.protobuf", "taken: application/json"],
+            &["create", "service", "nodeport", "x", "--tcp=80:8080"],
+            &["spec.type: \"NodePort\" is not"],
         ),
         (
             &["patch", "bp", "portal", "-n", "citizen", "-p", "{}"],

@@ -361,8 +361,8 @@ fn read_metadata(node: &Node<'_>, kind: Kind, sent_to: Option<&str>, errors: &mu
     fields.refused(
         "generateName",
         errors,
-        "is not supported",
-        "give a name in metadata.name",
+        "is not a name",
+        "give one in metadata.name; only what is created over the API gets one made",
     );
     fields.refused("finalizers", errors, "would be without effect", "leave it out");
     fields.refused("ownerReferences", errors, "would be without effect", "leave it out");

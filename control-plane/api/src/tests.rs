@@ -1254,7 +1254,10 @@ fn what_every_resource_has() {
     for (metadata, held) in [
         ("finalizers: [x]", "finalizers: [\"x\"] would be without effect"),
         ("ownerReferences: [{}]", "ownerReferences: [{}] would be without effect"),
-        ("generateName: x", "generateName: \"x\" is not supported"),
+        (
+            "generateName: x",
+            "generateName: \"x\" is not a name; give one in metadata.name",
+        ),
         (
             "labels: {'a b': c}",
             "labels[\"a b\"]: \"c\" stands under a key that is no label's",

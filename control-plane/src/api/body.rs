@@ -12,7 +12,7 @@ use weir_api::patch::Patch;
 use weir_api::{Kind, PatchFormat};
 
 use super::status::{Failure, Reason};
-use super::{Api, json};
+use super::{Api, json, protobuf};
 
 /// What a body says. Its share of the memory is kept until it is dropped: what is read takes more room than its text.
 pub(super) struct Said<T> {
@@ -20,19 +20,28 @@ pub(super) struct Said<T> {
     _memory: OwnedSemaphorePermit,
 }
 
-/// Reads an object.
+/// Reads an object that is sent to where those of `kind` are.
 ///
 /// # Errors
-/// When the body is too large, of another media type, or no single value.
-pub(super) async fn object(api: &Api, headers: &HeaderMap, body: Body) -> Result<Said<Value>, Failure> {
+/// When the body is too large, of a media type that the kind does not come in, or no single value.
+pub(super) async fn object(api: &Api, kind: Kind, headers: &HeaderMap, body: Body) -> Result<Said<Value>, Failure> {
     let read: fn(&[u8]) -> Result<Value, Failure> = match media_type_or_json(headers)?.as_str() {
         "application/json" => json_body,
         "application/yaml" => yaml_body,
-        held => return Err(unsupported(held, "application/json, application/yaml")),
+        protobuf::MEDIA_TYPE if protobuf::is_taken(kind) => protobuf_body,
+        held => return Err(unsupported(held, &object_formats(kind).join(", "))),
     };
     let Taken { bytes, memory } = whole(api, headers, body).await?;
     let value = read(&bytes)?;
     Ok(Said { value, _memory: memory })
+}
+
+/// The media types that objects of this kind come in.
+pub(super) fn object_formats(kind: Kind) -> &'static [&'static str] {
+    match protobuf::is_taken(kind) {
+        true => &["application/json", "application/yaml", protobuf::MEDIA_TYPE],
+        false => &["application/json", "application/yaml"],
+    }
 }
 
 /// The format of a patch for an object of this kind.
@@ -73,7 +82,7 @@ pub(super) async fn patch(
     Ok(Said { value, _memory: memory })
 }
 
-/// Reads the options of a request in JSON; `None`: the body is empty.
+/// Reads the options of a request; `None`: the body is empty.
 ///
 /// # Errors
 /// As for [`object`].
@@ -84,12 +93,25 @@ pub(super) async fn options(api: &Api, headers: &HeaderMap, body: Body) -> Resul
     }
     match media_type_or_json(headers)?.as_str() {
         "application/json" => json_body(&bytes).map(Some),
-        held => Err(unsupported(held, "application/json")),
+        protobuf::MEDIA_TYPE => protobuf_body(&bytes).map(Some),
+        held => Err(unsupported(
+            held,
+            &format!("application/json, {}", protobuf::MEDIA_TYPE),
+        )),
     }
 }
 
 fn json_body(body: &[u8]) -> Result<Value, Failure> {
     json::read(body).map_err(|error| Failure::new(Reason::BadRequest, format!("the body is no JSON: {error}")))
+}
+
+fn protobuf_body(body: &[u8]) -> Result<Value, Failure> {
+    protobuf::read(body).map_err(|error| {
+        Failure::new(
+            Reason::BadRequest,
+            format!("the body can't be read as protobuf: {error}"),
+        )
+    })
 }
 
 fn yaml_body(body: &[u8]) -> Result<Value, Failure> {

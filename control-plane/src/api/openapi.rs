@@ -11,9 +11,9 @@ use serde_json::{Map, Value, json};
 use weir_api::schema;
 use weir_api::{Access, Kind, Scope, StatusPart};
 
-use super::accept;
 use super::query;
 use super::status::{Failure, Reason};
+use super::{accept, body};
 use crate::compile::Version;
 
 /// A document of OpenAPI v3.
@@ -319,8 +319,8 @@ fn reference(component: &str) -> Value {
 }
 
 fn object_bodies(kind: Kind) -> Value {
-    let schema = json!({"schema": reference(&schema::name(kind))});
-    json!({"application/json": schema, "application/yaml": schema})
+    let content = |format: &&str| ((*format).to_owned(), json!({"schema": reference(&schema::name(kind))}));
+    Value::Object(body::object_formats(kind).iter().map(content).collect())
 }
 
 fn patch_bodies(kind: Kind) -> Value {

@@ -91,7 +91,7 @@ async fn create(
 ) -> Result<Response, Failure> {
     accept::json(headers)?;
     let query::Write { dry_run, pretty } = query::write(uri)?;
-    let said = body::object(api, headers, body).await?;
+    let said = body::object(api, kind, headers, body).await?;
     let stored = api.objects.create(kind, namespace, said.value, dry_run.into()).await?;
     let created = list::in_version(&stored.object, version);
     Ok(accept::respond(StatusCode::CREATED, pretty, &created))
@@ -106,7 +106,7 @@ async fn replace(
 ) -> Result<Response, Failure> {
     accept::json(headers)?;
     let query::Write { dry_run, pretty } = query::write(uri)?;
-    let said = body::object(api, headers, body).await?;
+    let said = body::object(api, key.kind, headers, body).await?;
     let stored = api.objects.replace(key, said.value, dry_run.into()).await?;
     let replaced = list::in_version(&stored.object, version);
     Ok(accept::respond(StatusCode::OK, pretty, &replaced))
