@@ -49,15 +49,24 @@ pub fn make(folder: &Path) -> anyhow::Result<()> {
     end.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     let key = KeyPair::generate()?;
     let end = end.signed_by(&key, &Issuer::new(params, intermediate_key))?;
-    fs::create_dir_all(folder)?;
-    fs::write(folder.join(CHAIN), format!("{}{}", end.pem(), intermediate.pem()))?;
-    fs::write(folder.join(KEY), key.serialize_pem())?;
-    fs::write(folder.join(ROOT), root_certificate.pem())?;
-    Ok(())
+    let chain = format!("{}{}", end.pem(), intermediate.pem());
+    Identity::write(folder, &chain, &key.serialize_pem(), &root_certificate.pem())
 }
 
 impl Identity {
-    /// What [`make`] left there.
+    /// Leaves a certificate in a folder for [`Identity::read`]; all is PEM.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn write(folder: &Path, chain: &str, key: &str, root: &str) -> anyhow::Result<()> {
+        fs::create_dir_all(folder)?;
+        fs::write(folder.join(CHAIN), chain)?;
+        fs::write(folder.join(KEY), key)?;
+        fs::write(folder.join(ROOT), root)?;
+        Ok(())
+    }
+
+    /// What [`Identity::write`] left there.
     ///
     /// # Errors
     /// When it is not there.
@@ -66,6 +75,14 @@ impl Identity {
         let key = PrivateKeyDer::from_pem_file(folder.join(KEY))?;
         let root = CertificateDer::from_pem_file(folder.join(ROOT))?;
         Ok(Identity { chain, key, root })
+    }
+
+    /// Whom others may be below.
+    ///
+    /// # Errors
+    /// When the root is none.
+    pub fn roots(self) -> anyhow::Result<RootCertStore> {
+        roots(self.root)
     }
 
     /// For the end that is connected to.
@@ -111,6 +128,9 @@ fn provider() -> CryptoProvider {
 }
 
 const NAME: &str = "relay.bench";
-const CHAIN: &str = "cert.pem";
-const KEY: &str = "key.pem";
-const ROOT: &str = "root.pem";
+/// The file of the certificate and its intermediates.
+pub const CHAIN: &str = "cert.pem";
+/// The file of the key.
+pub const KEY: &str = "key.pem";
+/// The file of the root.
+pub const ROOT: &str = "root.pem";

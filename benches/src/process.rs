@@ -270,6 +270,22 @@ pub fn free_ports<const N: usize>() -> anyhow::Result<[SocketAddr; N]> {
     Ok(ports)
 }
 
+/// The processor and how many there are, for the conditions of a table.
+pub fn machine() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = text
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    let model = model.map_or("an unknown processor", |(_, model)| model.trim());
+    let count = text.lines().filter(|line| line.starts_with("processor")).count();
+    format!("{model}, {count} processors")
+}
+
+/// Arguments of a program.
+pub fn strings(args: &[&str]) -> Vec<String> {
+    args.iter().map(|arg| arg.to_string()).collect()
+}
+
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(10);
 

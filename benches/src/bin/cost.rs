@@ -4,18 +4,16 @@
 //! new connections, sends a request on each, and measures from then on: closed loops for `--seconds`. The processor
 //! time is the kernel's own account of every thread of the process (schedstat), so waiting costs nothing.
 
-use std::fs::OpenOptions;
-use std::io::Write as _;
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
 use weir_bench::certificates;
-use weir_bench::load::{Ask, Load, Over, Target, post};
-use weir_bench::process::{Place, Process, Processors, Ready, beside, free_ports};
+use weir_bench::load::{Ask, Load, Over, Target};
+use weir_bench::mesh::{Mesh, Sidecar};
+use weir_bench::process::{Place, Process, Processors, Ready, beside, free_ports, machine, strings};
 use weir_bench::stats::Estimate;
 
 /// Measures what a request costs in weir-proxy and in a bare relay, in turns, and prints both with their ratio.
@@ -192,50 +190,19 @@ impl Stage {
         let (origin, _) = Process::start(&origin, &origin_args, (processors, Place::Others), ready).await?;
         let relays = Relays::start(folder, at, &mut next, processors).await?;
 
-        let resources = folder.join("resources");
-        std::fs::create_dir(&resources)?;
-        std::fs::write(
-            resources.join("bench.yaml"),
-            RESOURCES.replace("ORIGIN-PORT", &at.port().to_string()),
-        )?;
-        let resources = resources.display().to_string();
-        let (control_api, xds) = (api.to_string(), xds.to_string());
-        let mut control_args = strings(&["--resources", &resources, "--api", &control_api, "--xds", "off"]);
-        control_args.extend(strings(&["--xds-tls", &xds, "--log", "warn"]));
-        let (control, _) = Process::start(
-            &beside("weir-control")?,
-            &control_args,
-            (processors, Place::Others),
-            Ready::Line("weir-control ready:"),
-        )
-        .await?;
-
-        let (proxy, xds) = (beside("weir-proxy")?, format!("https://{xds}"));
+        let resources = RESOURCES.replace("ORIGIN-PORT", &at.port().to_string());
+        let mesh = Mesh::start(folder, &resources, (api, xds), processors).await?;
         let mut sidecar = async |workload: &str, app: String, outbound: SocketAddr| {
-            let (admin, metrics, health) = (next()?.to_string(), next()?.to_string(), next()?.to_string());
-            let token = folder.join(format!("{workload}.token"));
-            write_private(&token, &token_for(api, workload).await?)?;
-            let mut sidecar = strings(&["--control-plane", &xds, "--token-file", &token.display().to_string()]);
-            sidecar.extend(strings(&[
-                "--workload",
+            let sidecar = Sidecar {
                 workload,
-                "--namespace",
-                "bench",
-                "--app",
-                &app,
-            ]));
-            sidecar.extend(strings(&["--outbound", &outbound.to_string(), "--admin", &admin]));
-            sidecar.extend(strings(&["--metrics", &metrics, "--health", &health]));
-            sidecar.extend(strings(&[
-                "--access-log",
-                &args.access_log,
-                "--inbound-address",
-                "127.0.0.1",
-            ]));
-            sidecar.extend(strings(&["--log-level", "warn"]));
-            let (process, _) =
-                Process::start(&proxy, &sidecar, (processors, Place::First), Ready::Accepts(outbound)).await?;
-            anyhow::Ok(process)
+                app,
+                outbound,
+                admin: next()?,
+                metrics: next()?,
+                health: next()?,
+                access_log: &args.access_log,
+            };
+            mesh.sidecar(sidecar, processors).await
         };
         let app = |protocol: &str, inbound: SocketAddr| format!("{}={protocol}@{}", at.port(), inbound.port());
         let callees = ByProtocol {
@@ -246,7 +213,7 @@ impl Stage {
         let caller = sidecar("caller", caller_app, outbound).await?;
         Ok(Stage {
             origin,
-            control,
+            control: mesh.control,
             relays,
             caller,
             callees,
@@ -375,24 +342,6 @@ impl Relays {
     }
 }
 
-/// A join token for a workload, labelled `app` as it is named.
-async fn token_for(api: SocketAddr, workload: &str) -> anyhow::Result<String> {
-    let asked = serde_json::json!({
-        "namespace": "bench", "account": workload, "labels": {"app": workload}, "ttl": "1h", "uses": 1,
-    });
-    let answer = post(api, "/authority/tokens", asked.to_string()).await?;
-    let issued: serde_json::Value = serde_json::from_slice(&answer)?;
-    let token = issued["token"].as_str().context("no token in the answer")?;
-    Ok(token.to_owned())
-}
-
-/// Writes a file that only its owner reads.
-fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(text.as_bytes())?;
-    Ok(())
-}
-
 /// What a case has shown so far.
 struct Row {
     case: Case,
@@ -510,21 +459,6 @@ fn print(args: &Args, processors: &Processors, rows: &[Row], weir_kib: u64, rela
 fn cpu(processes: &[&Process]) -> anyhow::Result<Duration> {
     ensure!(!processes.is_empty(), "nothing is measured");
     processes.iter().map(|process| process.cpu()).sum()
-}
-
-/// The processor and how many there are, for the conditions of a table.
-fn machine() -> String {
-    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = text
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(':'));
-    let model = model.map_or("an unknown processor", |(_, model)| model.trim());
-    let count = text.lines().filter(|line| line.starts_with("processor")).count();
-    format!("{model}, {count} processors")
-}
-
-fn strings(args: &[&str]) -> Vec<String> {
-    args.iter().map(|arg| arg.to_string()).collect()
 }
 
 const RESOURCES: &str = include_str!("../resources.yaml");
