@@ -139,6 +139,23 @@ fn weirctl(server: &str, args: &[&str], stdin: &str) -> Ran {
     }
 }
 
+/// What weirctl prints on a terminal of its own, both streams together (util-linux's script).
+fn on_terminal(api: &Api, args: &str, no_color: &str) -> String {
+    let command = format!("{} {args}", env!("CARGO_BIN_EXE_weirctl"));
+    let output = Command::new("script")
+        .args(["--quiet", "--return", "--command", &command, "/dev/null"])
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("WEIR_SERVER", format!("http://{}", api.address))
+        .env("NO_COLOR", no_color)
+        .stdin(Stdio::null())
+        .output()
+        .expect("script starts");
+    let said = String::from_utf8(output.stdout).expect("UTF-8");
+    assert!(output.status.success(), "{said:?}");
+    said
+}
+
 impl Ran {
     #[track_caller]
     fn ends(&self, code: i32, stdout: &str, stderr: &[&str]) {
@@ -409,6 +426,32 @@ fn apply_waits_until_all_proxies_have_it() {
     assert_eq!(ran.stderr, "", "progress is for terminals");
     let get = "GET /api/v1/namespaces/n/services/a/proxies";
     assert_eq!(api.lines(), ["POST /api/v1/namespaces/n/services", get, get, get]);
+}
+
+#[test]
+fn a_terminal_has_colours_and_shows_progress() {
+    let script = |seen: &Seen, before: &[Seen]| match (seen.line.split(' ').next(), before.len()) {
+        (Some("POST"), _) => (201, stored(80, "7").to_string()),
+        (_, 1) => view("Progressing", 2),
+        _ => view("InForce", 2),
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("service.yaml");
+    std::fs::write(&file, SERVICE).expect("written");
+    let apply = format!("apply -f {} --wait", file.display());
+    let said = on_terminal(&Api::new(script), &apply, "");
+    // The line is gone before what comes of it is said.
+    let line = "\rin force on 1 of 2 proxies\u{1b}[K\r\u{1b}[K\u{1b}[32min force on 2 proxies after ";
+    assert!(said.contains(line), "{said:?}");
+    let status = |_: &Seen, _: &[Seen]| {
+        let lost = json!({"name": "n/q", "connected": false, "subscribed": 2, "inForce": 0});
+        (200, json!({"kind": "ProxyList", "items": [lost]}).to_string())
+    };
+    for (no_color, coloured) in [("", true), ("1", false)] {
+        let said = on_terminal(&Api::new(status), "status", no_color);
+        assert!(said.contains("lost"), "{said:?}");
+        assert_eq!(said.contains("\u{1b}["), coloured, "NO_COLOR={no_color}: {said:?}");
+    }
 }
 
 #[test]
