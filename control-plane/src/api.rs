@@ -10,7 +10,7 @@ mod list;
 mod openapi;
 mod page;
 mod path;
-mod protobuf;
+pub(crate) mod protobuf;
 mod query;
 mod resources;
 mod select;

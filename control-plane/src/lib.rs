@@ -7,6 +7,8 @@ mod compile;
 mod door;
 mod drain;
 mod files;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod health;
 mod mesh;
 mod metrics;

@@ -19,19 +19,19 @@ use serde_json::{Map, Value};
 use weir_api::Kind;
 
 /// The media type.
-pub(super) const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
+pub(crate) const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
 
 /// Why bytes are no object.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{at}{problem}")]
-pub(super) struct Unreadable {
+pub(crate) struct Unreadable {
     /// Where, as in `spec.ports[0].name: `; empty: the whole.
     at: String,
     problem: String,
 }
 
 /// Whether objects of a kind come in protobuf: as in Kubernetes those of its own kinds, and no others.
-pub(super) fn is_taken(kind: Kind) -> bool {
+pub(crate) fn is_taken(kind: Kind) -> bool {
     message(kind.api_version(), kind.kind()).is_some()
 }
 
@@ -39,7 +39,7 @@ pub(super) fn is_taken(kind: Kind) -> bool {
 ///
 /// # Errors
 /// What can't be read, and where.
-pub(super) fn read(body: &[u8]) -> Result<Value, Unreadable> {
+pub(crate) fn read(body: &[u8]) -> Result<Value, Unreadable> {
     let Envelope { api_version, kind, raw } = Envelope::read(body)?;
     let at = Place::Whole;
     let message = message(api_version, kind).ok_or_else(|| {

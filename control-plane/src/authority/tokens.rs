@@ -79,7 +79,7 @@ impl TokenKey {
     ///
     /// # Errors
     /// When it is none on P-256.
-    pub(super) fn new(key: KeyPair) -> Result<TokenKey, CaProblem> {
+    pub(crate) fn new(key: KeyPair) -> Result<TokenKey, CaProblem> {
         if !key.is_compatible(&rcgen::PKCS_ECDSA_P256_SHA256) {
             return Err(CaProblem::Key);
         }
