@@ -308,7 +308,7 @@ async fn renewed(
         name: "portal-1".parse().expect("a name"),
     };
     let condition = Readiness::default().condition("has a certificate");
-    let (_identity, keeper) = start(endpoint, joining, workload, None, condition);
+    let (_identity, keeper, _taker) = start(endpoint, joining, workload, None, condition);
     let trust = keeper.trust(None, Some(&held)).expect("known roots");
     keeper.publish(held, trust).expect("it is right");
     let error = keeper

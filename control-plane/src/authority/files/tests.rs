@@ -13,7 +13,7 @@ fn trust_domain() -> TrustDomain {
 fn open(directory: &tempfile::TempDir) -> Result<Ca, AuthorityError> {
     let directory = Directory::open(directory.path().join("authority"))?;
     directory.token_key()?;
-    directory.ca(&trust_domain(), SystemTime::now())
+    directory.ca(None, &trust_domain(), SystemTime::now())
 }
 
 /// Fingerprints of root and intermediate.
@@ -110,13 +110,13 @@ fn an_intermediate_that_ends_is_renewed_under_the_same_root() {
     let place = Directory::open(directory.path().join("authority")).expect("open");
     for days in [300, 800] {
         let later = SystemTime::now() + Duration::from_secs(days * 24 * 60 * 60);
-        let (same, after) = prints(&place.ca(&trust_domain(), later).expect("renewed"));
+        let (same, after) = prints(&place.ca(None, &trust_domain(), later).expect("renewed"));
         assert_eq!(same, root);
         assert_ne!(after, before);
     }
     let ended = SystemTime::now() + Duration::from_secs(11 * 365 * 24 * 60 * 60);
     let error = place
-        .ca(&trust_domain(), ended)
+        .ca(None, &trust_domain(), ended)
         .expect_err("the root has ended")
         .to_string();
     assert!(
