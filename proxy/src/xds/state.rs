@@ -140,6 +140,8 @@ pub(crate) struct State {
     policies: Table<WorkloadName, Arc<TelemetryPolicy>>,
     /// They are acknowledged when they are trusted, and kept by who trusts them.
     roots: Table<RootsName, Arc<Roots>>,
+    /// Which were put out last to be trusted.
+    to_trust: Option<Arc<Roots>>,
     /// What the latest of these says of how ports are entered, also one that is refused for what else it says.
     mutual_tls: Option<Entry>,
     /// Of a route configuration that does not exist; always there.
@@ -180,6 +182,7 @@ impl State {
             endpoints: Table::new(ResourceType::Endpoints),
             policies: Table::new(ResourceType::WorkloadPolicy),
             roots: Table::new(ResourceType::TrustRoots),
+            to_trust: None,
             mutual_tls: None,
             no_routes: CompiledRoutes::compile(&[]).ok().map(Arc::new),
             skipped: BTreeMap::new(),
@@ -216,6 +219,19 @@ impl State {
             Input::Tick => self.let_go(now),
         }
         self.settle(now, answers)
+    }
+
+    /// Those that wait to be trusted; or those that were before, where others were put out since and are taken back.
+    fn roots_to_trust(&mut self) -> Option<Arc<Roots>> {
+        let tracked = self.roots.entries.get(&RootsName)?;
+        let candidate = tracked.candidate.as_ref().map(|candidate| &candidate.held.value);
+        let before = tracked
+            .answer
+            .value()
+            .filter(|before| self.to_trust.as_ref() != Some(before));
+        let roots = Arc::clone(candidate.or(before)?);
+        self.to_trust = Some(Arc::clone(&roots));
+        Some(roots)
     }
 
     fn trusted(&mut self, roots: &Roots) {
@@ -445,13 +461,8 @@ impl State {
         }
         let requests = self.requests(answers);
         let changed = std::mem::take(&mut self.changed);
-        let to_trust = self
-            .roots
-            .entries
-            .values()
-            .find_map(|tracked| tracked.candidate.as_ref());
         Outputs {
-            roots: to_trust.map(|candidate| Arc::clone(&candidate.held.value)),
+            roots: self.roots_to_trust(),
             requests,
             parts: changed.then(|| self.parts()),
             status: self.status(),

@@ -58,18 +58,38 @@ fn a_step_ends_when_nobody_is_behind() {
     let reason = || Why::Rejected("why".to_owned());
 
     check(Step::Trust, &[], Ok(Next::Go(Step::Sign)));
-    check(Step::Trust, &[weir(Roots::InForce, Some(Old))], Ok(Next::Go(Step::Sign)));
+    check(
+        Step::Trust,
+        &[weir(Roots::InForce, Some(Old))],
+        Ok(Next::Go(Step::Sign)),
+    );
     check(Step::Trust, &[weir(Roots::InForce, None)], Err(&[("a", Why::NotShown)]));
-    check(Step::Trust, &[weir(Roots::Pending, Some(Old))], Err(&[("a", Why::Pending)]));
+    check(
+        Step::Trust,
+        &[weir(Roots::Pending, Some(Old))],
+        Err(&[("a", Why::Pending)]),
+    );
     check(Step::Trust, &[weir(rejected(), Some(Old))], Err(&[("a", reason())]));
-    check(Step::Trust, &[weir(Roots::NotAsked, None)], Err(&[("a", Why::NotAsked)]));
+    check(
+        Step::Trust,
+        &[weir(Roots::NotAsked, None)],
+        Err(&[("a", Why::NotAsked)]),
+    );
     check(Step::Trust, &[other(Roots::InForce)], Ok(Next::Go(Step::Sign)));
     check(Step::Trust, &[other(Roots::NotAsked)], Err(&[("a", Why::NotAsked)]));
     check(Step::Trust, &[other(Roots::Pending)], Err(&[("a", Why::Pending)]));
 
     check(Step::Sign, &[], Ok(Next::Go(Step::Forget)));
-    check(Step::Sign, &[weir(Roots::InForce, Some(New))], Ok(Next::Go(Step::Forget)));
-    check(Step::Sign, &[weir(Roots::Pending, Some(New))], Ok(Next::Go(Step::Forget)));
+    check(
+        Step::Sign,
+        &[weir(Roots::InForce, Some(New))],
+        Ok(Next::Go(Step::Forget)),
+    );
+    check(
+        Step::Sign,
+        &[weir(Roots::Pending, Some(New))],
+        Ok(Next::Go(Step::Forget)),
+    );
     for shown in [None, Some(Old)] {
         let behind: &[(&str, Why)] = &[("a", Why::OldCertificate)];
         check(Step::Sign, &[weir(Roots::InForce, shown)], Err(behind));
@@ -78,7 +98,11 @@ fn a_step_ends_when_nobody_is_behind() {
 
     check(Step::Forget, &[], Ok(Next::Finish));
     check(Step::Forget, &[weir(Roots::InForce, None)], Ok(Next::Finish));
-    check(Step::Forget, &[weir(Roots::Pending, Some(New))], Err(&[("a", Why::Pending)]));
+    check(
+        Step::Forget,
+        &[weir(Roots::Pending, Some(New))],
+        Err(&[("a", Why::Pending)]),
+    );
     check(Step::Forget, &[other(rejected())], Err(&[("a", reason())]));
     check(Step::Forget, &[other(Roots::NotAsked)], Ok(Next::Finish));
 }
@@ -129,7 +153,11 @@ fn certificates_below_the_old_root_hold_it_and_those_who_have_not_come_back_hold
             behind: vec![("n/a".parse().expect("a workload"), Why::NotBack)],
             until: None,
         };
-        assert_eq!(solve(&rotation(step), &at(end, &["n/a"])), Next::Wait(waiting), "{step}");
+        assert_eq!(
+            solve(&rotation(step), &at(end, &["n/a"])),
+            Next::Wait(waiting),
+            "{step}"
+        );
     }
 }
 
@@ -177,7 +205,11 @@ fn what_is_signed_is_believed_by_all_who_may_meet_it() {
     // What shows that the new root is trusted leads to nothing else, at each step.
     let new = weir_policy::roots::RootId::of(x509::sha256(&new_root));
     for ca in [&before, &signing, &after] {
-        let shown = ca.sign_below(new, &leaf, now).expect("it has it").expect("signed").chain;
+        let shown = ca
+            .sign_below(new, &leaf, now)
+            .expect("it has it")
+            .expect("signed")
+            .chain;
         assert!(!leads(&shown, &old_root) && leads(&shown, &new_root));
     }
     // Who joins by a token that knows the old root alone is led from there.

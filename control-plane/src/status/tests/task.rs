@@ -26,7 +26,7 @@ impl World {
         let (xds, serve) = xds::server(
             store.clone(),
             TrustDomain::default(),
-            watch::channel(Vec::new()).1,
+            tokio::sync::watch::channel(Vec::new()).1,
             drain.clone(),
         );
         let keep = keep(store.clone(), xds, drain);
