@@ -409,6 +409,8 @@ impl Authority {
 
     /// How it stands.
     pub(crate) fn status(&self) -> AuthorityStatus {
+        // Held, so that the step and what signs are of one moment.
+        let rotation = self.shared.turning.rotation();
         let ca = self.shared.ca.borrow().clone();
         let now = SystemTime::now();
         AuthorityStatus {
@@ -421,7 +423,7 @@ impl Authority {
                 .map(|one| certificate_status(one, now))
                 .unwrap_or_default(),
             trouble: self.trouble().clone().unwrap_or_default(),
-            rotation: self.rotation_status(now),
+            rotation: rotation.as_ref().map(|rotation| self.rotation_status(rotation, now)),
             behind: self.behind(),
         }
     }
@@ -519,7 +521,10 @@ impl Given {
     fn open(directory: &Directory, root: RootId, now: SystemTime) -> Result<Given, AuthorityError> {
         let until = match directory.given_until(root)? {
             Some(until) => until,
-            None if directory.is_new() => now,
+            None if directory.is_new() => {
+                directory.set_given_until(root, now)?;
+                now
+            }
             None => now + *CERT_TTL.end(),
         };
         Ok(Given { until, written: until })

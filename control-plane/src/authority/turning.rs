@@ -207,19 +207,18 @@ impl Authority {
         }
     }
 
-    /// How a rotation stands; `None`: none is under way.
-    pub(super) fn rotation_status(&self, now: SystemTime) -> Option<RotationStatus> {
-        let rotation = self.shared.turning.rotation().clone()?;
+    /// How a rotation stands.
+    pub(super) fn rotation_status(&self, rotation: &Rotation, now: SystemTime) -> RotationStatus {
         let time = |seconds: u64| rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
         let until = self.shared.turning.behind().waiting.until;
-        Some(RotationStatus {
+        RotationStatus {
             step: rotation.step.to_string(),
             began: time(rotation.began),
             since: time(rotation.since),
             waits_until: until.filter(|until| *until >= now).map(rfc3339).unwrap_or_default(),
             can_abort: rotation.step == Step::Trust,
-            despite: rotation.despite.into_iter().collect(),
-        })
+            despite: rotation.despite.iter().cloned().collect(),
+        }
     }
 
     /// Proxies that are waited for, each with why.
@@ -325,8 +324,14 @@ impl Authority {
                 }
                 directory.keep(&next)?;
                 let ca = directory.ca(Some(&next), trust_domain, facts.now)?;
-                if step == Step::Sign {
+                if step == Step::Sign
+                    && let Some(root) = ca.root()
+                {
                     (given.until, given.written) = (facts.now, facts.now);
+                    // Without it the longest time would be assumed after a restart.
+                    if let Err(error) = directory.set_given_until(root, facts.now) {
+                        tracing::error!(%error, "can't write down until when certificates are good");
+                    }
                 }
                 self.publish(ca);
                 tracing::info!(%step, "the rotation of the root goes on");
