@@ -138,8 +138,8 @@ impl Place {
     }
 }
 
-/// An identity that there is nothing of yet, its keeper, and who takes roots for it. What an earlier run kept in `state_dir` is there at once,
-/// if it is still good.
+/// An identity that there is nothing of yet, its keeper, and who takes roots for it. What an earlier run kept in
+/// `state_dir` is there at once, if it is still good.
 pub(crate) fn start(
     endpoint: Endpoint,
     joining: Joining,

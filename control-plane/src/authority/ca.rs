@@ -334,7 +334,7 @@ impl Pair {
             &format!("Weir root {}", x509::hex(&mark)),
             trust_domain,
             ROOT_TTL,
-            BasicConstraints::Constrained(1),
+            BasicConstraints::Constrained(ROOT_PATH_MAX),
             now,
         )?;
         let certificate = params.self_signed(&key).map_err(system)?;
@@ -532,6 +532,8 @@ pub(crate) const BACKDATED: Duration = Duration::from_secs(5 * 60);
 const ROOT_TTL: Duration = Duration::from_secs(3_650 * DAY);
 /// Renewed by itself when a third is left.
 const INTERMEDIATE_TTL: Duration = Duration::from_secs(365 * DAY);
+/// Authorities below a root: the next ones, which it signs, and what is below them.
+const ROOT_PATH_MAX: u8 = 5;
 /// Authorities below a root that another has signed.
 const CROSS_PATH_MAX: u8 = 4;
 const DAY: u64 = 24 * 60 * 60;

@@ -197,8 +197,8 @@ impl Directory {
         self.remove(ROTATION)
     }
 
-    /// Ends a rotation: the new root takes the place of the old one, whose key is gone then. Cut off anywhere, it can be
-    /// done again.
+    /// Ends a rotation: the new root takes the place of the old one, whose key is gone then. Cut off anywhere, it can
+    /// be done again.
     pub(super) fn finish(&self, rotation: &Rotation, now: SystemTime) -> Result<(), AuthorityError> {
         let wrong = |problem| AuthorityError::wrong(&self.file(ROTATION), problem);
         let mut bridges = rotation.bridges().map_err(wrong)?;

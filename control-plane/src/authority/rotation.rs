@@ -6,7 +6,7 @@
 //!
 //! **Invariant:** nobody has a certificate that somebody else does not believe yet, or no longer. Before the new root
 //! signs each connected proxy has shown that it trusts it; before the old one is forgotten no certificate below it is
-//! good any more. For who is not connected, what the new root signs is also below the old one, by a certificate of that.
+//! good any more. For who is not connected, what the new root signs is also below the old one, by a certificate of it.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -154,6 +154,17 @@ pub(crate) struct Facts {
     pub(crate) proxies: Vec<Proxy>,
     /// Those that were connected before this process began, and have not come back.
     pub(crate) awaited: Vec<WorkloadName>,
+    /// Whether others may still come back, of whom nothing is known.
+    pub(crate) start: Start,
+}
+
+/// How long this process has been here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// Who was connected to the one before may not be back yet.
+    Recent,
+    /// All are back who come.
+    Over,
 }
 
 /// A proxy that is connected.
@@ -275,7 +286,9 @@ pub(crate) fn solve(rotation: &Rotation, facts: &Facts) -> Next {
     let until = rotation.old_given_until.filter(|_| rotation.step == Step::Sign);
     let until = until.map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
     let until = until.filter(|until| facts.now <= *until);
-    if !behind.is_empty() || until.is_some() {
+    // One that may still come back, and is no workload, as an Envoy, is not to find a root that it was not told of.
+    let others = rotation.step == Step::Trust && facts.start == Start::Recent;
+    if !behind.is_empty() || until.is_some() || others {
         return Next::Wait(Waiting { behind, until });
     }
     match rotation.step {

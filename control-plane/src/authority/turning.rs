@@ -1,5 +1,5 @@
-//! The rotation that is under way, and the one task that carries it out: what was asked for is on disk before it is done,
-//! so that a process that is killed anywhere goes on where it was.
+//! The rotation that is under way, and the one task that carries it out: what was asked for is on disk before it is
+//! done, so that a process that is killed anywhere goes on where it was.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,7 +19,7 @@ use weir_policy::roots::{Proof, RootId};
 
 use super::ca::rfc3339;
 use super::files::AuthorityError;
-use super::rotation::{Below, Facts, Next, Proxy, Roots, Rotation, Step, Waiting, Why, solve};
+use super::rotation::{Below, Facts, Next, Proxy, Roots, Rotation, Start, Step, Waiting, Why, solve};
 use super::{Authority, Shared, Source, unix_seconds, x509};
 use crate::compile::index::name_of;
 use crate::drain::Drain;
@@ -157,6 +157,7 @@ impl Authority {
         directory.abort()?;
         self.publish(directory.ca(None, &self.shared.trust_domain, SystemTime::now())?);
         *held = None;
+        self.shared.turning.shown().clear();
         tracing::info!("the rotation of the root is aborted");
         self.shared.turning.wake.notify_one();
         Ok(())
@@ -250,8 +251,11 @@ impl Authority {
                 () = self.shared.turning.wake.notified() => {}
                 () = tokio::time::sleep(LOOK_INTERVAL) => {}
             }
-            let is_start = began.elapsed() < BACK_WITHIN;
-            let Some(facts) = self.facts(&xds, &store, is_start).await else {
+            let start = match began.elapsed() < BACK_WITHIN && !self.is_new() {
+                true => Start::Recent,
+                false => Start::Over,
+            };
+            let Some(facts) = self.facts(&xds, &store, start).await else {
                 continue;
             };
             let authority = self.clone();
@@ -268,8 +272,17 @@ impl Authority {
         }
     }
 
+    /// Whether nobody can have been connected to a process before this one.
+    fn is_new(&self) -> bool {
+        match &self.shared.source {
+            Source::Directory(directory) => directory.is_new(),
+            Source::Memory => true,
+            Source::Files(_) => false,
+        }
+    }
+
     /// `None`: the mesh is not up to date with what is published, or shut down.
-    async fn facts(&self, xds: &Xds, store: &Store, is_start: bool) -> Option<Facts> {
+    async fn facts(&self, xds: &Xds, store: &Store, start: Start) -> Option<Facts> {
         let published = self.shared.roots.borrow().clone();
         let view = xds.roots().await.ok()?;
         if view.roots != published {
@@ -292,9 +305,17 @@ impl Authority {
             })
             .collect();
         drop(held);
-        let awaited = if is_start { missing(store, &proxies) } else { Vec::new() };
+        let awaited = match start {
+            Start::Recent => missing(store, &proxies),
+            Start::Over => Vec::new(),
+        };
         let now = SystemTime::now();
-        Some(Facts { now, proxies, awaited })
+        Some(Facts {
+            now,
+            proxies,
+            awaited,
+            start,
+        })
     }
 
     fn advance(&self, facts: &Facts) -> Result<(), AuthorityError> {

@@ -34,6 +34,7 @@ fn check(step: Step, proxies: &[Proxy], expect: Result<Next, &[(&str, Why)]>) {
         now: now(),
         proxies: proxies.to_vec(),
         awaited: Vec::new(),
+        start: Start::Over,
     };
     let expect = expect.unwrap_or_else(|behind| {
         let behind = behind.iter().map(|(name, why)| {
@@ -125,6 +126,7 @@ fn who_is_given_up_is_not_waited_for() {
         now: now(),
         proxies: vec![proxy("a", ProxyKind::Weir, Roots::Pending, None)],
         awaited: Vec::new(),
+        start: Start::Over,
     };
     assert_eq!(solve(&held, &facts), Next::Go(Step::Sign));
 }
@@ -138,6 +140,7 @@ fn certificates_below_the_old_root_hold_it_and_those_who_have_not_come_back_hold
         now: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds),
         proxies: Vec::new(),
         awaited: awaited.iter().map(|name| name.parse().expect("a workload")).collect(),
+        start: Start::Over,
     };
     let until = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(end));
     for early in [end - 1, end] {
@@ -159,6 +162,25 @@ fn certificates_below_the_old_root_hold_it_and_those_who_have_not_come_back_hold
             "{step}"
         );
     }
+}
+
+/// An Envoy that was connected before is in no list: it is only known when it is back.
+#[test]
+fn soon_after_a_start_no_new_root_signs() {
+    let facts = |start| Facts {
+        now: now(),
+        proxies: Vec::new(),
+        awaited: Vec::new(),
+        start,
+    };
+    for (step, expect) in [
+        (Step::Trust, Next::Wait(Waiting::default())),
+        (Step::Sign, Next::Go(Step::Forget)),
+        (Step::Forget, Next::Finish),
+    ] {
+        assert_eq!(solve(&rotation(step), &facts(Start::Recent)), expect, "{step}");
+    }
+    assert_eq!(solve(&rotation(Step::Trust), &facts(Start::Over)), Next::Go(Step::Sign));
 }
 
 #[test]
@@ -233,7 +255,7 @@ proptest! {
     /// No step is left with somebody who would not believe what comes next, and none is left out.
     #[test]
     fn nobody_is_left_behind(proxies in prop::collection::vec(any_proxy(), 0..6)) {
-        let facts = Facts { now: now(), proxies, awaited: Vec::new() };
+        let facts = Facts { now: now(), proxies, awaited: Vec::new(), start: Start::Over };
         for step in [Step::Trust, Step::Sign, Step::Forget] {
             let held = rotation(step);
             let next = solve(&held, &facts);
