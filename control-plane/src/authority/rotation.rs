@@ -243,6 +243,9 @@ pub(crate) enum Why {
     /// It says nothing.
     #[error("it has not acknowledged the roots")]
     Pending,
+    /// The same, where no rotation is under way.
+    #[error("it has not acknowledged the roots as they are now")]
+    Outdated,
     /// It says no.
     #[error("it rejected the roots: {0}")]
     Rejected(String),
@@ -267,6 +270,7 @@ impl Why {
                 "look at its log and at `weirctl proxy config`; start it anew, or end it, or go on without it by \
                  `weirctl ca rotate --despite NAMESPACE/WORKLOAD`"
             }
+            Why::Outdated => "look at its log and at `weirctl proxy config`; start it anew, or end it",
             Why::Rejected(_) => "bring it to the version of weir-control",
             Why::OldCertificate => "wait for its renewal; its log and /ready say what keeps it",
         }

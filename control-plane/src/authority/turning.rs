@@ -328,9 +328,15 @@ impl Authority {
         let mut held = turning.rotation();
         let (Source::Directory(directory), Some(rotation)) = (source, held.as_ref()) else {
             drop(held);
-            let all = facts.proxies.iter();
-            let pending = all.filter(|proxy| proxy.roots == Roots::Pending);
-            let behind = pending.map(|proxy| (proxy.workload.clone(), Why::Pending)).collect();
+            let behind = facts.proxies.iter().filter_map(|proxy| {
+                let why = match &proxy.roots {
+                    Roots::Pending => Why::Outdated,
+                    Roots::Rejected(reason) => Why::Rejected(reason.clone()),
+                    Roots::InForce | Roots::NotAsked => return None,
+                };
+                Some((proxy.workload.clone(), why))
+            });
+            let behind = behind.collect();
             self.wait(Waiting { behind, until: None }, facts.now);
             return Ok(());
         };

@@ -2,6 +2,7 @@
 //! control plane is killed on the way; who is behind is named; and who joins meanwhile gets in.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::channel::Channel;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full};
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio::sync::watch;
@@ -36,8 +38,12 @@ struct Mesh {
 
 impl Mesh {
     async fn start() -> Mesh {
+        Mesh::with(tempfile::tempdir().expect("a folder"), &[]).await
+    }
+
+    /// With these flags of the control plane as well.
+    async fn with(folder: tempfile::TempDir, more: &[&str]) -> Mesh {
         let processes = Processes::of_this_build();
-        let folder = tempfile::tempdir().expect("a folder");
         let tls = format!("127.0.0.1:{}", free_port());
         let api = format!("127.0.0.1:{}", free_port());
         let data = folder.path().join("data");
@@ -51,7 +57,7 @@ impl Mesh {
             "--cert-ttl",
             "1m",
         ];
-        let flags = flags.map(str::to_owned).to_vec();
+        let flags: Vec<String> = flags.iter().chain(more).map(|flag| (*flag).to_owned()).collect();
         let control = control(&processes, &flags).await;
         let url = format!("https://{tls}");
         Mesh {
@@ -469,4 +475,131 @@ async fn a_rotation_that_is_held_up_is_aborted_and_one_that_goes_on_despite_it_i
         late.text()
     );
     signal("-CONT", a.running.pid()).await;
+}
+
+/// An authority of an operator's: a root and an intermediate, with its key, PEM.
+struct Operators {
+    root: String,
+    intermediate: String,
+    key: String,
+}
+
+impl Operators {
+    fn new(name: &str) -> Operators {
+        let params = |common_name: String| {
+            let mut params = CertificateParams::default();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+            params.distinguished_name = DistinguishedName::new();
+            params.distinguished_name.push(DnType::CommonName, common_name);
+            params
+        };
+        let (root_key, key) = (KeyPair::generate().expect("a key"), KeyPair::generate().expect("a key"));
+        let root = params(format!("root {name}"));
+        let root_pem = root.self_signed(&root_key).expect("a root").pem();
+        let intermediate = params(format!("intermediate {name}"));
+        let intermediate = intermediate
+            .signed_by(&key, &Issuer::new(root, root_key))
+            .expect("an intermediate");
+        Operators {
+            root: root_pem,
+            intermediate: intermediate.pem(),
+            key: key.serialize_pem(),
+        }
+    }
+}
+
+/// As an operator replaces a file: whole.
+fn replace(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    std::fs::write(&new, text).expect("written");
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600)).expect("set");
+    std::fs::rename(&new, path).expect("replaced");
+}
+
+/// The root of an operator's authority is changed by its files, as the refusal says, with two of them in between.
+#[tokio::test]
+async fn an_operators_root_is_changed_by_files_and_no_request_fails() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (old, new) = (Operators::new("old"), Operators::new("new"));
+    let file = |name: &str| folder.path().join(name);
+    let (cert, key, roots_file) = (file("cert.pem"), file("key.pem"), file("roots.pem"));
+    replace(&cert, &old.intermediate);
+    replace(&key, &old.key);
+    replace(&roots_file, &old.root);
+    let flags = [
+        ("--ca-cert", cert.clone()),
+        ("--ca-key", key.clone()),
+        ("--ca-roots", roots_file.clone()),
+    ];
+    let flags: Vec<&str> = flags.iter().flat_map(|(flag, path)| [*flag, text(path)]).collect();
+    let mesh = Mesh::with(tempfile::tempdir().expect("a folder"), &flags).await;
+    strict(&mesh.control.api).await;
+    let (end, _ended) = watch::channel(false);
+    let (app, apps_grpc) = (ScriptedApp::start(plain(&end)).await, ScriptedApp::start(grpc()).await);
+    mesh.service("b", "b", app.address().port(), "http").await;
+    mesh.service("g", "b", apps_grpc.address().port(), "grpc").await;
+    let grpc_app = format!("{}=grpc@0", apps_grpc.address().port());
+    let (token_a, token_b) = (mesh.token("a", 1).await, mesh.token("b", 1).await);
+    let b = mesh
+        .proxy("b-1", &app, &["--token-file", text(&token_b), "--app", &grpc_app])
+        .await;
+    let a = mesh.proxy("a-1", &app, &["--token-file", text(&token_a)]).await;
+    until_answered(a.outbound, "b").await;
+    let load = Load::start(a.outbound);
+    let request = json!({"action": "Root"});
+    let refused = mesh
+        .control
+        .api
+        .request(Method::POST, "/authority/rotation", Some(&request))
+        .await;
+    assert_eq!(refused.status, StatusCode::CONFLICT, "{}", refused.text());
+    assert!(
+        refused
+            .text()
+            .contains("put the new root beside the old one into --ca-roots"),
+        "{}",
+        refused.text()
+    );
+    let identity =
+        async |proxy: &ProxyProcess| get(proxy.admin, "localhost", "/ready").await.json()["identity"].clone();
+    let until_trusted = async |count: usize| {
+        for proxy in [&a, &b] {
+            until("the proxies to trust what the file holds", || async {
+                let trusted = identity(proxy).await["roots"].as_array().map(Vec::len);
+                (trusted == Some(count)).then_some(())
+            })
+            .await;
+        }
+    };
+
+    replace(&roots_file, &format!("{}{}", old.root, new.root));
+    until_trusted(2).await;
+    until("nobody to be behind", || async {
+        let status = mesh.status().await;
+        (roots(&status).len() == 2 && status["behind"] == json!([])).then_some(())
+    })
+    .await;
+    let before = (
+        identity(&a).await["notAfter"].clone(),
+        identity(&b).await["notAfter"].clone(),
+    );
+    replace(&cert, &new.intermediate);
+    replace(&key, &new.key);
+    // They are told that certificates are below another root now, and don't wait for two thirds of their time.
+    until("both proxies to have certificates below the new root", || async {
+        let status = mesh.status().await;
+        let signs = status["intermediate"]["subject"].as_str()?.contains("intermediate new");
+        let now = (
+            identity(&a).await["notAfter"].clone(),
+            identity(&b).await["notAfter"].clone(),
+        );
+        (signs && now.0 != before.0 && now.1 != before.1).then_some(())
+    })
+    .await;
+    replace(&roots_file, &new.root);
+    until_trusted(1).await;
+    until_answered(a.outbound, "b").await;
+    let requests = load.end().await;
+    assert!(requests > 100, "{requests} requests");
 }
