@@ -352,7 +352,7 @@ fn roots_that_were_told_hold_until_another_mesh_is_joined() {
         "the file's and those that came with the certificate"
     );
     keeper.publish(held, before).expect("it is right");
-    assert_eq!(trusted(), [own.clone()]);
+    assert_eq!(trusted(), std::slice::from_ref(&own));
 
     let told = [own.clone(), other.roots[0].clone()];
     let roots = Arc::new(Roots::read(&told.iter().map(pem).collect::<String>()).expect("two"));
