@@ -4,7 +4,9 @@
 pub(crate) mod ca;
 pub(crate) mod csr;
 mod files;
+pub(crate) mod rotation;
 pub(crate) mod tokens;
+mod turning;
 pub(crate) mod x509;
 
 use std::collections::BTreeMap;
@@ -17,6 +19,7 @@ use rcgen::PublicKeyData;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 use weir_api::identity::{AuthorityStatus, CertificateStatus, IssuedToken, TOKEN_TTL_MAX_SECONDS, TOKEN_USES_MAX};
+use weir_policy::roots::RootId;
 use weir_policy::spiffe::{SpiffeId, TrustDomain};
 use weir_xds::JOIN_TOKEN_BYTES_MAX;
 
@@ -28,6 +31,8 @@ use csr::Csr;
 pub use files::{AuthorityError, CaFiles};
 use files::{CaBytes, Directory};
 use tokens::{AUDIENCE, Claims, Grant, TokenError, TokenKey};
+use turning::Turning;
+pub(crate) use turning::TurningError;
 use x509::{Labels, hex, sha256, to_pem};
 
 /// What an authority runs with.
@@ -64,6 +69,10 @@ struct Shared {
     cert_ttl: Duration,
     source: Source,
     ca: watch::Sender<Arc<Ca>>,
+    /// What everybody is to trust, of what signs now.
+    roots: watch::Sender<Vec<CertificateDer<'static>>>,
+    given: Mutex<Given>,
+    turning: Turning,
     tokens: TokenKey,
     store: Store,
     /// Why the operator's files, as they are now, are not in use.
@@ -71,6 +80,14 @@ struct Shared {
     wrong_tokens: Refusals,
     /// Apart: these may have been stolen, and others don't hide that.
     used_up_tokens: Refusals,
+}
+
+/// Until when certificates are good that were given below the root that signs now.
+#[derive(Debug)]
+struct Given {
+    until: SystemTime,
+    /// What the disk has of it, which is never less, so that a process that is killed takes no knowledge along.
+    written: SystemTime,
 }
 
 /// Where the keys are.
@@ -100,6 +117,8 @@ pub(crate) enum Refused {
     UsedUp { uses: u32 },
     #[error("the use of the token can't be written down: {0}")]
     Store(UseError),
+    #[error(transparent)]
+    Turning(#[from] TurningError),
 }
 
 impl Authority {
@@ -130,6 +149,7 @@ impl Authority {
             None => ca::new_key().and_then(TokenKey::new).map_err(in_memory)?,
         };
         let mut in_use = None;
+        let mut rotation = None;
         let (source, ca) = match (files, directory) {
             (Some(files), _) => {
                 let bytes = files.read()?;
@@ -138,16 +158,27 @@ impl Authority {
                 (Source::Files(files), ca)
             }
             (None, Some(directory)) => {
-                let ca = directory.ca(&trust_domain, now)?;
+                rotation = directory.rotation()?;
+                let ca = directory.ca(rotation.as_ref(), &trust_domain, now)?;
                 (Source::Directory(directory), ca)
             }
             (None, None) => (Source::Memory, files::in_memory(&trust_domain, now).map_err(in_memory)?),
+        };
+        let given = match (&source, ca.root()) {
+            (Source::Directory(directory), Some(root)) => Given::open(directory, root, now)?,
+            (Source::Memory | Source::Directory(_) | Source::Files(_), _) => Given {
+                until: now,
+                written: now,
+            },
         };
         let shared = Arc::new(Shared {
             trust_domain,
             cert_ttl,
             source,
+            roots: watch::Sender::new(ca.roots().to_vec()),
             ca: watch::Sender::new(Arc::new(ca)),
+            given: Mutex::new(given),
+            turning: Turning::new(rotation),
             tokens,
             store,
             trouble: Mutex::default(),
@@ -170,6 +201,11 @@ impl Authority {
     /// What signs now, and a receiver that is woken when another does.
     pub(crate) fn ca(&self) -> watch::Receiver<Arc<Ca>> {
         self.shared.ca.subscribe()
+    }
+
+    /// What everybody is to trust now, the root above what is signed first; a receiver that is woken when it changes.
+    pub(crate) fn roots(&self) -> watch::Receiver<Vec<CertificateDer<'static>>> {
+        self.shared.roots.subscribe()
     }
 
     /// Where its keys are, for people.
@@ -195,7 +231,7 @@ impl Authority {
         self.not_ours(id)?;
         let ttl = ttl.map_or(self.shared.cert_ttl, |ttl| ttl.min(self.shared.cert_ttl));
         let key = &csr.key;
-        self.sign(&Leaf {
+        self.give(&Leaf {
             id,
             dns: None,
             labels,
@@ -215,7 +251,7 @@ impl Authority {
             Some(text) => time("ttl", text, *CERT_TTL.end())?,
         };
         let (labels, key) = (&Labels::new(), &csr.key);
-        self.sign(&Leaf {
+        self.give(&Leaf {
             id,
             dns: None,
             labels,
@@ -233,6 +269,21 @@ impl Authority {
             key,
             ttl: self.shared.cert_ttl,
         })
+    }
+
+    /// The same below this root and nothing else, by which others see whether they trust it; `None`: nothing here is
+    /// below it.
+    pub(crate) fn issue_own_below(&self, root: RootId, key: &impl PublicKeyData) -> Option<Result<Signed, Refused>> {
+        let ca = self.shared.ca.borrow().clone();
+        let leaf = Leaf {
+            id: &self.shared.trust_domain.control_plane(),
+            dns: None,
+            labels: &Labels::new(),
+            key,
+            ttl: TTL_MIN,
+        };
+        let signed = ca.sign_below(root, &leaf, SystemTime::now())?;
+        Some(signed.map_err(Refused::from))
     }
 
     /// A join token.
@@ -358,6 +409,8 @@ impl Authority {
 
     /// How it stands.
     pub(crate) fn status(&self) -> AuthorityStatus {
+        // Held, so that the step and what signs are of one moment.
+        let rotation = self.shared.turning.rotation();
         let ca = self.shared.ca.borrow().clone();
         let now = SystemTime::now();
         AuthorityStatus {
@@ -370,6 +423,8 @@ impl Authority {
                 .map(|one| certificate_status(one, now))
                 .unwrap_or_default(),
             trouble: self.trouble().clone().unwrap_or_default(),
+            rotation: rotation.as_ref().map(|rotation| self.rotation_status(rotation, now)),
+            behind: self.behind(),
         }
     }
 
@@ -383,6 +438,65 @@ impl Authority {
         let named = [("root", root), ("intermediate", intermediate)];
         let left = |(name, until): (_, Option<SystemTime>)| Some((name, seconds_left(until?, now)));
         named.into_iter().filter_map(left).collect()
+    }
+
+    /// What of it ends soon, each with what to do; it is said for a month.
+    pub(crate) fn ends_soon(&self, now: SystemTime) -> Vec<String> {
+        const DAY: i64 = 24 * 60 * 60;
+        let remedy = match (&self.shared.source, self.turning().0) {
+            (_, Some(_)) => "a rotation is under way: `weirctl ca status` says what it waits for",
+            (Source::Files(_), None) => "replace the files of --ca-cert, --ca-key and --ca-roots",
+            (Source::Directory(_), None) => "`weirctl ca rotate` makes new ones",
+            (Source::Memory, None) => "start weir-control anew, with --data-dir",
+        };
+        let soon = self
+            .left(now)
+            .into_iter()
+            .filter(|(_, left)| *left < ENDS_SOON_DAYS * DAY);
+        soon.map(|(name, left)| match left {
+            ..0 => format!(
+                "the {name} ended {} days ago: nobody can join or renew; {remedy}",
+                -left / DAY
+            ),
+            0.. => format!("the {name} ends in {} days; {remedy}", left / DAY),
+        })
+        .collect()
+    }
+
+    /// Signs for somebody else, and remembers for how long.
+    fn give<K: PublicKeyData>(&self, leaf: &Leaf<'_, K>) -> Result<Signed, Refused> {
+        // Held while it is signed: what signs next begins with a time of its own.
+        let mut given = self.given();
+        let signed = self.sign(leaf)?;
+        given.until = given.until.max(signed.not_after);
+        if let Source::Directory(directory) = &self.shared.source
+            && given.until > given.written
+            && let Some(root) = self.shared.ca.borrow().root()
+        {
+            // Ahead, so that it is written seldom.
+            let written = given.until + (leaf.ttl / 10).max(WRITTEN_AHEAD_MIN);
+            match directory.set_given_until(root, written) {
+                Ok(()) => given.written = written,
+                // Known to this process all the same.
+                Err(error) => tracing::error!(%error, "can't write down until when certificates are good"),
+            }
+        }
+        Ok(signed)
+    }
+
+    fn given(&self) -> std::sync::MutexGuard<'_, Given> {
+        self.shared.given.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on this signs.
+    fn publish(&self, ca: Ca) {
+        let roots = ca.roots().to_vec();
+        self.shared.ca.send_replace(Arc::new(ca));
+        self.shared.roots.send_if_modified(|held| {
+            let is_new = *held != roots;
+            *held = roots;
+            is_new
+        });
     }
 
     fn sign<K: PublicKeyData>(&self, leaf: &Leaf<'_, K>) -> Result<Signed, Refused> {
@@ -402,6 +516,21 @@ impl Authority {
     }
 }
 
+impl Given {
+    /// What an earlier process wrote down; where none did, the longest that there may be.
+    fn open(directory: &Directory, root: RootId, now: SystemTime) -> Result<Given, AuthorityError> {
+        let until = match directory.given_until(root)? {
+            Some(until) => until,
+            None if directory.is_new() => {
+                directory.set_given_until(root, now)?;
+                now
+            }
+            None => now + *CERT_TTL.end(),
+        };
+        Ok(Given { until, written: until })
+    }
+}
+
 /// Keeps the authority good: renews its own intermediate, follows an operator's files.
 pub(crate) struct Keeper {
     authority: Authority,
@@ -413,7 +542,14 @@ impl Keeper {
     /// Looks every few seconds until drained. Files are read whole rather than watched: that holds for every way in
     /// which they are replaced, also by mounts.
     pub(crate) async fn keep(mut self, mut drain: Drain) {
+        let mut warned: Option<Instant> = None;
         loop {
+            if warned.is_none_or(|warned| warned.elapsed() >= WARNED_EVERY) {
+                for soon in self.authority.ends_soon(SystemTime::now()) {
+                    tracing::warn!(soon, "a certificate of the authority ends soon");
+                    warned = Some(Instant::now());
+                }
+            }
             tokio::select! {
                 () = drain.begun() => return,
                 () = tokio::time::sleep(LOOK_INTERVAL) => {}
@@ -435,13 +571,15 @@ impl Keeper {
 
     fn look(&mut self, now: SystemTime) {
         let shared = &self.authority.shared;
+        // Held to the end: what a rotation publishes meanwhile must not be undone.
+        let rotation = shared.turning.rotation();
         let found = match &shared.source {
             Source::Memory => return,
             Source::Directory(directory) => {
                 if !shared.ca.borrow().is_due(now) {
                     return;
                 }
-                directory.ca(&shared.trust_domain, now)
+                directory.ca(rotation.as_ref(), &shared.trust_domain, now)
             }
             Source::Files(files) => match files.read() {
                 Ok(bytes) if self.in_use.as_ref() == Some(&bytes) => {
@@ -462,7 +600,7 @@ impl Keeper {
                     not_after = rfc3339(ca.not_after()),
                     "the authority signs with another intermediate"
                 );
-                shared.ca.send_replace(Arc::new(ca));
+                self.authority.publish(ca);
             }
             Err(error) => {
                 let said = error.to_string();
@@ -543,6 +681,11 @@ const TTL_MIN: Duration = Duration::from_secs(60);
 const LABELS_MAX: usize = 16;
 /// The control plane's name for clients that know no other than DNS names, as gRPC's.
 const OWN_DNS_NAME: &str = "weir-control.weir-system.svc";
+/// How far ahead it is written until when certificates are good, at least.
+const WRITTEN_AHEAD_MIN: Duration = Duration::from_secs(2);
+/// From when on it is said that something ends.
+const ENDS_SOON_DAYS: i64 = 30;
+const WARNED_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 const DIRECTORY: &str = "authority";
 

@@ -5,22 +5,27 @@ pub(crate) mod caller;
 pub(crate) mod certificates;
 mod peer;
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
+use std::{fmt, io};
 
 use rcgen::KeyPair;
 use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::default_provider;
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
+use weir_policy::names::WorkloadName;
+use weir_policy::roots::Proof;
 use weir_policy::spiffe::{SpiffeId, TrustDomain};
 
 use crate::authority::ca::rfc3339;
@@ -121,6 +126,7 @@ impl Door {
         } = self;
         let welcome = Welcome {
             trust_domain: authority.trust_domain().clone(),
+            authority: authority.clone(),
             strangers: Places::new(limits.strangers),
             members: Places::new(limits.members),
             limits,
@@ -157,14 +163,25 @@ impl Current {
             .build()
             .map_err(|error| DoorError::Tls(error.to_string()))?;
         // The root goes along: a proxy that joins knows its fingerprint and nothing else.
-        let chain = signed.chain.iter().chain(ca.roots()).cloned().collect();
-        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        // So does what leads to it from roots of the past, which an older token names.
+        let chain = signed
+            .chain
+            .iter()
+            .chain(ca.roots())
+            .chain(ca.bridges())
+            .cloned()
+            .collect();
+        let shown = Shown {
+            own: certified(chain, &key, &provider).map_err(tls)?,
+            authority: authority.clone(),
+            key,
+            provider: Arc::clone(&provider),
+        };
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13])
             .map_err(tls)?
             .with_client_cert_verifier(verifier)
-            .with_single_cert(chain, key)
-            .map_err(tls)?;
+            .with_cert_resolver(Arc::new(shown));
         config.alpn_protocols = vec![b"h2".to_vec()];
         // A resumed session would bring a certificate that is looked at no more.
         config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -174,6 +191,43 @@ impl Current {
             not_after: signed.not_after,
         })
     }
+}
+
+/// What is shown to who connects: the door's own certificate; and one that leads to a single root, to those who are to
+/// show that they trust it.
+struct Shown {
+    own: Arc<CertifiedKey>,
+    authority: Authority,
+    key: KeyPair,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let Some(proof) = hello.server_name().and_then(|name| name.parse::<Proof>().ok()) else {
+            return Some(Arc::clone(&self.own));
+        };
+        // Made for this handshake, so that it is right at any time: it costs a signature, as the handshake does.
+        let signed = self.authority.issue_own_below(proof.root, &self.key)?;
+        let signed = signed.inspect_err(|error| tracing::error!(%error, root = %proof.root, "can't show a root"));
+        certified(signed.ok()?.chain, &self.key, &self.provider).ok()
+    }
+}
+
+/// Without the key.
+impl fmt::Debug for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shown").finish_non_exhaustive()
+    }
+}
+
+fn certified(
+    chain: Vec<CertificateDer<'static>>,
+    key: &KeyPair,
+    provider: &CryptoProvider,
+) -> Result<Arc<CertifiedKey>, rustls::Error> {
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    CertifiedKey::from_der(chain, key, provider).map(Arc::new)
 }
 
 /// Renews the door's certificate at two thirds of its time, and when another authority signs. Connections that are open
@@ -250,7 +304,8 @@ async fn take(
                         drop(place);
                         match shaken {
                             // The server has gone, and what is left of it with it.
-                            Ok(io) => drop(done.send(Ok(io)).await),
+                            Ok(Taken::In(io)) => drop(done.send(Ok(*io)).await),
+                            Ok(Taken::Showed) => {}
                             Err(why) => refuse(address, &why),
                         }
                     });
@@ -273,6 +328,14 @@ async fn accept(listener: &TcpListener, places: &Places) -> io::Result<(TcpStrea
     Ok((stream, address, free))
 }
 
+/// What became of a connection.
+enum Taken {
+    /// It is to be served.
+    In(Box<PeerIo>),
+    /// It was made to show that a root is trusted, and is done.
+    Showed,
+}
+
 /// Why a connection is refused.
 #[derive(Debug, thiserror::Error)]
 enum NotWelcome {
@@ -286,6 +349,10 @@ enum NotWelcome {
     Identity(#[from] x509::IdentityError),
     #[error("{0} is of another trust domain")]
     OtherDomain(SpiffeId),
+    #[error("{0} can't show that workload {1} trusts a root")]
+    OtherNamespace(SpiffeId, WorkloadName),
+    #[error("nobody shows by it that a root is trusted: there is no certificate")]
+    Nobody,
     #[error("of those without a certificate {0}")]
     Strangers(Full),
     #[error("of those with a certificate {0}")]
@@ -295,6 +362,7 @@ enum NotWelcome {
 /// What connections are taken by.
 struct Welcome {
     trust_domain: TrustDomain,
+    authority: Authority,
     limits: Limits,
     strangers: Places,
     /// Apart: strangers can't take the places of those who are known.
@@ -307,7 +375,7 @@ impl Welcome {
         config: Arc<ServerConfig>,
         stream: TcpStream,
         address: SocketAddr,
-    ) -> Result<PeerIo, NotWelcome> {
+    ) -> Result<Taken, NotWelcome> {
         let Limits {
             handshake_timeout,
             stranger_timeout,
@@ -315,8 +383,15 @@ impl Welcome {
             ..
         } = self.limits;
         let shaken = timeout(handshake_timeout, TlsAcceptor::from(config).accept(stream)).await;
-        let stream = shaken.map_err(|_| NotWelcome::TooSlow(handshake_timeout))??;
-        let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let mut stream = shaken.map_err(|_| NotWelcome::TooSlow(handshake_timeout))??;
+        let (_, connection) = stream.get_ref();
+        if let Some(proof) = connection.server_name().and_then(|name| name.parse().ok()) {
+            self.showed(&proof, connection.peer_certificates().unwrap_or_default(), address)?;
+            // In order, by which the other side sees that it was seen; one that doesn't take it asks again.
+            let _ = timeout(handshake_timeout, stream.shutdown()).await;
+            return Ok(Taken::Showed);
+        }
+        let certificate = connection.peer_certificates().and_then(<[_]>::first);
         let Some(certificate) = certificate else {
             let holder = Holder::at(address.ip());
             let term = Term {
@@ -324,7 +399,7 @@ impl Welcome {
                 write_timeout,
                 place: self.strangers.take(Some(holder)).map_err(NotWelcome::Strangers)?,
             };
-            return Ok(PeerIo::new(stream, Peer::stranger(address), term));
+            return Ok(Taken::In(Box::new(PeerIo::new(stream, Peer::stranger(address), term))));
         };
         let (id, peer) = Peer::member(address, certificate)?;
         if id.trust_domain != self.trust_domain {
@@ -336,7 +411,21 @@ impl Welcome {
             write_timeout,
             place: self.members.take(Some(holder)).map_err(NotWelcome::Members)?,
         };
-        Ok(PeerIo::new(stream, peer, term))
+        Ok(Taken::In(Box::new(PeerIo::new(stream, peer, term))))
+    }
+
+    /// The handshake is over: who is there has believed a certificate that leads to this root alone.
+    fn showed(&self, proof: &Proof, chain: &[CertificateDer<'_>], address: SocketAddr) -> Result<(), NotWelcome> {
+        let (id, _) = Peer::member(address, chain.first().ok_or(NotWelcome::Nobody)?)?;
+        if id.trust_domain != self.trust_domain {
+            return Err(NotWelcome::OtherDomain(id));
+        }
+        // As on its streams: within its namespace it may be any workload.
+        if id.namespace != proof.workload.namespace {
+            return Err(NotWelcome::OtherNamespace(id, proof.workload.clone()));
+        }
+        self.authority.showed(proof, chain);
+        Ok(())
     }
 }
 

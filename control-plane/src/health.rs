@@ -2,13 +2,16 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
+use crate::authority::Authority;
 use crate::store::Store;
 
 /// What every part tells about itself; clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Health {
     store: Store,
+    authority: Authority,
     files: Arc<Mutex<Files>>,
 }
 
@@ -46,12 +49,15 @@ pub(crate) struct Report {
     /// Why the store can't write; what it holds is served all the same.
     store_trouble: Option<String>,
     files: Files,
+    /// What of the authority ends soon; it serves until then.
+    ends_soon: Vec<String>,
 }
 
 impl Health {
-    pub(crate) fn new(store: Store) -> Health {
+    pub(crate) fn new(store: Store, authority: Authority) -> Health {
         Health {
             store,
+            authority,
             files: Arc::default(),
         }
     }
@@ -70,6 +76,7 @@ impl Health {
             ready,
             store_trouble: self.store.trouble().map(|error| error.to_string()),
             files,
+            ends_soon: self.authority.ends_soon(SystemTime::now()),
         }
     }
 }
@@ -97,6 +104,12 @@ impl fmt::Display for Report {
                     writeln!(f, "    {error}")?;
                 }
             }
+        }
+        if self.ends_soon.is_empty() {
+            writeln!(f, "[+] authority")?;
+        }
+        for ends_soon in &self.ends_soon {
+            writeln!(f, "[-] authority: {ends_soon}")?;
         }
         match self.ready {
             Ready::Yes => writeln!(f, "ready"),

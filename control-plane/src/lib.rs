@@ -187,7 +187,7 @@ impl Control {
         };
         let objects = Objects::new(store.clone(), Arc::new(compile::check));
         objects.ensure_default_namespace().await?;
-        let health = Health::new(running.store.clone());
+        let health = Health::new(running.store.clone(), authority.clone());
         if let Some(folder) = &config.resources {
             match files::Folder::open(folder, objects.clone(), health.clone()).await {
                 Ok(folder) => running.own("the folder of resources", folder.follow(drain.clone())),
@@ -203,11 +203,13 @@ impl Control {
         );
         let mesh_config = MeshConfig {
             trust_domain: authority.trust_domain().clone(),
+            roots: authority.roots(),
             unconfirmed_timeout: config.unconfirmed_timeout,
         };
         let (mesh, mesh_tasks) = mesh::start(store, mesh_config, &drain);
         running.own("the mesh", mesh_tasks);
         running.own("the keeper of statuses", mesh.keep_statuses(drain.clone()));
+        running.own("rotations of the root", mesh.turn(authority.clone(), drain.clone()));
         let limits = config.api_limits;
         let api = Api::new(
             objects,

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::service::{Routes, RoutesBuilder};
@@ -41,6 +43,8 @@ pub(crate) struct Mesh {
 pub(crate) struct MeshConfig {
     /// Of which the identities of its workloads are.
     pub(crate) trust_domain: TrustDomain,
+    /// Whom it trusts.
+    pub(crate) roots: watch::Receiver<Vec<CertificateDer<'static>>>,
     /// After this time a workload whose stream is lost leaves, while most of its zone is confirmed.
     pub(crate) unconfirmed_timeout: Duration,
 }
@@ -52,7 +56,7 @@ pub(crate) fn start(
     config: MeshConfig,
     drain: &Drain,
 ) -> (Mesh, impl Future<Output = ()> + Send + 'static) {
-    let (xds, serve_xds) = xds::server(store.clone(), config.trust_domain, drain.clone());
+    let (xds, serve_xds) = xds::server(store.clone(), config.trust_domain, config.roots, drain.clone());
     let (workloads, keep_workloads) = workloads::server(store.clone(), config.unconfirmed_timeout, drain.clone());
     let keep_slices = by_namespace::keep(store.clone(), slices::Slices, drain.clone());
     let mesh = Mesh {
@@ -83,6 +87,11 @@ impl Mesh {
     /// Writes statuses until drained. Apart from the tasks of [`start`], which it must not hold up.
     pub(crate) fn keep_statuses(&self, drain: Drain) -> impl Future<Output = ()> + Send + 'static {
         status::keep(self.store.clone(), self.xds.clone(), drain)
+    }
+
+    /// Carries rotations of the root out until drained.
+    pub(crate) fn turn(&self, authority: Authority, drain: Drain) -> impl Future<Output = ()> + Send + 'static {
+        authority.turn(self.xds.clone(), self.store.clone(), drain)
     }
 
     /// Serves xDS, the workloads' stream and the receiver of traces in cleartext until drained. The tasks of [`start`]

@@ -12,6 +12,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::authority::Authority;
+use crate::authority::rotation::Step;
 use crate::refusals::Refusals;
 
 /// The media type of [`page`].
@@ -24,6 +25,7 @@ pub(crate) const PAGE_TYPE: &str = "application/openmetrics-text; version=1.0.0;
 pub(crate) fn page(authority: &Authority, connections_refused: &Refusals) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("weir_control");
     registry.register_collector(Box::new(Certificates(authority.clone())));
+    registry.register_collector(Box::new(Rotation(authority.clone())));
     registry.register_collector(Box::new(Refused {
         connections: connections_refused.total(),
         tokens: authority.tokens_refused(),
@@ -50,6 +52,27 @@ impl Collector for Certificates {
             gauge.encode(family.encode_family(&[("certificate", name)])?)?;
         }
         Ok(())
+    }
+}
+
+/// How the rotation of the root goes on.
+#[derive(Debug)]
+struct Rotation(Authority);
+
+impl Collector for Rotation {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let (under_way, behind) = self.0.turning();
+        let help = "The step of the rotation of the root that is under way: 1; of the others: 0";
+        let gauge = ConstGauge::new(0_i64).metric_type();
+        let mut family = encoder.encode_descriptor("rotation_step", help, None, gauge)?;
+        for step in [Step::Trust, Step::Sign, Step::Forget] {
+            let gauge = ConstGauge::new(i64::from(under_way == Some(step)));
+            gauge.encode(family.encode_family(&[("step", step.to_string())])?)?;
+        }
+        let help = "Proxies that the rotation waits for, or that don't trust the roots as they are now";
+        let behind = ConstGauge::new(i64::try_from(behind).unwrap_or(i64::MAX));
+        let encoder = encoder.encode_descriptor("rotation_behind", help, None, behind.metric_type())?;
+        behind.encode(encoder)
     }
 }
 

@@ -134,7 +134,7 @@ impl Attachment {
             // A name without a port is that of whichever port it came to mean.
             Wanted::Listener(name, _) | Wanted::ApiListener { name, .. } => name.port,
             // All ports of its services in one.
-            Wanted::Outbound(_) | Wanted::Settled(_) | Wanted::WorkloadPolicy(_) => None,
+            Wanted::Outbound(_) | Wanted::Settled(_) | Wanted::WorkloadPolicy(_) | Wanted::TrustRoots(_) => None,
         };
         let of_this = match wanted.services() {
             Services::One(service) => *service == self.service,
@@ -338,6 +338,7 @@ fn config_type(of: ResourceType) -> ConfigType {
         ResourceType::Listener => ConfigType::Listener,
         ResourceType::Route => ConfigType::Route,
         ResourceType::WorkloadPolicy => ConfigType::WorkloadPolicy,
+        ResourceType::TrustRoots => ConfigType::TrustRoots,
     }
 }
 

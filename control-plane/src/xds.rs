@@ -16,11 +16,13 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt as _;
 use futures_util::stream::{self as streams, Stream};
-use tokio::sync::{Notify, mpsc, oneshot};
+use rustls::pki_types::CertificateDer;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 use weir_api::Key;
 use weir_api::views::{ProxyList, ProxyView};
+use weir_policy::names::WorkloadName;
 use weir_policy::spiffe::TrustDomain;
 use weir_xds::envoy::{
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer, DeltaDiscoveryRequest, DeltaDiscoveryResponse,
@@ -29,6 +31,8 @@ use weir_xds::envoy::{
 use weir_xds::node::{self, ClientIdentity, Dialect};
 use weir_xds::{ResourceType, envoy};
 
+use crate::authority::rotation::{ProxyKind, Roots};
+use crate::authority::x509::to_pem;
 use crate::door::caller::{Caller, Entry, first_message};
 use crate::drain::Drain;
 use crate::places::{self, Places, Room};
@@ -37,7 +41,7 @@ use crate::store::{self, Revision, Store, WatchEnded};
 use crate::workloads::registry::StreamId;
 use model::{Model, Pushes, Told};
 use outbox::{Bounds, Outbox, Outgoing, Weighed};
-use stream::{Asked, Names, Variant};
+use stream::{Asked, Names, Standing, Variant};
 use wire::{Delta, Wire, World};
 
 /// Whatever wakes the task that owns the model, beside the store and ended streams.
@@ -48,6 +52,7 @@ enum Event {
         id: StreamId,
         client: ClientIdentity,
         variant: Variant,
+        entry: Entry,
         address: Option<SocketAddr>,
         outbox: Outbox<Outbound>,
     },
@@ -95,10 +100,20 @@ enum Query {
         answer: oneshot::Sender<ProxyView>,
     },
     Stirred(oneshot::Sender<BTreeSet<Key>>),
+    Roots(oneshot::Sender<RootsView>),
     Summaries {
         of: Vec<(Key, Vec<Extent>)>,
         answer: oneshot::Sender<Summaries>,
     },
+}
+
+/// How proxies stand with the roots.
+#[derive(Debug)]
+pub(crate) struct RootsView {
+    /// The roots that are sent now.
+    pub(crate) roots: Vec<CertificateDer<'static>>,
+    /// Each that is connected by TLS.
+    pub(crate) proxies: Vec<(WorkloadName, ProxyKind, Roots)>,
 }
 
 /// The xDS server's front: the gRPC service and the views ask through it. Clones share one server.
@@ -132,11 +147,12 @@ struct Counts {
 #[error("the xDS server is shut down")]
 pub(crate) struct Closed;
 
-/// The server over a store, of the mesh whose identities are of this trust domain: its front, and the task that its
-/// owner runs until it drains.
+/// The server over a store, of the mesh whose identities are of this trust domain and below these roots: its front, and
+/// the task that its owner runs until it drains.
 pub(crate) fn server(
     store: Store,
     trust_domain: TrustDomain,
+    roots: watch::Receiver<Vec<CertificateDer<'static>>>,
     drain: Drain,
 ) -> (Xds, impl Future<Output = ()> + Send + 'static) {
     let (events, received) = mpsc::channel(EVENTS_QUEUED_MAX);
@@ -151,6 +167,8 @@ pub(crate) fn server(
     let task = Task {
         store,
         model: Model::new(trust_domain),
+        roots,
+        sent_roots: Vec::new(),
         outboxes: BTreeMap::new(),
         shared: Arc::clone(&shared),
     };
@@ -216,6 +234,15 @@ impl Xds {
         self.query(Query::Summaries { of, answer }, answered).await
     }
 
+    /// How proxies stand with the roots.
+    ///
+    /// # Errors
+    /// When the server is shut down.
+    pub(crate) async fn roots(&self) -> Result<RootsView, Closed> {
+        let (answer, answered) = oneshot::channel();
+        self.query(Query::Roots(answer), answered).await
+    }
+
     async fn query<T>(&self, query: Query, answered: oneshot::Receiver<T>) -> Result<T, Closed> {
         self.shared.events.send(Event::Query(query)).await.map_err(|_| Closed)?;
         answered.await.map_err(|_| Closed)
@@ -256,6 +283,7 @@ impl Xds {
         })?;
         let conversation = Conversation::<W> {
             caller,
+            entry: self.entry,
             address,
             incoming: request.into_inner(),
             place: Place {
@@ -279,6 +307,7 @@ struct Conversation<W: Wire> {
     incoming: Streaming<W::Request>,
     outgoing: Option<Outgoing<Outbound>>,
     caller: Caller,
+    entry: Entry,
     address: Option<SocketAddr>,
     place: Place,
     over: Over,
@@ -346,6 +375,7 @@ impl<W: Wire> Conversation<W> {
                 id: self.place.id,
                 client,
                 variant: W::VARIANT,
+                entry: self.entry,
                 address: self.address,
                 outbox,
             };
@@ -426,6 +456,9 @@ impl Weighed for Outbound {
 struct Task {
     store: Store,
     model: Model,
+    roots: watch::Receiver<Vec<CertificateDer<'static>>>,
+    /// What of these is sent.
+    sent_roots: Vec<CertificateDer<'static>>,
     outboxes: BTreeMap<StreamId, Outbox<Outbound>>,
     shared: Arc<Shared>,
 }
@@ -459,6 +492,7 @@ impl Batch {
 
 impl Task {
     async fn run(mut self, mut events: mpsc::Receiver<Event>, mut drain: Drain) {
+        self.take_roots();
         let mut watch = self.resync();
         let mut batch: Option<Batch> = None;
         let shared = Arc::clone(&self.shared);
@@ -496,6 +530,7 @@ impl Task {
                     Err(WatchEnded::Closed) => break,
                 },
                 () = sleep_until(due) => self.take_in(&mut batch),
+                () = changed(&mut self.roots) => self.take_roots(),
             }
             if self.model.has_stirred() {
                 shared.stirred.notify_one();
@@ -525,6 +560,38 @@ impl Task {
         }
     }
 
+    /// Sends the roots as they are now.
+    fn take_roots(&mut self) {
+        self.sent_roots = self.roots.borrow_and_update().clone();
+        if !self.sent_roots.is_empty() {
+            let pem = self.sent_roots.iter().map(to_pem).collect();
+            let pushes = self.model.set_roots(pem, Instant::now().into_std());
+            self.push(pushes);
+        }
+    }
+
+    fn roots_view(&self) -> RootsView {
+        let streams = self.model.newest_streams().into_iter();
+        let by_tls = streams.filter(|(_, (_, stream))| stream.entry == Entry::Tls);
+        let proxies = by_tls.map(|(workload, (_, stream))| {
+            let kind = match stream.client.dialect {
+                Dialect::Weir => ProxyKind::Weir,
+                Dialect::Grpc | Dialect::Envoy(_) => ProxyKind::Other,
+            };
+            let roots = match self.model.roots_of(stream) {
+                None => Roots::NotAsked,
+                Some(Standing::InForce) => Roots::InForce,
+                Some(Standing::Pending) => Roots::Pending,
+                Some(Standing::Rejected(reason)) => Roots::Rejected(reason),
+            };
+            (workload.clone(), kind, roots)
+        });
+        RootsView {
+            roots: self.sent_roots.clone(),
+            proxies: proxies.collect(),
+        }
+    }
+
     /// Lists the store, and returns a watch from there.
     fn resync(&mut self) -> store::Watch {
         loop {
@@ -544,6 +611,7 @@ impl Task {
                 id,
                 client,
                 variant,
+                entry,
                 address,
                 outbox,
             } => {
@@ -553,7 +621,8 @@ impl Task {
                     Dialect::Envoy(_) => "envoy",
                 };
                 tracing::info!(workload = %client.workload, speaks, version = client.version, ?address, "proxy connected");
-                self.model.open(id, client, variant, address, SystemTime::now());
+                self.model
+                    .open(id, client, variant, (entry, address), SystemTime::now());
                 self.outboxes.insert(id, outbox);
             }
             Event::Asked { id, of, asked } => {
@@ -580,6 +649,9 @@ impl Task {
             }
             Event::Query(Query::Stirred(answer)) => {
                 let _ = answer.send(self.model.take_stirred());
+            }
+            Event::Query(Query::Roots(answer)) => {
+                let _ = answer.send(self.roots_view());
             }
             Event::Query(Query::Summaries { of, answer }) => {
                 let _ = answer.send(proxies::summaries(&self.model, &of));
@@ -618,6 +690,13 @@ impl Task {
             outbox.end(status);
         }
         self.model.close(id);
+    }
+}
+
+/// Waits for other roots; for ever when nobody says them any more.
+async fn changed(roots: &mut watch::Receiver<Vec<CertificateDer<'static>>>) {
+    if roots.changed().await.is_err() {
+        std::future::pending().await
     }
 }
 
@@ -660,6 +739,10 @@ mod tests {
         Store::open(Location::Memory).expect("a store in memory")
     }
 
+    fn no_roots() -> watch::Receiver<Vec<CertificateDer<'static>>> {
+        watch::channel(Vec::new()).1
+    }
+
     fn client() -> ClientIdentity {
         ClientIdentity {
             workload: "citizen/a".parse().expect("a workload"),
@@ -675,6 +758,7 @@ mod tests {
             id: StreamId(id),
             client: client(),
             variant: Variant::Delta,
+            entry: Entry::Loopback,
             address: None,
             outbox,
         };
@@ -699,11 +783,13 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_does_not_read_is_closed_and_counted() {
         let (store, store_task) = store();
-        let (xds, task) = server(store.clone(), TrustDomain::default(), drain::channel().1);
+        let (xds, task) = server(store.clone(), TrustDomain::default(), no_roots(), drain::channel().1);
         drop(task);
         let mut task = Task {
             store,
             model: Model::default(),
+            roots: no_roots(),
+            sent_roots: Vec::new(),
             outboxes: BTreeMap::new(),
             shared: Arc::clone(&xds.shared),
         };
@@ -728,7 +814,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_namespace_has_its_share_of_the_streams_and_one_that_says_nothing_ends() {
         let (store, store_task) = store();
-        let (Xds { shared, .. }, task) = server(store, TrustDomain::default(), drain::channel().1);
+        let (Xds { shared, .. }, task) = server(store, TrustDomain::default(), no_roots(), drain::channel().1);
         let entry = Entry::Tls;
         let xds = Xds { shared, entry };
         let open = |namespace| xds.converse::<Delta>(samples::silent(namespace));
@@ -756,7 +842,7 @@ mod tests {
         for _ in 0..10 {
             let (store, store_task) = store();
             let (drainer, drain) = drain::channel();
-            let (xds, task) = server(store, TrustDomain::default(), drain);
+            let (xds, task) = server(store, TrustDomain::default(), no_roots(), drain);
             for id in 1..=16 {
                 let (event, _) = opened(id, OUTBOX);
                 xds.shared.events.send(event).await.expect("there is room");
@@ -798,7 +884,7 @@ mod tests {
     async fn writes_of_one_moment_are_one_push() {
         let (store, store_task) = store();
         let (drainer, drain) = drain::channel();
-        let (xds, task) = server(store.clone(), TrustDomain::default(), drain);
+        let (xds, task) = server(store.clone(), TrustDomain::default(), no_roots(), drain);
         let task = tokio::spawn(task);
         let (event, mut outgoing) = opened(1, OUTBOX);
         let send = |event| xds.shared.events.send(event);

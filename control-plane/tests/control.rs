@@ -28,6 +28,8 @@ mod program;
 mod proxy;
 #[path = "control/questions.rs"]
 mod questions;
+#[path = "control/rotation.rs"]
+mod rotation;
 #[path = "control/start.rs"]
 mod start;
 #[path = "control/status.rs"]

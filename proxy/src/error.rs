@@ -291,7 +291,7 @@ impl ProxyError {
             | ProxyError::NoConfig { .. } => Hop::Listener,
             ProxyError::ConfigRefused(refused) => match refused.kind {
                 // No request waits for a policy.
-                ResourceType::Listener | ResourceType::WorkloadPolicy => Hop::Listener,
+                ResourceType::Listener | ResourceType::WorkloadPolicy | ResourceType::TrustRoots => Hop::Listener,
                 ResourceType::Route => Hop::Route,
                 ResourceType::Cluster | ResourceType::Endpoints => Hop::Cluster,
             },

@@ -6,6 +6,7 @@
 
 mod joining;
 mod kept;
+pub(crate) mod roots;
 pub(crate) mod token;
 pub(crate) mod trust;
 
@@ -21,12 +22,14 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 use tonic::transport::{Channel, Endpoint};
 use weir_policy::names::WorkloadName;
+use weir_policy::roots::RootId;
 use weir_policy::spiffe::SpiffeId;
 
 use crate::admin::readiness::Condition;
 use crate::config::{Joining, KeepIdentity};
 use crate::tls::Tls;
 use joining::{AsWhom, Credential, Exchange, JoinError};
+use roots::{Offer, Roots, Taker};
 use token::Token;
 use trust::Trust;
 
@@ -42,6 +45,14 @@ struct Shared {
     /// Somebody needs another certificate now.
     wanted: Notify,
     trouble: Mutex<Option<String>>,
+    /// The roots that the control plane told of; `None`: it has not yet, and those that came with the certificate hold.
+    /// Held while [`Shared::state`] is replaced, by a certificate or by roots.
+    told: Mutex<Option<Arc<Roots>>>,
+    /// What the link says of roots.
+    offers: watch::Sender<Offer>,
+    /// The roots that are in force, kept and shown to be trusted.
+    taken: watch::Sender<Option<Arc<Roots>>>,
+    roots_trouble: Mutex<Option<String>>,
 }
 
 /// What there is.
@@ -100,44 +111,76 @@ pub(crate) struct Keeper {
     endpoint: Endpoint,
     joining: Joining,
     workload: WorkloadName,
-    file: Option<PathBuf>,
+    place: Place,
     condition: Condition,
+    /// The root for which the certificate was renewed before its time: once for each.
+    renewed_for: Mutex<Option<RootId>>,
     /// The key of an attempt that failed: it is tried again with the same. A token's use is counted by key, so that an
     /// answer that was lost costs none.
     key: Option<KeyPair>,
 }
 
-/// An identity that there is nothing of yet, and its keeper. What an earlier run kept in `state_dir` is there at once,
-/// if it is still good.
+/// Where the identity is kept on disk; `None`: it is not.
+#[derive(Clone, Debug)]
+struct Place(Option<PathBuf>);
+
+impl Place {
+    /// Keeps what is in force. Blocks until it is on the disk.
+    fn keep(&self, identity: &Identity) {
+        // One write at a time, and none of what is no longer in force.
+        let _told = identity.told();
+        let held = identity.shared.state.borrow().0.clone();
+        if let (Some(file), Some(held)) = (&self.0, held)
+            && let Err(error) = kept::write(file, &held.credential)
+        {
+            tracing::error!(file = %file.display(), %error, "can't keep the identity on disk");
+        }
+    }
+}
+
+/// An identity that there is nothing of yet, its keeper, and who takes roots for it. What an earlier run kept in
+/// `state_dir` is there at once, if it is still good.
 pub(crate) fn start(
     endpoint: Endpoint,
     joining: Joining,
     workload: WorkloadName,
     state_dir: Option<PathBuf>,
     condition: Condition,
-) -> (Identity, Keeper) {
+) -> (Identity, Keeper, Taker) {
     let identity = Identity {
         shared: Arc::new(Shared {
             state: watch::Sender::default(),
             wanted: Notify::new(),
             trouble: Mutex::default(),
+            told: Mutex::default(),
+            offers: watch::Sender::default(),
+            taken: watch::Sender::default(),
+            roots_trouble: Mutex::default(),
         }),
     };
     let file = match joining.keep {
         KeepIdentity::Yes => state_dir.map(|directory| directory.join(kept::FILE)),
         KeepIdentity::No => None,
     };
+    let place = Place(file);
+    let taker = Taker {
+        identity: identity.clone(),
+        endpoint: endpoint.clone(),
+        workload: workload.clone(),
+        place: place.clone(),
+    };
     let keeper = Keeper {
         identity: identity.clone(),
         endpoint,
         joining,
         workload,
-        file,
+        place,
         condition,
+        renewed_for: Mutex::default(),
         key: None,
     };
     keeper.restore();
-    (identity, keeper)
+    (identity, keeper, taker)
 }
 
 impl Identity {
@@ -191,6 +234,56 @@ impl Identity {
         }
     }
 
+    /// The control plane tells of these roots.
+    pub(crate) fn offer(&self, roots: Arc<Roots>) {
+        self.shared.offers.send_modify(|offer| offer.roots = Some(roots));
+    }
+
+    /// A stream to the control plane is open: a process may be there that has not seen yet what is trusted here.
+    pub(crate) fn connected(&self) {
+        self.shared.offers.send_modify(|offer| offer.streams += 1);
+    }
+
+    /// The roots that are in force, kept and shown to be trusted; a receiver that is woken each time that this is so of
+    /// what was offered.
+    pub(crate) fn taken(&self) -> watch::Receiver<Option<Arc<Roots>>> {
+        self.shared.taken.subscribe()
+    }
+
+    /// Trusts these roots and no others from now on, for whatever begins. Returns whether that is new. What is open
+    /// stays.
+    fn trust(&self, roots: &Arc<Roots>) -> Result<bool, rustls::Error> {
+        let mut told = self.told();
+        let held = self.shared.state.borrow().0.clone();
+        let Some(held) = held.filter(|held| held.credential.roots != roots.all() || told.is_none()) else {
+            return Ok(false);
+        };
+        let held = Held::new(
+            held.credential.below(roots.all()),
+            self.beyond(roots, &held.credential.id),
+        )?;
+        *told = Some(Arc::clone(roots));
+        self.shared.state.send_replace(State(Some(Arc::new(held))));
+        Ok(true)
+    }
+
+    /// What makes a peer the control plane.
+    fn beyond(&self, roots: &Roots, own: &SpiffeId) -> Trust {
+        Trust {
+            roots: roots.all().to_vec(),
+            pins: Vec::new(),
+            id: own.trust_domain.control_plane(),
+        }
+    }
+
+    fn told(&self) -> std::sync::MutexGuard<'_, Option<Arc<Roots>>> {
+        self.shared.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn roots_trouble(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+        self.shared.roots_trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// For people: who it is, until when, and what is wrong. Never the key.
     pub(crate) fn status(&self, now: SystemTime) -> Value {
         let held = self.shared.state.borrow().0.clone();
@@ -201,6 +294,11 @@ impl Identity {
             "notAfter": not_after.map(|time| time.to_string()),
             "daysLeft": self.seconds_left(now).map(days),
             "trouble": *self.trouble(),
+            "roots": credential.map(|credential| {
+                let ids = credential.roots.iter().map(|root| roots::id(root).to_string());
+                ids.collect::<Vec<_>>()
+            }),
+            "rootsTrouble": *self.roots_trouble(),
         })
     }
 
@@ -227,7 +325,7 @@ impl Keeper {
     }
 
     fn restore(&self) {
-        let Some(file) = &self.file else { return };
+        let Some(file) = &self.place.0 else { return };
         let restored = kept::read(file, SystemTime::now()).and_then(|credential| {
             let Some(credential) = credential else { return Ok(()) };
             self.check(&credential.id).map_err(|error| error.to_string())?;
@@ -280,12 +378,7 @@ impl Keeper {
             .duration_since(SystemTime::now())
             .unwrap_or_default();
         self.publish(credential, trust)?;
-        let held = self.identity.shared.state.borrow().0.clone();
-        if let (Some(file), Some(held)) = (&self.file, held)
-            && let Err(error) = kept::write(file, &held.credential)
-        {
-            tracing::error!(file = %file.display(), %error, "can't keep the identity on disk");
-        }
+        self.place.keep(&self.identity);
         Ok(good_for)
     }
 
@@ -325,14 +418,18 @@ impl Keeper {
         }
     }
 
-    /// What makes a peer the control plane: a file's roots where one is given, else those that the token names, or
-    /// those that came with the certificate so far.
+    /// What makes a peer the control plane. For who has a certificate, the roots that the control plane told of; until
+    /// then those that came with it, and those of a file where one is given. For who joins, those of a file, else those
+    /// that the token names.
     fn trust(&self, token: Option<&Token>, holder: Option<&Credential>) -> Result<Trust, JoinError> {
         let id = token.map(|token| &token.id).or(holder.map(|holder| &holder.id));
         let id = id
             .ok_or_else(|| JoinError::Local("nobody is known".to_owned()))?
             .trust_domain
             .control_plane();
+        if let (Some(told), Some(holder)) = (&*self.identity.told(), holder) {
+            return Ok(self.identity.beyond(told, &holder.id));
+        }
         if let Some(file) = &self.joining.ca_file {
             let wrong = |error: String| JoinError::Local(format!("--ca-file {}: {error}", file.display()));
             let pem = std::fs::read(file).map_err(|error| wrong(error.to_string()))?;
@@ -344,6 +441,12 @@ impl Keeper {
                 ));
             }
             let pins = Vec::new();
+            let more = holder.map(|holder| holder.roots.clone()).unwrap_or_default();
+            let more = more
+                .into_iter()
+                .filter(|root| !roots.contains(root))
+                .collect::<Vec<_>>();
+            let roots = [roots, more].concat();
             return Ok(Trust { roots, pins, id });
         }
         Ok(Trust {
@@ -351,6 +454,37 @@ impl Keeper {
             pins: token.map(|token| token.pins.clone()).unwrap_or_default(),
             id,
         })
+    }
+
+    /// Waits until certificates are signed below another root than this one is, and then for a while that is drawn, so
+    /// that not all proxies come at once. Once for each root: where the renewed one is not below it either, the control
+    /// plane says two things, and more of the same would not help.
+    async fn overtaken(&self) {
+        let mut state = self.identity.shared.state.subscribe();
+        loop {
+            let held = state.borrow_and_update().0.clone();
+            let told = self.identity.told().clone();
+            if let (Some(held), Some(told)) = (held, told)
+                && let Some(first) = told.all().first().map(roots::id)
+                && *self.renewed_for() != Some(first)
+                && told.are_ahead_of(&held.credential)
+            {
+                let left = held.credential.not_after.duration_since(SystemTime::now());
+                let spread = (left.unwrap_or_default() / 10).min(OVERTAKEN_SPREAD_MAX);
+                tokio::time::sleep(spread.mul_f64(fastrand::f64())).await;
+                *self.renewed_for() = Some(first);
+                tracing::info!(root = %first, "certificates are signed below another root now: renewing");
+                return;
+            }
+            if state.changed().await.is_err() {
+                // The identity has ended, and with it the proxy.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    fn renewed_for(&self) -> std::sync::MutexGuard<'_, Option<RootId>> {
+        self.renewed_for.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn check(&self, id: &SpiffeId) -> Result<(), JoinError> {
@@ -364,7 +498,14 @@ impl Keeper {
     }
 
     fn publish(&self, credential: Credential, trust: Trust) -> Result<(), JoinError> {
-        let held = Held::new(credential, trust)?;
+        let mut told = self.identity.told();
+        // Who joined another mesh's control plane by a token begins anew with what that has.
+        let still = told.take().filter(|told| told.share(&credential.roots));
+        let held = match &still {
+            Some(told) => Held::new(credential.below(told.all()), self.identity.beyond(told, &credential.id))?,
+            None => Held::new(credential, trust)?,
+        };
+        *told = still;
         self.identity.shared.state.send_replace(State(Some(Arc::new(held))));
         Ok(())
     }
@@ -410,7 +551,10 @@ impl Source for Keeper {
     }
 
     async fn wanted(&self) {
-        self.identity.shared.wanted.notified().await;
+        tokio::select! {
+            () = self.identity.shared.wanted.notified() => {}
+            () = self.overtaken() => {}
+        }
     }
 }
 
@@ -455,6 +599,8 @@ fn again(failures: u32, random: f64) -> Duration {
     whole.mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0)
 }
 
+/// Over how long the renewals are spread when certificates are signed below another root; sooner where they are short.
+const OVERTAKEN_SPREAD_MAX: Duration = Duration::from_secs(10 * 60);
 const RENEWAL_MIN: Duration = Duration::from_secs(1);
 const AGAIN_FIRST: Duration = Duration::from_secs(1);
 const AGAIN_LONGEST: Duration = Duration::from_secs(60);

@@ -39,7 +39,7 @@ use crate::telemetry::Telemetry;
 use crate::tls::EdgeTls;
 use crate::worker::{self, Accepted, AcceptedStream, ListenerKind, WorkerParts, WorkerThreads, Workers};
 use crate::workloads::{self, AnnouncedPort, Announcement, Answers, Registration, Standing};
-use crate::xds::{ControlPlane, ControlPlaneError, Link, Own, Settings};
+use crate::xds::{AsksForRoots, ControlPlane, ControlPlaneError, Link, Own, Settings};
 
 /// How long a listener waits after the system refused to accept (no file descriptors, no memory): the cause passes when
 /// connections end, and asking again at once would only burn the CPU.
@@ -150,10 +150,11 @@ impl Proxy {
                 }
                 let (joining, state_dir) = (config.joining.clone(), config.state_dir.clone());
                 let endpoint = control_plane.endpoint().clone();
-                let (identity, keeper) =
+                let (identity, keeper, taker) =
                     identity::start(endpoint, joining, config.workload.clone(), state_dir, condition);
                 control_plane.secure(identity.clone());
                 tasks.spawn(keeper.run());
+                tasks.spawn(taker.run());
                 identity
             });
 
@@ -166,10 +167,14 @@ impl Proxy {
         });
         let settings = Settings {
             xds: config.xds,
+            roots: match (&own, &identity) {
+                (Some(_), Some(_)) => AsksForRoots::Yes,
+                (None, _) | (_, None) => AsksForRoots::No,
+            },
             own,
             ..Settings::default()
         };
-        let link = Link::new(control_plane.clone(), node, settings, feed, kept);
+        let link = Link::new(control_plane.clone(), identity.clone(), node, settings, feed, kept);
         let (health, checks) = AppHealth::new(config.apps.iter().map(|app| app.app_port), clock);
         let (drain_control, drain) = drain::pair();
         let cleartext = CleartextCallers::default();

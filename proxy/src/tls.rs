@@ -20,7 +20,8 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
 use rustls::{
-    CertificateError, ClientConfig, HandshakeKind, OtherError, RootCertStore, ServerConfig, ServerConnection,
+    AlertDescription, CertificateError, ClientConfig, HandshakeKind, OtherError, RootCertStore, ServerConfig,
+    ServerConnection,
 };
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
@@ -162,6 +163,14 @@ impl fmt::Display for Said<'_> {
             Some(_) | None => self.0.fmt(f),
         }
     }
+}
+
+/// Whether the other end of a handshake ended it because it has no certificate for the name that was asked for.
+pub(crate) fn is_refused(error: &io::Error) -> bool {
+    matches!(
+        rustls_error(error),
+        Some(rustls::Error::AlertReceived(AlertDescription::AccessDenied))
+    )
 }
 
 fn rustls_error(error: &io::Error) -> Option<&rustls::Error> {

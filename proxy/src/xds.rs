@@ -19,6 +19,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -26,9 +27,11 @@ use tonic::transport::Channel;
 use weir_xds::envoy::{AggregatedDiscoveryServiceClient, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
 
 pub(crate) use connection::{Calling, Causes, Closed, Connection, ControlPlane, ControlPlaneError, Event};
+pub(crate) use state::{AsksForRoots, Own, Settings};
 use state::{Input, Outputs, State};
-pub(crate) use state::{Own, Settings};
 
+use crate::identity::Identity;
+use crate::identity::roots::Roots;
 use crate::last_good::{Kept, LastGood, StateDirError};
 use crate::mesh::Feed;
 use crate::snapshot;
@@ -48,6 +51,7 @@ pub(crate) struct Link {
     state: State,
     feed: Feed,
     control_plane: Option<ControlPlane>,
+    identity: Option<Identity>,
     keeper: Option<Keeper>,
 }
 
@@ -56,6 +60,7 @@ impl Link {
     /// nothing more comes.
     pub(crate) fn new(
         control_plane: Option<ControlPlane>,
+        identity: Option<Identity>,
         node: Node,
         settings: Settings,
         feed: Feed,
@@ -65,6 +70,7 @@ impl Link {
             state: State::new(settings, node),
             feed,
             control_plane,
+            identity,
             keeper: None,
         };
         if let Some((last_good, kept)) = last_good {
@@ -87,18 +93,25 @@ impl Link {
             .control_plane
             .take()
             .map(|control_plane| Connection::new(control_plane, call));
+        let mut taken = self.identity.as_ref().map(Identity::taken);
         loop {
             let tick = self.state.next().map(|time| self.feed.clock().instant(time));
             // Every arm is cancel safe: what a loser has taken from a queue it keeps in itself.
             let input = tokio::select! {
                 names = self.feed.demands() => Input::Demands(names),
                 event = event(&mut connection) => match event {
-                    Event::Opened => Input::Opened,
+                    Event::Opened => {
+                        if let Some(identity) = &self.identity {
+                            identity.connected();
+                        }
+                        Input::Opened
+                    }
                     Event::Message(response) => Input::Response(response),
                     Event::Closed(_) => Input::Closed,
                 },
                 () = until(tick) => Input::Tick,
                 () = keep(&mut self.keeper, &self.state) => continue,
+                roots = trusted(&mut taken) => Input::Trusted(roots),
             };
             let now = self.feed.clock().now();
             let mut outputs = self.state.handle(now, input);
@@ -107,6 +120,9 @@ impl Link {
                 && outputs.keep
             {
                 keeper.changed();
+            }
+            if let (Some(identity), Some(roots)) = (&self.identity, outputs.roots.take()) {
+                identity.offer(roots);
             }
             // In force first, acknowledged then.
             self.publish(outputs);
@@ -139,6 +155,18 @@ async fn until(time: Option<Instant>) {
         Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
     }
+}
+
+/// Waits until roots that were offered are trusted.
+async fn trusted(taken: &mut Option<watch::Receiver<Option<Arc<Roots>>>>) -> Arc<Roots> {
+    if let Some(taken) = taken {
+        while taken.changed().await.is_ok() {
+            if let Some(roots) = taken.borrow_and_update().clone() {
+                return roots;
+            }
+        }
+    }
+    std::future::pending().await
 }
 
 fn call(channel: Channel, requests: ReceiverStream<DeltaDiscoveryRequest>) -> Calling<DeltaDiscoveryResponse> {

@@ -13,6 +13,9 @@ pub const CERTIFICATES: &str = "/authority/certificates";
 /// `POST` a [`TokenRequest`] here.
 pub const TOKENS: &str = "/authority/tokens";
 
+/// `POST` a [`RotationRequest`] here.
+pub const ROTATION: &str = "/authority/rotation";
+
 /// The longest time a join token is good for: 30 days.
 pub const TOKEN_TTL_MAX_SECONDS: u64 = 30 * 24 * 60 * 60;
 /// How often a join token may be used at most.
@@ -34,6 +37,66 @@ pub struct AuthorityStatus {
     pub intermediate: CertificateStatus,
     /// Why the operator's files, as they are now, are not in use; the ones before are. Empty: nothing is wrong.
     pub trouble: String,
+    /// The rotation of the root that is under way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<RotationStatus>,
+    /// Proxies that don't have yet what the authority waits for, or the roots as they are now.
+    pub behind: Vec<ProxyBehind>,
+}
+
+/// How far a rotation of the root is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RotationStatus {
+    /// `Trust`: proxies are told to trust the new root; `Sign`: it signs, and both are trusted; `Forget`: the old one
+    /// is no longer trusted.
+    pub step: String,
+    /// When it began, RFC 3339.
+    pub began: String,
+    /// When its step began, RFC 3339.
+    pub since: String,
+    /// Until when certificates below the old root are good, which the step waits for, RFC 3339; empty: for none.
+    pub waits_until: String,
+    /// Whether it can be aborted.
+    pub can_abort: bool,
+    /// Proxies that are not waited for.
+    pub despite: Vec<String>,
+}
+
+/// A proxy that is waited for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ProxyBehind {
+    /// Whose, as `NAMESPACE/NAME`.
+    pub workload: String,
+    /// Why.
+    pub why: String,
+    /// Since when, RFC 3339.
+    pub since: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+/// Asks for a rotation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RotationRequest {
+    /// What is to be done.
+    pub action: RotationAction,
+    /// Proxies that are not to be waited for, as `NAMESPACE/NAME`; with `Root` alone.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub despite: Vec<String>,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RotationAction {
+    /// Begin a rotation of the root; with `despite`, also go on with the one that is under way.
+    Root,
+    /// Sign with a new intermediate.
+    Intermediate,
+    /// Go back to the old root.
+    Abort,
 }
 
 /// A certificate of the authority.

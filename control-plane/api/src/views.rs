@@ -71,6 +71,8 @@ pub enum ConfigType {
     Endpoints,
     /// What holds for the proxy's own workload.
     WorkloadPolicy,
+    /// The roots that everybody trusts (SDS).
+    TrustRoots,
 }
 
 /// What was sent to a proxy and is not in force there yet.

@@ -1,5 +1,6 @@
 //! `weirctl check`: whether the mesh is well, and what to do where it is not.
 
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -47,7 +48,7 @@ struct Finding {
     /// What was seen.
     seen: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    remedy: Option<&'static str>,
+    remedy: Option<Cow<'static, str>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -69,15 +70,15 @@ impl Finding {
         }
     }
 
-    fn wrong(check: impl Into<String>, seen: impl Into<String>, remedy: &'static str) -> Finding {
+    fn wrong(check: impl Into<String>, seen: impl Into<String>, remedy: impl Into<Cow<'static, str>>) -> Finding {
         Finding {
             result: Outcome::Wrong,
-            remedy: Some(remedy),
+            remedy: Some(remedy.into()),
             ..Finding::well(check, seen)
         }
     }
 
-    fn notice(check: impl Into<String>, seen: impl Into<String>, remedy: &'static str) -> Finding {
+    fn notice(check: impl Into<String>, seen: impl Into<String>, remedy: impl Into<Cow<'static, str>>) -> Finding {
         Finding {
             result: Outcome::Notice,
             ..Finding::wrong(check, seen, remedy)
@@ -113,7 +114,10 @@ fn findings(client: &Client) -> Vec<Finding> {
     }
     readiness(client, &mut findings);
     match identity::status(client) {
-        Ok(status) => findings.push(authority(&status)),
+        Ok(status) => {
+            findings.push(authority(&status));
+            rotation(&status, &mut findings);
+        }
         Err(error) => {
             let remedy = "look at weir-control's log";
             findings.push(Finding::wrong("certificate authority", error.to_string(), remedy));
@@ -180,11 +184,27 @@ fn authority(status: &AuthorityStatus) -> Finding {
     let root = status.roots.iter().map(|root| root.days_left).max().unwrap_or(-1);
     let intermediate = status.intermediate.days_left;
     let seen = format!("root good for {root} days, intermediate for {intermediate}");
-    let remedy = "bring a new intermediate and root; when one ends, no proxy can join or renew";
+    let remedy = "`weirctl ca rotate` (with an operator's files: new ones); when one ends, no proxy can join or renew";
     match root.min(intermediate) {
         ..CA_DAYS_WRONG => Finding::wrong(CHECK, seen, remedy),
         CA_DAYS_WRONG..CA_DAYS_NOTICE => Finding::notice(CHECK, seen, remedy),
         CA_DAYS_NOTICE.. => Finding::well(CHECK, seen),
+    }
+}
+
+/// What a rotation of the root waits for, and who doesn't have the roots as they are now.
+fn rotation(status: &AuthorityStatus, findings: &mut Vec<Finding>) {
+    if let Some(rotation) = &status.rotation {
+        let seen = identity::under_way(rotation);
+        let remedy = match status.behind.is_empty() {
+            true => "nothing: it goes on by itself",
+            false => "see to the proxies that are named below",
+        };
+        findings.push(Finding::notice("rotation of the root", seen, remedy));
+    }
+    for proxy in &status.behind {
+        let seen = format!("{} since {}: {}", proxy.workload, proxy.since, proxy.why);
+        findings.push(Finding::notice("trust in the roots", seen, proxy.remedy.clone()));
     }
 }
 
@@ -393,7 +413,7 @@ fn print(finding: &Finding, out: &mut Out) -> Result<(), CliError> {
     };
     let word = out.paint(tone, &format!("{word:7}"));
     out.line(&format!("{word}{}: {}", clean(&finding.check), clean(&finding.seen)))?;
-    if let Some(remedy) = finding.remedy {
+    if let Some(remedy) = &finding.remedy {
         out.line(&format!("       {remedy}"))?;
     }
     Ok(())

@@ -517,8 +517,40 @@ pub(crate) struct CaArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum CaCommand {
-    /// Shows roots and intermediate, with fingerprints and how many days they have left
+    /// Shows roots and intermediate, with fingerprints and how many days they have left, and how a rotation goes on
     Status(CaStatusArgs),
+    /// Changes the root, or the intermediate, while the mesh runs
+    Rotate(RotateArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Changes the root and the intermediate in three steps, without that a request fails. Trust: every connected proxy is told of \
+the new root, and shows by a handshake that it trusts it. Sign: the new root signs, proxies renew their certificates, and \
+those below the old root end. Forget: the old root is no longer trusted, and its key is removed. A proxy that is behind \
+holds a step up: `weirctl ca status` says which, why, and what to do. weir-control goes on with it by itself, also after a \
+restart. Only on the control plane's own host.
+
+  weirctl ca rotate --wait
+  weirctl ca rotate --intermediate
+  weirctl ca rotate --abort")]
+pub(crate) struct RotateArgs {
+    /// Only the intermediate, below the same root; by itself that is done when a third of its time is left
+    #[arg(long, conflicts_with_all = ["abort", "despite", "wait"])]
+    pub(crate) intermediate: bool,
+    /// Go back to the old root: as long as the step is Trust
+    #[arg(long, conflicts_with_all = ["despite", "wait"])]
+    pub(crate) abort: bool,
+    /// Don't wait for this proxy, as NAMESPACE/WORKLOAD: it has the new root by other ways, or is given up; also for a
+    /// rotation that is under way. Repeatable
+    #[arg(long, value_name = "NAMESPACE/WORKLOAD")]
+    pub(crate) despite: Vec<String>,
+    /// Wait until it is done, also for one that is under way: about as long as certificates are good
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// How long to wait: 1h30m, 10s, 500ms
+    #[arg(long, requires = "wait", default_value = "48h", value_parser = duration::parse, value_name = "DURATION")]
+    pub(crate) timeout: Duration,
 }
 
 #[derive(Debug, Args)]

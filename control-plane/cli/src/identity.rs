@@ -4,21 +4,27 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use serde_json::Value;
 use weir_api::identity::{
     AUTHORITY, AuthorityStatus, CERTIFICATES, CertificateRequest, CertificateStatus, IssuedCertificate, IssuedToken,
-    TOKENS, TokenRequest,
+    ROTATION, RotationAction, RotationRequest, RotationStatus, TOKENS, TokenRequest,
 };
 
-use crate::cli::{CaArgs, CaCommand, CertArgs, CreateTokenArgs, TokenArgs, TokenCommand, ViewFormat};
+use crate::cli::{CaArgs, CaCommand, CertArgs, CreateTokenArgs, RotateArgs, TokenArgs, TokenCommand, ViewFormat};
 use crate::client::Client;
 use crate::error::CliError;
 use crate::output::{Cell, Out, Tone, clean, say};
+use crate::progress::Progress;
+use crate::wait;
 
 pub(crate) fn ca(client: &Client, args: &CaArgs, out: &mut Out) -> Result<(), CliError> {
-    let CaCommand::Status(args) = &args.command;
+    let args = match &args.command {
+        CaCommand::Status(args) => args,
+        CaCommand::Rotate(args) => return rotate(client, args, out),
+    };
     if args.output == ViewFormat::Json {
         return Ok(out.json(&client.get(WHAT, AUTHORITY)?)?);
     }
@@ -33,7 +39,94 @@ pub(crate) fn ca(client: &Client, args: &CaArgs, out: &mut Out) -> Result<(), Cl
         let word = out.paint(Tone::Bad, "trouble");
         out.line(&format!("{word}: {}", clean(&status.trouble)))?;
     }
+    if let Some(rotation) = &status.rotation {
+        out.line(&clean(&under_way(rotation)))?;
+    }
+    let behind = status.behind.iter().map(|proxy| {
+        vec![
+            Cell::new(Tone::Waiting, proxy.workload.clone()),
+            Cell::plain(&proxy.since),
+            Cell::plain(&proxy.why),
+            Cell::plain(&proxy.remedy),
+        ]
+    });
+    let behind: Vec<Vec<Cell>> = behind.collect();
+    if !behind.is_empty() {
+        out.table(&["BEHIND", "SINCE", "WHY", "WHAT TO DO"], &behind)?;
+    }
     Ok(())
+}
+
+/// How far a rotation is, in a line.
+pub(crate) fn under_way(rotation: &RotationStatus) -> String {
+    let RotationStatus {
+        step,
+        began,
+        since,
+        waits_until,
+        can_abort,
+        despite,
+    } = rotation;
+    let mut line = format!("rotation of the root, begun {began}: step {step} since {since}");
+    if !waits_until.is_empty() {
+        line += &format!("; waits until {waits_until} for the end of certificates below the old root");
+    }
+    if !despite.is_empty() {
+        line += &format!("; doesn't wait for {}", despite.join(", "));
+    }
+    if *can_abort {
+        line += "; can be aborted";
+    }
+    line
+}
+
+fn rotate(client: &Client, args: &RotateArgs, out: &mut Out) -> Result<(), CliError> {
+    let action = match (args.intermediate, args.abort) {
+        (true, _) => RotationAction::Intermediate,
+        (false, true) => RotationAction::Abort,
+        (false, false) => RotationAction::Root,
+    };
+    let under_way = args.wait && args.despite.is_empty() && status(client)?.rotation.is_some();
+    if !under_way {
+        let request = RotationRequest {
+            action,
+            despite: args.despite.clone(),
+        };
+        let _: AuthorityStatus = client.ask("rotation", ROTATION, &to_value(&request))?;
+        out.line(match action {
+            RotationAction::Root => "the root is rotated; `weirctl ca status` says how it goes on",
+            RotationAction::Intermediate => "a new intermediate signs; certificates follow with their renewals",
+            RotationAction::Abort => "the rotation is aborted; the root is that of before",
+        })?;
+    }
+    match args.wait {
+        true => until_rotated(client, args.timeout, out),
+        false => Ok(()),
+    }
+}
+
+fn until_rotated(client: &Client, timeout: Duration, out: &mut Out) -> Result<(), CliError> {
+    let start = Instant::now();
+    let mut progress = Progress::new();
+    loop {
+        let status = status(client)?;
+        let Some(rotation) = status.rotation else {
+            drop(progress);
+            return Ok(out.line("done: the old root is forgotten, and its key is gone")?);
+        };
+        let behind = status.behind.iter();
+        let behind = behind.map(|proxy| format!("\n  {}: {}; {}", proxy.workload, proxy.why, proxy.remedy));
+        let behind: Vec<String> = behind.collect();
+        let line = under_way(&rotation);
+        progress.show(&match behind.len() {
+            0 => line.clone(),
+            count => format!("{line}; {count} behind"),
+        });
+        wait::pause(start, timeout, || CliError::NotYet {
+            after: weir_api::duration::format(timeout),
+            what: format!("{line}{}", behind.concat()),
+        })?;
+    }
 }
 
 /// How the authority stands.

@@ -268,7 +268,7 @@ fn rejections(what: &str, view: &ProxyView) -> Vec<String> {
 }
 
 /// Waits a moment, unless time is out.
-fn pause(start: Instant, timeout: Duration, late: impl FnOnce() -> CliError) -> Result<(), CliError> {
+pub(crate) fn pause(start: Instant, timeout: Duration, late: impl FnOnce() -> CliError) -> Result<(), CliError> {
     let left = timeout.saturating_sub(start.elapsed());
     if left.is_zero() {
         return Err(late());

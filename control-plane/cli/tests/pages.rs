@@ -10,7 +10,7 @@ fn weirctl(args: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
-const COMMANDS: [&[&str]; 23] = [
+const COMMANDS: [&[&str]; 24] = [
     &[],
     &["apply"],
     &["diff"],
@@ -29,6 +29,7 @@ const COMMANDS: [&[&str]; 23] = [
     &["trace"],
     &["ca"],
     &["ca", "status"],
+    &["ca", "rotate"],
     &["cert"],
     &["token"],
     &["token", "create"],

@@ -17,6 +17,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use time::OffsetDateTime;
+use weir_policy::roots::RootId;
 use weir_policy::spiffe::{SpiffeId, TrustDomain};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
@@ -27,10 +28,17 @@ pub(crate) struct Ca {
     issuer: Issuer<'static, KeyPair>,
     /// The intermediate first, then whatever is between it and a root.
     chain: Vec<CertificateDer<'static>>,
+    /// The one above what signs first.
     roots: Vec<CertificateDer<'static>>,
     not_before: SystemTime,
     /// The end of the first of the chain that ends.
     not_after: SystemTime,
+    /// The root, signed by the one before it: shown behind the chain, so that who trusts that one alone believes it.
+    cross: Option<CertificateDer<'static>>,
+    /// What leads from roots of the past to the one of now, for those who join by a token that knows no other.
+    bridges: Vec<CertificateDer<'static>>,
+    /// What is to sign next; until then it is shown to be trusted, and signs for nobody else.
+    next: Option<Box<Ca>>,
 }
 
 /// Whom a certificate is for.
@@ -113,15 +121,42 @@ impl Ca {
             (not_before, not_after) = (not_before.max(from), not_after.min(until));
         }
         let issuer = Issuer::from_ca_cert_der(first, key).map_err(|_| CaProblem::Malformed)?;
-        let ca = Ca {
+        let mut ca = Ca {
             issuer,
             chain,
             roots,
             not_before,
             not_after,
+            cross: None,
+            bridges: Vec::new(),
+            next: None,
         };
-        ca.prove(now)?;
+        let above = ca.prove(now)?;
+        if let Some(beginning) = ca.roots.get_mut(..=above) {
+            beginning.rotate_right(1);
+        }
         Ok(ca)
+    }
+
+    /// With this behind its chain; see [`Ca::sign`].
+    pub(super) fn crossed(self, cross: CertificateDer<'static>) -> Ca {
+        Ca {
+            cross: Some(cross),
+            ..self
+        }
+    }
+
+    /// With what leads here from roots of the past.
+    pub(super) fn bridged(self, bridges: Vec<CertificateDer<'static>>) -> Ca {
+        Ca { bridges, ..self }
+    }
+
+    /// With one that is to sign next.
+    pub(super) fn followed(self, next: Ca) -> Ca {
+        Ca {
+            next: Some(Box::new(next)),
+            ..self
+        }
     }
 
     /// Signs.
@@ -167,14 +202,41 @@ impl Ca {
         }
         let certificate = params.signed_by(leaf.key, &self.issuer).map_err(system)?;
         let mut chain = vec![certificate.der().clone()];
-        chain.extend(self.chain.iter().cloned());
+        chain.extend(self.chain.iter().chain(&self.cross).cloned());
         Ok(Signed {
             chain,
             not_after: not_after.into(),
         })
     }
 
-    /// What others trust.
+    /// The same, by the authority of now or the next one that is below this root, so that nothing but this root is
+    /// above it; `None`: neither is.
+    pub(crate) fn sign_below<K: PublicKeyData>(
+        &self,
+        root: RootId,
+        leaf: &Leaf<'_, K>,
+        now: SystemTime,
+    ) -> Option<Result<Signed, CaProblem>> {
+        let both = [Some(self), self.next.as_deref()];
+        let below = both.into_iter().flatten().find(|ca| ca.root() == Some(root))?;
+        let signed = below.sign(leaf, now).map(|mut signed| {
+            signed.chain.retain(|one| below.cross.as_ref() != Some(one));
+            signed
+        });
+        Some(signed)
+    }
+
+    /// Which root it is below.
+    pub(crate) fn root(&self) -> Option<RootId> {
+        self.roots.first().map(|root| RootId::of(x509::sha256(root)))
+    }
+
+    /// What leads to its root from those of the past.
+    pub(crate) fn bridges(&self) -> &[CertificateDer<'static>] {
+        &self.bridges
+    }
+
+    /// What others trust; first the one above what it signs.
     pub(crate) fn roots(&self) -> &[CertificateDer<'static>] {
         &self.roots
     }
@@ -209,8 +271,8 @@ impl Ca {
         self.intermediate().map(subject).unwrap_or_default()
     }
 
-    /// Signs for nobody, and looks at it as both ends of a connection would.
-    fn prove(&self, now: SystemTime) -> Result<(), CaProblem> {
+    /// Signs for nobody, and looks at it as both ends of a connection would. Returns which of the roots is above it.
+    fn prove(&self, now: SystemTime) -> Result<usize, CaProblem> {
         let key = new_key()?;
         let nobody: SpiffeId = "spiffe://nobody/ns/nobody/sa/nobody".parse().map_err(system)?;
         let leaf = Leaf {
@@ -235,7 +297,13 @@ impl Ca {
         let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.into()).build();
         let verifier = verifier.map_err(|error| CaProblem::Chain(error.to_string()))?;
         verifier.verify_client_cert(leaf, between, at).map_err(wrong)?;
-        Ok(())
+        let is_above = |root: &CertificateDer<'static>| {
+            let mut one = RootCertStore::empty();
+            let added = one.add(root.clone()).is_ok();
+            added && verify_server_cert_signed_by_trust_anchor(&parsed, &one, between, at, algorithms).is_ok()
+        };
+        let above = self.roots.iter().position(is_above);
+        above.ok_or_else(|| CaProblem::Chain("no single root is above it".to_owned()))
     }
 }
 
@@ -259,11 +327,14 @@ impl Pair {
     /// A new root.
     pub(super) fn root(trust_domain: &TrustDomain, now: SystemTime) -> Result<Pair, CaProblem> {
         let key = new_key()?;
+        // A name of its own: one that another root has signed is told from it by that.
+        let mut mark = [0; 4];
+        random(&mut mark)?;
         let params = authority_params(
-            "Weir root",
+            &format!("Weir root {}", x509::hex(&mark)),
             trust_domain,
             ROOT_TTL,
-            BasicConstraints::Constrained(1),
+            BasicConstraints::Constrained(ROOT_PATH_MAX),
             now,
         )?;
         let certificate = params.self_signed(&key).map_err(system)?;
@@ -297,6 +368,29 @@ impl Pair {
             certificate: certificate.der().clone(),
             key,
         })
+    }
+
+    /// Another root, signed by this one for at most `ttl`: who trusts this one alone believes what is below the other.
+    pub(super) fn cross(
+        &self,
+        other: &Pair,
+        trust_domain: &TrustDomain,
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<CertificateDer<'static>, CaProblem> {
+        let (_, ends) = validity(&self.certificate, now)?;
+        let ttl = ttl.min(ends.duration_since(now).unwrap_or_default());
+        // Room for the one that follows the other, and so on, as long as they are good.
+        let constraints = BasicConstraints::Constrained(CROSS_PATH_MAX);
+        let parsed = parse(&other.certificate)?;
+        let common_name = parsed.subject().iter_common_name().next();
+        let common_name = common_name
+            .and_then(|name| name.as_str().ok())
+            .ok_or(CaProblem::Malformed)?;
+        let params = authority_params(common_name, trust_domain, ttl, constraints, now)?;
+        let issuer = Issuer::from_ca_cert_der(&self.certificate, &self.key).map_err(|_| CaProblem::Malformed)?;
+        let certificate = params.signed_by(&other.key, &issuer).map_err(system)?;
+        Ok(certificate.der().clone())
     }
 
     pub(super) fn to_pem(&self) -> String {
@@ -438,6 +532,10 @@ pub(crate) const BACKDATED: Duration = Duration::from_secs(5 * 60);
 const ROOT_TTL: Duration = Duration::from_secs(3_650 * DAY);
 /// Renewed by itself when a third is left.
 const INTERMEDIATE_TTL: Duration = Duration::from_secs(365 * DAY);
+/// Authorities below a root: the next ones, which it signs, and what is below them.
+const ROOT_PATH_MAX: u8 = 5;
+/// Authorities below a root that another has signed.
+const CROSS_PATH_MAX: u8 = 4;
 const DAY: u64 = 24 * 60 * 60;
 
 #[cfg(test)]

@@ -4,13 +4,17 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::CertificateDer;
+use serde::{Deserialize, Serialize};
+use weir_policy::roots::RootId;
 use weir_policy::spiffe::TrustDomain;
 
 use super::ca::{self, Ca, CaProblem, Pair};
+use super::rotation::{Rotation, Step};
 use super::tokens::TokenKey;
+use super::{unix_seconds, x509};
 
 /// An operator's own intermediate.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +59,11 @@ impl AuthorityError {
 
 /// The authority's own directory, which is this process's alone.
 #[derive(Clone, Debug)]
-pub(super) struct Directory(PathBuf);
+pub(super) struct Directory {
+    path: PathBuf,
+    /// Whether there was no authority in it.
+    is_new: bool,
+}
 
 impl Directory {
     /// Takes the directory, making it if it is missing.
@@ -63,12 +71,49 @@ impl Directory {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
         made.map_err(at(&path))?;
         only_ours(&path, "700")?;
-        Ok(Directory(path))
+        let is_new = !path.join(ROOT).exists();
+        Ok(Directory { path, is_new })
+    }
+
+    /// What signs now, by root, intermediate and the rotation that is under way.
+    pub(super) fn ca(
+        &self,
+        rotation: Option<&Rotation>,
+        trust_domain: &TrustDomain,
+        now: SystemTime,
+    ) -> Result<Ca, AuthorityError> {
+        let ca = match rotation {
+            None => self.settled(trust_domain, now)?,
+            Some(rotation) => {
+                let wrong = |problem| AuthorityError::wrong(&self.file(ROTATION), problem);
+                match rotation.step {
+                    Step::Trust => {
+                        let (root, intermediate) = self.pairs(trust_domain, now)?;
+                        rotation.before(intermediate, &root, now).map_err(wrong)?
+                    }
+                    Step::Sign => rotation.signing(now).map_err(wrong)?,
+                    Step::Forget => rotation.after(now).map_err(wrong)?,
+                }
+            }
+        };
+        let mut bridges = match rotation.filter(|rotation| rotation.step == Step::Forget) {
+            Some(rotation) => rotation
+                .bridges()
+                .map_err(|problem| AuthorityError::wrong(&self.file(ROTATION), problem))?,
+            None => Vec::new(),
+        };
+        bridges.extend(self.bridges(now)?);
+        Ok(ca.bridged(bridges))
+    }
+
+    fn settled(&self, trust_domain: &TrustDomain, now: SystemTime) -> Result<Ca, AuthorityError> {
+        let (root, intermediate) = self.pairs(trust_domain, now)?;
+        assemble(intermediate, &root, now).map_err(|problem| AuthorityError::wrong(&self.file(INTERMEDIATE), problem))
     }
 
     /// Root and intermediate, made where both are missing. An intermediate that is missing or due for renewal is made
     /// of the root, which is what a start that was cut off leaves; a root can't be made of anything.
-    pub(super) fn ca(&self, trust_domain: &TrustDomain, now: SystemTime) -> Result<Ca, AuthorityError> {
+    fn pairs(&self, trust_domain: &TrustDomain, now: SystemTime) -> Result<(Pair, Pair), AuthorityError> {
         let (root_path, path) = (self.file(ROOT), self.file(INTERMEDIATE));
         let root = match read_if_there(&root_path)? {
             Some(pem) => Pair::from_pem(&pem).map_err(|problem| AuthorityError::wrong(&root_path, problem))?,
@@ -91,18 +136,125 @@ impl Directory {
         if let Some(pem) = read_if_there(&path)? {
             let held = Pair::from_pem(&pem).map_err(wrong)?;
             match assemble(held, &root, now) {
-                Ok(ca) if !ca.is_due(now) => return Ok(ca),
+                Ok(ca) if !ca.is_due(now) => {
+                    let held = Pair::from_pem(&pem).map_err(wrong)?;
+                    return Ok((root, held));
+                }
                 // Ours to renew.
                 Ok(_) | Err(CaProblem::Ended { .. }) => {}
                 Err(problem) => return Err(wrong(problem)),
             }
         }
+        let new = self.renew(&root, trust_domain, now)?;
+        Ok((root, new))
+    }
+
+    fn renew(&self, root: &Pair, trust_domain: &TrustDomain, now: SystemTime) -> Result<Pair, AuthorityError> {
+        let path = self.file(INTERMEDIATE);
         let new = root
             .intermediate(trust_domain, now)
-            .map_err(|problem| AuthorityError::wrong(&root_path, problem))?;
+            .map_err(|problem| AuthorityError::wrong(&self.file(ROOT), problem))?;
         self.write(INTERMEDIATE, new.to_pem().as_bytes())?;
         tracing::info!(file = %path.display(), "made an intermediate certificate");
-        assemble(new, &root, now).map_err(wrong)
+        Ok(new)
+    }
+
+    /// Makes the next intermediate before its time.
+    pub(super) fn renew_intermediate(&self, trust_domain: &TrustDomain, now: SystemTime) -> Result<(), AuthorityError> {
+        let (root, _) = self.pairs(trust_domain, now)?;
+        self.renew(&root, trust_domain, now).map(drop)
+    }
+
+    /// The rotation that is under way.
+    pub(super) fn rotation(&self) -> Result<Option<Rotation>, AuthorityError> {
+        let path = self.file(ROTATION);
+        let Some(bytes) = read_if_there(&path)? else {
+            return Ok(None);
+        };
+        let read = serde_json::from_slice(&bytes);
+        let problem = "is damaged: restore it from a copy; or, if `weirctl ca status` said that it is at the step Trust, \
+                       remove it, and the root of before stays";
+        read.map(Some).map_err(|_| AuthorityError::wrong(&path, problem))
+    }
+
+    /// Begins a rotation: a new root, its intermediate, and what the root of now says of it.
+    pub(super) fn begin(&self, trust_domain: &TrustDomain, now: SystemTime) -> Result<Rotation, AuthorityError> {
+        let (root, _) = self.pairs(trust_domain, now)?;
+        let rotation = Rotation::begin(&root, trust_domain, now)
+            .map_err(|problem| AuthorityError::wrong(&self.file(ROOT), problem))?;
+        self.keep(&rotation)?;
+        Ok(rotation)
+    }
+
+    /// Writes how far a rotation is.
+    pub(super) fn keep(&self, rotation: &Rotation) -> Result<(), AuthorityError> {
+        let text = serde_json::to_vec_pretty(rotation).map_err(|error| at(&self.file(ROTATION))(error.into()))?;
+        self.write(ROTATION, &text)
+    }
+
+    /// Ends a rotation as if it had not begun.
+    pub(super) fn abort(&self) -> Result<(), AuthorityError> {
+        self.remove(ROTATION)
+    }
+
+    /// Ends a rotation: the new root takes the place of the old one, whose key is gone then. Cut off anywhere, it can
+    /// be done again.
+    pub(super) fn finish(&self, rotation: &Rotation, now: SystemTime) -> Result<(), AuthorityError> {
+        let wrong = |problem| AuthorityError::wrong(&self.file(ROTATION), problem);
+        let mut bridges = rotation.bridges().map_err(wrong)?;
+        for bridge in self.bridges(now)? {
+            if !bridges.contains(&bridge) {
+                bridges.push(bridge);
+            }
+        }
+        let text: String = bridges.iter().map(x509::to_pem).collect();
+        self.write(BRIDGES, text.as_bytes())?;
+        self.write(INTERMEDIATE, rotation.intermediate.as_bytes())?;
+        self.write(ROOT, rotation.root.as_bytes())?;
+        self.remove(ROTATION)
+    }
+
+    /// What leads here from roots of the past, as long as it is good.
+    fn bridges(&self, now: SystemTime) -> Result<Vec<CertificateDer<'static>>, AuthorityError> {
+        let path = self.file(BRIDGES);
+        let Some(pem) = read_if_there(&path)? else {
+            return Ok(Vec::new());
+        };
+        let held = ca::certificates(&pem).map_err(|problem| AuthorityError::wrong(&path, problem))?;
+        Ok(held.into_iter().filter(|one| ca::validity(one, now).is_ok()).collect())
+    }
+
+    /// Until when certificates are good that were given below this root; `None`: nobody wrote it down.
+    pub(super) fn given_until(&self, root: RootId) -> Result<Option<SystemTime>, AuthorityError> {
+        let path = self.file(GIVEN);
+        let Some(bytes) = read_if_there(&path)? else {
+            return Ok(None);
+        };
+        let given: Given = serde_json::from_slice(&bytes)
+            .map_err(|_| AuthorityError::wrong(&path, "is damaged: remove it, and the longest time is assumed"))?;
+        let until = SystemTime::UNIX_EPOCH + Duration::from_secs(given.until_unix_seconds);
+        Ok((given.root == root.to_string()).then_some(until))
+    }
+
+    /// Writes that down.
+    pub(super) fn set_given_until(&self, root: RootId, until: SystemTime) -> Result<(), AuthorityError> {
+        let given = Given {
+            root: root.to_string(),
+            until_unix_seconds: unix_seconds(until),
+        };
+        let text = serde_json::to_vec(&given).map_err(|error| at(&self.file(GIVEN))(error.into()))?;
+        self.write(GIVEN, &text)
+    }
+
+    fn remove(&self, name: &str) -> Result<(), AuthorityError> {
+        let path = self.file(name);
+        let removed = match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        };
+        removed
+            .and_then(|()| File::open(&self.path)?.sync_all())
+            .map_err(at(&path))
     }
 
     /// The key that join tokens are signed with, made where it is missing.
@@ -121,11 +273,16 @@ impl Directory {
 
     /// Where it is.
     pub(super) fn path(&self) -> &Path {
-        &self.0
+        &self.path
+    }
+
+    /// Whether there was no authority in it when it was opened: nobody has a certificate of it yet.
+    pub(super) fn is_new(&self) -> bool {
+        self.is_new
     }
 
     fn file(&self, name: &str) -> PathBuf {
-        self.0.join(name)
+        self.path.join(name)
     }
 
     /// Whole or not at all, also if the machine loses power.
@@ -141,10 +298,19 @@ impl Directory {
             file.write_all(bytes)?;
             file.sync_all()?;
             fs::rename(&new, &path)?;
-            File::open(&self.0)?.sync_all()
+            File::open(&self.path)?.sync_all()
         })();
         written.map_err(at(&path))
     }
+}
+
+/// Until when certificates are good that were given, at least.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Given {
+    /// Below which root.
+    root: String,
+    until_unix_seconds: u64,
 }
 
 /// An authority in memory.
@@ -153,7 +319,7 @@ pub(super) fn in_memory(trust_domain: &TrustDomain, now: SystemTime) -> Result<C
     assemble(root.only_intermediate(trust_domain, now)?, &root, now)
 }
 
-fn assemble(intermediate: Pair, root: &Pair, now: SystemTime) -> Result<Ca, CaProblem> {
+pub(super) fn assemble(intermediate: Pair, root: &Pair, now: SystemTime) -> Result<Ca, CaProblem> {
     let Pair { certificate, key } = intermediate;
     Ca::new(vec![certificate], key, vec![root.certificate.clone()], now)
 }
@@ -254,6 +420,9 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> AuthorityError {
 const ROOT: &str = "root.pem";
 const INTERMEDIATE: &str = "intermediate.pem";
 const TOKEN_KEY: &str = "token-key.pem";
+const ROTATION: &str = "rotation.json";
+const BRIDGES: &str = "bridges.pem";
+const GIVEN: &str = "given.json";
 
 #[cfg(test)]
 mod tests;

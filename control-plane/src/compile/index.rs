@@ -26,6 +26,8 @@ use super::route_policies::service_key;
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     trust_domain: TrustDomain,
+    /// PEM.
+    roots: Option<String>,
     objects: BTreeMap<Key, Arc<Object>>,
     /// Routes, policies and slices by service, whether or not the service exists.
     attached: BTreeMap<ServiceName, BTreeSet<Key>>,
@@ -110,6 +112,16 @@ impl Index {
     /// Of which trust domain the identities of workloads are.
     pub(crate) fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
+    }
+
+    /// The roots that everybody trusts, PEM; `None`: they are not known.
+    pub(crate) fn roots(&self) -> Option<&str> {
+        self.roots.as_deref()
+    }
+
+    /// These are the roots from now on, PEM.
+    pub(crate) fn set_roots(&mut self, pem: String) {
+        self.roots = Some(pem);
     }
 
     /// Takes in an object as it is now (`None`: it is gone), and returns what that may change. `None`: nothing is asked

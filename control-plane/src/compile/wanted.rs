@@ -8,8 +8,9 @@ use std::str::FromStr;
 use weir_api::backend_policy::BackendPolicySpec;
 use weir_api::route_policy::RoutePolicySpec;
 use weir_api::{Key, Kind, Spec};
-use weir_policy::model::ClusterEndpoints;
+use weir_policy::model::{ClusterEndpoints, TrustRoots};
 use weir_policy::names::{ClusterName, Consumers, Label, ListenerName, RouteName, ServiceName, WorkloadName};
+use weir_policy::roots::RootsName;
 use weir_xds::encode::envoy::{INBOUND, OUTBOUND};
 use weir_xds::encode::{self, NotSent, Place, PolicyField, RouteField, Sent};
 use weir_xds::envoy::Any;
@@ -47,6 +48,8 @@ pub(crate) enum Wanted {
     Settled(Settled),
     /// What holds for a workload's own proxy.
     WorkloadPolicy(WorkloadName),
+    /// The roots that everybody trusts.
+    TrustRoots(RootsName),
 }
 
 /// In whose terms something is said.
@@ -91,6 +94,8 @@ impl Wanted {
     pub(crate) fn read(of: ResourceType, name: &str, client: &ClientIdentity) -> Option<Wanted> {
         let own = &client.workload.namespace;
         match &client.dialect {
+            // The same for all, in the published terms.
+            _ if of == ResourceType::TrustRoots => canonical(name).map(Wanted::TrustRoots),
             // What holds for others is none of its business.
             Dialect::Weir if of == ResourceType::WorkloadPolicy => {
                 let name: WorkloadName = canonical(name)?;
@@ -109,7 +114,7 @@ impl Wanted {
                     let settled = Settled::of(node, of).into_iter().find(|settled| settled.name() == name);
                     settled.map(Wanted::Settled)
                 }
-                ResourceType::Listener | ResourceType::WorkloadPolicy => None,
+                ResourceType::Listener | ResourceType::WorkloadPolicy | ResourceType::TrustRoots => None,
                 ResourceType::Cluster | ResourceType::Endpoints => Wanted::by_name(of, name, Terms::Envoy, own),
             },
         }
@@ -128,8 +133,8 @@ impl Wanted {
                 } if other != *own => return None,
                 name => Wanted::Route(terms, name),
             },
-            // Weir proxies' alone.
-            ResourceType::WorkloadPolicy => return None,
+            // Weir proxies' alone, and nobody's in particular.
+            ResourceType::WorkloadPolicy | ResourceType::TrustRoots => return None,
         };
         Some(wanted)
     }
@@ -141,7 +146,7 @@ impl Wanted {
             Wanted::Listener(name, _) | Wanted::ApiListener { name, .. } => Services::One(&name.service),
             Wanted::Route(_, name) => Services::One(&name.cluster.service),
             Wanted::Outbound(scope) => scope.services.as_ref().map_or(Services::All, Services::Some),
-            Wanted::Settled(_) | Wanted::WorkloadPolicy(_) => Services::None,
+            Wanted::Settled(_) | Wanted::WorkloadPolicy(_) | Wanted::TrustRoots(_) => Services::None,
         }
     }
 
@@ -156,6 +161,7 @@ impl Wanted {
             Wanted::Outbound(_) => (ResourceType::Route, OUTBOUND.to_owned()),
             Wanted::Settled(settled) => (settled.of_type(), settled.name()),
             Wanted::WorkloadPolicy(name) => (ResourceType::WorkloadPolicy, name.to_string()),
+            Wanted::TrustRoots(name) => (ResourceType::TrustRoots, name.to_string()),
         }
     }
 
@@ -186,7 +192,9 @@ impl Settled {
                 outbound.into_iter().chain(inbound).collect()
             }
             ResourceType::Cluster => ports.map(|(_, port)| Settled::InboundCluster(*port)).collect(),
-            ResourceType::Endpoints | ResourceType::Route | ResourceType::WorkloadPolicy => Vec::new(),
+            ResourceType::Endpoints | ResourceType::Route | ResourceType::WorkloadPolicy | ResourceType::TrustRoots => {
+                Vec::new()
+            }
         }
     }
 
@@ -282,6 +290,13 @@ pub(crate) fn computed(wanted: &Wanted, index: &Index) -> Computed {
             let Compiled { resource, sources } = workload_policy(name, index);
             Some(whole(encode::workload_policy(&resource), sources))
         }
+        Wanted::TrustRoots(name) => index.roots().map(|pem| {
+            let roots = TrustRoots {
+                name: *name,
+                pem: pem.to_owned(),
+            };
+            whole(encode::trust_roots(&roots), Vec::new())
+        }),
     };
     computed.unwrap_or_default()
 }

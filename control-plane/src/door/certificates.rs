@@ -35,6 +35,12 @@ impl Certificates {
     }
 }
 
+/// Whether an answer has what leads from roots of the past to the one of now: a token may know no other.
+enum Bridges {
+    Yes,
+    No,
+}
+
 /// Who asks.
 enum Who {
     /// The bearer of a token, of which no use is counted yet.
@@ -73,21 +79,32 @@ impl IstioCertificateService for Certificates {
         // A csr is work: only for those who may ask. A use is counted last: what is wrong costs none.
         let who = self.who(&metadata, extensions.get::<Peer>())?;
         let csr = csr::read(&csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let Identity { id, labels } = match who {
-            Who::Known(identity) => identity,
+        let (Identity { id, labels }, bridges) = match who {
+            Who::Known(identity) => (identity, Bridges::No),
             Who::Joins(grant) => {
                 self.0.use_token(&grant, &csr).await.map_err(status)?;
                 tracing::info!(id = %grant.id, token = grant.claims.jti, "joins by a token");
-                Identity {
+                let identity = Identity {
                     id: grant.id,
                     labels: grant.claims.labels,
-                }
+                };
+                (identity, Bridges::Yes)
             }
         };
         let signed = self.0.issue(&id, &labels, &csr, ttl).map_err(status)?;
         tracing::info!(%id, not_after = rfc3339(signed.not_after), "certificate given");
         let ca = self.0.ca().borrow().clone();
-        let cert_chain = signed.chain.iter().chain(ca.roots()).map(to_pem).collect();
+        let bridges = match bridges {
+            Bridges::Yes => ca.bridges(),
+            Bridges::No => &[],
+        };
+        let cert_chain = signed
+            .chain
+            .iter()
+            .chain(ca.roots())
+            .chain(bridges)
+            .map(to_pem)
+            .collect();
         Ok(Response::new(IstioCertificateResponse { cert_chain }))
     }
 }
@@ -116,7 +133,7 @@ fn status(refused: Refused) -> Status {
         Refused::Token(_) | Refused::UsedUp { .. } => Status::unauthenticated(text),
         Refused::ControlPlane(_) => Status::permission_denied(text),
         Refused::Request { .. } => Status::invalid_argument(text),
-        Refused::Authority(_) | Refused::Store(_) => Status::unavailable(text),
+        Refused::Authority(_) | Refused::Store(_) | Refused::Turning(_) => Status::unavailable(text),
     }
 }
 

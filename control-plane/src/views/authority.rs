@@ -8,22 +8,25 @@ use axum::{Extension, Json};
 use http::Method;
 use http::header::ALLOW;
 use weir_api::identity::{
-    AUTHORITY, AuthorityStatus, CERTIFICATES, CertificateRequest, IssuedCertificate, IssuedToken, TOKENS, TokenRequest,
+    AUTHORITY, AuthorityStatus, CERTIFICATES, CertificateRequest, IssuedCertificate, IssuedToken, ROTATION,
+    RotationAction, RotationRequest, TOKENS, TokenRequest,
 };
 use weir_api::views::Reason;
+use weir_policy::names::WorkloadName;
 
 use super::{Failed, Views, failure, no_parameters, only_get};
 use crate::api::server::ClientAddr;
 use crate::authority::ca::rfc3339;
 use crate::authority::x509::to_pem;
-use crate::authority::{Refused, csr};
+use crate::authority::{Refused, TurningError, csr};
 
 /// Each view by its path.
-pub(super) fn routes() -> [(&'static str, MethodRouter<Views>); 3] {
+pub(super) fn routes() -> [(&'static str, MethodRouter<Views>); 4] {
     [
         (AUTHORITY, only_get(get(status))),
         (CERTIFICATES, only_post(post(certificate))),
         (TOKENS, only_post(post(token))),
+        (ROTATION, only_post(post(rotation))),
     ]
 }
 
@@ -81,6 +84,37 @@ async fn token(
     Ok(Json(token))
 }
 
+async fn rotation(
+    State(views): State<Views>,
+    client: Extension<ClientAddr>,
+    request: Result<Json<RotationRequest>, JsonRejection>,
+) -> Result<Json<AuthorityStatus>, Failed> {
+    let RotationRequest { action, despite } = asked(client, request)?;
+    let despite = despite
+        .into_iter()
+        .map(|name| workload(&name))
+        .collect::<Result<_, _>>()?;
+    let authority = views.authority.clone();
+    // It makes keys and writes files: not on a thread that serves others.
+    let done = tokio::task::spawn_blocking(move || match action {
+        RotationAction::Root => authority.rotate(despite),
+        RotationAction::Intermediate => authority.renew_intermediate(),
+        RotationAction::Abort => authority.abort_rotation(),
+    });
+    let done = done
+        .await
+        .map_err(|error| failure(Reason::InternalError, error.to_string()))?;
+    done.map_err(Refused::from)?;
+    Ok(Json(views.authority.status()))
+}
+
+fn workload(name: &str) -> Result<String, Failed> {
+    let read: Result<WorkloadName, _> = name.parse();
+    let shown: String = name.chars().take(128).collect();
+    read.map(|name| name.to_string())
+        .map_err(|error| failure(Reason::BadRequest, format!("despite {shown:?}: {}", error.problem)))
+}
+
 /// What is asked for, by somebody who may.
 fn asked<T>(
     Extension(ClientAddr(client)): Extension<ClientAddr>,
@@ -104,7 +138,17 @@ impl From<Refused> for Failed {
             Refused::ControlPlane(_) => Reason::Forbidden,
             Refused::Request { .. } => Reason::BadRequest,
             Refused::Token(_) | Refused::UsedUp { .. } => Reason::Forbidden,
-            Refused::Authority(_) | Refused::Store(_) => Reason::InternalError,
+            Refused::Authority(_) | Refused::Store(_) | Refused::Turning(TurningError::Files(_)) => {
+                Reason::InternalError
+            }
+            Refused::Turning(
+                TurningError::OperatorsRoot
+                | TurningError::OperatorsIntermediate
+                | TurningError::Memory
+                | TurningError::UnderWay(_)
+                | TurningError::NotUnderWay
+                | TurningError::TooLate(_),
+            ) => Reason::Conflict,
         };
         failure(reason, refused.to_string())
     }

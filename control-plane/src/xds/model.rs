@@ -10,6 +10,7 @@ use weir_api::workload::WorkloadSpec;
 use weir_api::{Key, Object, Spec};
 use weir_policy::mutual_tls::MutualTls;
 use weir_policy::names::{ServiceName, WorkloadName};
+use weir_policy::roots::RootsName;
 use weir_policy::spiffe::TrustDomain;
 use weir_xds::ResourceType;
 use weir_xds::envoy::Any;
@@ -25,6 +26,7 @@ use crate::compile::outbound::{Scope, Table};
 use crate::compile::wanted::{self, Computed, Services, Settled, Wanted};
 use crate::compile::workload_policy::entered;
 use crate::compile::{self, Version};
+use crate::door::caller::Entry;
 use crate::store::{Change, Event, Revision, Stored};
 use crate::workloads::registry::StreamId;
 
@@ -52,6 +54,8 @@ pub(crate) struct Stream {
     pub(crate) client: ClientIdentity,
     /// From where.
     pub(crate) address: Option<SocketAddr>,
+    /// By which door.
+    pub(crate) entry: Entry,
     /// Since when.
     pub(crate) since: SystemTime,
     /// What it asked for and confirmed.
@@ -173,7 +177,7 @@ impl Model {
         id: StreamId,
         client: ClientIdentity,
         variant: Variant,
-        address: Option<SocketAddr>,
+        (entry, address): (Entry, Option<SocketAddr>),
         now: SystemTime,
     ) {
         let wildcards = match &client.dialect {
@@ -183,6 +187,7 @@ impl Model {
         let stream = Stream {
             client,
             address,
+            entry,
             since: now,
             subscriptions: Subscriptions::new(variant, wildcards),
         };
@@ -266,6 +271,19 @@ impl Model {
             self.seen = self.seen.max(event.revision);
         }
         self.recompute(touched, now)
+    }
+
+    /// Everybody is to trust these roots, PEM, from now on.
+    pub(crate) fn set_roots(&mut self, pem: String, now: Instant) -> Pushes {
+        self.index.set_roots(pem);
+        self.recompute(BTreeMap::from([(Wanted::TrustRoots(RootsName), Touch::default())]), now)
+    }
+
+    /// How a stream stands with the roots; `None`: it did not ask for them.
+    pub(crate) fn roots_of(&self, stream: &Stream) -> Option<Standing> {
+        let name = RootsName.to_string();
+        let subscription = stream.subscriptions.subscription(ResourceType::TrustRoots, &name);
+        Some(subscription.filter(|held| held.is_wanted())?.standing())
     }
 
     /// Takes in the whole store anew, at the start or after changes were missed.
@@ -515,6 +533,7 @@ impl Model {
             ResourceType::Cluster,
             ResourceType::Endpoints,
             ResourceType::WorkloadPolicy,
+            ResourceType::TrustRoots,
         ] {
             let Some(names) = due.get(&of) else {
                 continue;

@@ -55,8 +55,8 @@ pub(crate) async fn start(authority: AuthorityConfig) -> (RunningControl, Client
 
 /// A key, and a certificate for it.
 pub(crate) struct Credential {
-    key: KeyPair,
-    chain: Vec<CertificateDer<'static>>,
+    pub(crate) key: KeyPair,
+    pub(crate) chain: Vec<CertificateDer<'static>>,
 }
 
 impl Credential {
@@ -101,7 +101,7 @@ async fn token(client: Client, account: &str, uses: u32) -> String {
 
 /// Takes a server for the control plane by its roots; who it is, is the proxy's tests' to look at.
 #[derive(Debug)]
-struct ByRoot(RootCertStore);
+pub(crate) struct ByRoot(pub(crate) RootCertStore);
 
 impl ServerCertVerifier for ByRoot {
     fn verify_server_cert(

@@ -33,6 +33,7 @@ mod outlier;
 mod redirect;
 mod rewrite;
 mod route;
+mod trust_roots;
 mod workload_policy;
 
 /// What a resource says, in the model's terms.
@@ -48,6 +49,8 @@ pub enum Resource {
     Endpoints(model::ClusterEndpoints),
     /// What holds for a workload's own proxy.
     WorkloadPolicy(model::WorkloadPolicy),
+    /// The roots that everybody trusts.
+    TrustRoots(model::TrustRoots),
 }
 
 impl Resource {
@@ -59,6 +62,7 @@ impl Resource {
             Resource::Cluster(_) => ResourceType::Cluster,
             Resource::Endpoints(_) => ResourceType::Endpoints,
             Resource::WorkloadPolicy(_) => ResourceType::WorkloadPolicy,
+            Resource::TrustRoots(_) => ResourceType::TrustRoots,
         }
     }
 
@@ -70,6 +74,7 @@ impl Resource {
             Resource::Cluster(cluster) => cluster.name.to_string(),
             Resource::Endpoints(endpoints) => endpoints.cluster.to_string(),
             Resource::WorkloadPolicy(policy) => policy.workload.to_string(),
+            Resource::TrustRoots(roots) => roots.name.to_string(),
         }
     }
 }
@@ -85,6 +90,7 @@ pub fn decode(kind: ResourceType, name: &str, any: &Any) -> Result<Resource, Rej
         ResourceType::Cluster => cluster(any).map(Box::new).map(Resource::Cluster),
         ResourceType::Endpoints => endpoints(any).map(Resource::Endpoints),
         ResourceType::WorkloadPolicy => workload_policy(any).map(Resource::WorkloadPolicy),
+        ResourceType::TrustRoots => trust_roots(any).map(Resource::TrustRoots),
     };
     let resource = read.map_err(|rejection| Rejection {
         name: name.to_owned(),
@@ -157,6 +163,19 @@ pub fn workload_policy(any: &Any) -> Result<model::WorkloadPolicy, Rejection> {
     )
 }
 
+/// Reads the roots that everybody trusts. Whether they are certificates is not looked at.
+///
+/// # Errors
+/// At the first thing in it that would not be honoured.
+pub fn trust_roots(any: &Any) -> Result<model::TrustRoots, Rejection> {
+    read(
+        ResourceType::TrustRoots,
+        any,
+        |message| &message.name,
+        trust_roots::trust_roots,
+    )
+}
+
 fn read<M: Message + Name + Default, T>(
     kind: ResourceType,
     any: &Any,
@@ -181,7 +200,11 @@ fn rejection(resource: ResourceType, name: &str, fault: Fault) -> Rejection {
 
 fn name_field(kind: ResourceType) -> &'static str {
     match kind {
-        ResourceType::Listener | ResourceType::Route | ResourceType::Cluster | ResourceType::WorkloadPolicy => "name",
+        ResourceType::Listener
+        | ResourceType::Route
+        | ResourceType::Cluster
+        | ResourceType::WorkloadPolicy
+        | ResourceType::TrustRoots => "name",
         ResourceType::Endpoints => "cluster_name",
     }
 }

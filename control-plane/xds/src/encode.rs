@@ -58,9 +58,11 @@ mod not_sent;
 mod outlier;
 mod re2;
 mod route;
+mod trust_roots;
 mod workload_policy;
 
 pub use not_sent::{NotSent, Place, PolicyField, RouteField, Sent};
+pub use trust_roots::trust_roots;
 pub use workload_policy::workload_policy;
 
 /// A listener, as `envoy.config.listener.v3.Listener` with an API listener (gRFC A27, "LDS Proto").

@@ -15,17 +15,20 @@ pub enum ResourceType {
     Route,
     /// What holds for a workload's own proxy. Weir's own type.
     WorkloadPolicy,
+    /// The roots that everybody trusts (SDS).
+    TrustRoots,
 }
 
 impl ResourceType {
     /// Every type, in the order in which changes are sent so that nothing refers to what has not arrived: make before
     /// break (xDS protocol, "Eventual consistency considerations").
-    pub const ALL: [ResourceType; 5] = [
+    pub const ALL: [ResourceType; 6] = [
         ResourceType::Cluster,
         ResourceType::Endpoints,
         ResourceType::Listener,
         ResourceType::Route,
         ResourceType::WorkloadPolicy,
+        ResourceType::TrustRoots,
     ];
 
     /// The type's URL, as in requests, responses and `Any`.
@@ -36,6 +39,7 @@ impl ResourceType {
             ResourceType::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
             ResourceType::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
             ResourceType::WorkloadPolicy => "type.googleapis.com/weir.v1.WorkloadPolicy",
+            ResourceType::TrustRoots => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
         }
     }
 
@@ -45,7 +49,7 @@ impl ResourceType {
     }
 }
 
-/// For people: `listener`, `route`, `cluster`, `endpoints`, `policy`.
+/// For people: `listener`, `route`, `cluster`, `endpoints`, `policy`, `roots`.
 impl fmt::Display for ResourceType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -54,6 +58,7 @@ impl fmt::Display for ResourceType {
             ResourceType::Listener => "listener",
             ResourceType::Route => "route",
             ResourceType::WorkloadPolicy => "policy",
+            ResourceType::TrustRoots => "roots",
         })
     }
 }
@@ -64,6 +69,7 @@ mod tests {
     use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
     use envoy_types::pb::envoy::config::listener::v3::Listener;
     use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
+    use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
     use prost::Name;
 
     use super::*;
@@ -78,6 +84,7 @@ mod tests {
                 ResourceType::Listener => Listener::type_url(),
                 ResourceType::Route => RouteConfiguration::type_url(),
                 ResourceType::WorkloadPolicy => v1::WorkloadPolicy::type_url(),
+                ResourceType::TrustRoots => Secret::type_url(),
             };
             assert_eq!(kind.url(), url);
             assert_eq!(ResourceType::from_url(&url), Some(kind));

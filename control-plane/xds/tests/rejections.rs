@@ -12,6 +12,7 @@ use envoy_types::pb::envoy::config::cluster::v3::cluster::{
 };
 use envoy_types::pb::envoy::config::cluster::v3::{Cluster, OutlierDetection};
 use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
+use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
 use envoy_types::pb::envoy::config::core::v3::health_check::{
     CustomHealthCheck, GrpcHealthCheck, HealthChecker, HttpHealthCheck, Payload, TcpHealthCheck,
 };
@@ -42,6 +43,8 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, http_filter,
 };
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::secret::Type as SecretType;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{CertificateValidationContext, Secret};
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
@@ -55,6 +58,7 @@ use http::StatusCode;
 use prost::{Message, Name};
 use weir_policy::model::{self, *};
 use weir_policy::mutual_tls::{Mode, MutualTls};
+use weir_policy::roots::RootsName;
 use weir_policy::telemetry::{AccessLog, ExcludedPath, SpanTag, Telemetry};
 use weir_xds::{Problem, Rejection, ResourceType, decode, encode, v1};
 
@@ -2428,4 +2432,106 @@ fn what_is_unset_means_what_is_published() {
         assert_eq!(endpoint.health, EndpointHealth::Healthy);
         assert_eq!((&endpoint.workload, endpoint.peer), (&None, Peer::Plain));
     }
+}
+
+// ---- roots ----
+
+#[track_caller]
+fn trust_roots(change: impl FnOnce(&mut Secret), refused: Refused) {
+    let sound = encode::trust_roots(&model::TrustRoots {
+        name: RootsName,
+        pem: "PEM".to_owned(),
+    });
+    decode::trust_roots(&sound).expect("is sound");
+    check(decode::trust_roots(&changed(&sound, change)).map(drop), refused);
+}
+
+#[track_caller]
+fn authorities(change: impl FnOnce(&mut CertificateValidationContext), refused: Refused) {
+    let change = |secret: &mut Secret| match &mut secret.r#type {
+        Some(SecretType::ValidationContext(context)) => change(context),
+        other => panic!("{other:?}"),
+    };
+    trust_roots(change, refused);
+}
+
+#[track_caller]
+fn authorities_from(specifier: Option<Specifier>, refused: Refused) {
+    authorities(
+        |c| c.trusted_ca.as_mut().expect("is set").specifier = specifier,
+        refused,
+    );
+}
+
+#[test]
+fn roots() {
+    trust_roots(
+        |s| s.name = "default".to_owned(),
+        refused!("name", Problem::Malformed { .. }),
+    );
+    trust_roots(|s| s.r#type = None, refused!("validation_context", Problem::Missing));
+    trust_roots(
+        |s| s.r#type = Some(SecretType::TlsCertificate(Default::default())),
+        refused!("tls_certificate", Problem::Unsupported { .. }),
+    );
+    trust_roots(
+        |s| s.r#type = Some(SecretType::SessionTicketKeys(Default::default())),
+        refused!("session_ticket_keys", Problem::Unsupported { .. }),
+    );
+    trust_roots(
+        |s| s.r#type = Some(SecretType::GenericSecret(Default::default())),
+        refused!("generic_secret", Problem::Unsupported { .. }),
+    );
+    authorities(
+        |c| c.trusted_ca = None,
+        refused!("validation_context.trusted_ca", Problem::Missing),
+    );
+    // A condition that is not looked at would let in whom it shuts out.
+    authorities(
+        |c| c.verify_certificate_hash = vec!["00".to_owned()],
+        refused!("validation_context.verify_certificate_hash", Problem::WithoutEffect),
+    );
+    authorities(
+        |c| c.match_typed_subject_alt_names = vec![Default::default()],
+        refused!(
+            "validation_context.match_typed_subject_alt_names",
+            Problem::WithoutEffect
+        ),
+    );
+    authorities(
+        |c| c.crl = Some(Default::default()),
+        refused!("validation_context.crl", Problem::WithoutEffect),
+    );
+    authorities(
+        |c| c.allow_expired_certificate = true,
+        refused!("validation_context.allow_expired_certificate", Problem::WithoutEffect),
+    );
+    authorities(
+        |c| c.trust_chain_verification = 1,
+        refused!("validation_context.trust_chain_verification", Problem::WithoutEffect),
+    );
+    authorities(
+        |c| c.max_verify_depth = Some(UInt32Value { value: 1 }),
+        refused!("validation_context.max_verify_depth", Problem::WithoutEffect),
+    );
+    authorities_from(None, refused!("validation_context.trusted_ca", Problem::Missing));
+    authorities_from(
+        Some(Specifier::InlineString(String::new())),
+        refused!("validation_context.trusted_ca.inline_string", Problem::Missing),
+    );
+    authorities_from(
+        Some(Specifier::InlineBytes(vec![0xff])),
+        refused!("validation_context.trusted_ca.inline_bytes", Problem::Malformed { .. }),
+    );
+    authorities_from(
+        Some(Specifier::Filename("/roots.pem".to_owned())),
+        refused!("validation_context.trusted_ca.filename", Problem::Malformed { .. }),
+    );
+    authorities_from(
+        Some(Specifier::EnvironmentVariable("ROOTS".to_owned())),
+        refused!(
+            "validation_context.trusted_ca.environment_variable",
+            Problem::Malformed { .. }
+        ),
+    );
 }

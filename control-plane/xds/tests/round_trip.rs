@@ -15,6 +15,7 @@ use proptest::sample::{Index, select};
 use weir_policy::model::*;
 use weir_policy::mutual_tls::{Mode, MutualTls};
 use weir_policy::names::{ClusterName, Consumers, Label, ListenerName, RouteName, ServiceName, WorkloadName};
+use weir_policy::roots::RootsName;
 use weir_policy::spiffe::SpiffeId;
 use weir_policy::telemetry::{AccessLog, ExcludedPath, SpanTag, Telemetry};
 use weir_xds::decode::{self, Resource};
@@ -65,6 +66,14 @@ proptest! {
         let any = encode::workload_policy(&policy);
         prop_assert_eq!(&any, &encode::workload_policy(&policy.clone()));
         prop_assert_eq!(decode::workload_policy(&any), Ok(policy));
+    }
+
+    #[test]
+    fn roots(pem in "[ -~\n]{1,64}") {
+        let roots = TrustRoots { name: RootsName, pem };
+        let any = encode::trust_roots(&roots);
+        prop_assert_eq!(&any, &encode::trust_roots(&roots.clone()));
+        prop_assert_eq!(decode::trust_roots(&any), Ok(roots));
     }
 
     #[test]

@@ -139,10 +139,10 @@ impl Processes {
         };
         ProxyProcess {
             outbound: address("outbound"),
-            // Of each app, of which it has one: APP_PORT@ADDRESS.
+            // Of each app, of which this is the first: APP_PORT@ADDRESS.
             inbound: started["inbound"]
                 .as_str()
-                .and_then(|text| text.split_once('@')?.1.parse().ok())
+                .and_then(|text| text.split([',', ' ']).next()?.split_once('@')?.1.parse().ok())
                 .unwrap_or_else(|| panic!("inbound: {started}")),
             admin: address("admin"),
             metrics: address("metrics"),

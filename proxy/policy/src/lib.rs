@@ -16,6 +16,7 @@ pub mod outlier;
 pub mod precedence;
 pub mod rate_limit;
 pub mod retry;
+pub mod roots;
 pub mod route;
 pub mod slow_start;
 pub mod spiffe;

@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::mutual_tls::MutualTls;
 use crate::names::{ClusterName, ListenerName, RouteName, WorkloadName};
+use crate::roots::RootsName;
 use crate::spiffe::SpiffeId;
 use crate::telemetry::Telemetry;
 
@@ -34,6 +35,15 @@ pub struct WorkloadPolicy {
     pub telemetry: Telemetry,
     /// How its inbound ports are entered.
     pub mutual_tls: MutualTls,
+}
+
+/// Whom the mesh trusts: the roots that every certificate of it leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrustRoots {
+    /// Its one name.
+    pub name: RootsName,
+    /// The roots, PEM, one or more; the first is the one below which certificates are signed now.
+    pub pem: String,
 }
 
 /// Where a listener's routes come from.

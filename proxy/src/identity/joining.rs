@@ -18,6 +18,7 @@ use weir_policy::spiffe::SpiffeId;
 use weir_xds::istio::IstioCertificateRequest;
 use weir_xds::istio::istio_certificate_service_client::IstioCertificateServiceClient;
 
+use super::roots;
 use super::token::Token;
 use super::trust::{self, Trust, Untrusted};
 use crate::tls;
@@ -35,6 +36,19 @@ pub(crate) struct Credential {
     pub(crate) key: PrivateKeyDer<'static>,
     /// Until when it is good.
     pub(crate) not_after: SystemTime,
+}
+
+impl Credential {
+    /// The same, of somebody who trusts these roots.
+    pub(super) fn below(&self, roots: &[CertificateDer<'static>]) -> Credential {
+        Credential {
+            id: self.id.clone(),
+            chain: self.chain.clone(),
+            roots: roots.to_vec(),
+            key: self.key.clone_key(),
+            not_after: self.not_after,
+        }
+    }
 }
 
 /// Why there is no certificate.
@@ -161,14 +175,16 @@ pub(super) fn answered(
 ) -> Result<Credential, Untrusted> {
     let read = |pem: &String| CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| Untrusted::Malformed);
     let all: Vec<CertificateDer<'static>> = chain.iter().map(read).collect::<Result<_, _>>()?;
-    trust.check(&all, id, trust::unix_time(now))?;
+    let vouched = trust.check(&all, id, trust::unix_time(now))?;
     let first = all.first().ok_or(Untrusted::Malformed)?;
     let end = webpki::EndEntityCert::try_from(first).map_err(|_| Untrusted::Malformed)?;
     if *end.subject_public_key_info() != *rcgen::PublicKeyData::subject_public_key_info(key) {
         return Err(Untrusted::Chain("it is for another key".to_owned()));
     }
     let (not_after, id) = trust::read(first)?;
-    let is_root = |one: &CertificateDer<'static>| trust.roots.contains(one) || trust.pins.contains(&trust::sha256(one));
+    let is_root = |one: &CertificateDer<'static>| {
+        trust.roots.contains(one) || trust.pins.contains(&trust::sha256(one)) || vouched.is_for(one)
+    };
     let (mut roots, mut chain): (Vec<_>, Vec<_>) = all.into_iter().partition(is_root);
     if roots.is_empty() {
         // It is below one that we have from a file and that was not sent along.
@@ -196,15 +212,9 @@ pub(crate) async fn connect(
 
 async fn shake_hands(to: Uri, config: Arc<ClientConfig>) -> std::io::Result<TokioIo<TlsStream<TcpStream>>> {
     let wrong = || std::io::Error::from(std::io::ErrorKind::InvalidInput);
-    let host = to.host().ok_or_else(wrong)?;
-    let host = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'))
-        .unwrap_or(host);
-    let name = ServerName::try_from(host.to_owned()).map_err(|_| wrong())?;
-    let stream = TcpStream::connect((host, to.port_u16().ok_or_else(wrong)?)).await?;
-    // Only slower without.
-    let _ = stream.set_nodelay(true);
+    let host = roots::host(&to).ok_or_else(wrong)?.to_owned();
+    let name = ServerName::try_from(host).map_err(|_| wrong())?;
+    let stream = roots::open(&to).await?;
     let connected = TlsConnector::from(config).connect(name, stream).await;
     let connected = connected.map_err(|error| std::io::Error::new(error.kind(), tls::Said(&error).to_string()))?;
     Ok(TokioIo::new(connected))

@@ -308,7 +308,7 @@ async fn renewed(
         name: "portal-1".parse().expect("a name"),
     };
     let condition = Readiness::default().condition("has a certificate");
-    let (_identity, keeper) = start(endpoint, joining, workload, None, condition);
+    let (_identity, keeper, _taker) = start(endpoint, joining, workload, None, condition);
     let trust = keeper.trust(None, Some(&held)).expect("known roots");
     keeper.publish(held, trust).expect("it is right");
     let error = keeper
@@ -320,6 +320,54 @@ async fn renewed(
         all.push(by);
     }
     (all, error)
+}
+
+/// What the control plane tells of roots counts for more than what comes with a certificate, or stands in a file; but
+/// not for who joined another mesh.
+#[test]
+fn roots_that_were_told_hold_until_another_mesh_is_joined() {
+    let (held, renewed, elsewhere) = (credential(), credential(), credential());
+    let (other, file) = (credential(), credential());
+    let directory = tempfile::tempdir().expect("a directory");
+    let ca_file = directory.path().join("roots.pem");
+    std::fs::write(&ca_file, pem(&file.roots[0])).expect("written");
+    let joining = Joining {
+        token_file: None,
+        ca_file: Some(ca_file),
+        keep: KeepIdentity::No,
+    };
+    let endpoint = Endpoint::from_static("https://127.0.0.1:1");
+    let workload = "citizen/portal-1".parse().expect("a workload");
+    let condition = Readiness::default().condition("has a certificate");
+    let (identity, keeper, _taker) = start(endpoint, joining, workload, None, condition);
+    let trusted = || {
+        let state = identity.shared.state.borrow().0.clone();
+        state.expect("there is one").credential.roots.clone()
+    };
+    let own = held.roots[0].clone();
+    let both = [file.roots[0].clone(), own.clone()];
+    let before = keeper.trust(None, Some(&held)).expect("known roots");
+    assert_eq!(
+        before.roots, both,
+        "the file's and those that came with the certificate"
+    );
+    keeper.publish(held, before).expect("it is right");
+    assert_eq!(trusted(), std::slice::from_ref(&own));
+
+    let told = [own.clone(), other.roots[0].clone()];
+    let roots = Arc::new(Roots::read(&told.iter().map(pem).collect::<String>()).expect("two"));
+    assert!(identity.trust(&roots).expect("they are right"));
+    assert!(!identity.trust(&roots).expect("they are right"), "nothing new");
+    assert_eq!(trusted(), told);
+    let renewed = renewed.below(&[own]);
+    let after = keeper.trust(None, Some(&renewed)).expect("known roots");
+    assert_eq!(after.roots, told, "not the file's");
+    keeper.publish(renewed, after.clone()).expect("it is right");
+    assert_eq!(trusted(), told, "not only what came along");
+
+    let theirs = elsewhere.roots.clone();
+    keeper.publish(elsewhere, after).expect("it is right");
+    assert_eq!(trusted(), theirs);
 }
 
 #[tokio::test]
@@ -378,6 +426,10 @@ fn identity(credential: Credential) -> Identity {
             state: watch::Sender::new(State(Some(Arc::new(held)))),
             wanted: Notify::new(),
             trouble: Mutex::default(),
+            told: Mutex::default(),
+            offers: watch::Sender::default(),
+            taken: watch::Sender::default(),
+            roots_trouble: Mutex::default(),
         }),
     }
 }

@@ -26,6 +26,31 @@ pub(crate) struct Trust {
     pub(crate) id: SpiffeId,
 }
 
+/// What a chain that is believed says beside who its holder is: other roots that those which are trusted have signed.
+#[derive(Debug, Default)]
+pub(crate) struct Vouched(Vec<Vouching>);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Vouching {
+    subject: Vec<u8>,
+    key: Vec<u8>,
+}
+
+impl Vouched {
+    /// Whether a root has name and key of an authority that the chain goes by.
+    pub(crate) fn is_for(&self, root: &CertificateDer<'_>) -> bool {
+        is_self_issued(root) && vouching(root).is_some_and(|root| self.0.contains(&root))
+    }
+}
+
+fn vouching(certificate: &CertificateDer<'_>) -> Option<Vouching> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    Some(Vouching {
+        subject: parsed.subject().as_raw().to_vec(),
+        key: parsed.public_key().raw.to_vec(),
+    })
+}
+
 /// Why a certificate is not who it should be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Untrusted {
@@ -40,11 +65,16 @@ pub(crate) enum Untrusted {
 }
 
 impl Trust {
-    /// Whether `chain`, the end first, is of `id`, by a root that is trusted.
+    /// Whether `chain`, the end first, is of `id`, by a root that is trusted; returns whom that root vouches for.
     ///
     /// # Errors
     /// See [`Untrusted`].
-    pub(crate) fn check(&self, chain: &[CertificateDer<'_>], id: &SpiffeId, now: UnixTime) -> Result<(), Untrusted> {
+    pub(crate) fn check(
+        &self,
+        chain: &[CertificateDer<'_>],
+        id: &SpiffeId,
+        now: UnixTime,
+    ) -> Result<Vouched, Untrusted> {
         let (end, others) = chain.split_first().ok_or(Untrusted::Malformed)?;
         let pinned = others
             .iter()
@@ -60,7 +90,7 @@ impl Trust {
         let end = EndEntityCert::try_from(end).map_err(|_| Untrusted::Malformed)?;
         let usage = KeyUsage::server_auth();
         let verified = end.verify_for_usage(webpki::ALL_VERIFICATION_ALGS, &anchors, others, now, usage, None, None);
-        verified.map_err(|error| match error {
+        let verified = verified.map_err(|error| match error {
             webpki::Error::UnknownIssuer => Untrusted::NoRoot,
             error => Untrusted::Chain(error.to_string()),
         })?;
@@ -70,7 +100,9 @@ impl Trust {
             let held = names.join(", ");
             return Err(Untrusted::Other { held, expect });
         }
-        Ok(())
+        let between = verified.intermediate_certificates();
+        let vouched = between.filter_map(|certificate| vouching(&CertificateDer::from(certificate.der().to_vec())));
+        Ok(Vouched(vouched.collect()))
     }
 
     /// Takes the certificate of a server that is [`Trust::id`].
@@ -119,7 +151,7 @@ impl ServerCertVerifier for ExactPeer {
     ) -> Result<ServerCertVerified, rustls::Error> {
         let chain: Vec<CertificateDer<'_>> = std::iter::once(end).chain(others).cloned().collect();
         match self.trust.check(&chain, &self.trust.id, now) {
-            Ok(()) => Ok(ServerCertVerified::assertion()),
+            Ok(_) => Ok(ServerCertVerified::assertion()),
             Err(untrusted) => Err(rustls::Error::InvalidCertificate(CertificateError::Other(
                 rustls::OtherError(Arc::new(untrusted)),
             ))),

@@ -136,7 +136,7 @@ fn link(control_plane: Option<ControlPlane>, state: Option<&std::path::Path>) ->
     let (mesh, feed) = Mesh::new(Clock::start(), Locality::default());
     let node = node::node(&workload(), &Locality::default(), "0");
     let last_good = state.map(|path| LastGood::start(path, &workload()).expect("opens"));
-    let link = Link::new(control_plane, node, Settings::default(), feed, last_good);
+    let link = Link::new(control_plane, None, node, Settings::default(), feed, last_good);
     (mesh, tokio::spawn(link.run()))
 }
 

@@ -133,7 +133,7 @@ impl Server {
                     .map(|addresses| addresses.iter().map(String::as_str).collect());
                 addresses.map(|addresses: Vec<&str>| endpoints(&name, &addresses))
             }
-            ResourceType::WorkloadPolicy => panic!("nobody's policy is asked for"),
+            ResourceType::WorkloadPolicy | ResourceType::TrustRoots => panic!("they are not asked for"),
         };
         Input::Response(match any {
             Some(any) => response(kind, &nonce, vec![resource(&name, &nonce, any)], &[]),

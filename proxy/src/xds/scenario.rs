@@ -1,5 +1,6 @@
 //! A state machine, the snapshots made from it, and short ways to say what goes in and what comes out.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use weir_policy::model::{
@@ -16,6 +17,7 @@ use weir_xds::{ResourceType, encode, node};
 
 use super::state::{Input, Outputs, Settings, State};
 use crate::clock::Clock;
+use crate::identity::roots::Roots;
 use crate::mesh::LinkStatus;
 use crate::snapshot::{self, Backend, Lookup, Snapshot, States};
 
@@ -271,6 +273,8 @@ pub(crate) struct Scenario {
     pub(crate) status: LinkStatus,
     pub(crate) kept: u32,
     pub(crate) reasons: Vec<String>,
+    /// To be trusted.
+    pub(crate) roots: Option<Arc<Roots>>,
 }
 
 impl Scenario {
@@ -285,6 +289,7 @@ impl Scenario {
             status: LinkStatus::default(),
             kept: 0,
             reasons: Vec::new(),
+            roots: None,
         }
     }
 
@@ -323,6 +328,7 @@ impl Scenario {
             self.kept += 1;
         }
         self.status = outputs.status;
+        self.roots = outputs.roots;
         let errors = outputs
             .requests
             .iter()

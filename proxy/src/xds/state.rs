@@ -20,6 +20,7 @@ use std::time::Duration;
 use weir_policy::model::{self, EndpointHealth, RouteSource, VirtualHost};
 use weir_policy::mutual_tls::MutualTls;
 use weir_policy::names::{ClusterName, ListenerName, RouteName, WorkloadName};
+use weir_policy::roots::RootsName;
 use weir_policy::telemetry;
 use weir_policy::time::Time;
 use weir_xds::envoy::{Any, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
@@ -27,6 +28,7 @@ use weir_xds::{ResourceType, decode};
 
 use super::table::{self, Admission, Answer, Held, Received, Refusal, Table, Tracked};
 use crate::config::{AccessLog, Xds};
+use crate::identity::roots::Roots;
 use crate::last_good::Kept;
 use crate::mesh::{Connected, LinkStatus, RefusedResource, RejectedVersion, ResourceStatus};
 use crate::snapshot::{ClusterPart, CompiledRoutes, LastUsed, Parts, ServicePart};
@@ -51,6 +53,17 @@ pub(crate) struct Settings {
     pub(crate) xds: Xds,
     /// Whose policy is asked for. `None`: nobody's, since no control plane but Weir's has any.
     pub(crate) own: Option<Own>,
+    /// Whether the roots that everybody trusts are asked for.
+    pub(crate) roots: AsksForRoots,
+}
+
+/// Whether the roots that everybody trusts are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AsksForRoots {
+    /// By who has an identity.
+    Yes,
+    /// Nobody here believes certificates.
+    No,
 }
 
 /// This proxy, as far as its own policy asks.
@@ -71,6 +84,7 @@ impl Default for Settings {
             names_max: 4096,
             xds: Xds::Strict,
             own: None,
+            roots: AsksForRoots::No,
         }
     }
 }
@@ -86,6 +100,8 @@ pub(crate) enum Input {
     Closed,
     /// A response came on it.
     Response(DeltaDiscoveryResponse),
+    /// These roots, which were put out, are trusted.
+    Trusted(Arc<Roots>),
     /// The time is that of [`State::next`], or later.
     Tick,
 }
@@ -97,6 +113,8 @@ pub(crate) struct Outputs {
     pub(crate) requests: Vec<DeltaDiscoveryRequest>,
     /// What the next snapshot is made of; `None`: nothing in force changed.
     pub(crate) parts: Option<Parts>,
+    /// Roots that are to be trusted; [`Input::Trusted`] says that they are.
+    pub(crate) roots: Option<Arc<Roots>>,
     /// How things stand.
     pub(crate) status: LinkStatus,
     /// Whether [`State::kept`] changed.
@@ -120,6 +138,10 @@ pub(crate) struct State {
     endpoints: Table<ClusterName, Arc<model::ClusterEndpoints>>,
     /// At most that of this proxy's own workload.
     policies: Table<WorkloadName, Arc<TelemetryPolicy>>,
+    /// They are acknowledged when they are trusted, and kept by who trusts them.
+    roots: Table<RootsName, Arc<Roots>>,
+    /// Which were put out last to be trusted.
+    to_trust: Option<Arc<Roots>>,
     /// What the latest of these says of how ports are entered, also one that is refused for what else it says.
     mutual_tls: Option<Entry>,
     /// Of a route configuration that does not exist; always there.
@@ -159,6 +181,8 @@ impl State {
             clusters: Table::new(ResourceType::Cluster),
             endpoints: Table::new(ResourceType::Endpoints),
             policies: Table::new(ResourceType::WorkloadPolicy),
+            roots: Table::new(ResourceType::TrustRoots),
+            to_trust: None,
             mutual_tls: None,
             no_routes: CompiledRoutes::compile(&[]).ok().map(Arc::new),
             skipped: BTreeMap::new(),
@@ -191,9 +215,35 @@ impl State {
             }
             Input::Closed => self.close(),
             Input::Response(response) => answers.extend(self.receive(now, response)),
+            Input::Trusted(roots) => self.trusted(&roots),
             Input::Tick => self.let_go(now),
         }
         self.settle(now, answers)
+    }
+
+    /// Those that wait to be trusted; or those that were before, where others were put out since and are taken back.
+    fn roots_to_trust(&mut self) -> Option<Arc<Roots>> {
+        let tracked = self.roots.entries.get(&RootsName)?;
+        let candidate = tracked.candidate.as_ref().map(|candidate| &candidate.held.value);
+        let before = tracked
+            .answer
+            .value()
+            .filter(|before| self.to_trust.as_ref() != Some(before));
+        let roots = Arc::clone(candidate.or(before)?);
+        self.to_trust = Some(Arc::clone(&roots));
+        Some(roots)
+    }
+
+    fn trusted(&mut self, roots: &Roots) {
+        for tracked in self.roots.entries.values_mut() {
+            if tracked
+                .candidate
+                .as_ref()
+                .is_some_and(|candidate| *candidate.held.value == *roots)
+            {
+                tracked.promote();
+            }
+        }
     }
 
     /// When to [`Input::Tick`] next; `None`: there is nothing to wait for.
@@ -280,6 +330,8 @@ impl State {
                 let value = accept_policy(&name, &resource, own)?;
                 self.policies.restore(name, Held::new(value, version, resource));
             }
+            // Kept with the identity, by who trusts them.
+            ResourceType::TrustRoots => {}
         }
         Ok(())
     }
@@ -314,6 +366,7 @@ impl State {
         self.clusters.close();
         self.endpoints.close();
         self.policies.close();
+        self.roots.close();
     }
 
     /// Returns the NACK, if it comes to that.
@@ -342,6 +395,7 @@ impl State {
                 let accept = |name: &WorkloadName, resource: &Any| accept_policy(name, resource, own);
                 self.policies.receive(response, Admission::AtOnce, accept)
             }
+            Some(ResourceType::TrustRoots) => self.roots.receive(response, when_ready, accept_roots),
             None => {
                 let reason = "resources of this type were not asked for".to_owned();
                 return Some(table::nack(&response.type_url, response.nonce, reason));
@@ -408,6 +462,7 @@ impl State {
         let requests = self.requests(answers);
         let changed = std::mem::take(&mut self.changed);
         Outputs {
+            roots: self.roots_to_trust(),
             requests,
             parts: changed.then(|| self.parts()),
             status: self.status(),
@@ -437,6 +492,11 @@ impl State {
         self.changed |= self.endpoints.follow(&clusters);
         let own = self.settings.own.iter().map(|own| own.workload.clone());
         self.changed |= self.policies.follow(&own.collect());
+        let roots = match self.settings.roots {
+            AsksForRoots::Yes => BTreeSet::from([RootsName]),
+            AsksForRoots::No => BTreeSet::new(),
+        };
+        self.roots.follow(&roots);
     }
 
     /// Puts in force what has all that it refers to, or has waited long enough. Returns whether anything was.
@@ -489,11 +549,13 @@ impl State {
             Connected::Yes => {}
             Connected::No => return Vec::new(),
         }
+        requests.extend(self.roots.acknowledge());
         requests.extend(self.policies.acknowledge());
         requests.extend(self.clusters.acknowledge());
         requests.extend(self.endpoints.acknowledge());
         requests.extend(self.listeners.acknowledge());
         requests.extend(self.routes.acknowledge());
+        requests.extend(self.roots.request());
         requests.extend(self.policies.request());
         requests.extend(self.clusters.request());
         requests.extend(self.endpoints.request());
@@ -610,6 +672,7 @@ impl State {
         let mut before = std::mem::take(&mut self.skipped);
         let mut resources: Vec<ResourceStatus> = clusters.chain(listeners).collect();
         resources.extend(self.policies.statuses());
+        resources.extend(self.roots.statuses());
         for resource in &mut resources {
             let key = (resource.kind.clone(), resource.name.clone());
             // What is not subscribed to any more is dropped here.
@@ -724,6 +787,12 @@ fn accept_endpoints(name: &ClusterName, resource: &Any) -> Result<Arc<model::Clu
     let endpoints = decode::endpoints(resource)?;
     same_name(name, &endpoints.cluster)?;
     Ok(Arc::new(endpoints))
+}
+
+fn accept_roots(name: &RootsName, resource: &Any) -> Result<Arc<Roots>, Refusal> {
+    let roots = decode::trust_roots(resource)?;
+    same_name(name, &roots.name)?;
+    Ok(Arc::new(Roots::read(&roots.pem)?))
 }
 
 /// How our ports are entered, and the policy that says so.

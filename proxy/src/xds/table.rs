@@ -12,6 +12,7 @@ use weir_policy::time::Time;
 use weir_xds::envoy::{Any, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource, Status};
 use weir_xds::{Rejection, ResourceType};
 
+use crate::identity::roots::RootsError;
 use crate::mesh::{RejectedVersion, ResourceState, ResourceStatus};
 
 /// How many responses of one type may be unacknowledged; an older one is then never acknowledged. It takes a control
@@ -48,6 +49,9 @@ pub(crate) enum Refusal {
          off; start it with stdout or a file, or ask for no lines"
     )]
     NoAccessLog,
+    /// Its roots are none.
+    #[error(transparent)]
+    Roots(#[from] RootsError),
     /// There is nothing in it.
     #[error("holds no resource")]
     Empty,

@@ -1,18 +1,22 @@
 //! The state machine, rule by rule.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use weir_policy::mutual_tls::Mode;
+use weir_policy::roots::RootsName;
 use weir_policy::telemetry::AccessLog;
-use weir_xds::ResourceType::{Cluster, Endpoints, Listener, Route, WorkloadPolicy};
+use weir_xds::ResourceType::{Cluster, Endpoints, Listener, Route, TrustRoots, WorkloadPolicy};
+use weir_xds::encode;
 use weir_xds::envoy::{Any, DeltaDiscoveryResponse};
 
 use super::scenario::{
     Scenario, cluster, endpoints, garbage, inline_listener, listener, listener_name, policy, policy_with_mode,
     resource, response, route, uncompilable_route,
 };
-use super::state::{Input, Own, Settings};
+use super::state::{AsksForRoots, Input, Own, Settings};
 use crate::config;
+use crate::identity::roots::Roots;
 use crate::mesh::{Connected, ResourceState};
 use crate::snapshot::Lookup;
 
@@ -290,7 +294,7 @@ fn what_is_refused_leaves_what_was_in_force() {
             Cluster => cluster("a.n:80"),
             Listener => listener("a:80", "a.n:80/*"),
             Route => route("a.n:80/*", &["a.n:80"]),
-            WorkloadPolicy => panic!("none of the cases"),
+            WorkloadPolicy | TrustRoots => panic!("none of the cases"),
         };
         assert_eq!(s.answer(kind, "good", name, "3", good), [format!("{kind} ack:good")]);
         assert!(s.status.resources.iter().all(|resource| resource.rejected.is_none()));
@@ -799,4 +803,95 @@ fn lines_are_not_promised_where_there_is_no_log() {
         let said = s.reasons.concat();
         assert_eq!(said.contains("--access-log off"), expect.contains("nack"), "{said}");
     }
+}
+
+/// Roots, PEM; their certificates are made anew each time.
+fn roots(count: usize) -> (Any, Arc<Roots>) {
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let root = || {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        params.self_signed(&key).expect("a root").pem()
+    };
+    let pem: String = (0..count).map(|_| root()).collect();
+    let told = weir_policy::model::TrustRoots {
+        name: RootsName,
+        pem: pem.clone(),
+    };
+    (encode::trust_roots(&told), Arc::new(Roots::read(&pem).expect("roots")))
+}
+
+fn asks_for_roots() -> Scenario {
+    Scenario::new(Settings {
+        roots: AsksForRoots::Yes,
+        ..Settings::default()
+    })
+}
+
+/// "Acknowledged" means "trusted here".
+#[test]
+fn roots_are_acknowledged_when_they_are_trusted_and_never_by_time() {
+    let mut s = asks_for_roots();
+    assert_eq!(s.input(Input::Opened), ["roots hello +ROOTCA"]);
+    let ((first, trusted), (second, other)) = (roots(1), roots(2));
+    assert_eq!(s.answer(TrustRoots, "n1", "ROOTCA", "1", first.clone()), NOTHING);
+    s.pass(Duration::from_secs(3600));
+    assert_eq!(
+        s.input(Input::Trusted(Arc::clone(&other))),
+        NOTHING,
+        "these were not told"
+    );
+    assert_eq!(s.input(Input::Trusted(Arc::clone(&trusted))), ["roots ack:n1"]);
+    // What is taken back before it was trusted leaves what was there.
+    let (taken_back, _) = roots(2);
+    s.answer(TrustRoots, "b1", "ROOTCA", "b", taken_back);
+    assert_eq!(s.roots.take().map(|roots| *roots != *trusted), Some(true));
+    s.answer(TrustRoots, "b2", "ROOTCA", "1", first.clone());
+    assert_eq!(s.roots.take(), Some(Arc::clone(&trusted)));
+    assert_eq!(s.input(Input::Tick), NOTHING);
+    assert_eq!(s.roots, None, "said once");
+    // What comes meanwhile takes the place of what was not trusted yet.
+    assert_eq!(s.answer(TrustRoots, "n2", "ROOTCA", "2", second), NOTHING);
+    assert_eq!(s.input(Input::Trusted(trusted)), NOTHING);
+    assert_eq!(s.input(Input::Trusted(other)), ["roots ack:n2"]);
+    assert_eq!(s.input(Input::Closed), NOTHING);
+    assert_eq!(s.input(Input::Opened), ["roots hello +ROOTCA ROOTCA@2"]);
+    assert!(s.state.kept().is_empty(), "the identity keeps them");
+}
+
+#[test]
+fn what_is_no_root_is_refused_and_what_was_before_stays() {
+    let mut s = asks_for_roots();
+    s.input(Input::Opened);
+    let (first, trusted) = roots(1);
+    s.answer(TrustRoots, "n1", "ROOTCA", "1", first);
+    s.input(Input::Trusted(trusted));
+    for (nonce, bad) in [
+        ("g1", garbage(TrustRoots)),
+        (
+            "g2",
+            encode::trust_roots(&weir_policy::model::TrustRoots {
+                name: RootsName,
+                pem: "no certificate".to_owned(),
+            }),
+        ),
+    ] {
+        assert_eq!(
+            s.answer(TrustRoots, nonce, "ROOTCA", "2", bad),
+            [format!("roots nack:{nonce}")]
+        );
+    }
+    assert!(
+        s.reasons
+            .last()
+            .is_some_and(|reason| reason.contains("holds no certificate")),
+        "{:?}",
+        s.reasons
+    );
+}
+
+#[test]
+fn who_has_no_identity_asks_for_no_roots() {
+    let mut s = Scenario::new(Settings::default());
+    assert_eq!(s.input(Input::Opened), ["endpoints hello"]);
 }

@@ -21,8 +21,9 @@ async fn an_authority_is_shown_with_what_it_has_left() {
         "keys          memory: gone when the process ends\n",
         "certificates  good for 24h\n",
         "CERTIFICATE",
-        "root           O=cluster.local, CN=Weir root           3649 ",
-        "intermediate   O=cluster.local, CN=Weir intermediate   3649 ",
+        "root           O=cluster.local, CN=Weir root ",
+        "   3649 ",
+        "intermediate   O=cluster.local, CN=Weir intermediate    3649 ",
     ]);
     let json = weirctl(&mesh, &["ca", "status", "-o", "json"]).await;
     let json: Value = serde_json::from_str(&json.ends(0).stdout).expect("JSON");

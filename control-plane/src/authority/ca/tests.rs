@@ -78,7 +78,7 @@ fn nothing_is_good_longer_than_what_signed_it() {
 fn the_authoritys_own_certificates_may_do_what_they_must_and_no_more() {
     let root = Pair::root(&trust_domain(), now()).expect("a root");
     let intermediate = root.intermediate(&trust_domain(), now()).expect("an intermediate");
-    for (pair, path_length) in [(&root, 1), (&intermediate, 0)] {
+    for (pair, path_length) in [(&root, 5), (&intermediate, 0)] {
         let parsed = parse(&pair.certificate).expect("a certificate");
         let constraints = parsed.basic_constraints().expect("readable").expect("there");
         assert!(constraints.critical && constraints.value.ca);

@@ -13,7 +13,7 @@ fn trust_domain() -> TrustDomain {
 fn open(directory: &tempfile::TempDir) -> Result<Ca, AuthorityError> {
     let directory = Directory::open(directory.path().join("authority"))?;
     directory.token_key()?;
-    directory.ca(&trust_domain(), SystemTime::now())
+    directory.ca(None, &trust_domain(), SystemTime::now())
 }
 
 /// Fingerprints of root and intermediate.
@@ -110,13 +110,13 @@ fn an_intermediate_that_ends_is_renewed_under_the_same_root() {
     let place = Directory::open(directory.path().join("authority")).expect("open");
     for days in [300, 800] {
         let later = SystemTime::now() + Duration::from_secs(days * 24 * 60 * 60);
-        let (same, after) = prints(&place.ca(&trust_domain(), later).expect("renewed"));
+        let (same, after) = prints(&place.ca(None, &trust_domain(), later).expect("renewed"));
         assert_eq!(same, root);
         assert_ne!(after, before);
     }
     let ended = SystemTime::now() + Duration::from_secs(11 * 365 * 24 * 60 * 60);
     let error = place
-        .ca(&trust_domain(), ended)
+        .ca(None, &trust_domain(), ended)
         .expect_err("the root has ended")
         .to_string();
     assert!(
@@ -239,4 +239,113 @@ fn a_key_of_an_operators_that_others_can_read_is_refused() {
     ] {
         assert_eq!(mode & forbidden(owner) == 0, right, "{owner} {mode:o}");
     }
+}
+
+fn authority(directory: &tempfile::TempDir) -> Directory {
+    Directory::open(directory.path().join("authority")).expect("open")
+}
+
+/// A rotation at its last step, in a directory.
+fn forgetting(directory: &tempfile::TempDir) -> (Directory, Rotation) {
+    open(directory).expect("made");
+    let place = authority(directory);
+    let now = SystemTime::now();
+    let begun = place.begin(&trust_domain(), now).expect("begun");
+    let rotation = begun.at(Step::Forget, now);
+    place.keep(&rotation).expect("kept");
+    (place, rotation)
+}
+
+/// Cut off after any of its writes, the end of a rotation is found under way, signs as before, and is done again.
+#[test]
+fn the_end_of_a_rotation_that_is_cut_off_is_done_again() {
+    const WRITES: [&str; 3] = [BRIDGES, INTERMEDIATE, ROOT];
+    for done in 0..=WRITES.len() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (place, rotation) = forgetting(&directory);
+        let file = |name: &str| directory.path().join("authority").join(name);
+        let names = [&WRITES[..], &[ROTATION]].concat();
+        let before: Vec<Option<Vec<u8>>> = names.iter().map(|name| fs::read(file(name)).ok()).collect();
+        let now = SystemTime::now();
+        place.finish(&rotation, now).expect("done");
+        for (name, bytes) in names.iter().zip(before).skip(done) {
+            match bytes {
+                Some(bytes) => place.write(name, &bytes).expect("written"),
+                None => fs::remove_file(file(name)).expect("removed"),
+            }
+        }
+        let held = authority(&directory).rotation().expect("read");
+        assert!(held.as_ref() == Some(&rotation), "{done}");
+        let ca = place.ca(held.as_ref(), &trust_domain(), now).expect("it signs");
+        let new = rotation.new_root().expect("a root");
+        assert_eq!(ca.roots(), std::slice::from_ref(&new), "{done}");
+        assert_eq!(ca.bridges().first(), rotation.bridges().expect("two").first(), "{done}");
+        place.finish(&rotation, now).expect("done again");
+        let after = authority(&directory);
+        assert!(after.rotation().expect("read").is_none(), "{done}");
+        let ca = after.ca(None, &trust_domain(), now).expect("it signs");
+        assert_eq!((ca.roots(), ca.bridges().len()), (&[new][..], 2), "{done}");
+        assert!(!fs::read_to_string(file(ROOT)).expect("there").is_empty());
+    }
+}
+
+#[test]
+fn what_leads_from_roots_of_the_past_ends_with_its_time_and_grows_with_each_rotation() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (place, rotation) = forgetting(&directory);
+    let now = SystemTime::now();
+    place.finish(&rotation, now).expect("done");
+    let next = place.begin(&trust_domain(), now).expect("begun").at(Step::Forget, now);
+    place.finish(&next, now).expect("done");
+    assert_eq!(
+        place.ca(None, &trust_domain(), now).expect("it signs").bridges().len(),
+        4
+    );
+    let later = now + Duration::from_secs(61 * 24 * 60 * 60);
+    let roots = place
+        .ca(None, &trust_domain(), later)
+        .expect("it signs")
+        .bridges()
+        .len();
+    assert_eq!(roots, 2, "roots that nothing leads from any more");
+}
+
+#[test]
+fn a_rotation_is_aborted_as_if_it_had_not_begun() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let before = prints(&open(&directory).expect("made"));
+    let place = authority(&directory);
+    let now = SystemTime::now();
+    let rotation = place.begin(&trust_domain(), now).expect("begun");
+    let both = place.ca(Some(&rotation), &trust_domain(), now).expect("it signs");
+    assert_eq!((prints(&both), both.roots().len()), (before.clone(), 2));
+    place.abort().expect("aborted");
+    place.abort().expect("once more");
+    assert!(place.rotation().expect("read").is_none());
+    assert_eq!(prints(&open(&directory).expect("read")), before);
+}
+
+#[test]
+fn a_damaged_rotation_is_refused_with_what_to_do() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (place, _) = forgetting(&directory);
+    place.write(ROTATION, b"{}").expect("written");
+    let error = place.rotation().expect_err("damaged").to_string();
+    assert!(
+        error.contains("rotation.json is damaged: restore it from a copy"),
+        "{error}"
+    );
+}
+
+#[test]
+fn until_when_certificates_are_good_is_written_for_one_root() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let ca = open(&directory).expect("made");
+    let (one, other) = (ca.root().expect("a root"), RootId::of([7; 32]));
+    let place = authority(&directory);
+    assert_eq!(place.given_until(one).expect("read"), None);
+    let until = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    place.set_given_until(one, until).expect("written");
+    assert_eq!(place.given_until(one).expect("read"), Some(until));
+    assert_eq!(place.given_until(other).expect("read"), None);
 }

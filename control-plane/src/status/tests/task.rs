@@ -23,7 +23,12 @@ impl World {
             .await
             .expect("memory takes it");
         let (drainer, drain) = drain::channel();
-        let (xds, serve) = xds::server(store.clone(), TrustDomain::default(), drain.clone());
+        let (xds, serve) = xds::server(
+            store.clone(),
+            TrustDomain::default(),
+            tokio::sync::watch::channel(Vec::new()).1,
+            drain.clone(),
+        );
         let keep = keep(store.clone(), xds, drain);
         let tasks = tokio::spawn(async move {
             tokio::join!(serve, keep);

@@ -75,8 +75,13 @@ impl World {
     }
 
     fn open_as(&mut self, id: u64, client: ClientIdentity, variant: Variant) {
-        self.model
-            .open(StreamId(id), client, variant, None, SystemTime::UNIX_EPOCH);
+        self.model.open(
+            StreamId(id),
+            client,
+            variant,
+            (Entry::Loopback, None),
+            SystemTime::UNIX_EPOCH,
+        );
     }
 
     fn ask(&mut self, id: u64, of: ResourceType, asked: Asked) -> Vec<String> {

@@ -61,7 +61,7 @@ pub fn soften(kind: ResourceType, any: &Any) -> Softened {
         ResourceType::Cluster => changed(any, cluster),
         ResourceType::Endpoints => changed(any, endpoints),
         // Nobody but Weir hands these out.
-        ResourceType::WorkloadPolicy => Softened {
+        ResourceType::WorkloadPolicy | ResourceType::TrustRoots => Softened {
             message: any.clone(),
             skipped: Vec::new(),
         },

@@ -62,18 +62,18 @@ fn a_root_is_known_by_itself_or_by_its_fingerprint() {
         id: id.clone(),
     };
     let pin = sha256(&root);
-    assert_eq!(trust(&[&root], &[]).check(&chain, &id, now()), Ok(()));
-    assert_eq!(trust(&[], &[pin]).check(&with_root, &id, now()), Ok(()));
+    assert_eq!(trust(&[&root], &[]).check(&chain, &id, now()).map(drop), Ok(()));
+    assert_eq!(trust(&[], &[pin]).check(&with_root, &id, now()).map(drop), Ok(()));
     let no_root = Err(Untrusted::NoRoot);
     assert_eq!(
-        trust(&[], &[pin]).check(&chain, &id, now()),
+        trust(&[], &[pin]).check(&chain, &id, now()).map(drop),
         no_root,
         "the root is not there"
     );
     let mut other = pin;
     other[31] ^= 1;
-    assert_eq!(trust(&[], &[other]).check(&with_root, &id, now()), no_root);
-    assert_eq!(trust(&[], &[]).check(&with_root, &id, now()), no_root);
+    assert_eq!(trust(&[], &[other]).check(&with_root, &id, now()).map(drop), no_root);
+    assert_eq!(trust(&[], &[]).check(&with_root, &id, now()).map(drop), no_root);
     let (stranger, ..) = self::chain(CONTROL);
     let strangers = trust(&[&stranger], &[sha256(&stranger)]);
     assert!(
@@ -86,8 +86,11 @@ fn a_root_is_known_by_itself_or_by_its_fingerprint() {
     assert!(trust(&[], &[pin]).check(&mixed, &id, now()).is_err());
     // The end itself, whose fingerprint somebody knows, is no root.
     let own = sha256(&chain[0]);
-    assert_eq!(trust(&[], &[own]).check(&with_root, &id, now()), no_root);
-    assert_eq!(trust(&[&root], &[]).check(&[], &id, now()), Err(Untrusted::Malformed));
+    assert_eq!(trust(&[], &[own]).check(&with_root, &id, now()).map(drop), no_root);
+    assert_eq!(
+        trust(&[&root], &[]).check(&[], &id, now()).map(drop),
+        Err(Untrusted::Malformed)
+    );
 }
 
 #[test]
@@ -110,7 +113,7 @@ fn only_the_exact_id_is_the_control_plane() {
             held: held.to_owned(),
             expect: CONTROL.to_owned(),
         };
-        assert_eq!(trust.check(&chain, &id, now()), Err(expect));
+        assert_eq!(trust.check(&chain, &id, now()).map(drop), Err(expect));
     }
 }
 
@@ -130,7 +133,7 @@ fn an_end_with_other_names_another_use_or_another_time_is_refused() {
     let check = |params: &CertificateParams| {
         let key = KeyPair::generate().expect("a key");
         let end = params.signed_by(&key, &issuer).expect("a certificate");
-        trust.check(&[end.der().clone()], &id, now())
+        trust.check(&[end.der().clone()], &id, now()).map(drop)
     };
     let server = ExtendedKeyUsagePurpose::ServerAuth;
     assert_eq!(check(&end(&[CONTROL], server.clone())), Ok(()));
@@ -145,4 +148,48 @@ fn an_end_with_other_names_another_use_or_another_time_is_refused() {
     let mut early = end(&[CONTROL], server);
     early.not_before = rcgen::date_time_ymd(4000, 1, 1);
     assert!(matches!(check(&early), Err(Untrusted::Chain(_))));
+}
+
+/// Whom a trusted root has signed, and nobody who only has that one's name.
+#[test]
+fn a_root_that_a_trusted_one_has_signed_is_vouched_for() {
+    let key = || KeyPair::generate().expect("a key");
+    let authority = |name: &str| {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params
+    };
+    let (old_key, new_key, false_key) = (key(), key(), key());
+    let old_certificate = authority("old").self_signed(&old_key).expect("a root");
+    let new_certificate = authority("new").self_signed(&new_key).expect("a root");
+    let false_certificate = authority("new").self_signed(&false_key).expect("a root");
+    let old = Issuer::new(authority("old"), old_key);
+    let cross = authority("new")
+        .signed_by(&new_key, &old)
+        .expect("signed by the old one");
+    let new = Issuer::new(authority("new"), new_key);
+    let end = end(&[CONTROL], ExtendedKeyUsagePurpose::ServerAuth);
+    let end = end.signed_by(&key(), &new).expect("a certificate");
+    let id: SpiffeId = CONTROL.parse().expect("an id");
+    let trust = |root: &rcgen::Certificate| Trust {
+        roots: vec![root.der().clone()],
+        pins: Vec::new(),
+        id: id.clone(),
+    };
+    let others = [new_certificate.der(), false_certificate.der(), cross.der(), end.der()];
+    let chain: Vec<_> = [end.der()].into_iter().chain(others).cloned().collect();
+    let vouched = trust(&old_certificate)
+        .check(&chain, &id, now())
+        .expect("below the old one");
+    assert!(vouched.is_for(new_certificate.der()));
+    assert!(!vouched.is_for(false_certificate.der()), "another key");
+    assert!(!vouched.is_for(cross.der()), "no root");
+    assert!(!vouched.is_for(old_certificate.der()));
+    let vouched = trust(&new_certificate)
+        .check(&chain, &id, now())
+        .expect("below the new one");
+    assert!(!vouched.is_for(new_certificate.der()), "it is trusted by itself");
+    assert!(trust(&false_certificate).check(&chain, &id, now()).is_err());
 }

@@ -162,6 +162,7 @@ fn subscription() -> impl Strategy<Value = (ResourceType, String)> {
             ResourceType::Route => format!("{service}.{ns}:{port}/{}", [STAR, STAR, "citizen", "police"][form]),
             // Another workload's, which is nothing to it; its own has a property by itself.
             ResourceType::WorkloadPolicy => format!("{ns}/{service}"),
+            ResourceType::TrustRoots => "ROOTCA".to_owned(),
         };
         (of, name)
     })

@@ -1,0 +1,422 @@
+//! The rotation that is under way, and the one task that carries it out: what was asked for is on disk before it is
+//! done, so that a process that is killed anywhere goes on where it was.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use rustls::RootCertStore;
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::ParsedCertificate;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use weir_api::identity::{ProxyBehind, RotationStatus};
+use weir_api::{Kind, Spec};
+use weir_policy::names::WorkloadName;
+use weir_policy::roots::{Proof, RootId};
+
+use super::ca::rfc3339;
+use super::files::AuthorityError;
+use super::rotation::{Below, Facts, Next, Proxy, Roots, Rotation, Start, Step, Waiting, Why, solve};
+use super::{Authority, Shared, Source, unix_seconds, x509};
+use crate::compile::index::name_of;
+use crate::drain::Drain;
+use crate::store::Store;
+use crate::xds::Xds;
+
+/// What is known of the rotation that is under way, and of who is behind.
+#[derive(Debug)]
+pub(super) struct Turning {
+    rotation: Mutex<Option<Rotation>>,
+    /// What proxies showed last: which root they trust, and of which their own certificate is. At most
+    /// [`SHOWN_MAX`].
+    shown: Mutex<BTreeMap<WorkloadName, Shown>>,
+    behind: Mutex<Behind>,
+    wake: Notify,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Shown {
+    root: RootId,
+    certificate: Below,
+}
+
+/// Who is waited for.
+#[derive(Debug, Default)]
+struct Behind {
+    waiting: Waiting,
+    /// Since when, of each.
+    since: BTreeMap<WorkloadName, (Why, SystemTime)>,
+}
+
+/// Why a rotation is not begun, or not aborted.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TurningError {
+    #[error(
+        "the authority signs with an operator's files, so that its root is changed by these: 1. put the new root beside the \
+         old one into --ca-roots, and wait until `weirctl ca status` names no proxy that is behind; 2. replace --ca-cert \
+         and --ca-key by an intermediate below the new root, and wait for as long as certificates are good; 3. take the \
+         old root out of --ca-roots"
+    )]
+    OperatorsRoot,
+    #[error(
+        "the authority signs with an operator's files: replace those of --ca-cert and --ca-key, which are taken anew"
+    )]
+    OperatorsIntermediate,
+    #[error("the authority is in memory, and ends with the process; start weir-control with --data-dir")]
+    Memory,
+    #[error("a rotation is under way, at the step {0}; `weirctl ca status` says what it waits for")]
+    UnderWay(Step),
+    #[error("no rotation is under way")]
+    NotUnderWay,
+    #[error(
+        "the rotation is at the step {0}: certificates are below the new root already, and going back would shut their \
+         holders out; let it end, and rotate once more"
+    )]
+    TooLate(Step),
+    #[error("{0}")]
+    Files(#[from] AuthorityError),
+}
+
+impl Turning {
+    pub(super) fn new(rotation: Option<Rotation>) -> Turning {
+        Turning {
+            rotation: Mutex::new(rotation),
+            shown: Mutex::default(),
+            behind: Mutex::default(),
+            wake: Notify::new(),
+        }
+    }
+
+    /// Held while the authority's files are written: one who changes them at a time.
+    pub(super) fn rotation(&self) -> MutexGuard<'_, Option<Rotation>> {
+        self.rotation.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn shown(&self) -> MutexGuard<'_, BTreeMap<WorkloadName, Shown>> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn behind(&self) -> MutexGuard<'_, Behind> {
+        self.behind.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Authority {
+    /// Begins a rotation of the root; of one that is under way only says for whom it does not wait. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When there can be none, or it is under way already.
+    pub(crate) fn rotate(&self, despite: BTreeSet<String>) -> Result<(), TurningError> {
+        let Source::Directory(directory) = &self.shared.source else {
+            return Err(self.no_rotation(TurningError::OperatorsRoot));
+        };
+        let now = SystemTime::now();
+        let mut held = self.shared.turning.rotation();
+        let rotation = match held.as_ref() {
+            Some(under_way) if despite.is_empty() => return Err(TurningError::UnderWay(under_way.step)),
+            Some(under_way) => {
+                let mut rotation = under_way.clone();
+                tracing::warn!(?despite, "the rotation of the root does not wait for these proxies");
+                rotation.despite.extend(despite);
+                directory.keep(&rotation)?;
+                rotation
+            }
+            None => {
+                let mut rotation = directory.begin(&self.shared.trust_domain, now)?;
+                if !despite.is_empty() {
+                    rotation.despite = despite;
+                    directory.keep(&rotation)?;
+                }
+                self.publish(directory.ca(Some(&rotation), &self.shared.trust_domain, now)?);
+                tracing::info!(step = %rotation.step, "the rotation of the root begins");
+                rotation
+            }
+        };
+        *held = Some(rotation);
+        self.shared.turning.wake.notify_one();
+        Ok(())
+    }
+
+    /// Goes back to the old root, as long as nobody has a certificate below the new one. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When no rotation is under way, or it is too late.
+    pub(crate) fn abort_rotation(&self) -> Result<(), TurningError> {
+        let Source::Directory(directory) = &self.shared.source else {
+            return Err(self.no_rotation(TurningError::OperatorsRoot));
+        };
+        let mut held = self.shared.turning.rotation();
+        match held.as_ref().map(|rotation| rotation.step) {
+            None => return Err(TurningError::NotUnderWay),
+            Some(Step::Trust) => {}
+            Some(step @ (Step::Sign | Step::Forget)) => return Err(TurningError::TooLate(step)),
+        }
+        directory.abort()?;
+        self.publish(directory.ca(None, &self.shared.trust_domain, SystemTime::now())?);
+        *held = None;
+        self.shared.turning.shown().clear();
+        tracing::info!("the rotation of the root is aborted");
+        self.shared.turning.wake.notify_one();
+        Ok(())
+    }
+
+    /// Signs with a new intermediate below the same root from now on. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When the intermediate is an operator's, or the root is rotated, which brings another.
+    pub(crate) fn renew_intermediate(&self) -> Result<(), TurningError> {
+        let Source::Directory(directory) = &self.shared.source else {
+            return Err(self.no_rotation(TurningError::OperatorsIntermediate));
+        };
+        let now = SystemTime::now();
+        let held = self.shared.turning.rotation();
+        if let Some(rotation) = held.as_ref() {
+            return Err(TurningError::UnderWay(rotation.step));
+        }
+        directory.renew_intermediate(&self.shared.trust_domain, now)?;
+        self.publish(directory.ca(None, &self.shared.trust_domain, now)?);
+        tracing::info!("the authority signs with another intermediate, as it was asked for");
+        Ok(())
+    }
+
+    fn no_rotation(&self, operators: TurningError) -> TurningError {
+        match &self.shared.source {
+            Source::Files(_) => operators,
+            Source::Memory | Source::Directory(_) => TurningError::Memory,
+        }
+    }
+
+    /// A proxy shook hands under a root, with this chain of its own.
+    pub(crate) fn showed(&self, proof: &Proof, chain: &[CertificateDer<'_>]) {
+        let roots = self.shared.roots.borrow().clone();
+        let root = roots.iter().find(|root| RootId::of(x509::sha256(root)) == proof.root);
+        let Some(root) = root else { return };
+        let shown = Shown {
+            root: proof.root,
+            certificate: match leads_to(chain, root) {
+                true => Below::New,
+                false => Below::Old,
+            },
+        };
+        let mut held = self.shared.turning.shown();
+        if held.len() < SHOWN_MAX || held.contains_key(&proof.workload) {
+            held.insert(proof.workload.clone(), shown);
+            self.shared.turning.wake.notify_one();
+        }
+    }
+
+    /// How a rotation stands.
+    pub(super) fn rotation_status(&self, rotation: &Rotation, now: SystemTime) -> RotationStatus {
+        let time = |seconds: u64| rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        let until = self.shared.turning.behind().waiting.until;
+        RotationStatus {
+            step: rotation.step.to_string(),
+            began: time(rotation.began),
+            since: time(rotation.since),
+            waits_until: until.filter(|until| *until >= now).map(rfc3339).unwrap_or_default(),
+            can_abort: rotation.step == Step::Trust,
+            despite: rotation.despite.iter().cloned().collect(),
+        }
+    }
+
+    /// Proxies that are waited for, each with why.
+    pub(super) fn behind(&self) -> Vec<ProxyBehind> {
+        let behind = self.shared.turning.behind();
+        let all = behind.since.iter();
+        all.map(|(workload, (why, since))| ProxyBehind {
+            workload: workload.to_string(),
+            why: why.to_string(),
+            since: rfc3339(*since),
+            remedy: why.remedy().to_owned(),
+        })
+        .collect()
+    }
+
+    /// The step of the rotation that is under way, and how many proxies are waited for.
+    pub(crate) fn turning(&self) -> (Option<Step>, usize) {
+        let step = self.shared.turning.rotation().as_ref().map(|rotation| rotation.step);
+        (step, self.shared.turning.behind().since.len())
+    }
+
+    /// Carries rotations out, until drained.
+    pub(crate) async fn turn(self, xds: Xds, store: Store, mut drain: Drain) {
+        let began = Instant::now();
+        loop {
+            // Cancel safe: a wake-up that was not taken stays.
+            tokio::select! {
+                () = drain.begun() => return,
+                () = self.shared.turning.wake.notified() => {}
+                () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            }
+            let start = match began.elapsed() < BACK_WITHIN && !self.is_new() {
+                true => Start::Recent,
+                false => Start::Over,
+            };
+            let Some(facts) = self.facts(&xds, &store, start).await else {
+                continue;
+            };
+            let authority = self.clone();
+            // It writes files: not on a thread that serves others.
+            let turned = tokio::task::spawn_blocking(move || authority.advance(&facts)).await;
+            match turned {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(%error, "the rotation of the root can't go on; trying again"),
+                Err(error) => {
+                    tracing::error!(%error, "rotations are no longer carried out");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Whether nobody can have been connected to a process before this one.
+    fn is_new(&self) -> bool {
+        match &self.shared.source {
+            Source::Directory(directory) => directory.is_new(),
+            Source::Memory => true,
+            Source::Files(_) => false,
+        }
+    }
+
+    /// `None`: the mesh is not up to date with what is published, or shut down.
+    async fn facts(&self, xds: &Xds, store: &Store, start: Start) -> Option<Facts> {
+        let published = self.shared.roots.borrow().clone();
+        let view = xds.roots().await.ok()?;
+        if view.roots != published {
+            return None;
+        }
+        let new = self.shared.turning.rotation().as_ref().map(Rotation::new_root);
+        let new = new.and_then(Result::ok).map(|root| RootId::of(x509::sha256(&root)));
+        let held = self.shared.turning.shown();
+        let proxies: Vec<Proxy> = view
+            .proxies
+            .into_iter()
+            .map(|(workload, kind, roots)| Proxy {
+                shown: held
+                    .get(&workload)
+                    .filter(|shown| Some(shown.root) == new)
+                    .map(|shown| shown.certificate),
+                workload,
+                kind,
+                roots,
+            })
+            .collect();
+        drop(held);
+        let awaited = match start {
+            Start::Recent => missing(store, &proxies),
+            Start::Over => Vec::new(),
+        };
+        let now = SystemTime::now();
+        Some(Facts {
+            now,
+            proxies,
+            awaited,
+            start,
+        })
+    }
+
+    fn advance(&self, facts: &Facts) -> Result<(), AuthorityError> {
+        let Shared {
+            trust_domain,
+            turning,
+            source,
+            ..
+        } = &*self.shared;
+        let mut held = turning.rotation();
+        let (Source::Directory(directory), Some(rotation)) = (source, held.as_ref()) else {
+            drop(held);
+            let behind = facts.proxies.iter().filter_map(|proxy| {
+                let why = match &proxy.roots {
+                    Roots::Pending => Why::Outdated,
+                    Roots::Rejected(reason) => Why::Rejected(reason.clone()),
+                    Roots::InForce | Roots::NotAsked => return None,
+                };
+                Some((proxy.workload.clone(), why))
+            });
+            let behind = behind.collect();
+            self.wait(Waiting { behind, until: None }, facts.now);
+            return Ok(());
+        };
+        match solve(rotation, facts) {
+            Next::Wait(waiting) => self.wait(waiting, facts.now),
+            Next::Go(step) => {
+                let mut next = rotation.at(step, facts.now);
+                // Held until the other signs: whatever is given before is below the old one, and counted.
+                let mut given = self.given();
+                if step == Step::Sign {
+                    next.old_given_until = Some(unix_seconds(given.until) + 1);
+                }
+                directory.keep(&next)?;
+                let ca = directory.ca(Some(&next), trust_domain, facts.now)?;
+                if step == Step::Sign
+                    && let Some(root) = ca.root()
+                {
+                    (given.until, given.written) = (facts.now, facts.now);
+                    // Without it the longest time would be assumed after a restart.
+                    if let Err(error) = directory.set_given_until(root, facts.now) {
+                        tracing::error!(%error, "can't write down until when certificates are good");
+                    }
+                }
+                self.publish(ca);
+                tracing::info!(%step, "the rotation of the root goes on");
+                *held = Some(next);
+                turning.behind().since.clear();
+                turning.wake.notify_one();
+            }
+            Next::Finish => {
+                directory.finish(rotation, facts.now)?;
+                self.publish(directory.ca(None, trust_domain, facts.now)?);
+                *held = None;
+                turning.shown().clear();
+                self.wait(Waiting::default(), facts.now);
+                tracing::info!("the rotation of the root is done: the key of the old one is gone");
+            }
+        }
+        Ok(())
+    }
+
+    fn wait(&self, waiting: Waiting, now: SystemTime) {
+        let mut behind = self.shared.turning.behind();
+        let mut since = BTreeMap::new();
+        for (workload, why) in &waiting.behind {
+            let before = behind.since.get(workload).filter(|(before, _)| before == why);
+            let from = before.map_or(now, |(_, since)| *since);
+            since.insert(workload.clone(), (why.clone(), from));
+        }
+        *behind = Behind { waiting, since };
+    }
+}
+
+/// Workloads by TLS that the store has from before, and that have no stream.
+fn missing(store: &Store, here: &[Proxy]) -> Vec<WorkloadName> {
+    let here: BTreeSet<&WorkloadName> = here.iter().map(|proxy| &proxy.workload).collect();
+    let all = store.list(Kind::Workload, None).0;
+    let by_tls = all.iter().filter_map(|stored| match &stored.object.spec {
+        Spec::Workload(spec) if !spec.account.is_empty() => name_of(&stored.object),
+        _ => None,
+    });
+    by_tls.filter(|name| !here.contains(name)).collect()
+}
+
+/// Whether a chain leads to this root alone.
+pub(super) fn leads_to(chain: &[CertificateDer<'_>], root: &CertificateDer<'static>) -> bool {
+    let Some((leaf, between)) = chain.split_first() else {
+        return false;
+    };
+    let Ok(leaf) = ParsedCertificate::try_from(leaf) else {
+        return false;
+    };
+    let mut store = RootCertStore::empty();
+    let algorithms = default_provider().signature_verification_algorithms.all;
+    store.add(root.clone()).is_ok()
+        && verify_server_cert_signed_by_trust_anchor(&leaf, &store, between, UnixTime::now(), algorithms).is_ok()
+}
+
+/// A mesh beyond that needs a second control plane.
+const SHOWN_MAX: usize = 20_000;
+/// How long proxies have to come back after a start: their longest wait between two attempts, twice.
+const BACK_WITHIN: Duration = Duration::from_secs(20);
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);

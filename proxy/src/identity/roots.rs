@@ -1,0 +1,278 @@
+//! Whom this proxy trusts: the roots that the control plane tells of. They come into force for everything at once, are
+//! kept on disk, and each is shown to be trusted by a handshake with the control plane; then they are acknowledged.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Uri;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tonic::transport::Endpoint;
+use weir_policy::names::WorkloadName;
+use weir_policy::roots::{Proof, RootId};
+
+use super::joining::Credential;
+use super::trust::{self, Trust};
+use super::{Held, Identity, Place, again};
+use crate::tls;
+
+/// Roots, one or more; the first is the one below which certificates are signed now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Roots(Vec<CertificateDer<'static>>);
+
+/// Why a text holds no roots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum RootsError {
+    #[error("holds no certificate")]
+    None,
+    #[error("holds more than {ROOTS_MAX} roots")]
+    TooMany,
+    #[error("holds something that is no certificate of an authority")]
+    Malformed,
+}
+
+impl Roots {
+    /// Reads PEM.
+    ///
+    /// # Errors
+    /// When there is none, or one can't be read.
+    pub(crate) fn read(pem: &str) -> Result<Roots, RootsError> {
+        let all: Result<Vec<CertificateDer<'static>>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+        let all = all.map_err(|_| RootsError::Malformed)?;
+        if all.is_empty() {
+            return Err(RootsError::None);
+        }
+        if all.len() > ROOTS_MAX {
+            return Err(RootsError::TooMany);
+        }
+        let is_read = |root: &CertificateDer<'_>| webpki::anchor_from_trusted_cert(root).is_ok();
+        match all.iter().all(is_read) {
+            true => Ok(Roots(all)),
+            false => Err(RootsError::Malformed),
+        }
+    }
+
+    /// All of them.
+    pub(super) fn all(&self) -> &[CertificateDer<'static>] {
+        &self.0
+    }
+
+    /// Whether any of them is among these.
+    pub(super) fn share(&self, others: &[CertificateDer<'static>]) -> bool {
+        self.0.iter().any(|root| others.contains(root))
+    }
+
+    /// Whether a certificate is below another of them than those that are signed now.
+    pub(super) fn are_ahead_of(&self, own: &Credential) -> bool {
+        let Some(first) = self.0.first() else { return false };
+        let first = Trust {
+            roots: vec![first.clone()],
+            pins: Vec::new(),
+            id: own.id.clone(),
+        };
+        let now = trust::unix_time(std::time::SystemTime::now());
+        first.check(&own.chain, &own.id, now).is_err()
+    }
+}
+
+/// What root a certificate is called by.
+pub(super) fn id(root: &CertificateDer<'_>) -> RootId {
+    RootId::of(trust::sha256(root))
+}
+
+/// What the link to the control plane says.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Offer {
+    /// The roots that it was told of last.
+    pub(super) roots: Option<Arc<Roots>>,
+    /// How many streams it opened: what was shown to a control plane counts for the process that saw it.
+    pub(super) streams: u64,
+}
+
+/// The task that takes roots as they are told.
+#[derive(Debug)]
+pub(crate) struct Taker {
+    pub(super) identity: Identity,
+    pub(super) endpoint: Endpoint,
+    pub(super) workload: WorkloadName,
+    pub(super) place: Place,
+}
+
+/// To whom which roots were shown to be trusted, and with which certificate.
+#[derive(Debug, Default)]
+struct Shown {
+    streams: u64,
+    certificate: Option<CertificateDer<'static>>,
+    roots: BTreeSet<RootId>,
+}
+
+/// Why a root is not shown to be trusted.
+#[derive(Debug, thiserror::Error)]
+enum NotShown {
+    #[error("can't connect to the control plane: {0}")]
+    Connect(std::io::Error),
+    #[error("the handshake under root {root}: {}", tls::Said(.error))]
+    Handshake { root: RootId, error: std::io::Error },
+    #[error("TLS can't be set up: {0}")]
+    Tls(#[from] rustls::Error),
+    #[error("the handshake under root {0} is not done within {HANDSHAKE_TIMEOUT:?}")]
+    TimedOut(RootId),
+}
+
+impl Taker {
+    /// Runs until it is dropped.
+    pub(crate) async fn run(self) {
+        let mut offers = self.identity.shared.offers.subscribe();
+        let mut state = self.identity.shared.state.subscribe();
+        let mut shown = Shown::default();
+        let mut failures = 0;
+        loop {
+            let offer = offers.borrow_and_update().clone();
+            let held = state.borrow_and_update().0.clone();
+            let again = match self.take(&offer, held, &mut shown).await {
+                Ok(()) => {
+                    failures = 0;
+                    None
+                }
+                Err(error) => {
+                    failures += 1;
+                    tracing::warn!(%error, "new roots are in force, and not shown to be trusted; trying again");
+                    *self.identity.roots_trouble() = Some(error.to_string());
+                    Some(again(failures, fastrand::f64()))
+                }
+            };
+            // Each arm is cancel safe: what changed and was not taken is still there.
+            tokio::select! {
+                changed = offers.changed() => if changed.is_err() { return },
+                changed = state.changed() => if changed.is_err() { return },
+                () = sleep(again) => {}
+            }
+        }
+    }
+
+    async fn take(&self, offer: &Offer, held: Option<Arc<Held>>, shown: &mut Shown) -> Result<(), NotShown> {
+        let (Some(roots), Some(held)) = (&offer.roots, held) else {
+            return Ok(());
+        };
+        if self.identity.trust(roots)? {
+            tracing::info!(roots = roots.all().len(), "other roots are trusted");
+            self.place.keep(&self.identity);
+        }
+        let own = &held.credential;
+        if shown.streams != offer.streams || shown.certificate.as_ref() != own.chain.first() {
+            *shown = Shown {
+                streams: offer.streams,
+                certificate: own.chain.first().cloned(),
+                roots: BTreeSet::new(),
+            };
+        }
+        // Of a single one every connection to the control plane shows it.
+        let several = roots.all().iter().filter(|_| roots.all().len() > 1);
+        for root in several {
+            if shown.roots.contains(&id(root)) {
+                continue;
+            }
+            self.show(root, own).await?;
+            shown.roots.insert(id(root));
+        }
+        *self.identity.roots_trouble() = None;
+        self.identity.shared.taken.send_replace(Some(Arc::clone(roots)));
+        Ok(())
+    }
+
+    /// Shakes hands with the control plane trusting this root alone. One for which it has no certificate to show, as of
+    /// an operator's that is to come, is not shown.
+    async fn show(&self, root: &CertificateDer<'static>, own: &Credential) -> Result<(), NotShown> {
+        let proof = Proof {
+            root: id(root),
+            workload: self.workload.clone(),
+        };
+        let trust = Trust {
+            roots: vec![root.clone()],
+            pins: Vec::new(),
+            id: own.id.trust_domain.control_plane(),
+        };
+        let config = Arc::new(trust.client_config(Some((own.chain.clone(), own.key.clone_key())))?);
+        let showing = async {
+            let stream = open(self.endpoint.uri()).await.map_err(NotShown::Connect)?;
+            let failed = |error| NotShown::Handshake {
+                root: proof.root,
+                error,
+            };
+            let name = ServerName::try_from(proof.to_string());
+            let name = name.map_err(|error| NotShown::Connect(std::io::Error::other(error)))?;
+            let mut stream = match TlsConnector::from(config).connect(name, stream).await {
+                Ok(stream) => stream,
+                Err(error) if tls::is_refused(&error) => return Ok(()),
+                Err(error) => return Err(failed(error)),
+            };
+            // It has seen all of the handshake, our certificate as well, when it ends the connection in order.
+            stream.read(&mut [0]).await.map(drop).map_err(failed)
+        };
+        let shown = tokio::time::timeout(HANDSHAKE_TIMEOUT, showing).await;
+        shown.map_err(|_| NotShown::TimedOut(proof.root))?
+    }
+}
+
+/// A connection to a URL's host.
+pub(super) async fn open(to: &Uri) -> std::io::Result<TcpStream> {
+    let wrong = || std::io::Error::from(std::io::ErrorKind::InvalidInput);
+    let stream = TcpStream::connect((host(to).ok_or_else(wrong)?, to.port_u16().ok_or_else(wrong)?)).await?;
+    // Only slower without.
+    let _ = stream.set_nodelay(true);
+    Ok(stream)
+}
+
+/// A URL's host, without the brackets of IPv6.
+pub(super) fn host(of: &Uri) -> Option<&str> {
+    let host = of.host()?;
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    Some(bare.unwrap_or(host))
+}
+
+async fn sleep(wait: Option<Duration>) {
+    match wait {
+        Some(wait) => tokio::time::sleep(wait).await,
+        None => std::future::pending().await,
+    }
+}
+
+const ROOTS_MAX: usize = 64;
+/// For name, connection and handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+
+    use super::*;
+
+    fn root() -> String {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("a key");
+        params.self_signed(&key).expect("a root").pem()
+    }
+
+    #[test]
+    fn roots_are_read_whole_or_not_at_all() {
+        let (one, other) = (root(), root());
+        let both = Roots::read(&format!("{one}{other}")).expect("two");
+        assert_eq!(both.all().len(), 2);
+        assert!(both.share(Roots::read(&other).expect("one").all()));
+        assert!(
+            !Roots::read(&one)
+                .expect("one")
+                .share(Roots::read(&other).expect("one").all())
+        );
+        assert_eq!(Roots::read(""), Err(RootsError::None));
+        let damaged = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        assert_eq!(Roots::read(damaged), Err(RootsError::Malformed));
+        assert_eq!(Roots::read(&format!("{one}{damaged}")), Err(RootsError::Malformed));
+        assert_eq!(Roots::read(&one.repeat(65)), Err(RootsError::TooMany));
+    }
+}
