@@ -11,9 +11,9 @@ use crate::reference;
 use crate::schema::texts::{Host, KindName, Subdomain, SubdomainOrEmpty, Uri};
 
 /// TLS with the endpoints of some Services that are no workloads of the mesh, such as another department's old system:
-/// who must answer there, and by whose word. Workloads of the mesh are reached by its own mutual TLS all the same. Of two
-/// policies for one port the older holds; one for a named port goes before one for the whole Service. As long as the
-/// one that holds has no certificate to go by, nothing is sent there at all.
+/// who must answer there, and by whose word. Workloads of the mesh are reached by its own mutual TLS all the same. Of
+/// two policies for one port the older holds; one for a named port goes before one for the whole Service. As long as
+/// the one that holds has no certificate to go by, nothing is sent there at all.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "BackendTLSPolicySpec")]
@@ -34,16 +34,16 @@ pub struct BackendTlsPolicySpec {
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "BackendTLSPolicyValidation")]
 pub struct Validation {
-    /// Where the certificates are of those who sign for the upstream: ConfigMaps of the policy's own namespace, each with
-    /// at least one certificate in PEM under `ca.crt`. What one of them lacks, the policy's status says.
+    /// Where the certificates are of those who sign for the upstream: ConfigMaps of the policy's own namespace, each
+    /// with at least one certificate in PEM under `ca.crt`. What one of them lacks, the policy's status says.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(default, length(max = CA_REFS_MAX), extend("x-kubernetes-list-type" = "atomic"))]
     pub ca_certificate_refs: Vec<CaCertificateRef>,
     /// Certificates that need not be given. Default: none, and `caCertificateRefs` says which.
     #[serde(rename = "wellKnownCACertificates", skip_serializing_if = "Option::is_none")]
     pub well_known_ca_certificates: Option<WellKnownCaCertificates>,
-    /// The upstream's name: it is asked for by this (SNI, RFC 6066 section 3), and its certificate must be for it, unless
-    /// there are `subjectAltNames`.
+    /// The upstream's name: it is asked for by this (SNI, RFC 6066 section 3), and its certificate must be for it,
+    /// unless there are `subjectAltNames`.
     ///
     /// Rule: an IP address is none.
     #[schemars(with = "Subdomain")]

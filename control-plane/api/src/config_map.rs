@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::decode::{Errors, Fields, Node, boolean};
+use crate::error::FieldError;
 use crate::schema::texts::Base64;
 
-/// Texts by name. What Weir reads of it are the certificates that a BackendTLSPolicy refers to, under `ca.crt`; the rest
-/// is kept as given, without effect. It is no place for what is secret: whoever reads resources reads it.
+/// Texts by name. What Weir reads of it are the certificates that a BackendTLSPolicy refers to, under `ca.crt`; the
+/// rest is kept as given, without effect. It is no place for what is secret: whoever reads resources reads it.
 ///
 /// Rule: what `data` and `binaryData` hold, names and all, has at most 1048576 bytes, and a name stands in one of them
 /// only once.
@@ -31,6 +33,32 @@ pub struct ConfigMapBody {
     /// Given as true, `data` and `binaryData` stay as they are for as long as the ConfigMap is there, and so does this.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub immutable: Option<bool>,
+}
+
+impl ConfigMapBody {
+    /// Whether this may stand in the place of `held`, which may be immutable.
+    ///
+    /// # Errors
+    /// What of it may not change.
+    pub fn replaces(&self, held: &ConfigMapBody) -> Result<(), FieldError> {
+        if held.immutable != Some(true) {
+            return Ok(());
+        }
+        let fields = [
+            ("immutable", self.immutable == held.immutable),
+            ("data", self.data == held.data),
+            ("binaryData", self.binary_data == held.binary_data),
+        ];
+        match fields.iter().find(|(_, same)| !same) {
+            None => Ok(()),
+            Some((field, _)) => Err(FieldError::new(
+                *field,
+                &Value::Null,
+                "can't be changed: the ConfigMap is immutable",
+                "delete it and create it anew, or create another one",
+            )),
+        }
+    }
 }
 
 /// Reads the fields at the top of the resource.
@@ -55,14 +83,14 @@ pub(crate) fn read(fields: &mut Fields<'_>, errors: &mut Errors) -> Option<Confi
     });
     let binary_data = binary_data.unwrap_or_default();
     let immutable = fields.optional("immutable", errors, boolean);
-    if let Some(node) = fields.get("binaryData") {
-        if let Some(twin) = binary_data.keys().find(|name| data.contains_key(*name)) {
-            node.refuse(
-                errors,
-                format!("holds {twin:?}, which data holds as well"),
-                "each name stands once",
-            );
-        }
+    if let Some(node) = fields.get("binaryData")
+        && let Some(twin) = binary_data.keys().find(|name| data.contains_key(*name))
+    {
+        node.refuse(
+            errors,
+            format!("holds {twin:?}, which data holds as well"),
+            "each name stands once",
+        );
     }
     let held = |entries: &BTreeMap<String, String>, size: fn(&str) -> usize| -> usize {
         entries.iter().map(|(name, value)| name.len() + size(value)).sum()
@@ -155,6 +183,25 @@ mod tests {
             let wrong = fields.map_or(wrong.to_owned(), |both| both.replace("}, ", "}\n"));
             let line = 4 + wrong.matches('\n').count();
             bad(&format!("{HEAD}{wrong}\n"), &[&format!("f:{line}: {expect}")]);
+        }
+    }
+
+    #[test]
+    fn one_that_is_immutable_stays_as_it_is() {
+        let read = |fields: &str| match good(&format!("{HEAD}{fields}")).spec {
+            crate::Spec::ConfigMap(body) => body,
+            other => panic!("{other:?}"),
+        };
+        let held = read("data: {a: x}\nimmutable: true\n");
+        assert_eq!(held.replaces(&held), Ok(()));
+        for (fields, wrong) in [
+            ("data: {a: y}\nimmutable: true\n", "data"),
+            ("data: {a: x}\n", "immutable"),
+            ("data: {a: x}\nimmutable: true\nbinaryData: {b: AAAA}\n", "binaryData"),
+        ] {
+            let refused = read(fields).replaces(&held).expect_err("it is immutable");
+            assert_eq!(refused.path, wrong);
+            assert_eq!(held.replaces(&read("data: {a: z}\n")), Ok(()), "it can become so");
         }
     }
 

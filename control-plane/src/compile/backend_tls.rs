@@ -1,5 +1,5 @@
-//! How the endpoints of a service port are reached that have no identity: by the BackendTLSPolicy that holds for it, and
-//! with the certificates that it refers to.
+//! How the endpoints of a service port are reached that have no identity: by the BackendTLSPolicy that holds for it,
+//! and with the certificates that it refers to.
 
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
@@ -43,8 +43,8 @@ pub(crate) enum RefReason {
     Certificates,
 }
 
-/// The policy that holds for a port: one for the port by name before one for the whole service, then the older. One that
-/// has no certificate to go by holds as well.
+/// The policy that holds for a port: one for the port by name before one for the whole service, then the older. One
+/// that has no certificate to go by holds as well.
 pub(crate) fn policy_for<'a, 'b>(
     name: &ServiceName,
     port: &ServicePort,

@@ -33,8 +33,8 @@ pub(crate) struct Index {
     attached: BTreeMap<ServiceName, BTreeSet<Key>>,
     /// Slices by the workload that one of their endpoints names.
     slices_of: BTreeMap<WorkloadName, BTreeSet<Key>>,
-    /// RoutePolicies by what they are for, and BackendTLSPolicies by what they take certificates from, whether or not it
-    /// exists.
+    /// RoutePolicies by what they are for, and BackendTLSPolicies by what they take certificates from, whether or not
+    /// it exists.
     policies_for: BTreeMap<Key, BTreeSet<Key>>,
     /// Routes by each namespace other than their own that one of their references names.
     refer_to: BTreeMap<String, BTreeSet<Key>>,

@@ -17,7 +17,7 @@ pub fn to_pem(certificate: &[u8]) -> String {
     text
 }
 
-/// All certificates in a text, in DER; what else stands there is passed over. Whether they are certificates, others see.
+/// All certificates in a text, in DER; what else stands there is passed over. Whether they are such, others see.
 ///
 /// # Errors
 /// When one of its sections is broken; says how.
