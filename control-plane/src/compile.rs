@@ -1,5 +1,6 @@
 //! From the store's objects to what proxies are told: computed on demand, one name at a time, from an [`Index`]. Pure.
 
+pub(crate) mod backend_tls;
 mod cors;
 #[cfg(test)]
 mod effect;
@@ -136,6 +137,12 @@ pub(crate) fn cluster(name: &ClusterName, index: &Index) -> Option<Compiled<mode
     let policies = index.policies(&name.service);
     let policy = policy_for(&name.service, service.spec, port, &policies);
     sources.extend(policy.map(|policy| source(policy.object)));
+    let tls_policies = index.backend_tls_policies(&name.service);
+    let backend_tls = backend_tls::policy_for(&name.service, port, &tls_policies).map(|policy| {
+        let (tls, from) = backend_tls::compiled(policy, index);
+        sources.extend(from);
+        tls
+    });
     let spec = policy.map(|policy| policy.spec);
     let balancing = spec.and_then(|spec| spec.balancing).unwrap_or_default();
     let circuit_breaker = spec.and_then(|spec| spec.circuit_breaker).unwrap_or_default();
@@ -188,6 +195,7 @@ pub(crate) fn cluster(name: &ClusterName, index: &Index) -> Option<Compiled<mode
             min_per_second: retry_budget.min_per_second,
             window: retry_budget.window,
         },
+        backend_tls,
         sources: sources.iter().map(|(key, _)| key.to_string()).collect(),
     };
     Some(Compiled { resource, sources })
@@ -269,6 +277,8 @@ pub(crate) fn check(object: &Object) -> Result<(), Vec<FieldError>> {
         Spec::GrpcRoute(spec) => routes::check(object, RouteSpec::Grpc(spec)),
         Spec::Namespace(_)
         | Spec::MeshConfig(_)
+        | Spec::ConfigMap(_)
+        | Spec::BackendTlsPolicy(_)
         | Spec::Service(_)
         | Spec::EndpointSlice(_)
         | Spec::Workload(_)

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use weir_api::patch::{Patch, PatchError};
-use weir_api::{Access, FieldError, Key, Kind, Metadata, Object, Scope};
+use weir_api::{Access, FieldError, Key, Kind, Metadata, Object, Scope, Spec};
 
 use self::generated_name::Prefix;
 use crate::store::{Op, Precondition, Revision, Store, Stored, WriteError, Written};
@@ -449,6 +449,12 @@ impl Objects {
         not_from_file(key, held)?;
         if !object.metadata.uid.is_empty() {
             same_uid(key, held, &object.metadata.uid)?;
+        }
+        if let (Spec::ConfigMap(new), Spec::ConfigMap(old)) = (&object.spec, &held.object.spec) {
+            new.replaces(old).map_err(|error| Refusal::Invalid {
+                key: key.clone(),
+                errors: vec![error],
+            })?;
         }
         self.admit(key, &object)?;
         let precondition = Precondition::Revision(precondition);

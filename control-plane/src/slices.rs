@@ -257,6 +257,8 @@ fn touched(event: &Event) -> Option<String> {
         Kind::Service | Kind::Workload | Kind::EndpointSlice => Some(event.key.namespace.clone()),
         Kind::Namespace
         | Kind::MeshConfig
+        | Kind::ConfigMap
+        | Kind::BackendTlsPolicy
         | Kind::BackendPolicy
         | Kind::RoutePolicy
         | Kind::TelemetryPolicy

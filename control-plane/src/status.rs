@@ -5,6 +5,7 @@
 //! its own: which proxies use it changes with each that comes and goes, and the view `…/proxies` says it.
 
 mod backend_policy;
+mod backend_tls_policy;
 mod book;
 mod conditions;
 mod effect;
@@ -34,9 +35,15 @@ use book::Book;
 /// Whether the status of a kind says where it is in force.
 pub(crate) fn says_in_force(kind: Kind) -> bool {
     match kind {
-        Kind::BackendPolicy | Kind::RoutePolicy | Kind::TelemetryPolicy | Kind::HttpRoute | Kind::GrpcRoute => true,
+        Kind::BackendTlsPolicy
+        | Kind::BackendPolicy
+        | Kind::RoutePolicy
+        | Kind::TelemetryPolicy
+        | Kind::HttpRoute
+        | Kind::GrpcRoute => true,
         Kind::Namespace
         | Kind::MeshConfig
+        | Kind::ConfigMap
         | Kind::Service
         | Kind::EndpointSlice
         | Kind::Workload
@@ -76,6 +83,10 @@ pub(crate) fn solve(index: &Index, standings: &BTreeMap<Key, Standings>, now: &s
                 let claims = backend_policy::claims(object, spec, index);
                 serde_json::to_value(policy::status(object, claims, standings, now))
             }
+            Spec::BackendTlsPolicy(spec) => {
+                let claims = backend_tls_policy::claims(object, spec, index);
+                serde_json::to_value(policy::status(object, claims, standings, now))
+            }
             Spec::RoutePolicy(spec) => {
                 let claims = route_policy::claims(object, spec, index);
                 serde_json::to_value(policy::status(object, claims, standings, now))
@@ -86,6 +97,7 @@ pub(crate) fn solve(index: &Index, standings: &BTreeMap<Key, Standings>, now: &s
             }
             Spec::Namespace(_)
             | Spec::MeshConfig(_)
+            | Spec::ConfigMap(_)
             | Spec::Service(_)
             | Spec::EndpointSlice(_)
             | Spec::ReferenceGrant(_)
@@ -107,11 +119,17 @@ fn extents(object: &Object, index: &Index) -> Vec<Extent> {
             let attachments = parents.filter_map(|parent| route::attachment(object, parent, index));
             attachments.map(Extent::from).collect()
         }
-        Spec::BackendPolicy(spec) => backend_policy::extents(object, spec, index).into_iter().collect(),
+        Spec::BackendPolicy(spec) => backend_policy::extents(object, &spec.target_refs, index)
+            .into_iter()
+            .collect(),
+        Spec::BackendTlsPolicy(spec) => backend_policy::extents(object, &spec.target_refs, index)
+            .into_iter()
+            .collect(),
         Spec::RoutePolicy(spec) => route_policy::extents(object, spec, index).into_iter().collect(),
         Spec::TelemetryPolicy(_) => [telemetry_policy::extent(object)].into(),
         Spec::Namespace(_)
         | Spec::MeshConfig(_)
+        | Spec::ConfigMap(_)
         | Spec::Service(_)
         | Spec::EndpointSlice(_)
         | Spec::ReferenceGrant(_)

@@ -140,6 +140,8 @@ fn what_there_is_can_be_found_out() {
     let resources = lines(&kubectl.done(&["api-resources"]));
     for expect in [
         "namespaces ns v1 false Namespace",
+        "configmaps cm v1 true ConfigMap",
+        "backendtlspolicies btlspolicy gateway.networking.k8s.io/v1 true BackendTLSPolicy",
         "services svc v1 true Service",
         "httproutes gateway.networking.k8s.io/v1 true HTTPRoute",
         "backendpolicies bp weir.dev/v1 true BackendPolicy",
@@ -358,6 +360,92 @@ fn what_is_there_can_be_changed_in_every_way() {
     in_citizen(&["delete", "svc,bp", "--all"]);
     assert_eq!(in_citizen(&["get", "svc,bp,httproute", "-o", "name"]), "");
 }
+
+#[test]
+fn tls_with_a_backend_is_said_and_shows_what_it_lacks() {
+    let kubectl = Kubectl::with_resources();
+    kubectl.write("tls.yaml", TLS);
+    let created = kubectl.done(&["create", "-f", "tls.yaml"]);
+    assert_eq!(created, "backendtlspolicy.gateway.networking.k8s.io/portal created\n");
+    let wait = |reason: &str| {
+        let reason = format!("--for=jsonpath={{.status.ancestors[0].conditions[0].reason}}={reason}");
+        kubectl.done(&["wait", "btlspolicy/portal", "-n", "citizen", &reason, "--timeout=60s"]);
+    };
+    wait("NoValidCACertificate");
+    let table = lines(&kubectl.done(&["get", "btlspolicy", "-n", "citizen"]));
+    assert_eq!(table[0], "NAME TARGETS HOSTNAME ACCEPTED IN FORCE AGE");
+    assert!(
+        table[1].starts_with("portal portal:http portal.example NoValidCACertificate "),
+        "{table:#?}"
+    );
+    let describe = kubectl.done(&["describe", "btlspolicy", "portal", "-n", "citizen"]);
+    holds(
+        &describe,
+        &["there is no ConfigMap/citizen/portal-ca", "InvalidCACertificateRef"],
+    );
+    // As people make one of a file.
+    kubectl.write("ca.crt", CA);
+    let args = [
+        "create",
+        "configmap",
+        "portal-ca",
+        "-n",
+        "citizen",
+        "--from-file=ca.crt",
+        "--dry-run=client",
+        "-o",
+        "yaml",
+    ];
+    kubectl.write("ca.yaml", &kubectl.done(&args));
+    kubectl.done(&["apply", "-f", "ca.yaml"]);
+    wait("Accepted");
+    let table = lines(&kubectl.done(&["get", "cm", "-n", "citizen"]));
+    assert_eq!(table[0], "NAME DATA AGE");
+    assert!(table[1].starts_with("portal-ca 1 "), "{table:#?}");
+    let patch = r#"{"immutable": true}"#;
+    kubectl.done(&["patch", "cm", "portal-ca", "-n", "citizen", "-p", patch]);
+    let patch = r#"{"data": {"ca.crt": null}}"#;
+    let refused = kubectl.refused(&["patch", "cm", "portal-ca", "-n", "citizen", "-p", patch]);
+    holds(&refused, &["can't be changed: the ConfigMap is immutable"]);
+    holds(
+        &kubectl.done(&["explain", "backendtlspolicy.spec.validation"]),
+        &[
+            "caCertificateRefs",
+            "wellKnownCACertificates",
+            "subjectAltNames",
+            "hostname",
+        ],
+    );
+    holds(&kubectl.done(&["explain", "configmap"]), &["binaryData", "immutable"]);
+    kubectl.done(&["delete", "-f", "ca.yaml"]);
+    wait("NoValidCACertificate");
+    kubectl.done(&["delete", "-f", "tls.yaml"]);
+}
+
+const TLS: &str = "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {name: portal, namespace: citizen}
+spec:
+  targetRefs: [{group: '', kind: Service, name: portal, sectionName: http}]
+  validation:
+    caCertificateRefs: [{group: '', kind: ConfigMap, name: portal-ca}]
+    hostname: portal.example
+";
+
+/// Made for this test, by `openssl req -x509 -newkey ec -nodes -days 36500 -subj /CN=test`; nobody has its key.
+const CA: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBdTCCARugAwIBAgIUTfko23A/KfcB8XvHLNkmPxI8Cp0wCgYIKoZIzj0EAwIw
+DzENMAsGA1UEAwwEdGVzdDAgFw0yNjExMjcwNDMyMzRaGA8yMTI2MTEwMzA0MzIz
+NFowDzENMAsGA1UEAwwEdGVzdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABPjY
+LT5UHXFIvNLdTwm6JMyd/WN0FxeW2tqfakdeNc5/DRjCWyJlopJ55bym4AsyIMJv
+sZF6DgRiLD2HKg5w8SajUzBRMB0GA1UdDgQWBBSZH7GKfexsFOVxuUst3szaY3TJ
+uzAfBgNVHSMEGDAWgBSZH7GKfexsFOVxuUst3szaY3TJuzAPBgNVHRMBAf8EBTAD
+AQH/MAoGCCqGSM49BAMCA0gAMEUCIGOCkR6BAMLjxSjGXPVExIHnykRDERZUHRI8
+rp7S0wk3AiEA2pkLgYnmikoOrZadS4zVZxU/HacJSZV2m9RM8xgwvMA=
+-----END CERTIFICATE-----
+";
 
 #[test]
 fn changes_are_followed() {

@@ -10,6 +10,7 @@ use crate::error::ProxyError;
 use crate::http::body::RequestBody;
 use crate::http::upstream::{ConnectError, End, Lease, Target, Upstreams};
 use crate::record::AttemptOutcome;
+use crate::tls::{Security, With};
 
 /// An attempt without an answer.
 #[derive(Debug)]
@@ -100,6 +101,10 @@ fn not_connected(error: ConnectError, target: &Target<'_>, cluster: &str) -> Pro
         },
         ConnectError::Tls(failure, detail) => ProxyError::Tls {
             endpoint,
+            with: match target.security {
+                Security::Backend(_) => With::Backend,
+                Security::Cleartext | Security::Mutual(_) => With::Mesh,
+            },
             failure,
             detail,
         },

@@ -11,12 +11,12 @@ use weir_policy::model::{self, EndpointHealth, Peer};
 use weir_policy::names::WorkloadName;
 use weir_policy::outlier::Host;
 use weir_policy::slow_start;
-use weir_policy::spiffe::SpiffeId;
 use weir_policy::spread::{Distance, Level, Shares, Spread, spread};
 use weir_policy::time::Time;
 
 use crate::health_check::Checked;
 use crate::identity::Identity;
+use crate::tls::Security;
 
 /// An endpoint that may take new requests.
 #[derive(Clone, Debug)]
@@ -29,8 +29,8 @@ pub(crate) struct Endpoint {
     pub(crate) distance: Distance,
     /// What answers there.
     pub(crate) peer: Peer,
-    /// Who it must be, by mutual TLS; `None`: it is spoken to in cleartext.
-    pub(crate) identity: Option<Arc<SpiffeId>>,
+    /// How it is reached, and who it must be.
+    pub(crate) security: Security,
     /// Which workload it is.
     pub(crate) workload: Option<Arc<WorkloadName>>,
     /// What this proxy knows of it; shared by all workers, outlives changes of configuration.
@@ -46,7 +46,7 @@ impl Endpoint {
     /// Whether our sidecar and the one there say to each other what is theirs alone: only where both know who they are,
     /// or the mesh has no identities. `own`: who we are.
     pub(crate) fn is_sidecar_to(&self, own: Option<&Identity>) -> bool {
-        self.peer == Peer::WeirProxy && self.identity.is_some() == own.is_some()
+        self.peer == Peer::WeirProxy && matches!(self.security, Security::Mutual(_)) == own.is_some()
     }
 
     /// Whether requests may go there at `now`, as far as it alone is concerned.

@@ -19,7 +19,7 @@ use crate::http::body::BodyFailure;
 use crate::http::h1::violation::Violation;
 use crate::mesh::{RefusedResource, Unavailable};
 use crate::record::ResponseFlag;
-use crate::tls::TlsFailure;
+use crate::tls::{TlsFailure, With};
 
 /// Why a request ended at the proxy.
 #[derive(Debug, thiserror::Error)]
@@ -128,10 +128,20 @@ pub(crate) enum ProxyError {
     Tls {
         /// Where to.
         endpoint: SocketAddr,
+        /// With whom it was to be.
+        with: With,
         /// What kind of failure it is.
         failure: TlsFailure,
         /// What TLS said.
         detail: String,
+    },
+    /// TLS is asked for, and there is nothing to go by.
+    #[error("nothing is sent to {cluster}: {why}")]
+    TlsClosed {
+        /// The cluster.
+        cluster: String,
+        /// Which policy asks for it, and what it lacks.
+        why: Arc<str>,
     },
     /// It came in cleartext to a port that takes mutual TLS alone.
     #[error("app port {app_port} takes requests by mutual TLS alone, and this one came in cleartext")]
@@ -253,6 +263,7 @@ impl ProxyError {
             | ProxyError::OriginNotAllowed { .. }
             | ProxyError::NoBackend { .. }
             | ProxyError::MissingBackend { .. }
+            | ProxyError::TlsClosed { .. }
             | ProxyError::RateLimited { .. }
             | ProxyError::Injected { .. }
             | ProxyError::Refused {
@@ -301,7 +312,7 @@ impl ProxyError {
             | ProxyError::MissingBackend { .. }
             | ProxyError::RateLimited { .. }
             | ProxyError::Injected { .. } => Hop::Route,
-            ProxyError::NoEndpoint { .. } | ProxyError::Refused { .. } => Hop::Cluster,
+            ProxyError::NoEndpoint { .. } | ProxyError::TlsClosed { .. } | ProxyError::Refused { .. } => Hop::Cluster,
             ProxyError::Connect { .. }
             | ProxyError::ConnectTimeout { .. }
             | ProxyError::Tls { .. }
@@ -328,7 +339,9 @@ impl ProxyError {
             ProxyError::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             ProxyError::Injected { answer, .. } => answer.status(),
             // Gateway API, HTTPRouteRule.backendRefs: an invalid backend is answered with 500.
-            ProxyError::NoBackend { .. } | ProxyError::MissingBackend { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            ProxyError::NoBackend { .. } | ProxyError::MissingBackend { .. } | ProxyError::TlsClosed { .. } => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
             ProxyError::UnknownDestination { .. }
             | ProxyError::Connect { .. }
             | ProxyError::Tls {
@@ -373,6 +386,7 @@ impl ProxyError {
             ProxyError::NoConfig { .. }
             | ProxyError::ConfigRefused(_)
             | ProxyError::NoBackend { .. }
+            | ProxyError::TlsClosed { .. }
             | ProxyError::MissingBackend { .. } => "proxy_configuration_error",
             ProxyError::NoEndpoint { .. }
             | ProxyError::Refused {
@@ -415,6 +429,7 @@ impl ProxyError {
             // Gateway API, GRPCRouteRule.backendRefs: a call whose backend is invalid ends with UNAVAILABLE.
             ProxyError::NoBackend { .. }
             | ProxyError::MissingBackend { .. }
+            | ProxyError::TlsClosed { .. }
             | ProxyError::UnknownDestination { .. }
             | ProxyError::NoConfig { .. }
             | ProxyError::ConfigRefused(_)
@@ -456,6 +471,7 @@ impl ProxyError {
             ProxyError::Connect { .. } => ResponseFlag::ConnectFailed,
             ProxyError::ConnectTimeout { .. } => ResponseFlag::ConnectTimeout,
             ProxyError::Tls { .. } => ResponseFlag::TlsFailed,
+            ProxyError::TlsClosed { .. } => ResponseFlag::TlsClosed,
             ProxyError::CleartextRefused { .. } => ResponseFlag::CleartextRefused,
             ProxyError::Reset { .. } | ProxyError::Unprocessed { .. } => ResponseFlag::UpstreamReset,
             ProxyError::Protocol { .. } => ResponseFlag::UpstreamProtocol,
@@ -490,6 +506,7 @@ impl ProxyError {
             | ProxyError::Connect { .. }
             | ProxyError::ConnectTimeout { .. }
             | ProxyError::Tls { .. }
+            | ProxyError::TlsClosed { .. }
             | ProxyError::CleartextRefused { .. }
             | ProxyError::Reset { .. }
             | ProxyError::Unprocessed { .. }
@@ -529,6 +546,14 @@ impl ProxyError {
                 failure: TlsFailure::Own,
                 ..
             } => "see what the proxy's log says of its certificate, and that it reaches weir-control",
+            ProxyError::Tls {
+                with: With::Backend, ..
+            } => {
+                "compare its certificate with validation of the BackendTLSPolicy (`weirctl describe backendtlspolicy`)"
+            }
+            ProxyError::TlsClosed { .. } => {
+                "give the policy what it lacks; its status says the same (`weirctl describe backendtlspolicy`)"
+            }
             ProxyError::Tls { .. } => "look at the certificates of both (`weirctl proxy config`), and at both clocks",
             ProxyError::CleartextRefused { .. } => {
                 "call through a sidecar that joined by TLS (`weirctl token create`), or see mutualTls of the MeshConfig"

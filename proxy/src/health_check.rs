@@ -12,7 +12,6 @@ use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::sleep_until;
 use weir_policy::health_check::{Found, Standing, Verdict};
 use weir_policy::model::{HealthCheck, Peer};
-use weir_policy::spiffe::SpiffeId;
 use weir_policy::time::Time;
 
 use crate::clock::Clock;
@@ -24,6 +23,7 @@ use crate::mesh::Mesh;
 use crate::metrics;
 use crate::outbound;
 use crate::snapshot::{Backend, ClusterState, Snapshot};
+use crate::tls::Security;
 
 mod agenda;
 mod mark;
@@ -175,8 +175,10 @@ struct Target {
     cluster: Arc<ClusterState>,
     address: SocketAddr,
     peer: Peer,
-    /// Who it must be, and who we are; `None`: it is asked in cleartext.
-    secured: Option<(Identity, Arc<SpiffeId>)>,
+    /// How it is reached, and who it must be.
+    security: Security,
+    /// Who we are; `None`: nobody, and identities do not count.
+    own: Option<Identity>,
     wire: Wire,
     /// The cluster's name, for logs, and as the authority of requests.
     label: Arc<str>,
@@ -191,7 +193,8 @@ impl Target {
         let question = Question {
             address: self.address,
             peer: self.peer,
-            secured: self.secured.as_ref(),
+            security: &self.security,
+            own: self.own.as_ref(),
             wire: self.wire,
             check: self.check(),
             authority: &self.label,
@@ -235,7 +238,8 @@ fn targets<'a>(snapshot: &'a Snapshot, own: Option<&'a Identity>) -> impl Iterat
                     true => Peer::WeirProxy,
                     false => Peer::Plain,
                 },
-                secured: own.cloned().zip(endpoint.identity.clone()),
+                security: endpoint.security.clone(),
+                own: own.cloned(),
                 wire: outbound::wire(cluster.config.protocol, endpoint.peer),
                 label: Arc::clone(&cluster.label),
             };
@@ -386,7 +390,8 @@ pub(crate) mod tests {
             cluster,
             address,
             peer: Peer::Plain,
-            secured: None,
+            security: Security::Cleartext,
+            own: None,
             wire: Wire::Http1,
             label: NAME.into(),
         };

@@ -31,7 +31,9 @@ use crate::http::head::{Grpc, Head, strip_hop_by_hop, strip_own};
 use crate::http::upstream::{Target, Wire};
 use crate::metrics::Cleartext;
 use crate::record::{AttemptOutcome, Direction, Purpose, ResponseFlag};
+use crate::tls::Security;
 use crate::worker::{Downstream, Worker};
+use http::uri::Scheme;
 
 /// How long connecting to the app may take: it is on this host, so longer means that it does not take connections.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -215,7 +217,7 @@ async fn carry(
         direction: Direction::Inbound,
         connect_timeout: CONNECT_TIMEOUT,
         keep: ConnectionPool::default(),
-        identity: None,
+        security: &Security::Cleartext,
     };
     let mut attempts = 0;
     let mut unprocessed_resends = 0;
@@ -225,7 +227,7 @@ async fn carry(
         let permit = permit.map_err(|refusal| worker.refused(&app.label, refusal))?;
         attempts += 1;
         exchange.attempts(app.address);
-        let request = || head.request(target.wire, body.attempt());
+        let request = || head.request(target.wire, Scheme::HTTP, body.attempt());
         // Pinned here, so that it is in this future once and not once for each way to wait for it.
         let mut sending = pin!(attempt::send(&worker.upstreams, &target, &app.label, request));
         let tried = match call.deadline.time() {

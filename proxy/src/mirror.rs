@@ -141,7 +141,7 @@ async fn exchange(
         direction: Direction::Outbound,
         connect_timeout: cluster.config.connect_timeout,
         keep: cluster.config.pool,
-        identity: endpoint.identity.as_ref(),
+        security: &endpoint.security,
     };
     let grpc = Grpc::of(request.headers());
     let sent = attempt::send(&worker.upstreams, &target, &cluster.label, || request).await;

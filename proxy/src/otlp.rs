@@ -295,6 +295,7 @@ fn is_failure(flag: ResponseFlag) -> bool {
         | ResponseFlag::ConnectFailed
         | ResponseFlag::ConnectTimeout
         | ResponseFlag::TlsFailed
+        | ResponseFlag::TlsClosed
         | ResponseFlag::UpstreamReset
         | ResponseFlag::UpstreamProtocol
         | ResponseFlag::AttemptTimeout

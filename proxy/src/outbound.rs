@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::uri::Scheme;
 use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::timeout_at;
@@ -31,6 +32,7 @@ use crate::mirror;
 use crate::plan::{self, ForwardPlan, Planned, RequestPlan};
 use crate::record::{Direction, DownstreamAddr, ResponseFlag};
 use crate::snapshot::Service;
+use crate::tls::Security;
 use crate::worker::Worker;
 
 /// How long a request for a name nobody has asked for yet waits for the control plane's answer: some round trips and a
@@ -255,8 +257,7 @@ async fn forward(
             Err(refusal) => return held.unwrap_or_else(|| Err(worker.refused(label, refusal))),
         };
         let Some(endpoint) = plan::choose(cluster, last, began, || worker.random()) else {
-            let cluster = label.to_string();
-            return held.unwrap_or(Err(ProxyError::NoEndpoint { cluster }));
+            return held.unwrap_or_else(|| Err(cluster.no_endpoint()));
         };
         // Only now is an answer given up that was held: its stream is reset, its connection closed.
         drop(held);
@@ -429,7 +430,7 @@ async fn attempt_at(
         direction: Direction::Outbound,
         connect_timeout: cluster.config.connect_timeout,
         keep: cluster.config.pool,
-        identity: at.endpoint.identity.as_ref(),
+        security: &at.endpoint.security,
     };
     let request = || request_at(worker, head, call, target.wire, body.attempt(), at);
     // Pinned here, so that it is in this future once and not once for each way to wait for it.
@@ -452,7 +453,12 @@ pub(crate) fn request_at(
     body: RequestBody,
     at: &AttemptAt<'_>,
 ) -> Request<RequestBody> {
-    let mut request = head.request(wire, body);
+    let scheme = match at.endpoint.security {
+        Security::Backend(_) => Scheme::HTTPS,
+        // Between sidecars it is what the app said.
+        Security::Cleartext | Security::Mutual(_) => Scheme::HTTP,
+    };
+    let mut request = head.request(wire, scheme, body);
     if at.endpoint.is_sidecar_to(worker.identity.as_ref()) {
         call.write_context(request.headers_mut(), at.number, at.until, worker.clock.now());
     }

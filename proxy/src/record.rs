@@ -242,6 +242,8 @@ pub(crate) enum ResponseFlag {
     ConnectTimeout,
     /// No TLS with the endpoint: one of the two does not believe the other, or we have no certificate.
     TlsFailed,
+    /// TLS is asked for with the cluster's endpoints, and there is nothing to go by.
+    TlsClosed,
     /// The endpoint ended the stream or connection.
     UpstreamReset,
     /// What the endpoint answered is not HTTP.
@@ -258,7 +260,7 @@ pub(crate) enum ResponseFlag {
 
 impl ResponseFlag {
     /// Every flag, each at the place of its number.
-    pub(crate) const ALL: [ResponseFlag; 26] = [
+    pub(crate) const ALL: [ResponseFlag; 27] = [
         ResponseFlag::None,
         ResponseFlag::Direct,
         ResponseFlag::BadRequest,
@@ -279,6 +281,7 @@ impl ResponseFlag {
         ResponseFlag::ConnectFailed,
         ResponseFlag::ConnectTimeout,
         ResponseFlag::TlsFailed,
+        ResponseFlag::TlsClosed,
         ResponseFlag::UpstreamReset,
         ResponseFlag::UpstreamProtocol,
         ResponseFlag::AttemptTimeout,
@@ -310,6 +313,7 @@ impl ResponseFlag {
             ResponseFlag::ConnectFailed => "connect_failed",
             ResponseFlag::ConnectTimeout => "connect_timeout",
             ResponseFlag::TlsFailed => "tls_failed",
+            ResponseFlag::TlsClosed => "tls_closed",
             ResponseFlag::UpstreamReset => "upstream_reset",
             ResponseFlag::UpstreamProtocol => "upstream_protocol",
             ResponseFlag::AttemptTimeout => "attempt_timeout",

@@ -13,7 +13,7 @@ use arc_swap::Guard;
 use dashmap::DashMap;
 use weir_policy::balance::RoundRobin;
 use weir_policy::breaker::Breaker;
-use weir_policy::model::{self, Action, EndpointHealth, Locality, VirtualHost};
+use weir_policy::model::{self, Action, EndpointHealth, Locality, Peer, VirtualHost};
 use weir_policy::mutual_tls::MutualTls;
 use weir_policy::names::{ClusterName, ListenerName, RouteName};
 use weir_policy::outlier::{Detector, Seen};
@@ -26,9 +26,13 @@ use weir_policy::time::Time;
 
 use crate::clock::Clock;
 use crate::endpoints::{Changes, Endpoint, EndpointState, InUse, Levels};
+use crate::error::ProxyError;
 use crate::health_check::{Checked, ClusterChecks};
 use crate::mesh::RefusedResource;
+use crate::outbound;
 use crate::telemetry_policy::TelemetryPolicy;
+use crate::tls::Security;
+use crate::tls::backend::BackendTls;
 
 /// Everything in force at one moment. Immutable.
 #[derive(Debug, Default)]
@@ -206,6 +210,18 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
+    /// Why there is none that takes requests.
+    pub(crate) fn no_endpoint(&self) -> ProxyError {
+        let cluster = self.label.to_string();
+        match self.state.backend_tls.as_ref().map(|tls| &tls.client) {
+            Some(Err(why)) => ProxyError::TlsClosed {
+                cluster,
+                why: Arc::clone(why),
+            },
+            Some(Ok(_)) | None => ProxyError::NoEndpoint { cluster },
+        }
+    }
+
     /// The endpoints that take requests at `now`.
     pub(crate) fn in_use(&self, now: Time) -> Guard<Arc<Levels>> {
         self.in_use.at(now, &self.endpoints, &self.config)
@@ -252,6 +268,8 @@ pub(crate) struct ClusterState {
     pub(crate) detector: Option<Arc<Detector>>,
     /// How endpoints are checked; `None`: they aren't.
     pub(crate) checks: Option<Arc<ClusterChecks>>,
+    /// How those are reached that have no identity; `None`: in cleartext.
+    pub(crate) backend_tls: Option<Arc<BackendTls>>,
     changes: Changes,
     retry_budget: model::RetryBudget,
 }
@@ -265,6 +283,7 @@ impl ClusterState {
             round_robin: Arc::new(RoundRobin::default()),
             detector: config.outlier_detection.map(|config| Arc::new(Detector::new(config))),
             checks: new_checks(config),
+            backend_tls: new_backend_tls(config),
             changes: Changes::default(),
             retry_budget: config.retry_budget,
         }
@@ -282,7 +301,12 @@ impl ClusterState {
             self.detector.as_ref().map(|detector| detector.config()) == config.outlier_detection.as_ref();
         let same_checks = self.checks.as_ref().map(|checks| checks.config()) == config.health_check.as_ref();
         let same_budget = self.retry_budget == config.retry_budget;
-        if self.breaker.failure() == config.breaker && same_detector && same_checks && same_budget {
+        let same_tls = match (&self.backend_tls, &config.backend_tls) {
+            (Some(held), Some(told)) => held.is(told, outbound::wire(config.protocol, Peer::Plain)),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        if self.breaker.failure() == config.breaker && same_detector && same_checks && same_budget && same_tls {
             return Arc::clone(self);
         }
         let budget = if same_budget {
@@ -305,6 +329,10 @@ impl ClusterState {
             round_robin: Arc::clone(&self.round_robin),
             detector,
             checks,
+            backend_tls: match same_tls {
+                true => self.backend_tls.clone(),
+                false => new_backend_tls(config),
+            },
             changes: self.changes.clone(),
             retry_budget: config.retry_budget,
         })
@@ -319,6 +347,15 @@ impl ClusterState {
 fn new_checks(config: &model::Cluster) -> Option<Arc<ClusterChecks>> {
     let check = config.health_check.clone()?;
     Some(Arc::new(ClusterChecks::new(check)))
+}
+
+fn new_backend_tls(config: &model::Cluster) -> Option<Arc<BackendTls>> {
+    let wire = outbound::wire(config.protocol, Peer::Plain);
+    let tls = BackendTls::new(config.backend_tls.as_ref()?, wire);
+    if let Err(why) = &tls.client {
+        tracing::warn!(cluster = %config.name, %why, "nothing is sent to endpoints without an identity");
+    }
+    Some(Arc::new(tls))
 }
 
 /// Whether both are one, or there is neither.
@@ -381,6 +418,7 @@ impl States {
         let host = || state.detector.as_ref().map(|detector| Arc::new(detector.host()));
         let checked = || state.checks.as_ref().map(|checks| Arc::new(Checked::new(checks)));
         let now = self.clock.now();
+        let tls = state.backend_tls.as_ref().map(|tls| tls.client.clone());
         // What is not told any more is forgotten: should it come again, it is new.
         let mut known = std::mem::take(&mut entry.endpoints);
         let mut endpoints = Vec::new();
@@ -390,6 +428,13 @@ impl States {
             .filter(|endpoint| endpoint.health != EndpointHealth::Draining)
         {
             let before = known.remove(&endpoint.address);
+            let security = match (&endpoint.identity, &tls) {
+                (Some(identity), _) => Security::Mutual(Arc::clone(identity)),
+                (None, Some(Ok(client))) => Security::Backend(Arc::clone(client)),
+                (None, None) => Security::Cleartext,
+                // Nothing may be sent there.
+                (None, Some(Err(_))) => continue,
+            };
             let well_again = before.as_ref().is_some_and(|before| {
                 (before.health, endpoint.health) == (EndpointHealth::Unhealthy, EndpointHealth::Healthy)
             });
@@ -414,8 +459,12 @@ impl States {
                 address: endpoint.address,
                 health: endpoint.health,
                 distance: Distance::between(&self.own, &endpoint.locality),
-                peer: endpoint.peer,
-                identity: endpoint.identity.clone(),
+                // What a policy is for is spoken to as what it is for everybody.
+                peer: match security {
+                    Security::Backend(_) => Peer::Plain,
+                    Security::Cleartext | Security::Mutual(_) => endpoint.peer,
+                },
+                security,
                 workload: endpoint.workload.clone().map(Arc::new),
                 state,
             });

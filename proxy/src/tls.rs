@@ -2,6 +2,7 @@
 //! that the control plane gave it, and knows the other by a root of its own and by a SPIFFE id. What a connection is
 //! called in the DNS doesn't matter.
 
+pub(crate) mod backend;
 mod edge;
 
 use std::collections::HashMap;
@@ -97,6 +98,26 @@ pub(crate) enum Session {
     Resumed,
 }
 
+/// How an endpoint is reached.
+#[derive(Clone, Debug)]
+pub(crate) enum Security {
+    /// In cleartext.
+    Cleartext,
+    /// By mutual TLS with the one that has this identity. In a mesh without identities in cleartext.
+    Mutual(Arc<SpiffeId>),
+    /// By TLS as its cluster's policy says.
+    Backend(Arc<backend::Client>),
+}
+
+/// With whom a connection by TLS was to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum With {
+    /// A workload of the mesh.
+    Mesh,
+    /// What a BackendTLSPolicy is for.
+    Backend,
+}
+
 /// Why there is no connection by TLS.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TlsError {
@@ -115,6 +136,9 @@ pub(crate) enum TlsError {
     /// It has ended; the connection resumed an earlier one.
     #[error("its certificate has ended")]
     Ended,
+    /// It speaks TLS, and not HTTP/2 in it.
+    #[error("it did not agree to speak HTTP/2 (ALPN h2), which the service's port is said to speak")]
+    NoHttp2,
     /// It is of another mesh.
     #[error("it is {0}, of another trust domain")]
     OtherDomain(SpiffeId),
@@ -139,7 +163,7 @@ impl TlsError {
         match self {
             TlsError::NoCertificate => TlsFailure::Own,
             TlsError::Nobody(_) | TlsError::Ended | TlsError::OtherDomain(_) => TlsFailure::Certificate,
-            TlsError::TimedOut(_) => TlsFailure::Protocol,
+            TlsError::TimedOut(_) | TlsError::NoHttp2 => TlsFailure::Protocol,
             TlsError::Handshake(error) => match rustls_error(error) {
                 Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
                     TlsFailure::Certificate

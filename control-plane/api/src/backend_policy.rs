@@ -576,7 +576,7 @@ pub(crate) fn read(node: &Node<'_>, errors: &mut Errors) -> Option<BackendPolicy
     })
 }
 
-fn read_target(node: &Node<'_>, errors: &mut Errors) -> Option<TargetRef> {
+pub(crate) fn read_target(node: &Node<'_>, errors: &mut Errors) -> Option<TargetRef> {
     let mut fields = node.fields(errors)?;
     let kind = reference::explicit_service(&mut fields, errors, "nothing");
     let name = fields.required("name", errors, names::label);

@@ -224,14 +224,7 @@ fn read_conditions(node: &Node<'_>, errors: &mut Errors) -> Option<Conditions> {
 fn read_target(node: &Node<'_>, errors: &mut Errors) -> Option<TargetRef> {
     let mut fields = node.fields(errors)?;
     let kind = fields.required("kind", errors, |node, errors| {
-        let is_right = |kind: &str| (1..=63).contains(&kind.len()) && kind.bytes().all(|b| b.is_ascii_alphanumeric());
-        names::checked(
-            node,
-            errors,
-            is_right,
-            "is no kind",
-            "Workload or Pod, for instance, is right",
-        )
+        names::kind(node, errors, "Workload or Pod, for instance, is right")
     });
     let namespace = fields.optional("namespace", errors, names::label);
     let name = fields.required("name", errors, names::subdomain);

@@ -11,6 +11,11 @@ pub enum Kind {
     Namespace,
     /// `weir.dev/v1` MeshConfig: settings of the whole mesh.
     MeshConfig,
+    /// `v1` ConfigMap: texts by name. Before the policies that take certificates from it.
+    ConfigMap,
+    /// `gateway.networking.k8s.io/v1` BackendTLSPolicy: TLS with what answers behind a Service. Before the Services, so
+    /// that none is reached in cleartext for a moment.
+    BackendTlsPolicy,
     /// `v1` Service: a name with ports.
     Service,
     /// `discovery.k8s.io/v1` EndpointSlice: the only source of endpoints.
@@ -87,6 +92,8 @@ impl Kind {
     pub const ALL: &[Kind] = &[
         Kind::Namespace,
         Kind::MeshConfig,
+        Kind::ConfigMap,
+        Kind::BackendTlsPolicy,
         Kind::Service,
         Kind::EndpointSlice,
         Kind::Workload,
@@ -115,6 +122,8 @@ impl Kind {
             Kind::ReferenceGrant => &["v1", "v1beta1"],
             Kind::Namespace
             | Kind::MeshConfig
+            | Kind::ConfigMap
+            | Kind::BackendTlsPolicy
             | Kind::Service
             | Kind::EndpointSlice
             | Kind::Workload
@@ -155,7 +164,9 @@ impl Kind {
     pub fn scope(self) -> Scope {
         match self {
             Kind::Namespace | Kind::MeshConfig => Scope::Cluster,
-            Kind::Service
+            Kind::ConfigMap
+            | Kind::BackendTlsPolicy
+            | Kind::Service
             | Kind::EndpointSlice
             | Kind::Workload
             | Kind::BackendPolicy
@@ -173,6 +184,8 @@ impl Kind {
             Kind::Workload => Access::ReadOnly,
             Kind::Namespace
             | Kind::MeshConfig
+            | Kind::ConfigMap
+            | Kind::BackendTlsPolicy
             | Kind::Service
             | Kind::EndpointSlice
             | Kind::BackendPolicy
@@ -187,8 +200,11 @@ impl Kind {
     /// Whether its resources carry a status.
     pub fn status_part(self) -> StatusPart {
         match self {
-            Kind::MeshConfig | Kind::Service | Kind::EndpointSlice | Kind::ReferenceGrant => StatusPart::None,
+            Kind::MeshConfig | Kind::ConfigMap | Kind::Service | Kind::EndpointSlice | Kind::ReferenceGrant => {
+                StatusPart::None
+            }
             Kind::Namespace
+            | Kind::BackendTlsPolicy
             | Kind::Workload
             | Kind::BackendPolicy
             | Kind::RoutePolicy
@@ -318,6 +334,22 @@ impl Kind {
                 plural: "meshconfigs",
                 singular: "meshconfig",
                 short: &[],
+            },
+            Kind::ConfigMap => Facts {
+                group: "",
+                api_version: "v1",
+                kind: "ConfigMap",
+                plural: "configmaps",
+                singular: "configmap",
+                short: &["cm"],
+            },
+            Kind::BackendTlsPolicy => Facts {
+                group: "gateway.networking.k8s.io",
+                api_version: "gateway.networking.k8s.io/v1",
+                kind: "BackendTLSPolicy",
+                plural: "backendtlspolicies",
+                singular: "backendtlspolicy",
+                short: &["btlspolicy"],
             },
             Kind::Service => Facts {
                 group: "",
@@ -469,7 +501,7 @@ mod tests {
         let groups: Vec<&str> = Kind::groups().collect();
         assert_eq!(
             groups,
-            ["", "weir.dev", "discovery.k8s.io", "gateway.networking.k8s.io"]
+            ["", "weir.dev", "gateway.networking.k8s.io", "discovery.k8s.io"]
         );
     }
 
@@ -485,6 +517,6 @@ mod tests {
     #[test]
     fn all_is_sorted_and_whole() {
         assert!(Kind::ALL.is_sorted());
-        assert_eq!(Kind::ALL.len(), 11);
+        assert_eq!(Kind::ALL.len(), 13);
     }
 }

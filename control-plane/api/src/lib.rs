@@ -4,6 +4,8 @@
 //! No I/O, no runtime and no protobuf: the control plane, the command line and tests read alike.
 
 pub mod backend_policy;
+pub mod backend_tls_policy;
+pub mod config_map;
 mod decode;
 pub mod duration;
 pub mod endpoint_slice;

@@ -96,6 +96,12 @@ pub(crate) fn port_name(node: &Node<'_>, errors: &mut Errors) -> Option<String> 
     checked(node, errors, is_label, "is no name of a port", LABEL_REMEDY)
 }
 
+/// Reads the name of a kind, whether it is known or not. `remedy` says what would be right.
+pub(crate) fn kind(node: &Node<'_>, errors: &mut Errors, remedy: &str) -> Option<String> {
+    let is_right = |kind: &str| (1..=63).contains(&kind.len()) && kind.bytes().all(|b| b.is_ascii_alphanumeric());
+    checked(node, errors, is_right, "is no kind", remedy)
+}
+
 /// Reads a text that a function takes.
 pub(crate) fn checked(
     node: &Node<'_>,

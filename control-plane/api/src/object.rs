@@ -9,6 +9,8 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use crate::backend_policy::{self, BackendPolicySpec};
+use crate::backend_tls_policy::{self, BackendTlsPolicySpec};
+use crate::config_map::{self, ConfigMapBody};
 use crate::decode::{Errors, Fields, Node};
 use crate::endpoint_slice::{self, EndpointSliceBody};
 use crate::error::FieldError;
@@ -129,6 +131,10 @@ pub enum Spec {
     Namespace(NamespaceSpec),
     /// Of the MeshConfig.
     MeshConfig(MeshConfigSpec),
+    /// Of a ConfigMap, whose fields stand at the top of the resource.
+    ConfigMap(ConfigMapBody),
+    /// Of a BackendTLSPolicy.
+    BackendTlsPolicy(BackendTlsPolicySpec),
     /// Of a Service.
     Service(ServiceSpec),
     /// Of an EndpointSlice, whose fields stand at the top of the resource.
@@ -155,6 +161,8 @@ impl Spec {
         match self {
             Spec::Namespace(_) => Kind::Namespace,
             Spec::MeshConfig(_) => Kind::MeshConfig,
+            Spec::ConfigMap(_) => Kind::ConfigMap,
+            Spec::BackendTlsPolicy(_) => Kind::BackendTlsPolicy,
             Spec::Service(_) => Kind::Service,
             Spec::EndpointSlice(_) => Kind::EndpointSlice,
             Spec::Workload(_) => Kind::Workload,
@@ -233,6 +241,23 @@ impl Serialize for Object {
         match &self.spec {
             Spec::Namespace(spec) => map.serialize_entry("spec", spec)?,
             Spec::MeshConfig(spec) => map.serialize_entry("spec", spec)?,
+            Spec::ConfigMap(body) => {
+                let ConfigMapBody {
+                    data,
+                    binary_data,
+                    immutable,
+                } = body;
+                if !data.is_empty() {
+                    map.serialize_entry("data", data)?;
+                }
+                if !binary_data.is_empty() {
+                    map.serialize_entry("binaryData", binary_data)?;
+                }
+                if let Some(immutable) = immutable {
+                    map.serialize_entry("immutable", immutable)?;
+                }
+            }
+            Spec::BackendTlsPolicy(spec) => map.serialize_entry("spec", spec)?,
             Spec::Service(spec) => map.serialize_entry("spec", spec)?,
             Spec::EndpointSlice(body) => {
                 map.serialize_entry("addressType", &body.address_type)?;
@@ -267,6 +292,10 @@ fn read_object(node: &Node<'_>, namespace: Option<&str>, errors: &mut Errors) ->
     let spec = match kind {
         Kind::Namespace => read_or_default(&mut fields, errors, namespace::read).map(Spec::Namespace),
         Kind::MeshConfig => read_or_default(&mut fields, errors, mesh_config::read).map(Spec::MeshConfig),
+        Kind::ConfigMap => config_map::read(&mut fields, errors).map(Spec::ConfigMap),
+        Kind::BackendTlsPolicy => fields
+            .required("spec", errors, backend_tls_policy::read)
+            .map(Spec::BackendTlsPolicy),
         Kind::Service => fields.required("spec", errors, service::read).map(Spec::Service),
         Kind::EndpointSlice => endpoint_slice::read(&mut fields, errors).map(Spec::EndpointSlice),
         Kind::Workload => fields.required("spec", errors, workload::read).map(Spec::Workload),
@@ -390,7 +419,9 @@ fn read_name(node: &Node<'_>, kind: Kind, errors: &mut Errors) -> Option<String>
     match kind {
         // Parts of the mesh's names, each one label of a DNS name.
         Kind::Namespace | Kind::Service | Kind::Workload => names::label(node, errors),
-        Kind::EndpointSlice
+        Kind::ConfigMap
+        | Kind::BackendTlsPolicy
+        | Kind::EndpointSlice
         | Kind::BackendPolicy
         | Kind::RoutePolicy
         | Kind::TelemetryPolicy

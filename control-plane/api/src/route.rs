@@ -32,6 +32,8 @@ impl<'a> RouteSpec<'a> {
             Spec::GrpcRoute(spec) => Some(RouteSpec::Grpc(spec)),
             Spec::Namespace(_)
             | Spec::MeshConfig(_)
+            | Spec::ConfigMap(_)
+            | Spec::BackendTlsPolicy(_)
             | Spec::Service(_)
             | Spec::EndpointSlice(_)
             | Spec::Workload(_)

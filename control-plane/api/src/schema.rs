@@ -15,6 +15,8 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::backend_policy::BackendPolicySpec;
+use crate::backend_tls_policy::BackendTlsPolicySpec;
+use crate::config_map::ConfigMapBody;
 use crate::endpoint_slice::EndpointSliceBody;
 use crate::grpc_route::GrpcRouteSpec;
 use crate::http_route::HttpRouteSpec;
@@ -141,6 +143,8 @@ fn body(kind: Kind, generator: &mut SchemaGenerator) -> Body {
     match kind {
         Kind::Namespace => optional_spec::<NamespaceSpec>(generator),
         Kind::MeshConfig => optional_spec::<MeshConfigSpec>(generator),
+        Kind::ConfigMap => top::<ConfigMapBody>(generator),
+        Kind::BackendTlsPolicy => spec::<BackendTlsPolicySpec>(generator),
         Kind::Service => spec::<ServiceSpec>(generator),
         Kind::EndpointSlice => top::<EndpointSliceBody>(generator),
         Kind::Workload => spec::<WorkloadSpec>(generator),
@@ -217,10 +221,12 @@ fn resource(kind: Kind, generator: &mut SchemaGenerator) -> Value {
 fn status(kind: Kind, generator: &mut SchemaGenerator) -> Schema {
     let mut status = match kind {
         Kind::Workload => generator.subschema_for::<WorkloadStatus>(),
-        Kind::BackendPolicy | Kind::RoutePolicy | Kind::TelemetryPolicy => generator.subschema_for::<PolicyStatus>(),
+        Kind::BackendTlsPolicy | Kind::BackendPolicy | Kind::RoutePolicy | Kind::TelemetryPolicy => {
+            generator.subschema_for::<PolicyStatus>()
+        }
         Kind::HttpRoute | Kind::GrpcRoute => generator.subschema_for::<RouteStatus>(),
         Kind::Namespace => generator.subschema_for::<NamespaceStatus>(),
-        Kind::MeshConfig | Kind::Service | Kind::EndpointSlice | Kind::ReferenceGrant => {
+        Kind::MeshConfig | Kind::ConfigMap | Kind::Service | Kind::EndpointSlice | Kind::ReferenceGrant => {
             json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
         }
     };

@@ -16,7 +16,8 @@ pub const CONTROLLER_NAME: &str = "weir.dev/weir-control";
 pub mod condition {
     /// What it refers to takes it. Gateway API, RouteConditionAccepted and PolicyConditionAccepted.
     pub const ACCEPTED: &str = "Accepted";
-    /// What a route sends requests to is there and may be used. Gateway API, RouteConditionResolvedRefs.
+    /// What a route sends requests to, or a policy takes certificates from, is there and may be used. Gateway API,
+    /// RouteConditionResolvedRefs and BackendTLSPolicyConditionResolvedRefs.
     pub const RESOLVED_REFS: &str = "ResolvedRefs";
     /// It is in force on every connected proxy that it concerns.
     pub const IN_FORCE: &str = "weir.dev/InForce";
@@ -205,8 +206,10 @@ pub struct PolicyAncestorStatus {
     /// What is so, by type:
     ///
     /// - `Accepted`: the target is there and takes the policy; with the reason PartlyConflicted, for some workloads an
-    ///   older one holds. Otherwise the reason is TargetNotFound, Invalid: it can't be in force there, or Conflicted:
-    ///   an older policy holds.
+    ///   older one holds. Otherwise the reason is TargetNotFound, Invalid: it can't be in force there, Conflicted: an
+    ///   older policy holds, or NoValidCACertificate: a BackendTLSPolicy has none to go by, and closes its target.
+    /// - `ResolvedRefs`, of a BackendTLSPolicy: each of its references leads to certificates. Otherwise the reason is
+    ///   InvalidKind or InvalidCACertificateRef.
     /// - `weir.dev/InForce`: it is in force on every connected proxy that it concerns. Otherwise the reason is
     ///   Rejected, Pending, NoSubscribers, NotAccepted or Overridden.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]

@@ -54,6 +54,8 @@ pub fn columns(kind: Kind) -> &'static [Column] {
     match kind {
         Kind::Namespace => NAMESPACE,
         Kind::MeshConfig => MESH_CONFIG,
+        Kind::ConfigMap => CONFIG_MAP,
+        Kind::BackendTlsPolicy => BACKEND_TLS_POLICY,
         Kind::Service => SERVICE,
         Kind::EndpointSlice => ENDPOINT_SLICE,
         Kind::Workload => WORKLOAD,
@@ -220,18 +222,46 @@ const WORKLOAD: &[Column] = &[
 /// Of every kind that attaches to others by `targetRefs`.
 const POLICY: &[Column] = &[
     NAME,
-    always("Targets", "What it is for.", |object| {
-        joined(list_at(object, "/spec/targetRefs").map(|target| {
-            let section = text_at(target, "/sectionName");
-            let colon = if section.is_empty() { "" } else { ":" };
-            format!("{}{colon}{section}", text_at(target, "/name"))
-        }))
-    }),
+    always("Targets", "What it is for.", targets),
     always("Sets", "The parts of its spec that are given.", |object| {
         sets(object, "targetRefs")
     }),
     ACCEPTED,
     IN_FORCE,
+    AGE,
+];
+const BACKEND_TLS_POLICY: &[Column] = &[
+    NAME,
+    always("Targets", "What it is for.", targets),
+    always("Hostname", "Who must answer there.", |object| {
+        text_at(object, "/spec/validation/hostname").to_owned()
+    }),
+    ACCEPTED,
+    IN_FORCE,
+    wide(
+        "Certificates",
+        "Where the certificates are that it goes by.",
+        |object| {
+            let refs = list_at(object, "/spec/validation/caCertificateRefs");
+            let refs = refs.map(|one| format!("{}/{}", text_at(one, "/kind"), text_at(one, "/name")));
+            let well_known =
+                Some(text_at(object, "/spec/validation/wellKnownCACertificates")).filter(|set| !set.is_empty());
+            joined(refs.chain(well_known.map(str::to_owned)))
+        },
+    ),
+    AGE,
+];
+const CONFIG_MAP: &[Column] = &[
+    NAME,
+    always("Data", "How many texts and other values it holds.", |object| {
+        let count = |part: &str| {
+            object
+                .get(part)
+                .and_then(Value::as_object)
+                .map_or(0, serde_json::Map::len)
+        };
+        (count("data") + count("binaryData")).to_string()
+    }),
     AGE,
 ];
 const TELEMETRY_POLICY: &[Column] = &[
@@ -342,6 +372,14 @@ fn pairs(object: &Value, pointer: &str) -> String {
             .flatten()
             .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())),
     )
+}
+
+fn targets(object: &Value) -> String {
+    joined(list_at(object, "/spec/targetRefs").map(|target| {
+        let section = text_at(target, "/sectionName");
+        let colon = if section.is_empty() { "" } else { ":" };
+        format!("{}{colon}{section}", text_at(target, "/name"))
+    }))
 }
 
 /// The parts of a policy's spec that are given, but for the one that says what it is for.
@@ -494,6 +532,38 @@ mod tests {
                 ("Accepted", "True"),
                 ("In Force", "Rejected"),
             ],
+        );
+        check(
+            Kind::BackendTlsPolicy,
+            json!({
+                "spec": {"targetRefs": [{"name": "a", "sectionName": "https"}], "validation": {
+                    "hostname": "a.example", "caCertificateRefs": [{"kind": "ConfigMap", "name": "c"}],
+                }},
+                "status": {"ancestors": [{"conditions": conditions}]},
+            }),
+            &[
+                ("Targets", "a:https"),
+                ("Hostname", "a.example"),
+                ("Accepted", "True"),
+                ("In Force", "Rejected"),
+                ("Certificates", "ConfigMap/c"),
+            ],
+        );
+        check(
+            Kind::BackendTlsPolicy,
+            json!({"spec": {"validation": {"wellKnownCACertificates": "System"}}}),
+            &[
+                ("Targets", "-"),
+                ("Hostname", "-"),
+                ("Accepted", "-"),
+                ("In Force", "-"),
+                ("Certificates", "System"),
+            ],
+        );
+        check(
+            Kind::ConfigMap,
+            json!({"data": {"ca.crt": "x"}, "binaryData": {"a": "", "b": ""}}),
+            &[("Data", "3")],
         );
         check(
             Kind::TelemetryPolicy,

@@ -19,6 +19,7 @@ pub(crate) struct Cluster {
     pending: Count,
     requests: Count,
     retry_budget: Option<RetryBudget>,
+    backend_tls: Option<BackendTls>,
     sources: Vec<String>,
     endpoints: Vec<Endpoint>,
     endpoints_left_out: u64,
@@ -29,6 +30,23 @@ pub(crate) struct Cluster {
 struct Count {
     open: u64,
     limit: u64,
+}
+
+/// How endpoints without an identity are reached.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct BackendTls {
+    verified: Option<Verified>,
+    /// Why they aren't.
+    closed: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Verified {
+    hostname: String,
+    subject_alt_names: Vec<String>,
+    authorities: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -49,6 +67,8 @@ struct Endpoint {
     peer: String,
     workload: Option<String>,
     identity: Option<String>,
+    /// The name that is asked for, where there is no identity.
+    tls: Option<String>,
     locality: String,
     requests: u64,
     cost_ms: Option<f64>,
@@ -74,6 +94,12 @@ impl Cluster {
                 "retry budget {} % and {} a second",
                 budget.percent, budget.min_per_second
             ));
+        }
+        if let Some(verified) = self.backend_tls.as_ref().and_then(|tls| tls.verified.as_ref()) {
+            parts.push(verified.summary());
+        }
+        if let Some(why) = self.backend_tls.as_ref().and_then(|tls| tls.closed.as_ref()) {
+            parts.push(format!("closed: {why}"));
         }
         clean(&parts.join(", "))
     }
@@ -109,6 +135,16 @@ impl Cluster {
     }
 }
 
+impl Verified {
+    fn summary(&self) -> String {
+        let names = match self.subject_alt_names.as_slice() {
+            [] => String::new(),
+            names => format!(" as {}", names.join(" or ")),
+        };
+        format!("TLS with {}{names} by {}", self.hostname, self.authorities)
+    }
+}
+
 /// The namespace and account of a SPIFFE id, as `ns/account`: all of a mesh have the rest in common.
 fn account(id: &str) -> String {
     let parts: Vec<&str> = id.rsplitn(4, '/').collect();
@@ -141,7 +177,31 @@ fn row(endpoint: &Endpoint) -> Vec<Cell> {
         Cell::plain(endpoint.requests.to_string()),
         Cell::plain(cost.unwrap_or_else(|| "-".to_owned())),
         Cell::plain(who),
-        Cell::plain(endpoint.identity.as_deref().map_or("-".to_owned(), account)),
+        Cell::plain(match (&endpoint.identity, &endpoint.tls) {
+            (Some(id), _) => account(id),
+            (None, Some(hostname)) => clean(hostname),
+            (None, None) => "-".to_owned(),
+        }),
         Cell::plain(if locality.is_empty() { "-" } else { locality }),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tls_is_told_in_words() {
+        let summary = |tls: &str| {
+            let text = format!(r#"{{"state": "known", "protocol": "http1", "backend_tls": {tls}}}"#);
+            let cluster: Cluster = serde_json::from_str(&text).expect("a cluster");
+            cluster.summary()
+        };
+        let verified = r#"{"verified": {"hostname": "a.example", "authorities": "1 certificate of the policy"}}"#;
+        assert!(summary(verified).ends_with(", TLS with a.example by 1 certificate of the policy"));
+        let names = r#"{"verified": {"hostname": "a", "subject_alt_names": ["b", "c"], "authorities": "x"}}"#;
+        assert!(summary(names).ends_with(", TLS with a as b or c by x"));
+        assert!(summary(r#"{"closed": "no certificate"}"#).ends_with(", closed: no certificate"));
+        assert!(!summary("null").contains("TLS"));
+    }
 }

@@ -82,7 +82,9 @@ pub(crate) fn run(
 fn is_pruned(kind: Kind) -> bool {
     let takes_others = match kind {
         Kind::Namespace | Kind::MeshConfig => true,
-        Kind::Service
+        Kind::ConfigMap
+        | Kind::BackendTlsPolicy
+        | Kind::Service
         | Kind::EndpointSlice
         | Kind::Workload
         | Kind::BackendPolicy

@@ -244,6 +244,8 @@ pub(crate) fn generation(object: &Value) -> i64 {
 pub(crate) fn concerns_proxies(kind: Kind) -> bool {
     match kind {
         Kind::MeshConfig
+        | Kind::ConfigMap
+        | Kind::BackendTlsPolicy
         | Kind::Service
         | Kind::EndpointSlice
         | Kind::BackendPolicy

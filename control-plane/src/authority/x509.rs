@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use rustls::pki_types::CertificateDer;
 use weir_policy::spiffe::SpiffeId;
 use x509_parser::asn1_rs::{FromDer as _, Oid, Utf8String};
@@ -102,12 +100,5 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 
 /// A certificate as text (RFC 7468).
 pub(crate) fn to_pem(certificate: &CertificateDer<'_>) -> String {
-    let encoded = STANDARD.encode(certificate);
-    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
-    for line in encoded.as_bytes().chunks(64) {
-        text.extend(line.iter().copied().map(char::from));
-        text.push('\n');
-    }
-    text.push_str("-----END CERTIFICATE-----\n");
-    text
+    weir_xds::pem::to_pem(certificate)
 }

@@ -19,6 +19,11 @@ use crate::store::{Op, Revision, Stored};
 
 /// Fields that change nothing that a proxy is sent, and why.
 const WITHOUT: &[(&str, &str)] = &[
+    ("ConfigMap binaryData.empty", "kept as given: certificates are text"),
+    ("ConfigMap binaryData.logo.png", "kept as given: certificates are text"),
+    ("ConfigMap binaryData.one", "kept as given: certificates are text"),
+    ("ConfigMap data.note", "kept as given: certificates are in ca.crt"),
+    ("ConfigMap immutable", "says whether it can be changed"),
     (
         "EndpointSlice endpoints[].hostname",
         "kept as given: callers use addresses",
@@ -55,6 +60,10 @@ const WITHOUT: &[(&str, &str)] = &[
 
 /// Fields of which only one value is taken, besides those that say of what sort the object is that they stand in.
 const FIXED: &[(&str, &str)] = &[
+    (
+        "BackendTLSPolicy spec.validation.wellKnownCACertificates",
+        "System is all there is",
+    ),
     ("EndpointSlice addressType", "goes with the addresses"),
     (
         "EndpointSlice endpoints[].targetRef.apiVersion",
@@ -443,6 +452,25 @@ fn surroundings(kind: Kind) -> Vec<Object> {
                 }
                 objects.push(workload);
             }
+        }
+        Kind::BackendTlsPolicy | Kind::ConfigMap => {
+            for (namespace, names) in [
+                ("registers", ["land-register", "archive", "labs"].as_slice()),
+                ("citizen", &["weather"]),
+            ] {
+                for name in names {
+                    objects.push(fixture::service(namespace, name, &[("https", 443), ("labs", 444)]));
+                }
+            }
+            for (name, of) in [("land-register-ca", "a"), ("labs", "b")] {
+                let mut map = fixture::config_map(name, "ca.crt", &fixture::certificate(of).pem());
+                map.metadata.namespace = "registers".to_owned();
+                objects.push(map);
+            }
+            let mut policy = fixture::tls_policy("of-a-port", 1, Some("https"), &["land-register-ca"]);
+            policy.metadata.namespace = "registers".to_owned();
+            fixture::tls_spec_of(&mut policy).target_refs[0].name = "labs".to_owned();
+            objects.push(policy);
         }
         Kind::Namespace => {}
     }

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
+use weir_api::backend_policy::TargetRef;
+use weir_api::backend_tls_policy::{BackendTlsPolicySpec, CaCertificateRef, Validation};
+use weir_api::config_map::ConfigMapBody;
 use weir_api::endpoint_slice::{
     AddressType, Conditions, EndpointSliceBody, SliceEndpoint, SlicePort, TargetRef as EndpointTarget,
 };
@@ -253,4 +256,54 @@ pub(crate) fn index(objects: impl IntoIterator<Item = Object>) -> Index {
         index.apply(&object.key(), Some(Arc::new(object)));
     }
     index
+}
+
+/// A BackendTLSPolicy for port names of `portal`, or the whole of it, by these ConfigMaps.
+pub(crate) fn tls_policy(name: &str, second: u32, section: Option<&str>, config_maps: &[&str]) -> Object {
+    let references = config_maps.iter().map(|name| CaCertificateRef {
+        group: String::new(),
+        kind: "ConfigMap".to_owned(),
+        name: (*name).to_owned(),
+    });
+    let spec = BackendTlsPolicySpec {
+        target_refs: vec![TargetRef {
+            kind: RefKind::Service,
+            name: "portal".to_owned(),
+            section_name: section.map(str::to_owned),
+        }],
+        validation: Validation {
+            ca_certificate_refs: references.collect(),
+            well_known_ca_certificates: None,
+            hostname: "portal.example".to_owned(),
+            subject_alt_names: Vec::new(),
+        },
+    };
+    let mut object = Object::new("citizen", name, Spec::BackendTlsPolicy(spec));
+    object.metadata.creation_timestamp = Some(format!("2026-01-01T00:00:{second:02}Z"));
+    object
+}
+
+pub(crate) fn tls_spec_of(policy: &mut Object) -> &mut BackendTlsPolicySpec {
+    match &mut policy.spec {
+        Spec::BackendTlsPolicy(spec) => spec,
+        other => panic!("no BackendTLSPolicy: {other:?}"),
+    }
+}
+
+/// A ConfigMap with one text.
+pub(crate) fn config_map(name: &str, key: &str, text: &str) -> Object {
+    let body = ConfigMapBody {
+        data: BTreeMap::from([(key.to_owned(), text.to_owned())]),
+        ..ConfigMapBody::default()
+    };
+    Object::new("citizen", name, Spec::ConfigMap(body))
+}
+
+/// The certificate of somebody who signs for others.
+pub(crate) fn certificate(name: &str) -> rcgen::Certificate {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.self_signed(&key).expect("it is signed")
 }

@@ -7,6 +7,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use weir_api::backend_policy::BackendPolicySpec;
+use weir_api::backend_tls_policy::BackendTlsPolicySpec;
 use weir_api::endpoint_slice::{EndpointSliceBody, TargetRef};
 use weir_api::mesh_config::{self, MeshConfigSpec, MutualTls};
 use weir_api::reference_grant::ReferenceGrantSpec;
@@ -18,6 +19,7 @@ use weir_api::{Key, Kind, Metadata, Object, RouteSpec, Spec};
 use weir_policy::names::{ServiceName, WorkloadName};
 use weir_policy::spiffe::TrustDomain;
 
+use super::backend_tls;
 use super::mutual_tls::{UNSAID, mutual_tls};
 use super::references::is_not_permitted;
 use super::route_policies::service_key;
@@ -33,7 +35,8 @@ pub(crate) struct Index {
     attached: BTreeMap<ServiceName, BTreeSet<Key>>,
     /// Slices by the workload that one of their endpoints names.
     slices_of: BTreeMap<WorkloadName, BTreeSet<Key>>,
-    /// RoutePolicies by what they are for, whether or not it exists.
+    /// RoutePolicies by what they are for, and BackendTLSPolicies by what they take certificates from, whether or not
+    /// it exists.
     policies_for: BTreeMap<Key, BTreeSet<Key>>,
     /// Routes by each namespace other than their own that one of their references names.
     refer_to: BTreeMap<String, BTreeSet<Key>>,
@@ -175,6 +178,15 @@ impl Index {
     pub(crate) fn policies(&self, of: &ServiceName) -> Vec<Of<'_, BackendPolicySpec>> {
         let policies = self.attached(of).filter_map(|object| match &object.spec {
             Spec::BackendPolicy(spec) => Some(Of { object, spec }),
+            _ => None,
+        });
+        oldest_first(policies.collect())
+    }
+
+    /// The BackendTLSPolicies that target this service, oldest first, then by namespace and name.
+    pub(crate) fn backend_tls_policies(&self, of: &ServiceName) -> Vec<Of<'_, BackendTlsPolicySpec>> {
+        let policies = self.attached(of).filter_map(|object| match &object.spec {
+            Spec::BackendTlsPolicy(spec) => Some(Of { object, spec }),
             _ => None,
         });
         oldest_first(policies.collect())
@@ -359,6 +371,8 @@ impl Index {
             }
             Kind::MeshConfig => self.entered_otherwise(before, after),
             Kind::Namespace
+            | Kind::ConfigMap
+            | Kind::BackendTlsPolicy
             | Kind::Service
             | Kind::EndpointSlice
             | Kind::BackendPolicy
@@ -414,8 +428,10 @@ impl Index {
             }
             Spec::Workload(_) => name_of(object).and_then(|name| self.slices_of.get(&name)),
             Spec::ReferenceGrant(_) => self.refer_to.get(&object.metadata.namespace),
+            Spec::ConfigMap(_) => self.policies_for.get(&object.key()),
             Spec::Namespace(_)
             | Spec::MeshConfig(_)
+            | Spec::BackendTlsPolicy(_)
             | Spec::Service(_)
             | Spec::EndpointSlice(_)
             | Spec::BackendPolicy(_)
@@ -467,8 +483,10 @@ fn about(object: &Object) -> BTreeSet<(ServiceName, Part)> {
     let own = object.metadata.namespace.as_str();
     let named = |namespace: &str, name: &str, part: Part| service_name(namespace, name).map(|name| (name, part));
     match &object.spec {
+        // For which services its certificates are, the policies know.
         Spec::Namespace(_)
         | Spec::MeshConfig(_)
+        | Spec::ConfigMap(_)
         | Spec::Workload(_)
         | Spec::TelemetryPolicy(_)
         | Spec::ReferenceGrant(_) => BTreeSet::new(),
@@ -478,8 +496,9 @@ fn about(object: &Object) -> BTreeSet<(ServiceName, Part)> {
             let service = service.and_then(|service| named(own, service, Part::Endpoints));
             service.into_iter().collect()
         }
-        Spec::BackendPolicy(spec) => {
-            let targets = spec.target_refs.iter();
+        Spec::BackendPolicy(BackendPolicySpec { target_refs, .. })
+        | Spec::BackendTlsPolicy(BackendTlsPolicySpec { target_refs, .. }) => {
+            let targets = target_refs.iter();
             targets
                 .filter_map(|target| named(own, &target.name, Part::Clusters))
                 .collect()
@@ -516,6 +535,8 @@ fn workloads_of(object: &Object) -> BTreeSet<WorkloadName> {
         }
         Spec::Namespace(_)
         | Spec::MeshConfig(_)
+        | Spec::ConfigMap(_)
+        | Spec::BackendTlsPolicy(_)
         | Spec::Service(_)
         | Spec::Workload(_)
         | Spec::BackendPolicy(_)
@@ -527,14 +548,18 @@ fn workloads_of(object: &Object) -> BTreeSet<WorkloadName> {
     }
 }
 
-/// What a policy for routes is for.
+/// What a policy for routes is for, and what one for TLS takes certificates from.
 fn policy_targets(object: &Object) -> BTreeSet<Key> {
-    let targets = match &object.spec {
-        Spec::RoutePolicy(spec) => spec.target_refs.as_slice(),
-        _ => &[],
-    };
     let own = &object.metadata.namespace;
-    targets.iter().map(|target| target.key(own)).collect()
+    match &object.spec {
+        Spec::RoutePolicy(spec) => spec.target_refs.iter().map(|target| target.key(own)).collect(),
+        Spec::BackendTlsPolicy(spec) => {
+            let references = spec.validation.ca_certificate_refs.iter();
+            let read = references.filter(|reference| reference.is_config_map());
+            read.map(|reference| backend_tls::key(own, reference)).collect()
+        }
+        _ => BTreeSet::new(),
+    }
 }
 
 /// The namespaces other than its own that a route refers to.

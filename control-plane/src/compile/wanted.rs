@@ -347,6 +347,7 @@ pub(super) fn attributed(not_sent: Vec<NotSent>, sources: &[(Key, i64)], index: 
             policy.map(|policy| policy.object.key()).or_else(|| route(name))
         }
         Place::Protocol => keys().find(|key| key.kind == Kind::Service).cloned(),
+        Place::BackendTls => keys().find(|key| key.kind == Kind::BackendTlsPolicy).cloned(),
         Place::MutualTls => keys().find(|key| key.kind == Kind::MeshConfig).cloned(),
         Place::Policy(field) => {
             let mut keys = keys();

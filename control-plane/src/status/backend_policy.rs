@@ -1,4 +1,4 @@
-//! What BackendPolicies claim: Services, and ports of them.
+//! What BackendPolicies claim: Services, and ports of them, as BackendTLSPolicies do.
 
 use std::num::NonZeroU16;
 
@@ -28,6 +28,7 @@ pub(super) fn claims<'a>(object: &Object, spec: &BackendPolicySpec, index: &'a I
             misfit: misfit(object, spec, target, index),
             oldest: policies.iter().find(holds).map(|oldest| oldest.object),
             partly: None,
+            references: None,
             overridden: attachment
                 .as_ref()
                 .and_then(|attachment| overridden(object, attachment, index)),
@@ -38,14 +39,14 @@ pub(super) fn claims<'a>(object: &Object, spec: &BackendPolicySpec, index: &'a I
 }
 
 /// Where the callers of each target are.
-pub(super) fn extents(object: &Object, spec: &BackendPolicySpec, index: &Index) -> Vec<Extent> {
-    let targets = spec.target_refs.iter();
+pub(super) fn extents(object: &Object, targets: &[TargetRef], index: &Index) -> Vec<Extent> {
+    let targets = targets.iter();
     let attachments = targets.filter_map(|target| attachment(object, target, index));
     attachments.map(Extent::from).collect()
 }
 
 /// `None`: there is no such service or port.
-fn attachment(object: &Object, target: &TargetRef, index: &Index) -> Option<Attachment> {
+pub(super) fn attachment(object: &Object, target: &TargetRef, index: &Index) -> Option<Attachment> {
     let service = service_name(&object.metadata.namespace, &target.name)?;
     let port = match &target.section_name {
         None => None,
@@ -54,7 +55,11 @@ fn attachment(object: &Object, target: &TargetRef, index: &Index) -> Option<Atta
     Some(Attachment { service, port })
 }
 
-fn found(object: &Object, target: &TargetRef, index: &Index) -> Result<String, String> {
+/// What a target is, for people.
+///
+/// # Errors
+/// What of it is not there.
+pub(super) fn found(object: &Object, target: &TargetRef, index: &Index) -> Result<String, String> {
     let namespace = &object.metadata.namespace;
     let shown = format!("Service {namespace}/{}", target.name);
     let service = service_name(namespace, &target.name).and_then(|name| index.service(&name));

@@ -176,7 +176,11 @@ impl Book {
             let with_policies = routes.flat_map(|route| self.policies_of(&route).into_iter().chain([route]));
             with_policies.chain(self.policies_of(&service_key(service)))
         };
-        let policies = || self.index.policies(service).into_iter().map(|of| of.object.key());
+        let policies = || {
+            let plain = self.index.policies(service).into_iter().map(|of| of.object.key());
+            let tls = self.index.backend_tls_policies(service).into_iter();
+            plain.chain(tls.map(|of| of.object.key()))
+        };
         let senders = || self.senders.get(service).into_iter().flatten().cloned();
         match part {
             Part::Whole => routes().chain(policies()).chain(senders()).collect(),
@@ -213,7 +217,9 @@ impl Book {
 /// Whether statuses are made from a kind.
 fn is_read(kind: Kind) -> bool {
     match kind {
-        Kind::Service
+        Kind::ConfigMap
+        | Kind::BackendTlsPolicy
+        | Kind::Service
         | Kind::Workload
         | Kind::BackendPolicy
         | Kind::RoutePolicy
@@ -231,6 +237,8 @@ fn sends_to(object: &Object) -> BTreeSet<ServiceName> {
         Spec::GrpcRoute(spec) => route::backends(object, RouteSpec::Grpc(spec)).collect(),
         Spec::Namespace(_)
         | Spec::MeshConfig(_)
+        | Spec::ConfigMap(_)
+        | Spec::BackendTlsPolicy(_)
         | Spec::Service(_)
         | Spec::EndpointSlice(_)
         | Spec::Workload(_)

@@ -27,8 +27,19 @@ pub(super) struct Claim<'a> {
     pub(super) partly: Option<&'a Object>,
     /// Whom it may concern.
     pub(super) extent: Extent,
+    /// What became of its references; `None`: it has none.
+    pub(super) references: Option<References>,
     /// Who holds instead, if for every part of the target another policy does.
     pub(super) overridden: Option<String>,
+}
+
+/// What became of the references of a policy.
+#[derive(Debug)]
+pub(super) struct References {
+    /// Whether each leads somewhere.
+    pub(super) resolved: Verdict,
+    /// None does: its target is closed, and this is why.
+    pub(super) closed: Option<String>,
 }
 
 /// What is to be said of a policy with these claims.
@@ -41,14 +52,20 @@ pub(super) fn status(object: &Object, claims: Vec<Claim<'_>>, standings: &Standi
     let ancestors = claims.into_iter().map(|claim| {
         let accepted = accepted(object, &claim);
         let in_force = match claim.overridden {
-            _ if !accepted.is_true() => in_force::not_accepted(),
+            // Proxies are told that it is closed.
+            _ if !accepted.is_true() && accepted.reason != NO_CERTIFICATE => in_force::not_accepted(),
             Some(message) => Verdict::new(condition::IN_FORCE, ConditionStatus::False, "Overridden", message),
             None => in_force::verdict(&standings.at(&claim.extent)),
         };
+        let resolved = claim.references.map(|references| references.resolved);
         let held = before.ancestors.iter().find(|held| held.ancestor_ref == claim.target);
         let held = held.map_or(&[][..], |held| &held.conditions);
         PolicyAncestorStatus {
-            conditions: conditions([accepted, in_force], held, at),
+            conditions: conditions(
+                [Some(accepted), resolved, Some(in_force)].into_iter().flatten(),
+                held,
+                at,
+            ),
             ancestor_ref: claim.target,
             controller_name: CONTROLLER_NAME.to_owned(),
         }
@@ -82,6 +99,16 @@ fn accepted(object: &Object, claim: &Claim<'_>) -> Verdict {
             )
         }
         Some(_) | None => {
+            if let Some(why) = claim
+                .references
+                .as_ref()
+                .and_then(|references| references.closed.as_ref())
+            {
+                return not(
+                    NO_CERTIFICATE,
+                    format!("{why}; until it has one, nothing is sent to {shown}"),
+                );
+            }
             let (reason, message) = match claim.partly.map(Object::key) {
                 None => ("Accepted", format!("it holds for {shown}")),
                 Some(older) => {
@@ -118,3 +145,6 @@ pub(super) fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {
         count => few(&names, ", ", count),
     }
 }
+
+/// Gateway API, BackendTLSPolicyReasonNoValidCACertificate.
+const NO_CERTIFICATE: &str = "NoValidCACertificate";

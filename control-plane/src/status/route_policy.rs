@@ -22,6 +22,7 @@ pub(super) fn claims<'a>(object: &Object, spec: &RoutePolicySpec, index: &'a Ind
             found: found(object, target, index),
             misfit: None,
             oldest: policies.iter().find(claims).map(|oldest| oldest.object),
+            references: None,
             partly: None,
             extent: extent(object, target, index),
             overridden: overridden(object, target, index),

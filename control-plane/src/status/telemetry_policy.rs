@@ -42,6 +42,7 @@ pub(super) fn claim<'a>(object: &Object, spec: &TelemetryPolicySpec, index: &'a 
         found: Ok(claimed(object, spec)),
         misfit: None,
         oldest: twin.or(other.filter(|_| !holds_for_some)),
+        references: None,
         partly: other.filter(|_| holds_for_some),
         extent: extent(object),
         overridden: others(object, specific.into_iter().map(Some))

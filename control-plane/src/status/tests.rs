@@ -675,3 +675,99 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_policy_for_tls_says_what_its_references_lead_to() {
+    let portal = || fixture::service("citizen", "portal", &[("https", 443), ("grpc", 90)]);
+    let good = || fixture::config_map("c", "ca.crt", &fixture::certificate("a").pem());
+    let policy = fixture::tls_policy("p", 1, None, &["c"]);
+    let objects = [portal(), policy.clone(), good()];
+    says(
+        &objects,
+        &policy,
+        "Accepted",
+        "True/Accepted: it holds for Service citizen/portal",
+    );
+    says(
+        &objects,
+        &policy,
+        "ResolvedRefs",
+        "True/ResolvedRefs: every reference leads to certificates",
+    );
+    says(
+        &objects,
+        &policy,
+        "weir.dev/InForce",
+        "True/InForce: in force on 1 of 1",
+    );
+    // Closed is in force as well.
+    let missing = "caCertificateRefs[0]: there is no ConfigMap/citizen/c";
+    let objects = [portal(), policy.clone()];
+    let closed = format!(
+        "False/NoValidCACertificate: it has no certificate to go by: {missing}; until it has one, nothing is sent to \
+         Service citizen/portal"
+    );
+    says(&objects, &policy, "Accepted", &closed);
+    says(
+        &objects,
+        &policy,
+        "ResolvedRefs",
+        &format!("False/InvalidCACertificateRef: {missing}"),
+    );
+    says(
+        &objects,
+        &policy,
+        "weir.dev/InForce",
+        "True/InForce: in force on 1 of 1",
+    );
+    // One of two is enough to go by.
+    let two = fixture::tls_policy("p", 1, None, &["c", "d"]);
+    let objects = [portal(), two.clone(), good()];
+    says(
+        &objects,
+        &two,
+        "Accepted",
+        "True/Accepted: it holds for Service citizen/portal",
+    );
+    let second = "False/InvalidCACertificateRef: caCertificateRefs[1]: there is no ConfigMap/citizen/d";
+    says(&objects, &two, "ResolvedRefs", second);
+    let mut secret = policy.clone();
+    fixture::tls_spec_of(&mut secret).validation.ca_certificate_refs[0].kind = "Secret".to_owned();
+    let kind = "False/InvalidKind: caCertificateRefs[0] is a Secret, of which nothing is read: put the certificate, \
+                without a key, into ca.crt of a ConfigMap";
+    says(&[portal(), secret.clone()], &secret, "ResolvedRefs", kind);
+    let mut system = policy.clone();
+    let validation = &mut fixture::tls_spec_of(&mut system).validation;
+    validation.ca_certificate_refs.clear();
+    validation.well_known_ca_certificates = Some(weir_api::backend_tls_policy::WellKnownCaCertificates::System);
+    says(
+        &[portal(), system.clone()],
+        &system,
+        "ResolvedRefs",
+        "True/ResolvedRefs: every reference leads to certificates",
+    );
+    let nowhere = "False/TargetNotFound: there is no Service citizen/portal";
+    says(&[policy.clone(), good()], &policy, "Accepted", nowhere);
+}
+
+#[test]
+fn of_two_policies_for_tls_the_older_holds_and_one_for_a_port_goes_before() {
+    let portal = fixture::service("citizen", "portal", &[("https", 443)]);
+    let older = fixture::tls_policy("z", 1, None, &["missing"]);
+    let newer = fixture::tls_policy("a", 2, None, &["missing"]);
+    let objects = [portal.clone(), older.clone(), newer.clone()];
+    let conflicted = "False/Conflicted: BackendTLSPolicy/citizen/z and BackendTLSPolicy/citizen/a both claim Service \
+                      citizen/portal; BackendTLSPolicy/citizen/z, the older, holds";
+    says(&objects, &newer, "Accepted", conflicted);
+    let nowhere = "False/NotAccepted: it is not accepted, so that no proxy is told of it";
+    says(&objects, &newer, "weir.dev/InForce", nowhere);
+    let by_port = fixture::tls_policy("port", 3, Some("https"), &["missing"]);
+    let overridden = "False/Overridden: each port has a policy of its own, which goes before this one: \
+                      BackendTLSPolicy/citizen/port";
+    says(
+        &[portal, older.clone(), by_port],
+        &older,
+        "weir.dev/InForce",
+        overridden,
+    );
+}

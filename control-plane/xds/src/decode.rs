@@ -16,6 +16,7 @@ use crate::type_url::ResourceType;
 use at::{At, Fault};
 
 mod at;
+mod backend_tls;
 mod checks;
 mod cluster;
 mod cors;

@@ -3,7 +3,8 @@
 //! Equal values give equal bytes, in every process, so that a hash of these can stand for a version: the maps of a
 //! message, whose order is open, have one entry at the most, but for what routes say to filters, which is written in
 //! the order of their names. What the model allows in several forms is written in one: endpoints sorted by locality,
-//! then by address; prefixes of paths without a trailing `/`.
+//! then by address; prefixes of paths without a trailing `/`; names of a certificate that are the hostname alone as
+//! none.
 //! Nothing is checked: a value that the model's own rules exclude is refused by [`crate::decode`].
 
 use std::collections::HashMap;
@@ -38,12 +39,14 @@ use envoy_types::pb::envoy::r#type::v3::Percent;
 use envoy_types::pb::google::protobuf;
 use envoy_types::pb::google::protobuf::{Any, UInt32Value};
 use prost::{Message, Name};
+use weir_policy::backend_tls::BackendTls;
 use weir_policy::model;
 use weir_policy::model::{AppProtocol, Balancing, EndpointHealth, Peer, RouteSource};
 
 use crate::meaning::{DURATION_MAX, HTTP_OPTIONS, METADATA_KEY, ROUTER_FILTER, canonical_order};
 use crate::v1;
 
+pub(crate) mod backend_tls;
 mod cors;
 pub mod envoy;
 mod envoy_cors;
@@ -153,6 +156,10 @@ pub fn cluster(cluster: &model::Cluster) -> Any {
         }),
         lb_config: lb_config::lb_config(&cluster.balancing, cluster.slow_start.as_ref()),
         typed_extension_protocol_options: HashMap::from([(HTTP_OPTIONS.to_owned(), pack(&http))]),
+        transport_socket: cluster
+            .backend_tls
+            .as_ref()
+            .map(|tls| backend_tls::socket(tls, cluster.protocol)),
         metadata: Some(metadata(&cluster_policy(cluster))),
         ..Cluster::default()
     })
@@ -251,6 +258,10 @@ fn cluster_policy(cluster: &model::Cluster) -> v1::ClusterPolicy {
         max_concurrent_streams: match cluster.protocol {
             AppProtocol::Http1 => cluster.pool.max_concurrent_streams.unwrap_or(0),
             AppProtocol::Http2 | AppProtocol::Grpc => 0,
+        },
+        closed: match &cluster.backend_tls {
+            Some(BackendTls::Closed { why }) => why.clone(),
+            Some(BackendTls::Verified(_)) | None => String::new(),
         },
     }
 }

@@ -12,6 +12,7 @@ pub mod encode;
 mod envoy_node;
 mod meaning;
 pub mod node;
+pub mod pem;
 mod rejection;
 mod type_url;
 

@@ -27,6 +27,12 @@ pub(crate) const FAULT_FILTER: &str = "envoy.filters.http.fault";
 /// The key of a cluster's HTTP options.
 pub(crate) const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
+/// The name of a transport socket of TLS.
+pub(crate) const TLS_SOCKET: &str = "envoy.transport_sockets.tls";
+
+/// The SHA-256 that no certificate has, as far as anybody knows.
+pub(crate) const NO_CERTIFICATE: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
 /// The word of a retry policy that says that its list of statuses is meant.
 pub(crate) const RETRIABLE_STATUS_CODES: &str = "retriable-status-codes";
 

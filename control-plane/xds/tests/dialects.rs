@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
+use weir_policy::backend_tls::{Authorities, BackendTls, Certificate, SubjectAltName, Validation};
 use weir_policy::model::{self, *};
 use weir_xds::encode;
 use weir_xds::encode::{NotSent, Sent};
@@ -496,7 +497,7 @@ fn of_routes_each_client_is_told_what_it_can_do() {
 fields! { cluster_fields:
     Cluster {
         name, protocol, connect_timeout, balancing, limits, breaker, outlier_detection, health_check, slow_start, locality,
-        pool,        panic_percent, retry_budget, sources,
+        pool, panic_percent, retry_budget, backend_tls, sources,
     }
     HealthCheck { kind, interval, timeout, unhealthy_threshold, healthy_threshold }
     SlowStart { window, aggression, min_weight_percent }
@@ -527,8 +528,38 @@ fn cluster() -> Cluster {
         pool: ConnectionPool::default(),
         panic_percent: 1,
         retry_budget: RetryBudget::default(),
+        backend_tls: None,
         sources: Vec::new(),
     }
+}
+
+fn secured(cluster: &mut Cluster) {
+    cluster.backend_tls = Some(BackendTls::Verified(Validation {
+        hostname: "a.example".to_owned(),
+        authorities: Authorities::Given(vec![Certificate(vec![1, 2, 3])]),
+        subject_alt_names: Vec::new(),
+    }));
+}
+
+fn validation(cluster: &mut Cluster) -> &mut Validation {
+    match &mut cluster.backend_tls {
+        Some(BackendTls::Verified(validation)) => {
+            // Each has a row.
+            let Validation {
+                hostname: _,
+                authorities: _,
+                subject_alt_names: _,
+            } = validation;
+            validation
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn closed(cluster: &mut Cluster) {
+    cluster.backend_tls = Some(BackendTls::Closed {
+        why: "there is no ConfigMap".to_owned(),
+    });
 }
 
 fn speaks_http1(cluster: &mut Cluster) {
@@ -658,6 +689,16 @@ const CLUSTERS: &[Row<Cluster>] = &[
     Row("FailurePercentage.min_requests", ejects, |c| share(c).min_requests = 5, [Said, Said, Said]),
     Row("FailurePercentage.min_hosts", ejects, |c| share(c).min_hosts = 2, [Said, Said, Said]),
     Row("Cluster.retry_budget", nothing, |c| c.retry_budget.percent = 1, [Said, Nothing, Said]),
+    // What a gRPC client is not told of is not sent at all.
+    Row("Cluster.backend_tls", nothing, secured, [Said, No, Said]),
+    Row("Cluster.backend_tls", nothing, closed, [Said, No, Said]),
+    Row("Cluster.backend_tls", secured, closed, [Said, Nothing, Said]),
+    Row("Cluster.backend_tls", secured, |c| validation(c).hostname = "b.example".to_owned(), [Said, Nothing, Said]),
+    Row("Cluster.backend_tls", secured, |c| validation(c).authorities = Authorities::System, [Said, Nothing, Said]),
+    Row("Cluster.backend_tls", secured, |c| validation(c).subject_alt_names = vec![SubjectAltName::Uri("x://a".to_owned())], [Said, Nothing, Said]),
+    Row("Cluster.backend_tls", secured, speaks_http1, [Said, No, Said]),
+    // To an Envoy it is closed, whyever.
+    Row("Cluster.backend_tls", closed, |c| c.backend_tls = Some(BackendTls::Closed { why: "x".to_owned() }), [Said, Nothing, Nothing]),
     Row("Limits.max_connections", nothing, |c| c.limits.max_connections = 1, [Said, No, Said]),
     Row("Limits.max_pending", nothing, |c| c.limits.max_pending = 1, [Said, No, Said]),
     Row("Limits.max_requests", nothing, |c| c.limits.max_requests = 1, [Said, Said, Said]),

@@ -18,7 +18,8 @@ use envoy_types::pb::envoy::config::core::v3::health_check::{
 };
 use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
 use envoy_types::pb::envoy::config::core::v3::{
-    Address, HealthCheck, HealthStatus, Http2ProtocolOptions, Locality, Metadata, address,
+    Address, DataSource, HealthCheck, HealthStatus, Http2ProtocolOptions, Locality, Metadata, address, data_source,
+    transport_socket,
 };
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, LbEndpoint};
@@ -43,19 +44,24 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, http_filter,
 };
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::secret::Type as SecretType;
-use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{CertificateValidationContext, Secret};
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
+    CertificateValidationContext, CommonTlsContext, Secret, SubjectAltNameMatcher, UpstreamTlsContext,
+};
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
     ExplicitHttpConfig, UpstreamProtocolOptions,
 };
+use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher;
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatcher, StringMatcher};
 use envoy_types::pb::envoy::r#type::v3::{Int64Range, Percent};
 use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration as WireDuration, UInt32Value};
 use http::StatusCode;
 use prost::{Message, Name};
+use weir_policy::backend_tls::{Authorities, BackendTls, Certificate, SubjectAltName, Validation};
 use weir_policy::model::{self, *};
 use weir_policy::mutual_tls::{Mode, MutualTls};
 use weir_policy::roots::RootsName;
@@ -1553,6 +1559,11 @@ fn sound_cluster() -> Any {
         pool: ConnectionPool::default(),
         panic_percent: 1,
         retry_budget: RetryBudget::default(),
+        backend_tls: Some(BackendTls::Verified(Validation {
+            hostname: "a.example".to_owned(),
+            authorities: Authorities::Given(vec![Certificate(vec![1, 2, 3])]),
+            subject_alt_names: vec![SubjectAltName::Uri("x://a".to_owned())],
+        })),
         sources: vec!["Service/citizen/portal".to_owned()],
     })
 }
@@ -1572,6 +1583,234 @@ fn policy(change: impl FnOnce(&mut v1::ClusterPolicy), refused: Refused) {
             *any = changed(any, change);
         },
         refused,
+    );
+}
+
+#[track_caller]
+fn tls(change: impl FnOnce(&mut UpstreamTlsContext), path: &str, refused: fn(&Problem) -> bool) {
+    let any = changed(&sound_cluster(), |c: &mut Cluster| {
+        let socket = c.transport_socket.as_mut().expect("TLS");
+        let Some(transport_socket::ConfigType::TypedConfig(any)) = &mut socket.config_type else {
+            panic!("{socket:?}");
+        };
+        *any = changed(any, change);
+    });
+    let rejection = decode::cluster(&any).expect_err("it is refused");
+    assert_eq!(
+        rejection.path,
+        format!("transport_socket.typed_config{path}"),
+        "{rejection}"
+    );
+    assert!(refused(&rejection.problem), "{rejection}");
+}
+
+fn common(context: &mut UpstreamTlsContext) -> &mut CommonTlsContext {
+    context.common_tls_context.as_mut().expect("it is there")
+}
+
+fn validation(context: &mut UpstreamTlsContext) -> &mut CertificateValidationContext {
+    match &mut common(context).validation_context_type {
+        Some(ValidationContextType::ValidationContext(context)) => context,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn alt_name(context: &mut UpstreamTlsContext) -> &mut SubjectAltNameMatcher {
+    &mut validation(context).match_typed_subject_alt_names[0]
+}
+
+fn exactly(pattern: string_matcher::MatchPattern) -> Option<StringMatcher> {
+    Some(StringMatcher {
+        match_pattern: Some(pattern),
+        ..StringMatcher::default()
+    })
+}
+
+fn inline(text: &str) -> Option<DataSource> {
+    Some(DataSource {
+        specifier: Some(data_source::Specifier::InlineString(text.to_owned())),
+        ..DataSource::default()
+    })
+}
+
+#[test]
+fn tls_that_would_not_be_verified_as_it_is_said() {
+    let without_effect = |problem: &Problem| matches!(problem, Problem::WithoutEffect);
+    let unsupported = |problem: &Problem| matches!(problem, Problem::Unsupported { .. });
+    let malformed = |problem: &Problem| matches!(problem, Problem::Malformed { .. });
+    let missing = |problem: &Problem| matches!(problem, Problem::Missing);
+    let mismatch = |problem: &Problem| matches!(problem, Problem::Mismatch { .. });
+    tls(|t| t.sni.clear(), ".sni", missing);
+    for sni in ["A.example", "10.0.0.1", "*.example", "a b"] {
+        tls(|t| t.sni = sni.to_owned(), ".sni", malformed);
+    }
+    tls(|t| t.auto_host_sni = true, ".auto_host_sni", without_effect);
+    tls(
+        |t| t.auto_sni_san_validation = true,
+        ".auto_sni_san_validation",
+        without_effect,
+    );
+    tls(|t| t.allow_renegotiation = true, ".allow_renegotiation", without_effect);
+    tls(|t| t.common_tls_context = None, ".common_tls_context", missing);
+    let in_common = ".common_tls_context";
+    tls(
+        |t| common(t).tls_params = None,
+        &format!("{in_common}.tls_params"),
+        missing,
+    );
+    tls(
+        |t| {
+            common(t)
+                .tls_params
+                .as_mut()
+                .expect("some")
+                .tls_minimum_protocol_version = 1
+        },
+        &format!("{in_common}.tls_params.tls_minimum_protocol_version"),
+        mismatch,
+    );
+    tls(
+        |t| common(t).tls_params.as_mut().expect("some").cipher_suites = vec!["x".to_owned()],
+        &format!("{in_common}.tls_params.cipher_suites"),
+        without_effect,
+    );
+    tls(
+        |t| common(t).alpn_protocols = vec!["h2".to_owned()],
+        &format!("{in_common}.alpn_protocols"),
+        mismatch,
+    );
+    tls(
+        |t| common(t).tls_certificates.push(Default::default()),
+        &format!("{in_common}.tls_certificates"),
+        without_effect,
+    );
+    let in_context = ".common_tls_context.validation_context";
+    // Without any of these whoever answers would do.
+    tls(|t| common(t).validation_context_type = None, in_context, missing);
+    tls(
+        |t| {
+            common(t).validation_context_type =
+                Some(ValidationContextType::CombinedValidationContext(Default::default()))
+        },
+        in_context,
+        unsupported,
+    );
+    tls(
+        |t| validation(t).trusted_ca = None,
+        &format!("{in_context}.trusted_ca"),
+        missing,
+    );
+    tls(
+        |t| validation(t).system_root_certs = Some(Default::default()),
+        &format!("{in_context}.system_root_certs"),
+        without_effect,
+    );
+    tls(
+        |t| validation(t).match_typed_subject_alt_names.clear(),
+        &format!("{in_context}.match_typed_subject_alt_names"),
+        missing,
+    );
+    tls(
+        |t| validation(t).trust_chain_verification = 1,
+        &format!("{in_context}.trust_chain_verification"),
+        unsupported,
+    );
+    tls(
+        |t| validation(t).verify_certificate_hash = vec!["ab".repeat(32)],
+        &format!("{in_context}.verify_certificate_hash"),
+        without_effect,
+    );
+    tls(
+        |t| validation(t).verify_certificate_hash = vec!["00".repeat(32)],
+        &format!("{in_context}.verify_certificate_hash"),
+        unsupported,
+    );
+    tls(
+        |t| validation(t).allow_expired_certificate = true,
+        &format!("{in_context}.allow_expired_certificate"),
+        without_effect,
+    );
+    tls(
+        |t| validation(t).crl = inline("x"),
+        &format!("{in_context}.crl"),
+        without_effect,
+    );
+    for text in ["", "x", "-----BEGIN CERTIFICATE-----\nAA==\n"] {
+        tls(
+            |t| validation(t).trusted_ca = inline(text),
+            &format!("{in_context}.trusted_ca.inline_string"),
+            malformed,
+        );
+    }
+    tls(
+        |t| {
+            let file = data_source::Specifier::Filename("/etc/passwd".to_owned());
+            validation(t).trusted_ca.as_mut().expect("some").specifier = Some(file);
+        },
+        &format!("{in_context}.trusted_ca"),
+        unsupported,
+    );
+    let in_name = format!("{in_context}.match_typed_subject_alt_names[0]");
+    for san_type in [0, 1, 4, 5] {
+        tls(
+            |t| alt_name(t).san_type = san_type,
+            &format!("{in_name}.san_type"),
+            unsupported,
+        );
+    }
+    tls(
+        |t| alt_name(t).san_type = 77,
+        &format!("{in_name}.san_type"),
+        |problem| matches!(problem, Problem::UnknownValue),
+    );
+    tls(|t| alt_name(t).matcher = None, &format!("{in_name}.matcher"), missing);
+    tls(
+        |t| alt_name(t).matcher = exactly(string_matcher::MatchPattern::Suffix("a".to_owned())),
+        &format!("{in_name}.matcher"),
+        unsupported,
+    );
+    tls(
+        |t| alt_name(t).matcher.as_mut().expect("some").ignore_case = true,
+        &format!("{in_name}.matcher.ignore_case"),
+        without_effect,
+    );
+    tls(
+        |t| {
+            alt_name(t).san_type = 2;
+            alt_name(t).matcher = exactly(string_matcher::MatchPattern::Exact("a.*.example".to_owned()));
+        },
+        &format!("{in_name}.matcher.exact"),
+        malformed,
+    );
+}
+
+/// A cluster is closed for everybody, or for nobody.
+#[test]
+fn what_is_closed_is_said_in_both_ways_or_in_none() {
+    policy(
+        |p| p.closed = "why".to_owned(),
+        refused!("transport_socket.typed_config.sni", Problem::WithoutEffect),
+    );
+    let any = changed(&sound_cluster(), |c: &mut Cluster| c.transport_socket = None);
+    let any = changed(&any, |c: &mut Cluster| {
+        let ours = &mut c.metadata.as_mut().expect("metadata").typed_filter_metadata;
+        let any = ours.get_mut("weir.dev").expect("ours");
+        *any = changed(any, |p: &mut v1::ClusterPolicy| p.closed = "why".to_owned());
+    });
+    check(
+        decode::cluster(&any).map(drop),
+        refused!(
+            "metadata.typed_filter_metadata[\"weir.dev\"].closed",
+            Problem::WithoutEffect
+        ),
+    );
+    cluster(
+        |c| c.transport_socket.as_mut().expect("TLS").name = "raw".to_owned(),
+        refused!("transport_socket.name", Problem::Mismatch { .. }),
+    );
+    cluster(
+        |c| c.transport_socket.as_mut().expect("TLS").config_type = None,
+        refused!("transport_socket.typed_config", Problem::Missing),
     );
 }
 

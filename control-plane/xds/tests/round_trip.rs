@@ -12,6 +12,7 @@ use proptest::collection::{btree_map, btree_set, hash_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
+use weir_policy::backend_tls::{Authorities, BackendTls, Certificate, SubjectAltName, Validation};
 use weir_policy::model::*;
 use weir_policy::mutual_tls::{Mode, MutualTls};
 use weir_policy::names::{ClusterName, Consumers, Label, ListenerName, RouteName, ServiceName, WorkloadName};
@@ -577,6 +578,34 @@ fn pool() -> impl Strategy<Value = ConnectionPool> {
     })
 }
 
+fn backend_tls() -> impl Strategy<Value = BackendTls> {
+    let certificate = vec(any::<u8>(), 1..200).prop_map(Certificate);
+    let authorities = prop_oneof![
+        Just(Authorities::System),
+        vec(certificate, 1..3).prop_map(Authorities::Given),
+    ];
+    let name = prop_oneof![
+        ("(\\*\\.)?", dns_name()).prop_map(|(any, name)| SubjectAltName::Dns(format!("{any}{name}"))),
+        "[a-z]{1,4}://[!-~]{1,20}".prop_map(SubjectAltName::Uri),
+    ];
+    let verified = (dns_name(), authorities, vec(name, 0..3));
+    let verified = verified.prop_map(|(hostname, authorities, mut subject_alt_names)| {
+        // The same, said shorter.
+        if subject_alt_names == [SubjectAltName::Dns(hostname.clone())] {
+            subject_alt_names.clear();
+        }
+        BackendTls::Verified(Validation {
+            hostname,
+            authorities,
+            subject_alt_names,
+        })
+    });
+    prop_oneof![
+        3 => verified,
+        1 => "[ -~]{1,40}".prop_map(|why| BackendTls::Closed { why }),
+    ]
+}
+
 fn cluster() -> impl Strategy<Value = Cluster> {
     let protocol = select(vec![AppProtocol::Http1, AppProtocol::Http2, AppProtocol::Grpc]);
     protocol.prop_flat_map(cluster_that_speaks)
@@ -622,6 +651,7 @@ fn cluster_that_speaks(protocol: AppProtocol) -> BoxedStrategy<Cluster> {
             option::of(locality()),
             pool(),
             vec("[A-Za-z]{1,8}/[a-z]{1,8}/[a-z]{1,8}", 0..3),
+            option::of(backend_tls()).boxed(),
         ),
         budget,
     );
@@ -641,6 +671,7 @@ fn cluster_that_speaks(protocol: AppProtocol) -> BoxedStrategy<Cluster> {
             panic_percent: choice.1,
             retry_budget,
             sources: choice.5,
+            backend_tls: choice.6,
         },
     );
     // Boxed: what a test has on its stack is not without a bound.

@@ -17,6 +17,7 @@ use crate::api::Api;
 #[derive(Clone, Debug)]
 pub struct Processes {
     folder: PathBuf,
+    variables: Vec<(String, PathBuf)>,
 }
 
 /// A process that runs; killed when dropped.
@@ -64,7 +65,14 @@ impl Processes {
         let folder = own.parent().and_then(|deps| deps.parent()).expect("a build folder");
         Processes {
             folder: folder.to_owned(),
+            variables: Vec::new(),
         }
+    }
+
+    /// With a variable of the environment that names a place.
+    pub fn with_variable(mut self, name: &str, place: &Path) -> Processes {
+        self.variables.push((name.to_owned(), place.to_owned()));
+        self
     }
 
     /// The folder of the programs.
@@ -174,6 +182,7 @@ impl Processes {
         let path = self.folder.join(program);
         let child = Command::new(&path)
             .args(args)
+            .envs(self.variables.iter().map(|(name, place)| (name, place)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(stderr)

@@ -2,6 +2,7 @@
 //! whether it may be sent again. No I/O, no runtime, no protobuf: time and randomness are passed in, so the proxy,
 //! `explain`, replay and a simulator decide alike.
 
+pub mod backend_tls;
 pub mod balance;
 pub mod breaker;
 pub mod context;

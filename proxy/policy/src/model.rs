@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
+use crate::backend_tls::BackendTls;
 use crate::mutual_tls::MutualTls;
 use crate::names::{ClusterName, ListenerName, RouteName, WorkloadName};
 use crate::roots::RootsName;
@@ -621,6 +622,8 @@ pub struct Cluster {
     pub panic_percent: u8,
     /// How much retries may add.
     pub retry_budget: RetryBudget,
+    /// How those of its endpoints are reached that have no identity; `None`: in cleartext.
+    pub backend_tls: Option<BackendTls>,
     /// The resources that it is made from, as `KIND/NAMESPACE/NAME`: for people, without any effect. None is empty.
     pub sources: Vec<String>,
 }
@@ -853,7 +856,8 @@ pub struct Endpoint {
     /// What answers there.
     pub peer: Peer,
     /// Whose certificate it has, if it is reached by mutual TLS: exactly this one is expected. `None`: it is reached in
-    /// cleartext, as it is at a port where requests enter the mesh, also by sidecars.
+    /// cleartext, as it is at a port where requests enter the mesh, also by sidecars; or as its cluster's `backend_tls`
+    /// says.
     pub identity: Option<Arc<SpiffeId>>,
 }
 

@@ -643,8 +643,7 @@ fn problem(route: &Route, backend: &Backend, now: Time) -> Result<(), ProxyError
         BreakerState::Closed | BreakerState::HalfOpen => {}
     }
     if cluster.in_use(now).usable().next().is_none() {
-        let cluster = cluster.label.to_string();
-        return Err(ProxyError::NoEndpoint { cluster });
+        return Err(cluster.no_endpoint());
     }
     Ok(())
 }

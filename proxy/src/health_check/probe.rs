@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use http::header::{CONNECTION, CONTENT_TYPE, HOST, TE, USER_AGENT};
+use http::uri::Scheme;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version, request};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -20,22 +21,23 @@ use prost::Message;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use weir_policy::model::{HealthCheck, HealthCheckKind, Peer};
-use weir_policy::spiffe::SpiffeId;
 
 use super::mark::{Asks, CHECK_HEADER, GRPC_CHECK};
 use crate::exchange::grpc_status;
 use crate::http::io::Io;
 use crate::http::upstream::{HEAD_BYTES_MAX, Wire};
 use crate::identity::Identity;
-use crate::tls;
+use crate::tls::{self, Security, TlsError};
 
 /// What is asked, and of whom.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Question<'a> {
     pub(super) address: SocketAddr,
     pub(super) peer: Peer,
-    /// Who we are, and who must be there, by mutual TLS; `None`: it is asked in cleartext.
-    pub(super) secured: Option<&'a (Identity, Arc<SpiffeId>)>,
+    /// How it is reached, and who must be there.
+    pub(super) security: &'a Security,
+    /// Who we are.
+    pub(super) own: Option<&'a Identity>,
     pub(super) wire: Wire,
     pub(super) check: &'a HealthCheck,
     /// The authority where the check names none.
@@ -98,12 +100,14 @@ pub(super) async fn probe(question: &Question<'_>) -> Result<(), Failure> {
 async fn ask(question: &Question<'_>) -> Result<(), Failure> {
     let stream = TcpStream::connect(question.address).await;
     let stream = stream.map_err(|error| Failure::Connect(error.kind()))?;
-    let stream = match question.secured {
-        None => Io::Tcp(stream),
-        Some((own, peer)) => {
+    let refused = |error: TlsError| Failure::Tls(error.to_string());
+    let stream = match (question.security, question.own) {
+        (Security::Cleartext, _) | (Security::Mutual(_), None) => Io::Tcp(stream),
+        (Security::Mutual(peer), Some(own)) => {
             let connected = tls::connect(stream, own, peer, question.wire).await;
-            connected.map_err(|error| Failure::Tls(error.to_string()))?.0
+            connected.map_err(refused)?.0
         }
+        (Security::Backend(client), _) => client.connect(stream).await.map_err(refused)?,
     };
     match (&question.check.kind, question.peer) {
         (HealthCheckKind::Tcp, Peer::Plain) => Ok(()),
@@ -146,7 +150,11 @@ fn head(
     let request = match question.wire {
         Wire::Http1 => request.uri(path).header(HOST, authority).header(CONNECTION, "close"),
         Wire::Http2 => {
-            let uri = Uri::builder().scheme("http").authority(authority).path_and_query(path);
+            let scheme = match question.security {
+                Security::Backend(_) => Scheme::HTTPS,
+                Security::Cleartext | Security::Mutual(_) => Scheme::HTTP,
+            };
+            let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(path);
             request.uri(uri.build().map_err(broken)?).version(Version::HTTP_2)
         }
     };

@@ -88,8 +88,8 @@ impl Head {
         })
     }
 
-    /// The request as this head and a body make it on a wire.
-    pub(crate) fn request(&self, wire: Wire, body: RequestBody) -> Request<RequestBody> {
+    /// The request as this head and a body make it on a wire. HTTP/1.1 has no place for the scheme.
+    pub(crate) fn request(&self, wire: Wire, scheme: Scheme, body: RequestBody) -> Request<RequestBody> {
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
         *request.version_mut() = wire.version();
@@ -103,7 +103,7 @@ impl Head {
             }
             Wire::Http2 => {
                 let mut parts = http::uri::Parts::default();
-                parts.scheme = Some(Scheme::HTTP);
+                parts.scheme = Some(scheme);
                 parts.authority = Some(self.authority.clone());
                 parts.path_and_query = Some(self.target.clone());
                 // All three parts are there, so this can't fail; a bare path would be refused by the peer.

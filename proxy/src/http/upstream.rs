@@ -30,7 +30,8 @@ use crate::http::io::{CountedIo, Crossed, Io};
 use crate::identity::Identity;
 use crate::metrics::{Side, WorkerMetrics};
 use crate::record::Direction;
-use crate::tls::{self, TlsFailure};
+use crate::tls::backend::Client;
+use crate::tls::{self, Security, TlsFailure};
 
 mod streams;
 #[cfg(test)]
@@ -74,8 +75,8 @@ pub(crate) struct Target<'a> {
     pub(crate) connect_timeout: Duration,
     /// How its connections are kept.
     pub(crate) keep: ConnectionPool,
-    /// Who must be there, by mutual TLS; `None`: it is spoken to in cleartext.
-    pub(crate) identity: Option<&'a Arc<SpiffeId>>,
+    /// How it is reached, and who must be there.
+    pub(crate) security: &'a Security,
 }
 
 /// Why there is no connection.
@@ -150,10 +151,15 @@ struct Pool {
 }
 
 /// Who we are on a pool's connections, and who must be at the other end.
-struct Secured {
-    own: Identity,
-    /// Another handle to the same after a change of endpoints.
-    peer: RefCell<Arc<SpiffeId>>,
+enum Secured {
+    /// A workload of the mesh.
+    Mutual {
+        own: Identity,
+        /// Another handle to the same after a change of endpoints.
+        peer: RefCell<Arc<SpiffeId>>,
+    },
+    /// Whom a policy names.
+    Backend(Arc<Client>),
 }
 
 struct Idle {
@@ -242,8 +248,10 @@ impl Upstreams {
             wire: target.wire,
         };
         let mut pools = self.pools.borrow_mut();
-        let secured = self.own.as_ref().zip(target.identity);
-        if pools.get(&key).is_some_and(|pool| !pool.is_secured(secured)) {
+        if pools
+            .get(&key)
+            .is_some_and(|pool| !pool.is_secured(self.own.as_ref(), target.security))
+        {
             // Somebody else is there now: what is under way with who was before ends by itself.
             pools.remove(&key);
         }
@@ -262,10 +270,14 @@ impl Upstreams {
                 breaker: Arc::clone(target.breaker),
                 address: target.address,
                 wire: target.wire,
-                secured: secured.map(|(own, peer)| Secured {
-                    own: own.clone(),
-                    peer: RefCell::new(Arc::clone(peer)),
-                }),
+                secured: match (target.security, &self.own) {
+                    (Security::Cleartext, _) | (Security::Mutual(_), None) => None,
+                    (Security::Mutual(peer), Some(own)) => Some(Secured::Mutual {
+                        own: own.clone(),
+                        peer: RefCell::new(Arc::clone(peer)),
+                    }),
+                    (Security::Backend(client), _) => Some(Secured::Backend(Arc::clone(client))),
+                },
                 idle: RefCell::default(),
                 freed,
                 http2: Http2Connections::default(),
@@ -389,13 +401,18 @@ enum Full {
 
 impl Pool {
     /// Whether its connections are secured so.
-    fn is_secured(&self, expect: Option<(&Identity, &Arc<SpiffeId>)>) -> bool {
-        let (secured, peer) = match (&self.secured, expect) {
-            (None, None) => return true,
-            (Some(secured), Some((_, peer))) => (secured, peer),
-            (None, Some(_)) | (Some(_), None) => return false,
+    fn is_secured(&self, own: Option<&Identity>, expect: &Security) -> bool {
+        let (held, peer) = match (&self.secured, expect) {
+            (None, Security::Cleartext) => return true,
+            (None, Security::Mutual(_)) => return own.is_none(),
+            (Some(Secured::Mutual { own: _, peer: held }), Security::Mutual(peer)) => (held, peer),
+            // One for as long as the policy says the same.
+            (Some(Secured::Backend(held)), Security::Backend(client)) => return Arc::ptr_eq(held, client),
+            (None, Security::Backend(_))
+            | (Some(Secured::Mutual { .. }), Security::Cleartext | Security::Backend(_))
+            | (Some(Secured::Backend(_)), Security::Cleartext | Security::Mutual(_)) => return false,
         };
-        let mut held = secured.peer.borrow_mut();
+        let mut held = held.borrow_mut();
         if Arc::ptr_eq(&held, peer) {
             return true;
         }
@@ -560,7 +577,12 @@ async fn connect(pool: &Pool) -> Result<Connected, ConnectError> {
     stream.set_nodelay(true).map_err(failed)?;
     let (io, ends) = match &pool.secured {
         None => (Io::Tcp(stream), None),
-        Some(Secured { own, peer }) => {
+        Some(Secured::Backend(client)) => {
+            let connected = client.connect(stream).await;
+            let io = connected.map_err(|error| ConnectError::Tls(error.failure(), error.to_string()))?;
+            (io, None)
+        }
+        Some(Secured::Mutual { own, peer }) => {
             let peer = Arc::clone(&peer.borrow());
             let connected = tls::connect(stream, own, &peer, pool.wire).await;
             let (io, ends) = connected.map_err(|error| ConnectError::Tls(error.failure(), error.to_string()))?;
@@ -604,10 +626,12 @@ impl Lease {
         }
     }
 
-    /// Who is at the other end by its certificate; `None`: it is spoken to in cleartext.
+    /// Which identity of the mesh is at the other end, by its certificate; `None`: there is none.
     pub(crate) fn peer(&self) -> Option<Arc<SpiffeId>> {
-        let secured = self.in_use.0.secured.as_ref()?;
-        Some(Arc::clone(&secured.peer.borrow()))
+        match self.in_use.0.secured.as_ref()? {
+            Secured::Mutual { own: _, peer } => Some(Arc::clone(&peer.borrow())),
+            Secured::Backend(_) => None,
+        }
     }
 
     /// What is spoken on it.

@@ -7,6 +7,7 @@ use std::num::NonZeroU16;
 
 use http::header::{self, HeaderName};
 use serde::Serialize;
+use weir_policy::backend_tls::{Authorities, BackendTls};
 use weir_policy::breaker::BreakerState;
 use weir_policy::health_check::Verdict;
 use weir_policy::model::{
@@ -118,6 +119,9 @@ struct KnownCluster {
     /// What it is made from.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     sources: Vec<String>,
+    /// How those endpoints are reached that have no identity; absent: in cleartext.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backend_tls: Option<BackendTlsStatus>,
     /// Where near endpoints are preferred: the share of each level, in percent.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     levels: BTreeMap<&'static str, u8>,
@@ -130,6 +134,44 @@ struct KnownCluster {
     /// How many more there are.
     #[serde(skip_serializing_if = "is_zero")]
     endpoints_left_out: usize,
+}
+
+/// How endpoints without an identity are reached.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum BackendTlsStatus {
+    /// By TLS.
+    Verified {
+        hostname: String,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        subject_alt_names: Vec<String>,
+        /// Whose word counts.
+        authorities: String,
+    },
+    /// Not at all, and why.
+    Closed(String),
+}
+
+impl BackendTlsStatus {
+    fn of(cluster: &Cluster) -> Option<BackendTlsStatus> {
+        if let Some(Err(why)) = cluster.state.backend_tls.as_ref().map(|tls| &tls.client) {
+            return Some(BackendTlsStatus::Closed(why.to_string()));
+        }
+        match cluster.config.backend_tls.as_ref()? {
+            BackendTls::Verified(validation) => Some(BackendTlsStatus::Verified {
+                hostname: validation.hostname.clone(),
+                subject_alt_names: validation.subject_alt_names.iter().map(ToString::to_string).collect(),
+                authorities: match &validation.authorities {
+                    Authorities::System => "those that this proxy's system trusts".to_owned(),
+                    Authorities::Given(certificates) => match certificates.len() {
+                        1 => "1 certificate of the policy".to_owned(),
+                        count => format!("{count} certificates of the policy"),
+                    },
+                },
+            }),
+            BackendTls::Closed { why } => Some(BackendTlsStatus::Closed(why.clone())),
+        }
+    }
 }
 
 /// How much of a limit is used.
@@ -171,6 +213,9 @@ struct EndpointStatus {
     /// Who it must be, by mutual TLS.
     #[serde(skip_serializing_if = "Option::is_none")]
     identity: Option<String>,
+    /// Whose name it is asked for, by TLS as a policy says; it has no identity of the mesh.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<String>,
     /// `region/zone/site`.
     locality: String,
     requests: u32,
@@ -341,6 +386,7 @@ fn known(cluster: &Cluster, now: Time) -> KnownCluster {
             window_ms: cluster.config.retry_budget.window.as_millis(),
         },
         sources: cluster.config.sources.clone(),
+        backend_tls: BackendTlsStatus::of(cluster),
         levels: in_use
             .percents()
             .map(|(level, share)| (level.as_str(), share))
@@ -380,6 +426,7 @@ fn endpoint(cluster: &Cluster, in_use: &Levels, told: &model::Endpoint, now: Tim
     let checks = known.and_then(|endpoint| endpoint.state.checked.as_ref()?.shown());
     let failing = checks.as_ref().filter(|checks| checks.verdict == Verdict::Failing);
     let used = place.is_some_and(|place| in_use.taking().any(|used| used == place));
+    let closed = cluster.state.backend_tls.as_ref().map(|tls| &tls.client);
     let locality = &told.locality;
     EndpointStatus {
         address: told.address.to_string(),
@@ -391,6 +438,9 @@ fn endpoint(cluster: &Cluster, in_use: &Levels, told: &model::Endpoint, now: Tim
         used,
         why: match (told.health, known, failing) {
             (EndpointHealth::Draining, _, _) => "it drains: it ends what it has under way".into(),
+            (_, None, _) if told.identity.is_none() && closed.is_some_and(Result::is_err) => {
+                "TLS is asked for, and there is nothing to go by".into()
+            }
             (_, None, _) => "it changes just now".into(),
             (_, Some(_), _) if used && in_use.is_panic() => "too few can be used to be believed, so all are".into(),
             (EndpointHealth::Unhealthy, Some(_), _) => "it is unhealthy, and others are healthy".into(),
@@ -412,6 +462,10 @@ fn endpoint(cluster: &Cluster, in_use: &Levels, told: &model::Endpoint, now: Tim
         },
         workload: told.workload.as_ref().map(ToString::to_string),
         identity: told.identity.as_ref().map(ToString::to_string),
+        tls: match (&told.identity, &cluster.config.backend_tls) {
+            (None, Some(BackendTls::Verified(validation))) => Some(validation.hostname.clone()),
+            (None, Some(BackendTls::Closed { .. }) | None) | (Some(_), _) => None,
+        },
         locality: format!("{}/{}/{}", locality.region, locality.zone, locality.site),
         requests: known.map_or(0, |endpoint| endpoint.state.load.active()),
         cost_ms: match cluster.config.balancing {

@@ -117,6 +117,7 @@ pub(crate) fn cluster_model(name: &str) -> Cluster {
         pool: ConnectionPool::default(),
         panic_percent: 1,
         retry_budget: RetryBudget::default(),
+        backend_tls: None,
         sources: Vec::new(),
     }
 }

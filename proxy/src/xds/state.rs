@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use weir_policy::backend_tls::{Authorities, BackendTls, Validation};
 use weir_policy::model::{self, EndpointHealth, RouteSource, VirtualHost};
 use weir_policy::mutual_tls::MutualTls;
 use weir_policy::names::{ClusterName, ListenerName, RouteName, WorkloadName};
@@ -33,6 +34,7 @@ use crate::last_good::Kept;
 use crate::mesh::{Connected, LinkStatus, RefusedResource, RejectedVersion, ResourceStatus};
 use crate::snapshot::{ClusterPart, CompiledRoutes, LastUsed, Parts, ServicePart};
 use crate::telemetry_policy::TelemetryPolicy;
+use crate::tls::backend;
 
 /// The times and bounds of a [`State`].
 #[derive(Clone, Debug)]
@@ -780,6 +782,13 @@ fn accept_route(name: &RouteName, resource: &Any) -> Result<Arc<CompiledRoutes>,
 fn accept_cluster(name: &ClusterName, resource: &Any) -> Result<Arc<model::Cluster>, Refusal> {
     let cluster = decode::cluster(resource)?;
     same_name(name, &cluster.name)?;
+    if let Some(BackendTls::Verified(Validation {
+        authorities: given @ Authorities::Given(_),
+        ..
+    })) = &cluster.backend_tls
+    {
+        backend::roots(given).map_err(Refusal::Certificates)?;
+    }
     Ok(Arc::new(cluster))
 }
 

@@ -34,6 +34,9 @@ pub(crate) enum Refusal {
     /// Its routes could not be compiled.
     #[error("{}", Listed(.0))]
     Routes(Vec<CompileError>),
+    /// By its certificates nobody could be believed.
+    #[error("{0}")]
+    Certificates(String),
     /// Its name is none of its type.
     #[error(transparent)]
     Name(#[from] NameError),

@@ -89,13 +89,16 @@ fn read_parent(node: &Node<'_>, errors: &mut Errors) -> Option<ParentRef> {
 }
 
 pub(crate) fn read_hostnames(node: &Node<'_>, errors: &mut Errors) -> Option<Vec<String>> {
-    let hostnames = node.list(errors, HOSTNAMES_MAX, |node, errors| {
-        let is_right = |host: &str| host.len() <= 253 && is_hostname(host.strip_prefix("*.").unwrap_or(host));
-        let remedy = "a name like a.example.org or *.example.org is right: lower case, no address, no port";
-        names::checked(node, errors, is_right, "is no host name", remedy)
-    })?;
+    let hostnames = node.list(errors, HOSTNAMES_MAX, read_hostname)?;
     node.refuse_twins(errors, &hostnames, |a, b| a == b, TWIN, TWIN_REMEDY);
     Some(hostnames)
+}
+
+/// Reads a DNS name, the first label of which may be `*`.
+pub(crate) fn read_hostname(node: &Node<'_>, errors: &mut Errors) -> Option<String> {
+    let is_right = |host: &str| host.len() <= 253 && is_hostname(host.strip_prefix("*.").unwrap_or(host));
+    let remedy = "a name like a.example.org or *.example.org is right: lower case, no address, no port";
+    names::checked(node, errors, is_right, "is no host name", remedy)
 }
 
 fn read_rules(node: &Node<'_>, errors: &mut Errors) -> Option<Vec<HttpRouteRule>> {
@@ -428,7 +431,7 @@ pub(crate) fn read_header_name(node: &Node<'_>, errors: &mut Errors) -> Option<S
     names::checked(node, errors, names::is_header_name, "is no name of a field", remedy)
 }
 
-pub(super) fn read_precise_hostname(node: &Node<'_>, errors: &mut Errors) -> Option<String> {
+pub(crate) fn read_precise_hostname(node: &Node<'_>, errors: &mut Errors) -> Option<String> {
     let remedy = "a name like a.example.org is right: lower case, no wildcard, no port";
     names::checked(node, errors, is_hostname, "is no host name", remedy)
 }

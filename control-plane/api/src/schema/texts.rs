@@ -44,6 +44,8 @@ texts! {
     LabelOrEmpty = "DNS label or empty", r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$", 0 to 63;
     /// A DNS name.
     Subdomain = "DNS name", SUBDOMAIN, 1 to 253;
+    /// A DNS name, or nothing.
+    SubdomainOrEmpty = "DNS name or empty", format!("^({})?$", SUBDOMAIN.trim_start_matches('^').trim_end_matches('$')), 0 to 253;
     /// A DNS name, the first label of which may be `*`.
     Host = "host", format!(r"^(\*\.)?{}", SUBDOMAIN.trim_start_matches('^')), 1 to 253;
     /// The value of a label.
@@ -66,10 +68,33 @@ texts! {
     Origin = "origin", ORIGIN, 1 to 253;
     /// The name of an attribute of spans.
     AttributeName = "attribute name", r"^[A-Za-z][A-Za-z0-9._-]*$", 1 to 128;
+    /// A URI with a scheme and an authority (RFC 3986 section 3).
+    Uri = "absolute URI", r"^[A-Za-z][A-Za-z0-9+.-]*://[!-~]+$", 1 to 253;
     /// The name of a kind.
     KindName = "kind", "^[A-Za-z0-9]+$", 1 to 63;
     /// Anything that can be printed, or nothing.
     Printable = "printable text", r"^[^\x00-\x1f\x7f-\x9f]*$", 0 to 256;
+}
+
+/// Bytes (RFC 4648 section 4), as many as all that they are among may be.
+pub(crate) enum Base64 {}
+
+impl JsonSchema for Base64 {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Base64".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "pattern": r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$",
+            "x-weir-form": "base64",
+        })
+    }
 }
 
 /// A duration (GEP-2257) from `FROM` to `TO` milliseconds.

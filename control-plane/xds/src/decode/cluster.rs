@@ -23,7 +23,7 @@ use weir_policy::model::{
 
 use super::at::{At, Fault, take};
 use super::checks::{equal, from_ads, name, number_or, own_metadata, percent, positive, unpack, whole_percent};
-use super::{health_check, lb_config, outlier};
+use super::{backend_tls, health_check, lb_config, outlier};
 use crate::meaning::{
     DEFAULT_CONNECT_TIMEOUT, DEFAULT_IDLE_TIMEOUT, DEFAULT_PANIC_PERCENT, HTTP_OPTIONS, METADATA_KEY,
 };
@@ -33,14 +33,15 @@ use crate::v1;
 pub(super) fn cluster(at: &At<'_>, wire: Cluster) -> Result<model::Cluster, Fault> {
     take!(at, wire, Cluster {
         name, cluster_discovery_type, eds_cluster_config, connect_timeout, lb_policy, circuit_breakers,
-        outlier_detection, health_checks, common_lb_config, lb_config, typed_extension_protocol_options, metadata;
+        outlier_detection, health_checks, common_lb_config, lb_config, typed_extension_protocol_options, metadata,
+        transport_socket;
         transport_socket_matches, transport_socket_matcher, alt_stat_name, stats_matcher,
         per_connection_buffer_limit_bytes, per_connection_buffer_high_watermark_timeout, load_assignment,
         max_requests_per_connection, upstream_http_protocol_options, common_http_protocol_options,
         http_protocol_options, http2_protocol_options, dns_refresh_rate, dns_jitter, dns_failure_refresh_rate,
         respect_dns_ttl, dns_lookup_family, dns_resolvers, use_tcp_for_dns_lookups, dns_resolution_config,
         typed_dns_resolver_config, wait_for_warm_on_init, cleanup_interval, upstream_bind_config,
-        lb_subset_config, transport_socket, protocol_selection, upstream_connection_options,
+        lb_subset_config, protocol_selection, upstream_connection_options,
         close_connections_on_host_health_failure, ignore_health_on_host_removal, filters, load_balancing_policy,
         lrs_server, lrs_report_endpoint_metrics, track_timeout_budgets, upstream_config, track_cluster_stats,
         preconnect_policy, connection_pool_per_downstream_connection, queuing_policies,
@@ -62,7 +63,7 @@ pub(super) fn cluster(at: &At<'_>, wire: Cluster) -> Result<model::Cluster, Faul
     let at_typed = at_metadata.field("typed_filter_metadata");
     let at_policy = at_typed.key(METADATA_KEY);
     take!(at_policy, at_policy.need(policy)?, v1::ClusterPolicy {
-        breaker, balancing, retry_budget, grpc, locality, sources, max_concurrent_streams;
+        breaker, balancing, retry_budget, grpc, locality, sources, max_concurrent_streams, closed;
     });
     let pool = ConnectionPool {
         max_concurrent_streams: match protocol {
@@ -109,6 +110,13 @@ pub(super) fn cluster(at: &At<'_>, wire: Cluster) -> Result<model::Cluster, Faul
         pool,
         panic_percent: panic_percent(&at.field("common_lb_config"), common_lb_config)?,
         retry_budget: self::retry_budget(&at_policy.field("retry_budget"), retry_budget)?,
+        backend_tls: backend_tls::backend_tls(
+            &at.field("transport_socket"),
+            transport_socket,
+            &at_policy,
+            closed,
+            protocol,
+        )?,
         sources: self::sources(&at_policy.field("sources"), sources)?,
     })
 }

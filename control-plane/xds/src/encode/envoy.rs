@@ -185,6 +185,7 @@ pub fn cluster(cluster: &model::Cluster) -> Sent {
         pool,
         panic_percent,
         retry_budget,
+        backend_tls,
         sources,
     } = cluster;
     let mut notes = Notes::default();
@@ -261,6 +262,9 @@ pub fn cluster(cluster: &model::Cluster) -> Sent {
         lb_config: lb_config::lb_config(balancing, slow_start.as_ref()),
         ignore_health_on_host_removal: true,
         typed_extension_protocol_options: protocol_options(*protocol, Some(pool)),
+        transport_socket: backend_tls
+            .as_ref()
+            .map(|tls| super::backend_tls::envoy_socket(tls, *protocol)),
         metadata: shown_sources(sources),
         ..Cluster::default()
     }))

@@ -50,7 +50,7 @@ pub fn route_config(config: &model::RouteConfig) -> Sent {
 /// A cluster, balanced by round robin: of what Weir has it is the one way that each of gRPC's clients has.
 ///
 /// # Errors
-/// When its endpoints speak nothing that a gRPC client could.
+/// When its endpoints speak nothing that a gRPC client could, or TLS.
 pub fn cluster(cluster: &model::Cluster) -> Result<Sent, NotSent> {
     let model::Cluster {
         name,
@@ -66,6 +66,7 @@ pub fn cluster(cluster: &model::Cluster) -> Result<Sent, NotSent> {
         pool,
         panic_percent: _,
         retry_budget: _,
+        backend_tls,
         // Its metadata is shown nowhere.
         sources: _,
     } = cluster;
@@ -77,6 +78,13 @@ pub fn cluster(cluster: &model::Cluster) -> Result<Sent, NotSent> {
                 problem: "is HTTP/1.1: a gRPC client can't speak to it".to_owned(),
             });
         }
+    }
+    if backend_tls.is_some() {
+        return Err(NotSent {
+            place: Place::BackendTls,
+            problem: "is not known to a gRPC client, whose calls fail: its TLS is set up where it starts (gRFC A29)"
+                .to_owned(),
+        });
     }
     let mut notes = Notes::default();
     match balancing {

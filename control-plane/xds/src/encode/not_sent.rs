@@ -39,6 +39,8 @@ pub enum Place {
     Protocol,
     /// In a policy for the cluster.
     Policy(PolicyField),
+    /// In the BackendTLSPolicy for the cluster.
+    BackendTls,
     /// In the settings of the mesh: how inbound ports are entered.
     MutualTls,
 }
@@ -49,6 +51,7 @@ impl fmt::Display for Place {
             Place::Route(name) | Place::RouteField(name, _) => f.write_str(name),
             Place::Protocol => f.write_str("appProtocol"),
             Place::Policy(field) => field.fmt(f),
+            Place::BackendTls => f.write_str("validation"),
             Place::MutualTls => f.write_str("mutualTls"),
         }
     }

@@ -53,7 +53,7 @@ impl Caller {
             direction: Direction::Outbound,
             connect_timeout: PATIENCE * 2,
             keep: self.keep,
-            identity: None,
+            security: &Security::Cleartext,
         };
         self.upstreams.lease(&target).await
     }
