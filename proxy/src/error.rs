@@ -30,6 +30,18 @@ pub(crate) enum ProxyError {
     /// The request asks for what this proxy does not do.
     #[error("{0} is not carried by this proxy")]
     NotCarried(&'static str),
+    /// An HTTP request for what carries TCP.
+    #[error("{name} carries TCP, and this is a request of HTTP")]
+    CarriesTcp {
+        /// The service or cluster.
+        name: String,
+    },
+    /// A connection of TCP for what carries requests.
+    #[error("{name} carries HTTP, and this port is for TCP")]
+    CarriesHttp {
+        /// The service.
+        name: String,
+    },
     /// The name asked for is no service of the mesh.
     #[error("{authority:?} is no service of the mesh: {why}")]
     UnknownDestination {
@@ -239,6 +251,8 @@ impl ProxyError {
         match self {
             ProxyError::BadRequest(_)
             | ProxyError::NotCarried(_)
+            | ProxyError::CarriesTcp { .. }
+            | ProxyError::CarriesHttp { .. }
             | ProxyError::UnknownDestination { .. }
             | ProxyError::RequestBody(_)
             | ProxyError::CleartextRefused { .. }
@@ -284,6 +298,8 @@ impl ProxyError {
         match self {
             ProxyError::BadRequest(_)
             | ProxyError::NotCarried(_)
+            | ProxyError::CarriesTcp { .. }
+            | ProxyError::CarriesHttp { .. }
             | ProxyError::UnknownDestination { .. }
             | ProxyError::RequestBody(_)
             | ProxyError::Violation(_)
@@ -320,7 +336,9 @@ impl ProxyError {
             ProxyError::Violation(violation) | ProxyError::RequestBody(BodyFailure::Refused(violation)) => {
                 violation.status()
             }
-            ProxyError::NotCarried(_) => StatusCode::NOT_IMPLEMENTED,
+            ProxyError::NotCarried(_) | ProxyError::CarriesTcp { .. } | ProxyError::CarriesHttp { .. } => {
+                StatusCode::NOT_IMPLEMENTED
+            }
             ProxyError::NoRoute { .. } => StatusCode::NOT_FOUND,
             // GEP-1767 allows it beside 200 and 204, and people see what happened.
             ProxyError::OriginNotAllowed { .. } | ProxyError::CleartextRefused { .. } => StatusCode::FORBIDDEN,
@@ -358,7 +376,9 @@ impl ProxyError {
             ProxyError::BadRequest(_)
             | ProxyError::RequestBody(_)
             | ProxyError::Violation(_)
-            | ProxyError::NotCarried(_) => "http_request_error",
+            | ProxyError::NotCarried(_)
+            | ProxyError::CarriesTcp { .. }
+            | ProxyError::CarriesHttp { .. } => "http_request_error",
             ProxyError::UnknownDestination { .. } | ProxyError::NoRoute { .. } => "destination_not_found",
             ProxyError::OriginNotAllowed { .. }
             | ProxyError::CleartextRefused { .. }
@@ -402,7 +422,10 @@ impl ProxyError {
         const UNAVAILABLE: u32 = 14;
         match self {
             ProxyError::BadRequest(_) | ProxyError::RequestBody(_) | ProxyError::Violation(_) => INVALID_ARGUMENT,
-            ProxyError::NotCarried(_) | ProxyError::NoRoute { .. } => UNIMPLEMENTED,
+            ProxyError::NotCarried(_)
+            | ProxyError::CarriesTcp { .. }
+            | ProxyError::CarriesHttp { .. }
+            | ProxyError::NoRoute { .. } => UNIMPLEMENTED,
             ProxyError::OriginNotAllowed { .. } | ProxyError::CleartextRefused { .. } => PERMISSION_DENIED,
             ProxyError::Protocol { .. } => INTERNAL,
             ProxyError::Injected { answer, .. } => answer.grpc_status(),
@@ -435,7 +458,9 @@ impl ProxyError {
     pub(crate) fn flag(&self) -> ResponseFlag {
         match self {
             ProxyError::BadRequest(_) => ResponseFlag::BadRequest,
-            ProxyError::NotCarried(_) => ResponseFlag::NotCarried,
+            ProxyError::NotCarried(_) | ProxyError::CarriesTcp { .. } | ProxyError::CarriesHttp { .. } => {
+                ResponseFlag::NotCarried
+            }
             ProxyError::UnknownDestination { .. } => ResponseFlag::UnknownDestination,
             ProxyError::NoConfig { .. } => ResponseFlag::NoConfig,
             ProxyError::ConfigRefused(_) => ResponseFlag::ConfigRefused,
@@ -478,7 +503,7 @@ impl ProxyError {
                 Some(Duration::from_secs(1))
             }
             ProxyError::BadRequest(_)
-            | ProxyError::NotCarried(_)
+            | ProxyError::NotCarried(_) | ProxyError::CarriesTcp { .. } | ProxyError::CarriesHttp { .. }
             | ProxyError::UnknownDestination { .. }
             // Only another version helps, and nobody knows when it comes.
             | ProxyError::ConfigRefused(_)
@@ -506,6 +531,12 @@ impl ProxyError {
         match self {
             ProxyError::BadRequest(_) => "send one Host and an absolute path",
             ProxyError::NotCarried(_) => "call it without this feature",
+            ProxyError::CarriesTcp { .. } => {
+                "connect to a port of --listen that is for it; if it speaks HTTP, set appProtocol in its Service"
+            }
+            ProxyError::CarriesHttp { .. } => {
+                "send requests to --outbound; if it speaks something else, set appProtocol: tcp in its Service"
+            }
             ProxyError::UnknownDestination { .. } => {
                 "call a service as NAME, NAME.NAMESPACE or NAME.NAMESPACE.svc.cluster.local, with :PORT where it has several"
             }

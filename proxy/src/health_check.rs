@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::sleep_until;
 use weir_policy::health_check::{Found, Standing, Verdict};
-use weir_policy::model::{HealthCheck, Peer};
+use weir_policy::model::{AppProtocol, HealthCheck, Peer};
 use weir_policy::spiffe::SpiffeId;
 use weir_policy::time::Time;
 
@@ -24,6 +24,7 @@ use crate::mesh::Mesh;
 use crate::metrics;
 use crate::outbound;
 use crate::snapshot::{Backend, ClusterState, Snapshot};
+use crate::tls::Carries;
 
 mod agenda;
 mod mark;
@@ -178,6 +179,7 @@ struct Target {
     /// Who it must be, and who we are; `None`: it is asked in cleartext.
     secured: Option<(Identity, Arc<SpiffeId>)>,
     wire: Wire,
+    carries: Carries,
     /// The cluster's name, for logs, and as the authority of requests.
     label: Arc<str>,
 }
@@ -193,6 +195,7 @@ impl Target {
             peer: self.peer,
             secured: self.secured.as_ref(),
             wire: self.wire,
+            carries: self.carries,
             check: self.check(),
             authority: &self.label,
         };
@@ -237,6 +240,10 @@ fn targets<'a>(snapshot: &'a Snapshot, own: Option<&'a Identity>) -> impl Iterat
                 },
                 secured: own.cloned().zip(endpoint.identity.clone()),
                 wire: outbound::wire(cluster.config.protocol, endpoint.peer),
+                carries: match cluster.config.protocol {
+                    AppProtocol::Http1 | AppProtocol::Http2 | AppProtocol::Grpc => Carries::Http,
+                    AppProtocol::Tcp => Carries::Tcp,
+                },
                 label: Arc::clone(&cluster.label),
             };
             Some(((name.clone(), endpoint.address), target))
@@ -388,6 +395,7 @@ pub(crate) mod tests {
             peer: Peer::Plain,
             secured: None,
             wire: Wire::Http1,
+            carries: Carries::Http,
             label: NAME.into(),
         };
         ((cluster_name(NAME), address), target)

@@ -35,6 +35,7 @@ use crate::metrics::{self, Observed, ObservedCluster};
 use crate::outbound;
 use crate::process_log::LogControl;
 use crate::snapshot::Backend;
+use crate::tcp::outbound::TcpService;
 use crate::telemetry::Telemetry;
 use crate::tls::EdgeTls;
 use crate::worker::{self, Accepted, AcceptedStream, ListenerKind, WorkerParts, WorkerThreads, Workers};
@@ -106,6 +107,8 @@ pub struct Addresses {
     pub outbound: OutboundAddr,
     /// Others' calls, by app port, in the order of the configuration.
     pub inbound: Vec<(NonZeroU16, SocketAddr)>,
+    /// Where the app reaches services that carry TCP, in the order of the configuration.
+    pub listens: Vec<SocketAddr>,
     /// Admin.
     pub admin: SocketAddr,
     /// Metrics.
@@ -171,6 +174,7 @@ impl Proxy {
         let settings = Settings {
             xds: config.xds,
             own,
+            pinned: config.listens.iter().map(|listen| listen.service.clone()).collect(),
             ..Settings::default()
         };
         let link = Link::new(control_plane.clone(), node, settings, feed, kept);
@@ -269,6 +273,7 @@ impl Proxy {
         let Listeners {
             outbound,
             inbound,
+            listens,
             admin: admin_listener,
             metrics: metrics_listener,
             health: health_listener,
@@ -292,6 +297,10 @@ impl Proxy {
         ));
         for (listener, app) in inbound.into_iter().zip(&config.apps) {
             let to = ListenerKind::Inbound(Arc::new(InboundApp::new(app.app_port, app.protocol, app.edge)));
+            tasks.spawn(accept_tcp(listener, to, workers.clone(), drain.clone()));
+        }
+        for (listener, listen) in listens.into_iter().zip(&config.listens) {
+            let to = ListenerKind::Tcp(Arc::new(TcpService::new(listen.service.clone())));
             tasks.spawn(accept_tcp(listener, to, workers.clone(), drain.clone()));
         }
         let socket = match outbound {
@@ -397,6 +406,7 @@ fn config_dump(
             "addresses": {
                 "outbound": addresses.outbound.to_string(),
                 "inbound": addresses.inbound.iter().map(|(_, inbound)| inbound).collect::<Vec<_>>(),
+                "listens": addresses.listens,
                 "admin": addresses.admin,
                 "metrics": addresses.metrics,
                 "health": addresses.health,
@@ -441,6 +451,8 @@ struct Listeners {
     outbound: Outbound,
     /// In the order of the configuration's app ports.
     inbound: Vec<TcpListener>,
+    /// In the order of the configuration.
+    listens: Vec<TcpListener>,
     admin: TcpListener,
     metrics: TcpListener,
     health: TcpListener,
@@ -480,6 +492,13 @@ impl Listeners {
             inbound.push(listener);
             inbound_addresses.push((app.app_port, bound));
         }
+        let mut listens = Vec::with_capacity(config.listens.len());
+        let mut listen_addresses = Vec::with_capacity(config.listens.len());
+        for listen in &config.listens {
+            let (listener, bound) = bind("--listen", listen.address)?;
+            listens.push(listener);
+            listen_addresses.push(bound);
+        }
         let (admin, admin_address) = bind("--admin", config.admin)?;
         let (metrics, metrics_address) = bind("--metrics", config.metrics)?;
         let (health, health_address) = bind("--health", config.health)?;
@@ -487,12 +506,14 @@ impl Listeners {
             addresses: Addresses {
                 outbound: outbound_address,
                 inbound: inbound_addresses,
+                listens: listen_addresses,
                 admin: admin_address,
                 metrics: metrics_address,
                 health: health_address,
             },
             outbound,
             inbound,
+            listens,
             admin,
             metrics,
             health,

@@ -35,7 +35,7 @@ async fn plain(mesh: &TestMesh, protocol: AppProtocol, acts: &[Act]) -> Peer {
     let act = move |number: usize| acts[number.min(acts.len()) - 1].clone();
     let peer = match protocol {
         AppProtocol::Http1 => Peer::http1(act).await,
-        AppProtocol::Http2 | AppProtocol::Grpc => Peer::http2(act).await,
+        AppProtocol::Http2 | AppProtocol::Grpc | AppProtocol::Tcp => Peer::http2(act).await,
     };
     mesh.plain_service("b", protocol, &[peer.address()]).await;
     peer
@@ -674,7 +674,7 @@ async fn a_large_body_is_sent_once() {
         let (mesh, a) = mesh().await;
         let peer = match protocol {
             AppProtocol::Http1 => plain(&mesh, protocol, &[act, Act::Answer(200)]).await,
-            AppProtocol::Http2 | AppProtocol::Grpc => {
+            AppProtocol::Http2 | AppProtocol::Grpc | AppProtocol::Tcp => {
                 let peer = Peer::http2_with_window(1_000_000, move |number| match number {
                     1 => act.clone(),
                     _ => Act::Answer(200),

@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
 use prost::Message;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use weir_policy::model::{HealthCheck, HealthCheckKind, Peer};
@@ -27,7 +28,7 @@ use crate::exchange::grpc_status;
 use crate::http::io::Io;
 use crate::http::upstream::{HEAD_BYTES_MAX, Wire};
 use crate::identity::Identity;
-use crate::tls;
+use crate::tls::{self, Carries, Inside};
 
 /// What is asked, and of whom.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +38,7 @@ pub(super) struct Question<'a> {
     /// Who we are, and who must be there, by mutual TLS; `None`: it is asked in cleartext.
     pub(super) secured: Option<&'a (Identity, Arc<SpiffeId>)>,
     pub(super) wire: Wire,
+    pub(super) carries: Carries,
     pub(super) check: &'a HealthCheck,
     /// The authority where the check names none.
     pub(super) authority: &'a str,
@@ -101,10 +103,21 @@ async fn ask(question: &Question<'_>) -> Result<(), Failure> {
     let stream = match question.secured {
         None => Io::Tcp(stream),
         Some((own, peer)) => {
-            let connected = tls::connect(stream, own, peer, question.wire).await;
+            let inside = match question.carries {
+                Carries::Http => question.wire.into(),
+                Carries::Tcp => Inside::TcpCheck,
+            };
+            let connected = tls::connect(stream, own, peer, inside).await;
             connected.map_err(|error| Failure::Tls(error.to_string()))?.0
         }
     };
+    if question.carries == Carries::Tcp {
+        return match question.secured {
+            // Whoever it is, in cleartext nothing can be asked of it but whether it takes connections.
+            None => Ok(()),
+            Some(_) => ends_well(stream).await,
+        };
+    }
     match (&question.check.kind, question.peer) {
         (HealthCheckKind::Tcp, Peer::Plain) => Ok(()),
         // A sidecar takes connections whether its app does or not: it is asked to try.
@@ -131,6 +144,15 @@ async fn ask(question: &Question<'_>) -> Result<(), Failure> {
                 None => Err(Failure::NoHealthAnswer),
             }
         }
+    }
+}
+
+/// A sidecar that could connect to its app ends the connection in good order, without a word.
+async fn ends_well(mut stream: Io) -> Result<(), Failure> {
+    match stream.read(&mut [0; 1]).await {
+        Ok(0) => Ok(()),
+        Ok(_) => Err(broken("it said something that was not asked for")),
+        Err(error) => Err(broken(error)),
     }
 }
 

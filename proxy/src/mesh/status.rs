@@ -323,6 +323,7 @@ fn known(cluster: &Cluster, now: Time) -> KnownCluster {
             AppProtocol::Http1 => "http1",
             AppProtocol::Http2 => "http2",
             AppProtocol::Grpc => "grpc",
+            AppProtocol::Tcp => "tcp",
         },
         balancing: match cluster.config.balancing {
             Balancing::PeakEwma { .. } => "peak_ewma",
