@@ -179,6 +179,14 @@ pub(crate) enum Backend {
 }
 
 impl Backend {
+    /// Which cluster it is.
+    pub(crate) fn name(&self) -> &ClusterName {
+        match self {
+            Backend::Cluster(cluster) => &cluster.config.name,
+            Backend::Missing(name) | Backend::Unanswered(name) | Backend::Refused(name, _) => name,
+        }
+    }
+
     /// Whether both are the very same state of the same cluster.
     fn same(&self, other: &Backend) -> bool {
         match (self, other) {
