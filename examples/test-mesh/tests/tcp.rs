@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, StatusCode};
+use http::{Method, Request, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -313,6 +313,14 @@ async fn a_request_for_what_carries_tcp_is_refused_with_what_is_right() {
     assert_eq!(answer.status, StatusCode::NOT_IMPLEMENTED);
     assert!(answer.text().contains("carries TCP"), "{}", answer.text());
     assert!(answer.text().contains("--listen"), "{}", answer.text());
+    let explained = a.admin(Method::POST, "/explain?url=tcp://b:80").await.json();
+    assert_eq!(explained["outcome"]["action"], "forward", "{explained}");
+    assert_eq!(explained["backends"][0]["name"], "b.default:80", "{explained}");
+    assert_eq!(explained["backends"][0]["protocol"], "tcp", "{explained}");
+    let explained = a.admin(Method::GET, "/explain?url=http://b").await.json();
+    assert_eq!(explained["outcome"]["status"], 501, "{explained}");
+    let explained = a.admin(Method::POST, "/explain?url=tcp://a:80").await.json();
+    assert_eq!(explained["outcome"]["action"], "refuse", "{explained}");
 }
 
 #[tokio::test]
@@ -449,7 +457,7 @@ async fn a_route_for_tcp_is_told_why_it_does_nothing() {
     ] {
         until(&format!("the status of {name}"), || async {
             let path = format!("/apis/gateway.networking.k8s.io/v1/namespaces/default/httproutes/{name}");
-            let route = mesh.api(http::Method::GET, &path, None).await.json();
+            let route = mesh.api(Method::GET, &path, None).await.json();
             let conditions = route["status"]["parents"][0]["conditions"].as_array()?.clone();
             let one = conditions.iter().find(|one| one["type"] == kind)?;
             (one["reason"] == reason && one["message"].as_str()?.contains("TCP")).then_some(())
