@@ -82,9 +82,9 @@ impl FromStr for Version {
     }
 }
 
-/// What clients of a namespace reach by a name: the routes of the port it names, or the cluster alone where that carries
-/// TCP; or of the port that it leaves open in one way only: 80, else the only port. Left open in several ways, it is answered with a refusal that lists the ports.
-/// `None`: no such service or port.
+/// What clients of a namespace reach by a name: the routes of the port it names, or that it leaves open in one way
+/// only: 80, else the only port; the cluster alone where the port carries TCP. Left open in several ways, it is answered
+/// with a refusal that lists the ports. `None`: no such service or port.
 pub(crate) fn listener(
     name: &ListenerName,
     client_namespace: &Label,

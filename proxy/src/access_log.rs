@@ -1,4 +1,5 @@
-//! The access log: one JSON line for each request, and for each TCP connection when it has ended, with OpenTelemetry's attribute names.
+//! The access log: one JSON line for each request, and for each TCP connection when it has ended, with OpenTelemetry's
+//! attribute names.
 //!
 //! A worker writes lines into a buffer of its own; one thread writes the buffers out, so that a slow disk or a blocked
 //! pipe holds up no request. Headers and the query are not logged: secrets travel there.

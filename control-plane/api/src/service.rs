@@ -86,9 +86,9 @@ pub struct ServicePort {
     /// The workload's app port behind it. Default: the one with the number of `port`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target_port: Option<TargetPort>,
-    /// What the app speaks there. Default: what the port's name says, or what stands in it before a `-`: `grpc`, `http2`
-    /// or `h2c`, and TCP for `tcp`, `amqp`, `kafka`, `ldap`, `memcached`, `mongo`, `mongodb`, `mqtt`, `mysql`, `mssql`,
-    /// `postgres`, `postgresql` and `redis`; else HTTP/1.1.
+    /// What the app speaks there. Default: what the port's name says, or what stands in it before a `-`: `grpc`;
+    /// `http2` or `h2c`; TCP for `tcp`, `amqp`, `kafka`, `ldap`, `memcached`, `mongo`, `mongodb`, `mqtt`, `mysql`,
+    /// `mssql`, `postgres`, `postgresql` and `redis`; else HTTP/1.1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub app_protocol: Option<AppProtocol>,
 }

@@ -144,8 +144,8 @@ pub fn hosts(names: &[String], hosts: &[model::VirtualHost]) -> Hosts {
     }
 }
 
-/// What is to be said of a service port that carries TCP: an Envoy has one listener for the calls of its app, which tells
-/// services by their names in HTTP, and TCP has no name.
+/// What is to be said of a service port that carries TCP: an Envoy has one listener for the calls of its app, which
+/// tells services by their names in HTTP, and TCP has no name.
 pub fn no_listener_for_tcp() -> NotSent {
     NotSent {
         place: Place::Protocol,
