@@ -83,8 +83,8 @@ impl FromStr for Version {
 }
 
 /// What clients of a namespace reach by a name: the routes of the port it names, or that it leaves open in one way
-/// only: 80, else the only port; the cluster alone where the port carries TCP. Left open in several ways, it is answered
-/// with a refusal that lists the ports. `None`: no such service or port.
+/// only: 80, else the only port; where the port carries TCP, the cluster alone. Left open in several ways, it is
+/// answered with a refusal that lists the ports. `None`: no such service or port.
 pub(crate) fn listener(
     name: &ListenerName,
     client_namespace: &Label,

@@ -56,7 +56,8 @@ pub struct Args {
     pub xds: String,
 
     /// A port of the app, what it speaks (http, http2, grpc, tcp) and the port where others reach it; ",edge" marks a
-    /// port where requests enter the mesh. Repeatable, or several with ';' between: 8080=http@15006,edge;9090=grpc@15007
+    /// port where requests enter the mesh. Repeatable, or several with ';' between:
+    /// 8080=http@15006,edge;9090=grpc@15007
     #[arg(
         long,
         value_name = "APP_PORT=PROTOCOL@PORT[,edge]",

@@ -89,6 +89,14 @@ pub(crate) enum ProxyError {
         /// The cluster it names.
         cluster: ClusterName,
     },
+    /// The backend drawn carries TCP.
+    #[error("route {route} names backend {cluster}, which carries TCP, and this is a request of HTTP")]
+    TcpBackend {
+        /// The route.
+        route: String,
+        /// The cluster it names.
+        cluster: ClusterName,
+    },
     /// The route has taken as many requests as its limit allows.
     #[error("{} takes {} requests in {:?} and has had them", limit.name, limit.requests, limit.per)]
     RateLimited {
@@ -267,6 +275,7 @@ impl ProxyError {
             | ProxyError::OriginNotAllowed { .. }
             | ProxyError::NoBackend { .. }
             | ProxyError::MissingBackend { .. }
+            | ProxyError::TcpBackend { .. }
             | ProxyError::RateLimited { .. }
             | ProxyError::Injected { .. }
             | ProxyError::Refused {
@@ -315,6 +324,7 @@ impl ProxyError {
             | ProxyError::OriginNotAllowed { .. }
             | ProxyError::NoBackend { .. }
             | ProxyError::MissingBackend { .. }
+            | ProxyError::TcpBackend { .. }
             | ProxyError::RateLimited { .. }
             | ProxyError::Injected { .. } => Hop::Route,
             ProxyError::NoEndpoint { .. } | ProxyError::Refused { .. } => Hop::Cluster,
@@ -346,7 +356,9 @@ impl ProxyError {
             ProxyError::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             ProxyError::Injected { answer, .. } => answer.status(),
             // Gateway API, HTTPRouteRule.backendRefs: an invalid backend is answered with 500.
-            ProxyError::NoBackend { .. } | ProxyError::MissingBackend { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            ProxyError::NoBackend { .. } | ProxyError::MissingBackend { .. } | ProxyError::TcpBackend { .. } => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
             ProxyError::UnknownDestination { .. }
             | ProxyError::Connect { .. }
             | ProxyError::Tls {
@@ -393,7 +405,8 @@ impl ProxyError {
             ProxyError::NoConfig { .. }
             | ProxyError::ConfigRefused(_)
             | ProxyError::NoBackend { .. }
-            | ProxyError::MissingBackend { .. } => "proxy_configuration_error",
+            | ProxyError::MissingBackend { .. }
+            | ProxyError::TcpBackend { .. } => "proxy_configuration_error",
             ProxyError::NoEndpoint { .. }
             | ProxyError::Refused {
                 refusal: Refusal::Open { .. },
@@ -438,6 +451,7 @@ impl ProxyError {
             // Gateway API, GRPCRouteRule.backendRefs: a call whose backend is invalid ends with UNAVAILABLE.
             ProxyError::NoBackend { .. }
             | ProxyError::MissingBackend { .. }
+            | ProxyError::TcpBackend { .. }
             | ProxyError::UnknownDestination { .. }
             | ProxyError::NoConfig { .. }
             | ProxyError::ConfigRefused(_)
@@ -466,7 +480,9 @@ impl ProxyError {
             ProxyError::ConfigRefused(_) => ResponseFlag::ConfigRefused,
             ProxyError::NoRoute { .. } => ResponseFlag::NoRoute,
             ProxyError::OriginNotAllowed { .. } => ResponseFlag::OriginNotAllowed,
-            ProxyError::NoBackend { .. } | ProxyError::MissingBackend { .. } => ResponseFlag::NoBackend,
+            ProxyError::NoBackend { .. } | ProxyError::MissingBackend { .. } | ProxyError::TcpBackend { .. } => {
+                ResponseFlag::NoBackend
+            }
             ProxyError::RateLimited { .. } => ResponseFlag::RateLimited,
             ProxyError::Injected { .. } => ResponseFlag::Fault,
             ProxyError::NoEndpoint { .. } => ResponseFlag::NoEndpoint,
@@ -511,7 +527,7 @@ impl ProxyError {
             | ProxyError::NoRoute { .. }
             | ProxyError::OriginNotAllowed { .. }
             | ProxyError::NoBackend { .. }
-            | ProxyError::MissingBackend { .. }
+            | ProxyError::MissingBackend { .. } | ProxyError::TcpBackend { .. }
             | ProxyError::Connect { .. }
             | ProxyError::ConnectTimeout { .. }
             | ProxyError::Tls { .. }
@@ -548,8 +564,8 @@ impl ProxyError {
             ProxyError::OriginNotAllowed { .. } => {
                 "if it should be, name the origin in allowOrigins of the route's CORS filter"
             }
-            ProxyError::NoBackend { .. } | ProxyError::MissingBackend { .. } => {
-                "correct the route's backendRefs: the Service and its port must exist"
+            ProxyError::NoBackend { .. } | ProxyError::MissingBackend { .. } | ProxyError::TcpBackend { .. } => {
+                "correct the route's backendRefs: the Service and its port must exist, and carry HTTP"
             }
             ProxyError::RateLimited { .. } => "send fewer, or change the RoutePolicy's rateLimit",
             ProxyError::Injected { .. } => "take fault out of the RoutePolicy when it has shown what it should",

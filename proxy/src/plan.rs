@@ -250,10 +250,10 @@ fn forward_plan<'a>(
 /// When there is none, or it is no cluster to send to.
 pub(crate) fn drawn_cluster<'a>(route: &Route, drawn: Option<&'a Backend>) -> Result<&'a Arc<Cluster>, ProxyError> {
     match drawn {
-        Some(Backend::Cluster(cluster)) if cluster.config.protocol == AppProtocol::Tcp => {
-            let name = cluster.label.to_string();
-            Err(ProxyError::CarriesTcp { name })
-        }
+        Some(Backend::Cluster(cluster)) if cluster.config.protocol == AppProtocol::Tcp => Err(ProxyError::TcpBackend {
+            route: route.name.clone(),
+            cluster: cluster.config.name.clone(),
+        }),
         Some(Backend::Cluster(cluster)) => Ok(cluster),
         Some(Backend::Missing(cluster)) => Err(ProxyError::MissingBackend {
             route: route.name.clone(),

@@ -375,7 +375,9 @@ async fn an_app_that_its_sidecar_can_not_reach_is_tried_as_often_as_one_without(
         let answer = call(a.outbound(), Protocol::Http2, request).await.expect("an answer");
         match protocol {
             AppProtocol::Grpc => assert_eq!(answer.header("grpc-status"), Some("14"), "{policy:?}"),
-            AppProtocol::Http1 | AppProtocol::Http2 => assert_eq!(answer.status, StatusCode::BAD_GATEWAY, "{policy:?}"),
+            AppProtocol::Http1 | AppProtocol::Http2 | AppProtocol::Tcp => {
+                assert_eq!(answer.status, StatusCode::BAD_GATEWAY, "{policy:?}")
+            }
         }
         assert_eq!(answer.header("weir-verdict"), None);
         expect_retries(retries(&a).await, &[("unprocessed", 3.0), ("policy", by_policy)]);

@@ -470,5 +470,6 @@ async fn a_route_for_tcp_is_told_why_it_does_nothing() {
         .body(Full::<Bytes>::default())
         .expect("a request");
     let answer = a.call(request).await;
-    assert_eq!(answer.status, StatusCode::NOT_IMPLEMENTED, "{}", answer.text());
+    assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR, "{}", answer.text());
+    assert!(answer.text().contains("carries TCP"), "{}", answer.text());
 }
