@@ -84,8 +84,8 @@ impl FromStr for Version {
 }
 
 /// What clients of a namespace reach by a name: the routes of the port it names, or that it leaves open in one way
-/// only: 80, else the only port. Left open in several ways, it is answered with a refusal that lists the ports.
-/// `None`: no such service or port.
+/// only: 80, else the only port; where the port carries TCP, the cluster alone. Left open in several ways, it is
+/// answered with a refusal that lists the ports. `None`: no such service or port.
 pub(crate) fn listener(
     name: &ListenerName,
     client_namespace: &Label,
@@ -112,6 +112,13 @@ pub(crate) fn listener(
                 service: name.service.clone(),
                 port,
             };
+            if carries_tcp(&cluster, index) {
+                let resource = model::Listener {
+                    name: name.clone(),
+                    routes: model::RouteSource::Tcp(cluster),
+                };
+                return Some(Compiled { resource, sources });
+            }
             let consumer = routes::consumer_routes(&cluster, client_namespace, index);
             sources.extend(consumer.iter().map(|route| source(route.object)));
             let consumers = match consumer.as_slice() {
@@ -182,10 +189,14 @@ pub(crate) fn cluster(name: &ClusterName, index: &Index) -> Option<Compiled<mode
             .map(|locality| model::LocalityPreference {
                 overprovisioning_percent: locality.overprovisioning_percent,
             }),
-        pool: model::ConnectionPool {
-            idle_timeout: pool.idle_timeout,
-            max_requests_per_connection: pool.max_requests_per_connection,
-            max_concurrent_streams: pool.max_concurrent_streams,
+        pool: match protocol(port) {
+            // A policy that asks for another one does not hold for such a port.
+            model::AppProtocol::Tcp => model::ConnectionPool::default(),
+            model::AppProtocol::Http1 | model::AppProtocol::Http2 | model::AppProtocol::Grpc => model::ConnectionPool {
+                idle_timeout: pool.idle_timeout,
+                max_requests_per_connection: pool.max_requests_per_connection,
+                max_concurrent_streams: pool.max_concurrent_streams,
+            },
         },
         panic_percent: spec
             .and_then(|spec| spec.panic_percent)
@@ -250,20 +261,35 @@ fn health_check(spec: &backend_policy::HealthCheck) -> model::HealthCheck {
 
 /// Why a policy can't hold for a service, or for its port of this name: it is taken whole or not at all.
 pub(crate) fn misfit(spec: &BackendPolicySpec, service: &ServiceSpec, section: Option<&str>) -> Option<String> {
-    let check = spec.health_check.as_ref()?;
-    if check.kind != HealthCheckType::Grpc {
-        return None;
-    }
     let targeted = |port: &&ServicePort| section.is_none() || port.name.as_deref() == section;
-    let mut ports = service.ports.iter().filter(targeted);
-    let port = ports.find(|port| protocol(port) == model::AppProtocol::Http1)?;
-    let shown = port
-        .name
-        .as_ref()
-        .map_or_else(|| port.port.to_string(), |name| format!("{name:?}"));
+    let that_speaks = |wanted: model::AppProtocol| {
+        let mut ports = service.ports.iter().filter(targeted);
+        let port = ports.find(|port| protocol(port) == wanted)?;
+        Some(
+            port.name
+                .as_ref()
+                .map_or_else(|| port.port.to_string(), |name| format!("{name:?}")),
+        )
+    };
+    let kind = spec.health_check.as_ref().map(|check| check.kind);
+    if kind == Some(HealthCheckType::Grpc)
+        && let Some(port) = that_speaks(model::AppProtocol::Http1)
+    {
+        return Some(format!(
+            "healthCheck.type: Grpc can't be asked of port {port}, which speaks HTTP/1.1: set its appProtocol, or name \
+             another port in sectionName"
+        ));
+    }
+    let of_http = [
+        ("healthCheck.type: Grpc", kind == Some(HealthCheckType::Grpc)),
+        ("healthCheck.type: Http", kind == Some(HealthCheckType::Http)),
+        ("connectionPool", spec.connection_pool.is_some()),
+        ("retryBudget", spec.retry_budget.is_some()),
+    ];
+    let (field, _) = of_http.iter().find(|(_, given)| *given)?;
+    let port = that_speaks(model::AppProtocol::Tcp)?;
     Some(format!(
-        "healthCheck.type: Grpc can't be asked of port {shown}, which speaks HTTP/1.1: set its appProtocol, or name \
-         another port in sectionName"
+        "{field} can't be asked of port {port}, which carries TCP: leave it out, or name another port in sectionName"
     ))
 }
 
@@ -309,22 +335,22 @@ pub(crate) fn policy_for<'a, 'b>(
     by_port.or_else(|| oldest(None))
 }
 
-/// By `appProtocol`; else by the port's name, as it is the custom in meshes: `grpc`, `http2` or `h2c`, also before a
-/// `-`; else HTTP/1.1.
-fn protocol(port: &ServicePort) -> model::AppProtocol {
-    if let Some(protocol) = port.app_protocol {
-        return match protocol {
-            service::AppProtocol::Http1 => model::AppProtocol::Http1,
-            service::AppProtocol::Http2 => model::AppProtocol::Http2,
-            service::AppProtocol::Grpc => model::AppProtocol::Grpc,
-        };
+/// By `appProtocol`; else by the port's name; else HTTP/1.1.
+pub(crate) fn protocol(port: &ServicePort) -> model::AppProtocol {
+    let by_name = || port.name.as_deref().and_then(service::AppProtocol::by_name);
+    match port.app_protocol.or_else(by_name) {
+        Some(service::AppProtocol::Http1) | None => model::AppProtocol::Http1,
+        Some(service::AppProtocol::Http2) => model::AppProtocol::Http2,
+        Some(service::AppProtocol::Grpc) => model::AppProtocol::Grpc,
+        Some(service::AppProtocol::Tcp) => model::AppProtocol::Tcp,
     }
-    let name = port.name.as_deref().unwrap_or("");
-    match name.split_once('-').map_or(name, |(first, _)| first) {
-        "grpc" => model::AppProtocol::Grpc,
-        "http2" | "h2c" => model::AppProtocol::Http2,
-        _ => model::AppProtocol::Http1,
-    }
+}
+
+/// Whether there is such a service port, and it carries TCP.
+pub(crate) fn carries_tcp(name: &ClusterName, index: &Index) -> bool {
+    let service = index.service(&name.service);
+    let port = service.and_then(|service| service.spec.ports.iter().find(|port| port.port == name.port));
+    port.is_some_and(|port| protocol(port) == model::AppProtocol::Tcp)
 }
 
 fn ports_refusal(name: &ListenerName, ports: &[ServicePort]) -> model::VirtualHost {
@@ -375,6 +401,7 @@ mod tests {
         let own = "citizen".parse().expect("a label");
         let answer = listener(&name, &own, &index).map(|compiled| match compiled.resource.routes {
             model::RouteSource::Named(name) => name.to_string(),
+            model::RouteSource::Tcp(cluster) => format!("tcp to {cluster}"),
             model::RouteSource::Inline(hosts) => match &hosts[0].routes[0].action {
                 model::Action::Respond(response) => response.body.trim_end().to_owned(),
                 other => panic!("an answer: {other:?}"),
@@ -397,6 +424,17 @@ mod tests {
             Some("portal.citizen:82/*"),
         );
         listens(&[("", 8080)], &format!("{portal}:80"), None);
+        listens(&[("postgres", 5432)], portal, Some("tcp to portal.citizen:5432"));
+        listens(
+            &[("tcp-raw", 80), ("http", 81)],
+            portal,
+            Some("tcp to portal.citizen:80"),
+        );
+        listens(
+            &[("tcp-raw", 80), ("http", 81)],
+            &format!("{portal}:81"),
+            Some("portal.citizen:81/*"),
+        );
         listens(&[("", 8080)], "other.citizen.svc.cluster.local", None);
     }
 
@@ -414,7 +452,7 @@ mod tests {
 
     #[test]
     fn a_ports_protocol_is_its_app_protocol_or_told_by_its_name() {
-        use model::AppProtocol::{Grpc, Http1, Http2};
+        use model::AppProtocol::{Grpc, Http1, Http2, Tcp};
         speaks(None, None, Http1);
         speaks(Some("web"), None, Http1);
         speaks(Some("http"), None, Http1);
@@ -423,6 +461,11 @@ mod tests {
         speaks(Some("grpc"), None, Grpc);
         speaks(Some("grpc-api"), None, Grpc);
         speaks(Some("grpcx"), None, Http1);
+        for name in ["tcp", "tcp-raw", "postgres", "redis-cache", "mysql"] {
+            speaks(Some(name), None, Tcp);
+        }
+        speaks(Some("postgres"), Some(service::AppProtocol::Http1), Http1);
+        speaks(Some("web"), Some(service::AppProtocol::Tcp), Tcp);
         speaks(Some("grpc"), Some(service::AppProtocol::Http1), Http1);
         speaks(None, Some(service::AppProtocol::Http2), Http2);
         speaks(None, Some(service::AppProtocol::Grpc), Grpc);

@@ -154,19 +154,14 @@ fn ports_by_readiness(
 }
 
 /// The app port that a service port names: by number, or, as a workload's ports have no names of their own, by what it
-/// speaks (`http`, `h2c` or `http2`, `grpc`) where exactly one port speaks that.
+/// speaks (`http`, `h2c` or `http2`, `grpc`, `tcp`, `postgres` …) where exactly one port speaks that.
 fn behind<'a>(port: &ServicePort, ports: &'a [WorkloadPort]) -> Option<&'a WorkloadPort> {
     let by_number = |number: NonZeroU16| ports.iter().find(|own| own.app_port == number);
     match &port.target_port {
         None => by_number(port.port),
         Some(TargetPort::Number(number)) => by_number(*number),
         Some(TargetPort::Name(name)) => {
-            let speaks = match name.as_str() {
-                "http" => AppProtocol::Http1,
-                "h2c" | "http2" => AppProtocol::Http2,
-                "grpc" => AppProtocol::Grpc,
-                _ => return None,
-            };
+            let speaks = AppProtocol::by_name(name)?;
             let mut speaking = ports.iter().filter(|own| own.protocol == speaks);
             let first = speaking.next();
             if speaking.next().is_some() { None } else { first }

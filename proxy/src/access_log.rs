@@ -1,4 +1,5 @@
-//! The access log: one JSON line for each request, with OpenTelemetry's attribute names.
+//! The access log: one JSON line for each request, and for each TCP connection when it has ended, with OpenTelemetry's
+//! attribute names.
 //!
 //! A worker writes lines into a buffer of its own; one thread writes the buffers out, so that a slow disk or a blocked
 //! pipe holds up no request. Headers and the query are not logged: secrets travel there.
@@ -16,8 +17,10 @@ use http::Version;
 use serde::{Serialize, Serializer};
 
 use crate::config::AccessLog;
+use crate::error::Hop;
 use crate::metrics::Shared;
 use crate::record::{AttemptEvent, AttemptOutcome, DownstreamAddr, Purpose, RequestRecord, Sampled};
+use crate::tcp::TcpRecord;
 
 /// How long a line may wait to be written.
 const FLUSH_AFTER: Duration = Duration::from_secs(1);
@@ -123,9 +126,18 @@ pub(crate) struct LogBuffer {
 impl LogBuffer {
     /// Adds a request's line. Waits for nothing but the writer's taking the buffer away, which is a swap of pointers.
     pub(crate) fn write(&self, record: &RequestRecord) {
+        self.add(&Line::of(record));
+    }
+
+    /// Adds the line of a TCP connection, which has ended.
+    pub(crate) fn write_tcp(&self, record: &TcpRecord) {
+        self.add(&TcpLine::of(record));
+    }
+
+    fn add(&self, line: &impl Serialize) {
         let mut lines = locked(&self.lines);
         let before = lines.len();
-        if before >= BUFFER_BYTES_MAX || serde_json::to_writer(&mut *lines, &Line::of(record)).is_err() {
+        if before >= BUFFER_BYTES_MAX || serde_json::to_writer(&mut *lines, line).is_err() {
             lines.truncate(before);
             self.metrics.access_log_dropped(1);
             return;
@@ -352,6 +364,86 @@ impl<'a> Line<'a> {
             trace_sampled: record.trace.sampled == Sampled::Yes,
             context_id: record.context_id.map(|id| Hex(id.to_be_bytes())),
             health_check: record.purpose == Purpose::HealthCheck,
+        }
+    }
+}
+
+/// The line of a TCP connection; what it has in common with a request's has the same name.
+#[derive(Serialize)]
+struct TcpLine<'a> {
+    timestamp: Timestamp,
+    #[serde(rename = "weir.direction")]
+    direction: &'static str,
+    #[serde(rename = "network.transport")]
+    transport: &'static str,
+    #[serde(rename = "weir.flag")]
+    flag: &'static str,
+    #[serde(rename = "error.message", skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
+    #[serde(rename = "weir.fault", skip_serializing_if = "Option::is_none")]
+    fault: Option<&'static str>,
+    #[serde(rename = "weir.hop", skip_serializing_if = "Option::is_none")]
+    hop: Option<Text<Hop>>,
+    #[serde(rename = "weir.hint", skip_serializing_if = "Option::is_none")]
+    hint: Option<&'static str>,
+    #[serde(rename = "weir.duration_ms")]
+    duration: Millis,
+    #[serde(rename = "weir.upstream.connected_ms", skip_serializing_if = "Option::is_none")]
+    connected: Option<Millis>,
+    #[serde(rename = "weir.from_downstream_bytes")]
+    from_downstream: u64,
+    #[serde(rename = "weir.to_downstream_bytes")]
+    to_downstream: u64,
+    #[serde(rename = "weir.service")]
+    service: &'a str,
+    #[serde(rename = "weir.cluster", skip_serializing_if = "Option::is_none")]
+    cluster: Option<&'a str>,
+    #[serde(rename = "weir.endpoint", skip_serializing_if = "Option::is_none")]
+    endpoint: Option<Text<std::net::SocketAddr>>,
+    #[serde(rename = "weir.peer.workload", skip_serializing_if = "Option::is_none")]
+    peer_workload: Option<Text<&'a weir_policy::names::WorkloadName>>,
+    #[serde(rename = "weir.peer.identity", skip_serializing_if = "Option::is_none")]
+    peer_identity: Option<Text<&'a weir_policy::spiffe::SpiffeId>>,
+    #[serde(rename = "client.address", skip_serializing_if = "Option::is_none")]
+    client_address: Option<Text<std::net::IpAddr>>,
+    #[serde(rename = "client.port", skip_serializing_if = "Option::is_none")]
+    client_port: Option<u16>,
+    #[serde(
+        rename = "weir.attempts",
+        skip_serializing_if = "<[_]>::is_empty",
+        serialize_with = "attempts"
+    )]
+    attempts: &'a [AttemptEvent],
+}
+
+impl<'a> TcpLine<'a> {
+    fn of(record: &'a TcpRecord) -> TcpLine<'a> {
+        let (client_address, client_port) = match record.downstream {
+            DownstreamAddr::Tcp(address) => (Some(Text(address.ip())), Some(address.port())),
+            DownstreamAddr::Unix => (None, None),
+        };
+        let blame = record.blame.as_ref();
+        TcpLine {
+            timestamp: Timestamp(record.started),
+            direction: record.direction.as_str(),
+            transport: "tcp",
+            flag: record.flag.as_str(),
+            error: record.error.as_deref(),
+            fault: blame.map(|blame| blame.fault.as_str()),
+            hop: blame.map(|blame| Text(blame.hop)),
+            hint: blame.map(|blame| blame.hint),
+            duration: Millis(record.duration),
+            connected: record.connected.map(Millis),
+            from_downstream: record.from_downstream,
+            to_downstream: record.to_downstream,
+            service: &record.service,
+            cluster: record.cluster.as_deref(),
+            endpoint: record.endpoint.map(Text),
+            peer_workload: record.peer_workload.as_deref().map(Text),
+            peer_identity: record.peer_identity.as_deref().map(Text),
+            client_address,
+            client_port,
+            attempts: &record.attempts,
         }
     }
 }

@@ -55,8 +55,9 @@ pub struct Args {
     )]
     pub xds: String,
 
-    /// A port of the app, what it speaks (http, http2, grpc) and the port where others reach it; ",edge" marks a port
-    /// where requests enter the mesh. Repeatable, or several with ';' between: 8080=http@15006,edge;9090=grpc@15007
+    /// A port of the app, what it speaks (http, http2, grpc, tcp) and the port where others reach it; ",edge" marks a
+    /// port where requests enter the mesh. Repeatable, or several with ';' between:
+    /// 8080=http@15006,edge;9090=grpc@15007
     #[arg(
         long,
         value_name = "APP_PORT=PROTOCOL@PORT[,edge]",
@@ -216,8 +217,15 @@ pub struct Args {
     )]
     pub mode: String,
 
-    /// An outbound TCP port for one service; not there yet.
-    #[arg(long, hide = true, env = "WEIR_LISTEN")]
+    /// A port where the app reaches one service that carries TCP, and which: 127.0.0.1:5432=postgres.data:5432.
+    /// Repeatable, or several with ';' between
+    #[arg(
+        long,
+        value_name = "ADDR=SERVICE:PORT",
+        value_delimiter = ';',
+        env = "WEIR_LISTEN",
+        hide_env_values = true
+    )]
     pub listen: Vec<String>,
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use http::Uri;
 use serde_json::{Value, json};
 use weir_policy::model::{AppProtocol, Locality};
-use weir_policy::names::{Label, WorkloadName};
+use weir_policy::names::{Label, ListenerName, WorkloadName};
 
 use crate::cli::Args;
 use crate::xds::{ControlPlane, ControlPlaneError};
@@ -37,6 +37,8 @@ pub struct ProxyConfig {
     pub xds: Xds,
     /// The app's ports, each with the listener where others reach it; neither port occurs twice.
     pub apps: Vec<AppPort>,
+    /// The ports where the app reaches services that carry TCP.
+    pub listens: Vec<TcpListen>,
     /// The workload's labels.
     pub labels: BTreeMap<String, String>,
     /// Where it runs.
@@ -117,6 +119,7 @@ impl ProxyConfig {
             edge_tls: None,
             xds: Xds::Strict,
             apps,
+            listens: Vec::new(),
             labels: BTreeMap::new(),
             locality: Locality::default(),
             outbound: OutboundAddr::Tcp(loopback),
@@ -198,6 +201,12 @@ impl ProxyConfig {
         let advertise = args
             .advertise
             .and_then(|text| problems.read("--advertise", &text, advertised));
+        let listen = |text: &str| tcp_listen(text, namespace.as_ref());
+        let listens: Vec<TcpListen> = args
+            .listen
+            .iter()
+            .filter_map(|text| problems.read("--listen", text, listen))
+            .collect();
         problems.refuse_app_ports_given_twice(&apps);
         problems.check_joining(
             control_plane.as_ref(),
@@ -219,6 +228,7 @@ impl ProxyConfig {
                 edge_tls,
                 xds: xds?,
                 apps,
+                listens,
                 labels: labels.unwrap_or_default(),
                 locality: locality.unwrap_or_default(),
                 outbound: outbound?,
@@ -270,6 +280,9 @@ impl ProxyConfig {
                 Xds::Lenient => "lenient",
             },
             "apps": apps.collect::<Vec<Value>>(),
+            "listens": self.listens.iter().map(|listen| {
+                json!({"address": listen.address, "service": listen.service.to_string()})
+            }).collect::<Vec<Value>>(),
             "labels": self.labels,
             "locality": {
                 "region": self.locality.region,
@@ -341,6 +354,15 @@ pub struct AppPort {
     pub inbound: SocketAddr,
     /// Whether requests enter the mesh here.
     pub edge: Edge,
+}
+
+/// A port where the app reaches one service that carries TCP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TcpListen {
+    /// Where the app connects.
+    pub address: SocketAddr,
+    /// Which service that leads to.
+    pub service: ListenerName,
 }
 
 /// Whether requests enter the mesh at a port.
@@ -458,9 +480,6 @@ impl Problems {
             ),
             other => self.add("--mode", other, Wrong::Not("explicit")),
         }
-        for listen in &args.listen {
-            self.add("--listen", listen, Wrong::NotYet("only HTTP and gRPC are carried"));
-        }
     }
 
     /// What belongs to a control plane that is reached by TLS is there, and nowhere else.
@@ -545,6 +564,7 @@ impl Problems {
         listeners.push(("--metrics", config.metrics));
         listeners.push(("--health", config.health));
         listeners.extend(config.apps.iter().map(|app| ("--app", app.inbound)));
+        listeners.extend(config.listens.iter().map(|listen| ("--listen", listen.address)));
         for (flag, address) in listeners {
             if let Some((holder, _)) = taken.iter().find(|(_, other)| collide(*other, address)) {
                 self.add(flag, &address.to_string(), Wrong::Taken(holder.clone()));
@@ -613,10 +633,10 @@ fn app_port(text: &str, inbound_address: IpAddr) -> Result<AppPort, Wrong> {
         "http" => AppProtocol::Http1,
         "http2" => AppProtocol::Http2,
         "grpc" => AppProtocol::Grpc,
-        "tcp" => return Err(Wrong::NotYet("the protocol is http, http2 or grpc")),
+        "tcp" => AppProtocol::Tcp,
         _ => {
             return Err(Wrong::Not(
-                "APP_PORT=PROTOCOL@PORT with the protocol http, http2 or grpc",
+                "APP_PORT=PROTOCOL@PORT with the protocol http, http2, grpc or tcp",
             ));
         }
     };
@@ -626,6 +646,19 @@ fn app_port(text: &str, inbound_address: IpAddr) -> Result<AppPort, Wrong> {
         protocol,
         inbound: SocketAddr::new(inbound_address, inbound),
         edge,
+    })
+}
+
+/// `own`: where a name without a namespace is looked up; `None`: what is wrong with it has been said.
+fn tcp_listen(text: &str, own: Option<&Label>) -> Result<TcpListen, Wrong> {
+    const FORM: Wrong =
+        Wrong::Not("of the form IP:PORT=SERVICE[.NAMESPACE]:PORT, as 127.0.0.1:5432=postgres.data:5432");
+    const ANY: &str = "default";
+    let (at, service) = text.split_once('=').ok_or(FORM)?;
+    let own = own.cloned().or_else(|| ANY.parse().ok()).ok_or(FORM)?;
+    Ok(TcpListen {
+        address: address(at).map_err(|_| FORM)?,
+        service: ListenerName::from_authority(service, &own).map_err(|error| Wrong::Name(error.problem))?,
     })
 }
 
@@ -848,16 +881,40 @@ mod tests {
         );
         bad("--mode x", &[r#"--mode "x": must be explicit"#]);
         bad(
-            "--app 5432=tcp@15006",
-            &[r#"--app "5432=tcp@15006": is not there yet; the protocol is http, http2 or grpc"#],
-        );
-        bad(
-            "--listen 127.0.0.1:5432=postgres.data:5432",
-            &[r#"--listen "127.0.0.1:5432=postgres.data:5432": is not there yet; only HTTP and gRPC are carried"#],
-        );
-        bad(
             "--otlp https://c:4317",
             &[r#"--otlp "https://c:4317": is not there yet; http://HOST:PORT is"#],
+        );
+    }
+
+    #[test]
+    fn a_port_for_tcp_is_for_one_service() {
+        let config = good("--listen 127.0.0.1:5432=postgres.data:5432 --listen 127.0.0.1:6379=cache");
+        let listens = config
+            .listens
+            .iter()
+            .map(|listen| (listen.address.port(), listen.service.to_string()));
+        let listens: Vec<_> = listens.collect();
+        assert_eq!(
+            listens,
+            [
+                (5432, "postgres.data.svc.cluster.local:5432".to_owned()),
+                // Where a name has no namespace, it is in the workload's own.
+                (6379, "cache.citizen.svc.cluster.local".to_owned()),
+            ]
+        );
+        assert_eq!(good("--app 5432=tcp@15008").apps[0].protocol, AppProtocol::Tcp);
+        for listen in ["5432", "5432=a:1", "127.0.0.1:x=a:1", "127.0.0.1=a:1"] {
+            let right = "of the form IP:PORT=SERVICE[.NAMESPACE]:PORT, as 127.0.0.1:5432=postgres.data:5432";
+            let expect = format!("--listen {listen:?}: must be {right}");
+            bad(&format!("--listen {listen}"), &[&expect]);
+        }
+        bad(
+            "--listen 127.0.0.1:5432=10.0.0.1:5432",
+            &[r#"--listen "127.0.0.1:5432=10.0.0.1:5432": is an address, not a name"#],
+        );
+        bad(
+            "--listen 127.0.0.1:15001=postgres.data:5432",
+            &[r#"--listen "127.0.0.1:15001": --outbound has this port"#],
         );
     }
 
@@ -970,7 +1027,7 @@ mod tests {
         }
         bad(
             "--app 1=HTTP@2",
-            &[r#"--app "1=HTTP@2": must be APP_PORT=PROTOCOL@PORT with the protocol http, http2 or grpc"#],
+            &[r#"--app "1=HTTP@2": must be APP_PORT=PROTOCOL@PORT with the protocol http, http2, grpc or tcp"#],
         );
         for (flag, held, right) in [
             ("--admin", "15000", "of the form IP:PORT"),
@@ -1045,6 +1102,7 @@ mod tests {
                 let _ = endpoint(text);
                 let _ = app_port(text, IpAddr::V4(Ipv4Addr::LOCALHOST));
                 let _ = outbound(text);
+                let _ = tcp_listen(text, None);
                 let _ = labels(text);
                 let _ = locality(text);
                 let _ = ratio(text);
@@ -1053,13 +1111,13 @@ mod tests {
         }
 
         #[test]
-        fn an_app_port_reads_back(app in 1..=u16::MAX, inbound: u16, edge: bool, protocol in 0..3_usize) {
+        fn an_app_port_reads_back(app in 1..=u16::MAX, inbound: u16, edge: bool, protocol in 0..4_usize) {
             let suffix = if edge { ",edge" } else { "" };
-            let text = format!("{app}={}@{inbound}{suffix}", ["http", "http2", "grpc"][protocol]);
+            let text = format!("{app}={}@{inbound}{suffix}", ["http", "http2", "grpc", "tcp"][protocol]);
             let read = app_port(&text, IpAddr::V4(Ipv4Addr::LOCALHOST));
             prop_assert_eq!(read, Ok(AppPort {
                 app_port: NonZeroU16::new(app).expect("not 0"),
-                protocol: [AppProtocol::Http1, AppProtocol::Http2, AppProtocol::Grpc][protocol],
+                protocol: [AppProtocol::Http1, AppProtocol::Http2, AppProtocol::Grpc, AppProtocol::Tcp][protocol],
                 inbound: SocketAddr::from((Ipv4Addr::LOCALHOST, inbound)),
                 edge: if edge { Edge::Yes } else { Edge::No },
             }));
@@ -1076,6 +1134,6 @@ mod tests {
             json!({"appPort": 8080, "protocol": "http", "inbound": "0.0.0.0:15006", "edge": true})
         );
         assert_eq!(dump["drainTimeoutMs"], 30_000);
-        assert_eq!(dump.as_object().map(serde_json::Map::len), Some(21));
+        assert_eq!(dump.as_object().map(serde_json::Map::len), Some(22));
     }
 }

@@ -30,6 +30,18 @@ pub(crate) enum ProxyError {
     /// The request asks for what this proxy does not do.
     #[error("{0} is not carried by this proxy")]
     NotCarried(&'static str),
+    /// An HTTP request for what carries TCP.
+    #[error("{name} carries TCP, and this is a request of HTTP")]
+    CarriesTcp {
+        /// The service or cluster.
+        name: String,
+    },
+    /// A connection of TCP for what carries requests.
+    #[error("{name} carries HTTP, and this port is for TCP")]
+    CarriesHttp {
+        /// The service.
+        name: String,
+    },
     /// The name asked for is no service of the mesh.
     #[error("{authority:?} is no service of the mesh: {why}")]
     UnknownDestination {
@@ -72,6 +84,14 @@ pub(crate) enum ProxyError {
     /// The backend drawn does not exist.
     #[error("route {route} names backend {cluster}, which does not exist")]
     MissingBackend {
+        /// The route.
+        route: String,
+        /// The cluster it names.
+        cluster: ClusterName,
+    },
+    /// The backend drawn carries TCP.
+    #[error("route {route} names backend {cluster}, which carries TCP, and this is a request of HTTP")]
+    TcpBackend {
         /// The route.
         route: String,
         /// The cluster it names.
@@ -249,6 +269,8 @@ impl ProxyError {
         match self {
             ProxyError::BadRequest(_)
             | ProxyError::NotCarried(_)
+            | ProxyError::CarriesTcp { .. }
+            | ProxyError::CarriesHttp { .. }
             | ProxyError::UnknownDestination { .. }
             | ProxyError::RequestBody(_)
             | ProxyError::CleartextRefused { .. }
@@ -264,6 +286,7 @@ impl ProxyError {
             | ProxyError::NoBackend { .. }
             | ProxyError::MissingBackend { .. }
             | ProxyError::TlsClosed { .. }
+            | ProxyError::TcpBackend { .. }
             | ProxyError::RateLimited { .. }
             | ProxyError::Injected { .. }
             | ProxyError::Refused {
@@ -295,6 +318,8 @@ impl ProxyError {
         match self {
             ProxyError::BadRequest(_)
             | ProxyError::NotCarried(_)
+            | ProxyError::CarriesTcp { .. }
+            | ProxyError::CarriesHttp { .. }
             | ProxyError::UnknownDestination { .. }
             | ProxyError::RequestBody(_)
             | ProxyError::Violation(_)
@@ -310,6 +335,7 @@ impl ProxyError {
             | ProxyError::OriginNotAllowed { .. }
             | ProxyError::NoBackend { .. }
             | ProxyError::MissingBackend { .. }
+            | ProxyError::TcpBackend { .. }
             | ProxyError::RateLimited { .. }
             | ProxyError::Injected { .. } => Hop::Route,
             ProxyError::NoEndpoint { .. } | ProxyError::TlsClosed { .. } | ProxyError::Refused { .. } => Hop::Cluster,
@@ -331,7 +357,9 @@ impl ProxyError {
             ProxyError::Violation(violation) | ProxyError::RequestBody(BodyFailure::Refused(violation)) => {
                 violation.status()
             }
-            ProxyError::NotCarried(_) => StatusCode::NOT_IMPLEMENTED,
+            ProxyError::NotCarried(_) | ProxyError::CarriesTcp { .. } | ProxyError::CarriesHttp { .. } => {
+                StatusCode::NOT_IMPLEMENTED
+            }
             ProxyError::NoRoute { .. } => StatusCode::NOT_FOUND,
             // GEP-1767 allows it beside 200 and 204, and people see what happened.
             ProxyError::OriginNotAllowed { .. } | ProxyError::CleartextRefused { .. } => StatusCode::FORBIDDEN,
@@ -339,7 +367,10 @@ impl ProxyError {
             ProxyError::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             ProxyError::Injected { answer, .. } => answer.status(),
             // Gateway API, HTTPRouteRule.backendRefs: an invalid backend is answered with 500.
-            ProxyError::NoBackend { .. } | ProxyError::MissingBackend { .. } | ProxyError::TlsClosed { .. } => {
+            ProxyError::NoBackend { .. }
+            | ProxyError::MissingBackend { .. }
+            | ProxyError::TlsClosed { .. }
+            | ProxyError::TcpBackend { .. } => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
             ProxyError::UnknownDestination { .. }
@@ -371,7 +402,9 @@ impl ProxyError {
             ProxyError::BadRequest(_)
             | ProxyError::RequestBody(_)
             | ProxyError::Violation(_)
-            | ProxyError::NotCarried(_) => "http_request_error",
+            | ProxyError::NotCarried(_)
+            | ProxyError::CarriesTcp { .. }
+            | ProxyError::CarriesHttp { .. } => "http_request_error",
             ProxyError::UnknownDestination { .. } | ProxyError::NoRoute { .. } => "destination_not_found",
             ProxyError::OriginNotAllowed { .. }
             | ProxyError::CleartextRefused { .. }
@@ -387,6 +420,7 @@ impl ProxyError {
             | ProxyError::ConfigRefused(_)
             | ProxyError::NoBackend { .. }
             | ProxyError::TlsClosed { .. }
+            | ProxyError::TcpBackend { .. }
             | ProxyError::MissingBackend { .. } => "proxy_configuration_error",
             ProxyError::NoEndpoint { .. }
             | ProxyError::Refused {
@@ -416,7 +450,10 @@ impl ProxyError {
         const UNAVAILABLE: u32 = 14;
         match self {
             ProxyError::BadRequest(_) | ProxyError::RequestBody(_) | ProxyError::Violation(_) => INVALID_ARGUMENT,
-            ProxyError::NotCarried(_) | ProxyError::NoRoute { .. } => UNIMPLEMENTED,
+            ProxyError::NotCarried(_)
+            | ProxyError::CarriesTcp { .. }
+            | ProxyError::CarriesHttp { .. }
+            | ProxyError::NoRoute { .. } => UNIMPLEMENTED,
             ProxyError::OriginNotAllowed { .. } | ProxyError::CleartextRefused { .. } => PERMISSION_DENIED,
             ProxyError::Protocol { .. } => INTERNAL,
             ProxyError::Injected { answer, .. } => answer.grpc_status(),
@@ -430,6 +467,7 @@ impl ProxyError {
             ProxyError::NoBackend { .. }
             | ProxyError::MissingBackend { .. }
             | ProxyError::TlsClosed { .. }
+            | ProxyError::TcpBackend { .. }
             | ProxyError::UnknownDestination { .. }
             | ProxyError::NoConfig { .. }
             | ProxyError::ConfigRefused(_)
@@ -450,13 +488,17 @@ impl ProxyError {
     pub(crate) fn flag(&self) -> ResponseFlag {
         match self {
             ProxyError::BadRequest(_) => ResponseFlag::BadRequest,
-            ProxyError::NotCarried(_) => ResponseFlag::NotCarried,
+            ProxyError::NotCarried(_) | ProxyError::CarriesTcp { .. } | ProxyError::CarriesHttp { .. } => {
+                ResponseFlag::NotCarried
+            }
             ProxyError::UnknownDestination { .. } => ResponseFlag::UnknownDestination,
             ProxyError::NoConfig { .. } => ResponseFlag::NoConfig,
             ProxyError::ConfigRefused(_) => ResponseFlag::ConfigRefused,
             ProxyError::NoRoute { .. } => ResponseFlag::NoRoute,
             ProxyError::OriginNotAllowed { .. } => ResponseFlag::OriginNotAllowed,
-            ProxyError::NoBackend { .. } | ProxyError::MissingBackend { .. } => ResponseFlag::NoBackend,
+            ProxyError::NoBackend { .. } | ProxyError::MissingBackend { .. } | ProxyError::TcpBackend { .. } => {
+                ResponseFlag::NoBackend
+            }
             ProxyError::RateLimited { .. } => ResponseFlag::RateLimited,
             ProxyError::Injected { .. } => ResponseFlag::Fault,
             ProxyError::NoEndpoint { .. } => ResponseFlag::NoEndpoint,
@@ -494,7 +536,7 @@ impl ProxyError {
                 Some(Duration::from_secs(1))
             }
             ProxyError::BadRequest(_)
-            | ProxyError::NotCarried(_)
+            | ProxyError::NotCarried(_) | ProxyError::CarriesTcp { .. } | ProxyError::CarriesHttp { .. }
             | ProxyError::UnknownDestination { .. }
             // Only another version helps, and nobody knows when it comes.
             | ProxyError::ConfigRefused(_)
@@ -502,7 +544,7 @@ impl ProxyError {
             | ProxyError::NoRoute { .. }
             | ProxyError::OriginNotAllowed { .. }
             | ProxyError::NoBackend { .. }
-            | ProxyError::MissingBackend { .. }
+            | ProxyError::MissingBackend { .. } | ProxyError::TcpBackend { .. }
             | ProxyError::Connect { .. }
             | ProxyError::ConnectTimeout { .. }
             | ProxyError::Tls { .. }
@@ -523,6 +565,12 @@ impl ProxyError {
         match self {
             ProxyError::BadRequest(_) => "send one Host and an absolute path",
             ProxyError::NotCarried(_) => "call it without this feature",
+            ProxyError::CarriesTcp { .. } => {
+                "connect to a port of --listen that is for it; if it speaks HTTP, set appProtocol in its Service"
+            }
+            ProxyError::CarriesHttp { .. } => {
+                "send requests to --outbound; if it speaks something else, set appProtocol: tcp in its Service"
+            }
             ProxyError::UnknownDestination { .. } => {
                 "call a service as NAME, NAME.NAMESPACE or NAME.NAMESPACE.svc.cluster.local, with :PORT where it has several"
             }
@@ -534,8 +582,8 @@ impl ProxyError {
             ProxyError::OriginNotAllowed { .. } => {
                 "if it should be, name the origin in allowOrigins of the route's CORS filter"
             }
-            ProxyError::NoBackend { .. } | ProxyError::MissingBackend { .. } => {
-                "correct the route's backendRefs: the Service and its port must exist"
+            ProxyError::NoBackend { .. } | ProxyError::MissingBackend { .. } | ProxyError::TcpBackend { .. } => {
+                "correct the route's backendRefs: the Service and its port must exist, and carry HTTP"
             }
             ProxyError::RateLimited { .. } => "send fewer, or change the RoutePolicy's rateLimit",
             ProxyError::Injected { .. } => "take fault out of the RoutePolicy when it has shown what it should",

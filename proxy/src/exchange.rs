@@ -379,6 +379,22 @@ impl InFlight {
         }
     }
 
+    /// A TCP connection is open: what of that took time is known, and the rest is as long as its two ends like.
+    pub(crate) fn connected(&mut self) {
+        self.latency = Latency::Measured(self.clock.now().saturating_since(self.began));
+    }
+
+    /// The other end of a TCP connection has said something, or ended it in good order.
+    pub(crate) fn spoke(&mut self) {
+        self.saw(Seen::Good);
+    }
+
+    /// It broke off. It is the endpoint's fault if it said nothing before: a sidecar takes connections whose app
+    /// doesn't.
+    pub(crate) fn broke_off(&mut self) {
+        self.saw(Seen::NoAnswer);
+    }
+
     /// There will be none. One that the endpoint provably did not work on, because it is leaving, is no fault of it.
     pub(crate) fn failed(&mut self, outcome: AttemptOutcome) {
         self.latency = Latency::Failed;

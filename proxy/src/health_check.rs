@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::sleep_until;
 use weir_policy::health_check::{Found, Standing, Verdict};
-use weir_policy::model::{HealthCheck, Peer};
+use weir_policy::model::{AppProtocol, HealthCheck, Peer};
 use weir_policy::time::Time;
 
 use crate::clock::Clock;
@@ -23,7 +23,7 @@ use crate::mesh::Mesh;
 use crate::metrics;
 use crate::outbound;
 use crate::snapshot::{Backend, ClusterState, Snapshot};
-use crate::tls::Security;
+use crate::tls::{Carries, Security};
 
 mod agenda;
 mod mark;
@@ -180,6 +180,7 @@ struct Target {
     /// Who we are; `None`: nobody, and identities do not count.
     own: Option<Identity>,
     wire: Wire,
+    carries: Carries,
     /// The cluster's name, for logs, and as the authority of requests.
     label: Arc<str>,
 }
@@ -196,6 +197,7 @@ impl Target {
             security: &self.security,
             own: self.own.as_ref(),
             wire: self.wire,
+            carries: self.carries,
             check: self.check(),
             authority: &self.label,
         };
@@ -241,6 +243,10 @@ fn targets<'a>(snapshot: &'a Snapshot, own: Option<&'a Identity>) -> impl Iterat
                 security: endpoint.security.clone(),
                 own: own.cloned(),
                 wire: outbound::wire(cluster.config.protocol, endpoint.peer),
+                carries: match cluster.config.protocol {
+                    AppProtocol::Http1 | AppProtocol::Http2 | AppProtocol::Grpc => Carries::Http,
+                    AppProtocol::Tcp => Carries::Tcp,
+                },
                 label: Arc::clone(&cluster.label),
             };
             Some(((name.clone(), endpoint.address), target))
@@ -393,6 +399,7 @@ pub(crate) mod tests {
             security: Security::Cleartext,
             own: None,
             wire: Wire::Http1,
+            carries: Carries::Http,
             label: NAME.into(),
         };
         ((cluster_name(NAME), address), target)

@@ -36,7 +36,7 @@ use crate::worker::{Downstream, Worker};
 use http::uri::Scheme;
 
 /// How long connecting to the app may take: it is on this host, so longer means that it does not take connections.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How many checks of a port of the app are under way at once, per process, over all callers; a connection for each, at
 /// most. One that is refused is answered with 503, and counts as failed where it came from: an app that so many at once
@@ -60,10 +60,10 @@ pub(crate) struct InboundApp {
     pub(crate) protocol: AppProtocol,
     /// Whether requests enter the mesh here.
     pub(crate) edge: Edge,
-    breaker: Arc<Breaker>,
+    pub(crate) breaker: Arc<Breaker>,
     /// For checks: those that callers' requests have no place left for would say of a busy app that it does not work,
     /// and callers would leave it.
-    checks: Arc<Breaker>,
+    pub(crate) checks: Arc<Breaker>,
 }
 
 impl InboundApp {
@@ -146,8 +146,8 @@ pub(crate) async fn serve(
 }
 
 /// Lets a request in as its connection came, or not. By request and not by connection, so that a change of mode holds
-/// at once for those that are open.
-fn admit(worker: &Worker, app: &InboundApp, downstream: &Downstream) -> Result<(), ProxyError> {
+/// at once for those that are open; by connection where that carries TCP.
+pub(crate) fn admit(worker: &Worker, app: &InboundApp, downstream: &Downstream) -> Result<(), ProxyError> {
     let came = match (&downstream.peer, app.edge) {
         (Some(_), _) => return Ok(()),
         (None, Edge::Yes) => Came::FromOutside,
@@ -316,6 +316,8 @@ fn wire(protocol: AppProtocol) -> Wire {
     match protocol {
         AppProtocol::Http1 => Wire::Http1,
         AppProtocol::Http2 | AppProtocol::Grpc => Wire::Http2,
+        // Requests don't come to such a port.
+        AppProtocol::Tcp => Wire::Http1,
     }
 }
 

@@ -32,7 +32,9 @@ pub(crate) mod plan;
 pub mod process_log;
 pub mod proxy;
 pub(crate) mod record;
+pub(crate) mod relay;
 pub(crate) mod snapshot;
+pub(crate) mod tcp;
 pub(crate) mod telemetry;
 pub(crate) mod telemetry_policy;
 #[cfg(test)]

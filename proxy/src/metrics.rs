@@ -20,6 +20,7 @@ use weir_policy::spread::Distance;
 
 use crate::http::h1::violation::Violation;
 use crate::record::{AttemptOutcome, Direction, RequestRecord, ResponseFlag};
+use crate::relay::Way;
 use crate::tls::{Session, TlsFailure};
 
 /// The media type of [`Metrics::page`].
@@ -150,6 +151,7 @@ impl Metrics {
             connections: Default::default(),
             unknown_destination: AtomicU64::new(0),
             health_checks_answered: Default::default(),
+            tcp: Mutex::default(),
         });
         locked(&self.workers).push(Arc::clone(&worker));
         worker
@@ -235,9 +237,59 @@ pub(crate) struct WorkerMetrics {
     connections: [[AtomicI64; SIDES.len()]; DIRECTIONS.len()],
     unknown_destination: AtomicU64,
     health_checks_answered: [AtomicU64; FOUND.len()],
+    tcp: Mutex<BTreeMap<TcpLabels, Arc<TcpTrack>>>,
+}
+
+/// Which way TCP connections go, and for which service: `--listen` and `--app` say how many there can be.
+type TcpLabels = (Direction, Arc<str>);
+
+/// The counters for the TCP connections of one service, of one worker.
+#[derive(Debug, Default)]
+pub(crate) struct TcpTrack {
+    opened: AtomicU64,
+    ended: [AtomicU64; ResponseFlag::ALL.len()],
+    bytes: [AtomicU64; WAYS.len()],
+}
+
+impl TcpTrack {
+    /// Counts one that was accepted.
+    pub(crate) fn opened(&self) {
+        self.opened.fetch_add(1, Relaxed);
+    }
+
+    /// Counts its end.
+    pub(crate) fn ended(&self, flag: ResponseFlag) {
+        if let Some(counter) = self.ended.get(flag as usize) {
+            counter.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Counts what was passed on.
+    pub(crate) fn passed(&self, way: Way, bytes: u64) {
+        let [from_downstream, to_downstream] = &self.bytes;
+        let counter = match way {
+            Way::FromDownstream => from_downstream,
+            Way::ToDownstream => to_downstream,
+        };
+        counter.fetch_add(bytes, Relaxed);
+    }
+}
+
+/// The same over all workers.
+#[derive(Debug, Default)]
+struct TcpSums {
+    opened: u64,
+    ended: [u64; ResponseFlag::ALL.len()],
+    bytes: [u64; WAYS.len()],
 }
 
 impl WorkerMetrics {
+    /// The counters for TCP connections of a service.
+    pub(crate) fn tcp(&self, direction: Direction, service: &Arc<str>) -> Arc<TcpTrack> {
+        let mut tracks = locked(&self.tcp);
+        Arc::clone(tracks.entry((direction, Arc::clone(service))).or_default())
+    }
+
     /// The counters for requests with these labels; kept by the caller, since finding them hashes text. Once
     /// [`TRACKS_MAX`] combinations are counted, what is new is counted together, as `overflow`.
     pub(crate) fn track(&self, labels: &TrackLabels) -> Arc<Track> {
@@ -421,6 +473,17 @@ impl WorkerMetrics {
         let sums = gathered.connections.iter_mut().flatten();
         for (sum, gauge) in sums.zip(self.connections.iter().flatten()) {
             *sum += gauge.load(Relaxed);
+        }
+        for (labels, track) in locked(&self.tcp).iter() {
+            let sums = gathered.tcp.entry(labels.clone()).or_default();
+            // Ends first, so that what ends between two reads is never an end without a begin.
+            for (sum, counter) in sums.ended.iter_mut().zip(&track.ended) {
+                *sum += counter.load(Relaxed);
+            }
+            for (sum, counter) in sums.bytes.iter_mut().zip(&track.bytes) {
+                *sum += counter.load(Relaxed);
+            }
+            sums.opened += track.opened.load(Relaxed);
         }
         gathered.unknown_destination += self.unknown_destination.load(Relaxed);
         for (sum, counter) in gathered
@@ -635,6 +698,7 @@ struct Gathered {
     delays_left_out: u64,
     violations: [u64; Violation::ALL.len()],
     connections: [[i64; SIDES.len()]; DIRECTIONS.len()],
+    tcp: BTreeMap<TcpLabels, TcpSums>,
     unknown_destination: u64,
     access_log_dropped: u64,
     spans_dropped: u64,
@@ -789,6 +853,7 @@ impl Gathered {
                 metric.encode_family(&labels)?.encode_gauge(count)?;
             }
         }
+        self.encode_tcp(encoder)?;
         let help = "Checks by other proxies that came to the app";
         let mut metric = encoder.encode_descriptor("weir_health_checks_answered", help, None, MetricType::Counter)?;
         for (result, count) in FOUND.into_iter().zip(&self.health_checks_answered) {
@@ -837,6 +902,46 @@ impl Gathered {
         }
         let mut metric = encoder.encode_descriptor("weir_build", "The proxy's build", None, MetricType::Info)?;
         metric.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])
+    }
+
+    fn encode_tcp(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let pairs = |labels: &(Direction, Arc<str>)| (("direction", labels.0.as_str()), labels.1.to_string());
+        let help = "TCP connections accepted";
+        let mut metric = encoder.encode_descriptor("weir_tcp_opened", help, None, MetricType::Counter)?;
+        for (labels, sums) in &self.tcp {
+            let (direction, service) = pairs(labels);
+            counter(&mut metric, &[direction, ("service", service.as_str())], sums.opened)?;
+        }
+        let help = "TCP connections that have ended, by why; none: both sides ended what they sent";
+        let mut metric = encoder.encode_descriptor("weir_tcp_ended", help, None, MetricType::Counter)?;
+        for (labels, sums) in &self.tcp {
+            let (direction, service) = pairs(labels);
+            for (flag, count) in ResponseFlag::ALL.into_iter().zip(sums.ended) {
+                if count > 0 {
+                    let all = [direction, ("service", service.as_str()), ("flag", flag.as_str())];
+                    counter(&mut metric, &all, count)?;
+                }
+            }
+        }
+        let help = "TCP connections that are open";
+        let mut metric = encoder.encode_descriptor("weir_tcp_open", help, None, MetricType::Gauge)?;
+        for (labels, sums) in &self.tcp {
+            let (direction, service) = pairs(labels);
+            let open = sums.opened.saturating_sub(sums.ended.iter().sum());
+            let all = [direction, ("service", service.as_str())];
+            metric.encode_family(&all)?.encode_gauge(&open)?;
+        }
+        let help = "Bytes that TCP connections have passed on";
+        let unit = Unit::Bytes;
+        let mut metric = encoder.encode_descriptor("weir_tcp_passed", help, Some(&unit), MetricType::Counter)?;
+        for (labels, sums) in &self.tcp {
+            let (direction, service) = pairs(labels);
+            for (way, bytes) in WAYS.into_iter().zip(sums.bytes) {
+                let all = [direction, ("service", service.as_str()), ("way", way)];
+                counter(&mut metric, &all, bytes)?;
+            }
+        }
+        Ok(())
     }
 
     fn encode_observed(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
@@ -997,6 +1102,7 @@ const GRPC_UNKNOWN: u8 = 2;
 const DIRECTIONS: [&str; 2] = ["inbound", "outbound"];
 const SIDES: [&str; 2] = ["downstream", "upstream"];
 const RETRIED: [&str; 4] = ["unprocessed", "safe_resend", "policy", "budget_spent"];
+const WAYS: [&str; 2] = ["from_downstream", "to_downstream"];
 const REFUSED: [&str; 4] = ["connections", "pending", "requests", "breaker_open"];
 const FAULTS: [&str; 2] = ["delay", "abort"];
 const CLEARTEXT: [&str; 2] = ["admitted", "refused"];
@@ -1096,6 +1202,11 @@ mod tests {
         worker.aborted_on_purpose();
         worker.unknown_destination();
         worker.health_check_answered(Found::Failed);
+        let tcp = worker.tcp(Direction::Outbound, &Arc::from("postgres.data:5432"));
+        tcp.opened();
+        tcp.opened();
+        tcp.passed(Way::ToDownstream, 4096);
+        tcp.ended(ResponseFlag::UpstreamReset);
         metrics.shared().spans_dropped(3);
         metrics.shared().health_check_late();
         let _open = worker.connection(Direction::Inbound, Side::Downstream);

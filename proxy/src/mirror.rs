@@ -10,6 +10,7 @@ use http_body_util::BodyExt;
 use tokio::time::timeout_at;
 use weir_policy::breaker::{Outcome, RequestPermit};
 use weir_policy::deadline::Deadline;
+use weir_policy::model::AppProtocol;
 use weir_policy::split;
 
 use crate::attempt;
@@ -66,6 +67,9 @@ struct Copy {
 /// `None`: the mirror is no cluster that takes requests now.
 fn copy(worker: &Worker, mirror: &Backend, head: &Head, call: &Call, body: &Replay, until: Deadline) -> Option<Copy> {
     let Backend::Cluster(cluster) = mirror else { return None };
+    if cluster.config.protocol == AppProtocol::Tcp {
+        return None;
+    }
     let now = worker.clock.now();
     let permit = cluster.state.breaker.admit(now).ok()?;
     let endpoint = plan::choose(cluster, None, now, || worker.random())?;

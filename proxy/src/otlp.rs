@@ -285,6 +285,7 @@ fn is_failure(flag: ResponseFlag) -> bool {
         | ResponseFlag::CleartextRefused
         | ResponseFlag::OriginNotAllowed => false,
         ResponseFlag::NoConfig
+        | ResponseFlag::IdleTimeout
         | ResponseFlag::ConfigRefused
         | ResponseFlag::NoBackend
         | ResponseFlag::RateLimited

@@ -118,6 +118,10 @@ async fn carry(
 ) -> Result<Carried, ProxyError> {
     let service = identify(worker, exchange, call.deadline, head).await?;
     exchange.note(|record| record.service = Arc::clone(&service.label));
+    if service.tcp.is_some() {
+        let name = service.name.to_string();
+        return Err(ProxyError::CarriesTcp { name });
+    }
     let Planned { cors, plan } = plan::plan(head, &service, worker.random());
     exchange.will_say(cors);
     let plan = plan?;
@@ -478,7 +482,8 @@ pub(crate) struct AttemptAt<'a> {
 pub(crate) fn wire(protocol: AppProtocol, peer: Peer) -> Wire {
     match (peer, protocol) {
         (Peer::WeirProxy, _) | (Peer::Plain, AppProtocol::Http2 | AppProtocol::Grpc) => Wire::Http2,
-        (Peer::Plain, AppProtocol::Http1) => Wire::Http1,
+        // No request is sent to what carries TCP: a plan for one has no such cluster.
+        (Peer::Plain, AppProtocol::Http1 | AppProtocol::Tcp) => Wire::Http1,
     }
 }
 

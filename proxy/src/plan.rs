@@ -10,7 +10,8 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use weir_policy::cors::{self, AnswerFields, Next};
 use weir_policy::deadline::Deadline;
 use weir_policy::model::{
-    self, Action, BackendFilters, Balancing, DirectResponse, HeaderChanges, PathMatch, Redirect, Route, Scheme,
+    self, Action, AppProtocol, BackendFilters, Balancing, DirectResponse, HeaderChanges, PathMatch, Redirect, Route,
+    Scheme,
 };
 use weir_policy::retry::MethodNamed;
 use weir_policy::route::{self, RequestFacts};
@@ -249,6 +250,10 @@ fn forward_plan<'a>(
 /// When there is none, or it is no cluster to send to.
 pub(crate) fn drawn_cluster<'a>(route: &Route, drawn: Option<&'a Backend>) -> Result<&'a Arc<Cluster>, ProxyError> {
     match drawn {
+        Some(Backend::Cluster(cluster)) if cluster.config.protocol == AppProtocol::Tcp => Err(ProxyError::TcpBackend {
+            route: route.name.clone(),
+            cluster: cluster.config.name.clone(),
+        }),
         Some(Backend::Cluster(cluster)) => Ok(cluster),
         Some(Backend::Missing(cluster)) => Err(ProxyError::MissingBackend {
             route: route.name.clone(),

@@ -35,6 +35,7 @@ use crate::metrics::{self, Observed, ObservedCluster};
 use crate::outbound;
 use crate::process_log::LogControl;
 use crate::snapshot::Backend;
+use crate::tcp::outbound::TcpService;
 use crate::telemetry::Telemetry;
 use crate::tls::EdgeTls;
 use crate::worker::{self, Accepted, AcceptedStream, ListenerKind, WorkerParts, WorkerThreads, Workers};
@@ -44,6 +45,10 @@ use crate::xds::{AsksForRoots, ControlPlane, ControlPlaneError, Link, Own, Setti
 /// How long a listener waits after the system refused to accept (no file descriptors, no memory): the cause passes when
 /// connections end, and asking again at once would only burn the CPU.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+
+/// How long byte streams have to end when a drain's time is over: to record that takes a worker no longer, even with
+/// all of them at once.
+const CUT_OFF_WAIT: Duration = Duration::from_secs(1);
 
 /// How long the end waits for the control plane to hear of it.
 const DEREGISTER_WAIT: Duration = Duration::from_secs(2);
@@ -102,6 +107,8 @@ pub struct Addresses {
     pub outbound: OutboundAddr,
     /// Others' calls, by app port, in the order of the configuration.
     pub inbound: Vec<(NonZeroU16, SocketAddr)>,
+    /// Where the app reaches services that carry TCP, in the order of the configuration.
+    pub listens: Vec<SocketAddr>,
     /// Admin.
     pub admin: SocketAddr,
     /// Metrics.
@@ -172,6 +179,7 @@ impl Proxy {
                 (None, _) | (_, None) => AsksForRoots::No,
             },
             own,
+            pinned: config.listens.iter().map(|listen| listen.service.clone()).collect(),
             ..Settings::default()
         };
         let link = Link::new(control_plane.clone(), identity.clone(), node, settings, feed, kept);
@@ -270,6 +278,7 @@ impl Proxy {
         let Listeners {
             outbound,
             inbound,
+            listens,
             admin: admin_listener,
             metrics: metrics_listener,
             health: health_listener,
@@ -293,6 +302,10 @@ impl Proxy {
         ));
         for (listener, app) in inbound.into_iter().zip(&config.apps) {
             let to = ListenerKind::Inbound(Arc::new(InboundApp::new(app.app_port, app.protocol, app.edge)));
+            tasks.spawn(accept_tcp(listener, to, workers.clone(), drain.clone()));
+        }
+        for (listener, listen) in listens.into_iter().zip(&config.listens) {
+            let to = ListenerKind::Tcp(Arc::new(TcpService::new(listen.service.clone())));
             tasks.spawn(accept_tcp(listener, to, workers.clone(), drain.clone()));
         }
         let socket = match outbound {
@@ -355,7 +368,12 @@ impl Proxy {
         self.drain.begin();
         let drained = match timeout(self.drain_timeout, self.drain.ended()).await {
             Ok(()) => Drained::Whole,
-            Err(_) => Drained::CutOff,
+            Err(_) => {
+                // Byte streams end now, and tell of it.
+                self.drain.over();
+                let _ = timeout(CUT_OFF_WAIT, self.drain.ended()).await;
+                Drained::CutOff
+            }
         };
         if let Some(registration) = &self.registration {
             registration.deregister(DEREGISTER_WAIT).await;
@@ -393,6 +411,7 @@ fn config_dump(
             "addresses": {
                 "outbound": addresses.outbound.to_string(),
                 "inbound": addresses.inbound.iter().map(|(_, inbound)| inbound).collect::<Vec<_>>(),
+                "listens": addresses.listens,
                 "admin": addresses.admin,
                 "metrics": addresses.metrics,
                 "health": addresses.health,
@@ -437,6 +456,8 @@ struct Listeners {
     outbound: Outbound,
     /// In the order of the configuration's app ports.
     inbound: Vec<TcpListener>,
+    /// In the order of the configuration.
+    listens: Vec<TcpListener>,
     admin: TcpListener,
     metrics: TcpListener,
     health: TcpListener,
@@ -476,6 +497,13 @@ impl Listeners {
             inbound.push(listener);
             inbound_addresses.push((app.app_port, bound));
         }
+        let mut listens = Vec::with_capacity(config.listens.len());
+        let mut listen_addresses = Vec::with_capacity(config.listens.len());
+        for listen in &config.listens {
+            let (listener, bound) = bind("--listen", listen.address)?;
+            listens.push(listener);
+            listen_addresses.push(bound);
+        }
         let (admin, admin_address) = bind("--admin", config.admin)?;
         let (metrics, metrics_address) = bind("--metrics", config.metrics)?;
         let (health, health_address) = bind("--health", config.health)?;
@@ -483,12 +511,14 @@ impl Listeners {
             addresses: Addresses {
                 outbound: outbound_address,
                 inbound: inbound_addresses,
+                listens: listen_addresses,
                 admin: admin_address,
                 metrics: metrics_address,
                 health: health_address,
             },
             outbound,
             inbound,
+            listens,
             admin,
             metrics,
             health,

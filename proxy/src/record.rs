@@ -16,6 +16,7 @@ use crate::access_log::LogBuffer;
 use crate::exchange::is_failure;
 use crate::metrics::{Track, TrackLabels, TrackPlace, WorkerMetrics};
 use crate::otlp::SpanSink;
+use crate::tcp::TcpRecord;
 use crate::telemetry_policy::Told;
 
 /// Which way a request goes.
@@ -252,6 +253,8 @@ pub(crate) enum ResponseFlag {
     AttemptTimeout,
     /// The time for the whole request ran out.
     RequestTimeout,
+    /// No byte came for as long as is allowed.
+    IdleTimeout,
     /// The proxy is stopping.
     Draining,
     /// A fault of the proxy's own.
@@ -286,6 +289,7 @@ impl ResponseFlag {
         ResponseFlag::UpstreamProtocol,
         ResponseFlag::AttemptTimeout,
         ResponseFlag::RequestTimeout,
+        ResponseFlag::IdleTimeout,
         ResponseFlag::Draining,
         ResponseFlag::Internal,
     ];
@@ -318,6 +322,7 @@ impl ResponseFlag {
             ResponseFlag::UpstreamProtocol => "upstream_protocol",
             ResponseFlag::AttemptTimeout => "attempt_timeout",
             ResponseFlag::RequestTimeout => "request_timeout",
+            ResponseFlag::IdleTimeout => "idle_timeout",
             ResponseFlag::Draining => "draining",
             ResponseFlag::Internal => "internal",
         }
@@ -430,6 +435,15 @@ impl Recorder {
         match (&self.spans, record.told.span) {
             (Some(spans), Sampled::Yes) => spans.offer(record),
             (Some(_), Sampled::No) | (None, _) => {}
+        }
+    }
+
+    /// Logs a TCP connection that has ended, as far as that is on and the policy tells of it.
+    pub(crate) fn record_tcp(&self, record: &TcpRecord) {
+        if let Some(log) = &self.log
+            && record.log.takes(record.ended())
+        {
+            log.write_tcp(record);
         }
     }
 

@@ -98,6 +98,8 @@ pub(crate) struct Service {
     /// Which route a request takes.
     pub(crate) table: Arc<RouteTable>,
     routes: Vec<ServiceRoute>,
+    /// Where each connection goes, if it carries TCP; then there are no routes. `None`: it carries requests.
+    pub(crate) tcp: Option<Backend>,
     last_used: Arc<LastUsed>,
 }
 
@@ -181,6 +183,14 @@ pub(crate) enum Backend {
 }
 
 impl Backend {
+    /// Which cluster it is.
+    pub(crate) fn name(&self) -> &ClusterName {
+        match self {
+            Backend::Cluster(cluster) => &cluster.config.name,
+            Backend::Missing(name) | Backend::Unanswered(name) | Backend::Refused(name, _) => name,
+        }
+    }
+
     /// Whether both are the very same state of the same cluster.
     fn same(&self, other: &Backend) -> bool {
         match (self, other) {
@@ -528,8 +538,10 @@ impl LastUsed {
 pub(crate) struct CompiledRoutes {
     /// The matcher.
     pub(crate) table: Arc<RouteTable>,
-    /// Every cluster that a route names.
+    /// Every cluster that a route names, or [`CompiledRoutes::tcp`].
     pub(crate) clusters: BTreeSet<ClusterName>,
+    /// Where connections go, if it is TCP that is carried and no requests.
+    tcp: Option<ClusterName>,
     /// The routes' names, in the order of their ids.
     names: Vec<Arc<str>>,
 }
@@ -552,6 +564,19 @@ impl CompiledRoutes {
             names: table.routes().map(|(_, route)| route.name.as_str().into()).collect(),
             table: Arc::new(table),
             clusters,
+            tcp: None,
+        })
+    }
+
+    /// No routes, but connections that go to this cluster.
+    ///
+    /// # Errors
+    /// Never: nothing is wrong with no routes.
+    pub(crate) fn tcp(cluster: ClusterName) -> Result<CompiledRoutes, Vec<CompileError>> {
+        Ok(CompiledRoutes {
+            clusters: BTreeSet::from([cluster.clone()]),
+            tcp: Some(cluster),
+            ..CompiledRoutes::compile(&[])?
         })
     }
 }
@@ -719,6 +744,7 @@ fn bind_service(
         routes_name: part.routes_name.clone(),
         table: Arc::clone(&part.routes.table),
         routes,
+        tcp: part.routes.tcp.as_ref().map(bind),
         last_used: Arc::clone(&part.last_used),
     })
 }

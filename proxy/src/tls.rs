@@ -32,7 +32,7 @@ use weir_policy::spiffe::SpiffeId;
 pub(crate) use edge::EdgeTls;
 
 use crate::drain::Drain;
-use crate::http::h1::{HEAD_IN_DRAIN, HEAD_TIMEOUT};
+use crate::http::h1::HEAD_IN_DRAIN;
 use crate::http::io::Io;
 use crate::http::upstream::Wire;
 use crate::identity::Identity;
@@ -44,6 +44,10 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// HTTP/2 by a weir proxy: it says nothing of the mesh's own that it was not itself told or has made. What else speaks
 /// HTTP/2 passes on what its app says. (ALPN, RFC 7301: the name is Weir's own.)
 const WEIR_H2: &[u8] = b"weir-h2";
+/// TCP between two sidecars: bytes of the app, as they are.
+const WEIR_TCP: &[u8] = b"weir-tcp";
+/// Whether the app behind a sidecar takes connections: told by the end of this one, which carries nothing else.
+const WEIR_TCP_CHECK: &[u8] = b"weir-tcp-check";
 const H2: &[u8] = b"h2";
 const HTTP11: &[u8] = b"http/1.1";
 
@@ -60,12 +64,49 @@ pub(crate) struct Tls {
     shown: Arc<SingleCertAndKey>,
     provider: Arc<CryptoProvider>,
     server: Arc<ServerConfig>,
+    /// For app ports that carry TCP.
+    tcp_server: Arc<ServerConfig>,
     /// By whom is expected, since sessions are resumed with that one alone.
     clients: Mutex<HashMap<Expected, Arc<ClientConfig>>>,
 }
 
 /// Who is expected at the other end, and what is spoken with them.
-type Expected = (Arc<SpiffeId>, Wire);
+type Expected = (Arc<SpiffeId>, Inside);
+
+/// What is spoken within TLS toward another sidecar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Inside {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// What the app speaks on TCP.
+    Tcp,
+    /// Nothing: it is asked whether the app takes connections.
+    TcpCheck,
+}
+
+impl From<Wire> for Inside {
+    fn from(wire: Wire) -> Inside {
+        match wire {
+            Wire::Http1 => Inside::Http1,
+            Wire::Http2 => Inside::Http2,
+        }
+    }
+}
+
+/// What an inbound port carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Carries {
+    /// Requests.
+    Http,
+    /// TCP.
+    Tcp,
+}
+
+/// How long a connection to an inbound port may say nothing at its begin.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Silence(pub(crate) Duration);
 
 /// Without the key.
 impl fmt::Debug for Tls {
@@ -81,6 +122,8 @@ pub(crate) struct TlsPeer {
     pub(crate) id: Arc<SpiffeId>,
     /// Whether it is a weir proxy.
     pub(crate) is_weir: bool,
+    /// Whether it only asks if the app takes connections.
+    pub(crate) is_tcp_check: bool,
     /// The same for the app, as the field `X-Forwarded-Client-Cert` of Envoy: who we are, and who it is.
     pub(crate) forwarded: HeaderValue,
     /// Whether it was here before.
@@ -250,12 +293,17 @@ impl Tls {
         // Sessions are resumed without memory for each; they end with this certificate, since the next has keys of its
         // own for them.
         server.ticketer = Ticketer::new()?;
+        let mut tcp_server = server.clone();
+        tcp_server.alpn_protocols = [WEIR_TCP, WEIR_TCP_CHECK].map(<[u8]>::to_vec).into();
+        // What was shown for requests is not taken up again for something else.
+        tcp_server.ticketer = Ticketer::new()?;
         Ok(Tls {
             id,
             not_after,
             roots,
             shown,
             provider,
+            tcp_server: Arc::new(tcp_server),
             server: Arc::new(server),
             clients: Mutex::default(),
         })
@@ -271,12 +319,12 @@ impl Tls {
     }
 
     /// Shakes hands with whoever connected. It must show a certificate.
-    async fn accept(&self, stream: TcpStream) -> Result<(Io, TlsPeer), TlsError> {
-        let accepting = timeout(
-            HANDSHAKE_TIMEOUT,
-            TlsAcceptor::from(Arc::clone(&self.server)).accept(stream),
-        )
-        .await;
+    async fn accept(&self, stream: TcpStream, carries: Carries) -> Result<(Io, TlsPeer), TlsError> {
+        let server = match carries {
+            Carries::Http => &self.server,
+            Carries::Tcp => &self.tcp_server,
+        };
+        let accepting = timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(Arc::clone(server)).accept(stream)).await;
         let stream = accepting
             .map_err(|_| TlsError::TimedOut(HANDSHAKE_TIMEOUT))?
             .map_err(TlsError::Handshake)?;
@@ -287,7 +335,11 @@ impl Tls {
             return Err(TlsError::OtherDomain(id));
         }
         let peer = TlsPeer {
-            is_weir: connection.alpn_protocol() == Some(WEIR_H2),
+            is_weir: matches!(
+                connection.alpn_protocol(),
+                Some(alpn) if [WEIR_H2, WEIR_TCP, WEIR_TCP_CHECK].contains(&alpn)
+            ),
+            is_tcp_check: connection.alpn_protocol() == Some(WEIR_TCP_CHECK),
             forwarded: forwarded(&self.id, &id),
             id: Arc::new(id),
             session: session(connection),
@@ -303,10 +355,10 @@ impl Tls {
         stream: TcpStream,
         to: IpAddr,
         peer: &Arc<SpiffeId>,
-        wire: Wire,
+        inside: Inside,
     ) -> Result<(Io, Instant), TlsError> {
         let config = self
-            .client(peer, wire)
+            .client(peer, inside)
             .map_err(|error| TlsError::Handshake(io::Error::other(error)))?;
         let name = ServerName::IpAddress(to.into());
         let stream = TlsConnector::from(config).connect(name, stream).await;
@@ -317,9 +369,9 @@ impl Tls {
         Ok((stream, ends.min(self.ends(now))))
     }
 
-    fn client(&self, peer: &Arc<SpiffeId>, wire: Wire) -> Result<Arc<ClientConfig>, rustls::Error> {
+    fn client(&self, peer: &Arc<SpiffeId>, inside: Inside) -> Result<Arc<ClientConfig>, rustls::Error> {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (Arc::clone(peer), wire);
+        let key = (Arc::clone(peer), inside);
         if let Some(config) = clients.get(&key) {
             return Ok(Arc::clone(config));
         }
@@ -333,9 +385,11 @@ impl Tls {
             .dangerous()
             .with_custom_certificate_verifier(trust.verifier(Arc::clone(&self.provider)))
             .with_client_cert_resolver(Arc::clone(&self.shown) as Arc<_>);
-        config.alpn_protocols = match wire {
-            Wire::Http1 => vec![HTTP11.to_vec()],
-            Wire::Http2 => [WEIR_H2, H2].map(<[u8]>::to_vec).into(),
+        config.alpn_protocols = match inside {
+            Inside::Http1 => vec![HTTP11.to_vec()],
+            Inside::Http2 => [WEIR_H2, H2].map(<[u8]>::to_vec).into(),
+            Inside::Tcp => vec![WEIR_TCP.to_vec()],
+            Inside::TcpCheck => vec![WEIR_TCP_CHECK.to_vec()],
         };
         config.resumption = Resumption::store(Arc::new(ClientSessionMemoryCache::new(SESSIONS_MAX)));
         let config = Arc::new(config);
@@ -371,8 +425,8 @@ fn forwarded(own: &SpiffeId, peer: &SpiffeId) -> HeaderValue {
 
 /// Who may come to an inbound port by TLS.
 pub(crate) enum Door {
-    /// Those who have a certificate of the mesh.
-    Mesh(Identity),
+    /// Those who have a certificate of the mesh; what the port carries.
+    Mesh(Identity, Carries),
     /// Everybody.
     Edge(EdgeTls),
 }
@@ -385,21 +439,29 @@ pub(crate) enum Entered {
     Outside(Io, Session, Drain),
     /// By mutual TLS; it is drained when one of the two certificates ends.
     Mutual(Io, TlsPeer, Drain),
+    /// It said nothing for as long as it may.
+    Silent(TcpStream),
     /// It ended, or the drain began, before it said anything.
     Nobody,
 }
 
-/// Finds out how a connection to an inbound port comes, by its first byte, and shakes hands.
+/// Finds out how a connection to an inbound port comes, by its first byte, and shakes hands. A sidecar speaks first,
+/// whatever the app speaks.
 ///
 /// # Errors
 /// When it began a handshake that failed.
 ///
 /// # Cancel safety
 /// Dropped, the connection is closed.
-pub(crate) async fn enter(stream: TcpStream, door: &Door, mut drain: Drain) -> Result<Entered, TlsError> {
+pub(crate) async fn enter(
+    stream: TcpStream,
+    door: &Door,
+    Silence(silence): Silence,
+    mut drain: Drain,
+) -> Result<Entered, TlsError> {
     let mut first = [0];
     let peeked = tokio::select! {
-        peeked = timeout(HEAD_TIMEOUT, stream.peek(&mut first)) => peeked,
+        peeked = timeout(silence, stream.peek(&mut first)) => peeked,
         () = drain.begun() => return Ok(Entered::Nobody),
     };
     match (peeked, first) {
@@ -416,15 +478,16 @@ pub(crate) async fn enter(stream: TcpStream, door: &Door, mut drain: Drain) -> R
             }
         }
         (Ok(Ok(1..)), _) => Ok(Entered::Cleartext(stream, drain)),
-        (Ok(Ok(0) | Err(_)) | Err(_), _) => Ok(Entered::Nobody),
+        (Err(_), _) => Ok(Entered::Silent(stream)),
+        (Ok(Ok(0) | Err(_)), _) => Ok(Entered::Nobody),
     }
 }
 
 async fn shake_hands(stream: TcpStream, door: &Door, drain: Drain) -> Result<Entered, TlsError> {
     match door {
-        Door::Mesh(identity) => {
+        Door::Mesh(identity, carries) => {
             let tls = identity.tls().ok_or(TlsError::NoCertificate)?;
-            let (io, peer) = tls.accept(stream).await?;
+            let (io, peer) = tls.accept(stream, *carries).await?;
             let drain = drain.until(peer.ends);
             Ok(Entered::Mutual(io, peer, drain))
         }
@@ -444,7 +507,7 @@ pub(crate) async fn connect(
     stream: TcpStream,
     identity: &Identity,
     peer: &Arc<SpiffeId>,
-    wire: Wire,
+    inside: Inside,
 ) -> Result<(Io, Instant), TlsError> {
     let to = stream.peer_addr().map_err(TlsError::Handshake)?.ip();
     let tls = match identity.tls() {
@@ -453,7 +516,7 @@ pub(crate) async fn connect(
             .await
             .map_err(|_| TlsError::NoCertificate)?,
     };
-    tls.connect(stream, to, peer, wire).await
+    tls.connect(stream, to, peer, inside).await
 }
 
 /// Whether it was one end's TLS that ended the connection: the peer's certificate is not believed here, or ours there,

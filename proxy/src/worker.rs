@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use weir_policy::breaker::Refusal;
-use weir_policy::model::AbortAnswer;
+use weir_policy::model::{AbortAnswer, AppProtocol};
 use weir_policy::mutual_tls::Mode;
 use weir_policy::names::WorkloadName;
 use weir_policy::trace::TraceParent;
@@ -34,6 +34,7 @@ use crate::drain::Drain;
 use crate::error::ProxyError;
 use crate::http::body::{DownstreamBody, ResponseBody};
 use crate::http::downstream;
+use crate::http::h1::HEAD_TIMEOUT;
 use crate::http::h1::violation::{Refused, Violation};
 use crate::http::head::{FORWARDED_CLIENT_CERT, Over};
 use crate::http::io::Io;
@@ -45,8 +46,10 @@ use crate::metrics::{Cleartext, ConnectionGuard, Side};
 use crate::outbound;
 use crate::record::{Direction, DownstreamAddr, Recorder, Sampled, Sampler, TraceIds};
 use crate::snapshot::{Limit, Service};
+use crate::tcp;
+use crate::tcp::outbound::TcpService;
 use crate::telemetry::Telemetry;
-use crate::tls::{self, Door, EdgeTls, Entered, TlsError, TlsPeer};
+use crate::tls::{self, Carries, Door, EdgeTls, Entered, Silence, TlsError, TlsPeer};
 
 /// Connections that wait to be taken over by one worker. When all workers' queues are full, listeners stop accepting
 /// and the kernel's own queue bounds what waits.
@@ -210,10 +213,13 @@ impl Worker {
     }
 
     /// Who may come by TLS to an inbound port; `None`: it is not spoken there.
-    fn door(&self, edge: Edge) -> Option<Door> {
-        match (edge, &self.edge_tls) {
-            (Edge::Yes, Some(edge)) => Some(Door::Edge(edge.clone())),
-            (Edge::Yes, None) | (Edge::No, _) => self.identity.clone().map(Door::Mesh),
+    pub(crate) fn door(&self, edge: Edge, carries: Carries) -> Option<Door> {
+        match (edge, &self.edge_tls, &self.identity) {
+            (Edge::Yes, Some(edge), _) => Some(Door::Edge(edge.clone())),
+            (Edge::Yes, None, Some(identity)) | (Edge::No, _, Some(identity)) => {
+                Some(Door::Mesh(identity.clone(), carries))
+            }
+            (Edge::Yes, None, None) | (Edge::No, _, None) => None,
         }
     }
 
@@ -226,7 +232,7 @@ impl Worker {
     }
 
     /// A connection to an inbound port began a handshake that failed: counted; of those of a second one is told.
-    fn not_entered(&self, from: DownstreamAddr, error: &TlsError) {
+    pub(crate) fn not_entered(&self, from: DownstreamAddr, error: &TlsError) {
         self.recorder.metrics().handshake_failed(error.failure());
         let now = Instant::now();
         let told = self.told_of_handshakes.get();
@@ -327,6 +333,8 @@ pub(crate) enum ListenerKind {
     Outbound,
     /// Others' calls to a port of the app.
     Inbound(Arc<InboundApp>),
+    /// The app's own connections to one service.
+    Tcp(Arc<TcpService>),
 }
 
 /// All workers, as listeners see them.
@@ -439,31 +447,51 @@ fn serve(
 ) -> Option<impl Future<Output = ()> + 'static> {
     let (io, from) = io(accepted.stream).ok()?;
     let direction = match &accepted.to {
-        ListenerKind::Outbound => Direction::Outbound,
+        ListenerKind::Outbound | ListenerKind::Tcp(_) => Direction::Outbound,
         ListenerKind::Inbound(_) => Direction::Inbound,
     };
+    let open = worker.recorder.metrics().connection(direction, Side::Downstream);
+    let to = match (accepted.to, io) {
+        (ListenerKind::Outbound, io) => (To::Outbound, io),
+        (ListenerKind::Inbound(app), Io::Tcp(stream)) if app.protocol == AppProtocol::Tcp => {
+            let serving: Serving = Box::pin(async move {
+                let _held = (open, counted);
+                tcp::inbound::serve(&worker, &app, from, stream, drain).await;
+            });
+            return Some(Either::Left(serving));
+        }
+        (ListenerKind::Inbound(app), io) => (To::Inbound(app), io),
+        (ListenerKind::Tcp(service), io) => {
+            let serving: Serving = Box::pin(async move {
+                let _held = (open, counted);
+                tcp::outbound::serve(&worker, &service, from, io, drain).await;
+            });
+            return Some(Either::Left(serving));
+        }
+    };
+    let (to, io) = to;
     let mut hop = Hop {
         from: Downstream {
             address: from,
             over: Over::Cleartext,
             peer: None,
         },
-        to: accepted.to,
-        _open: worker.recorder.metrics().connection(direction, Side::Downstream),
+        to,
+        _open: open,
         _counted: counted,
         worker,
     };
     let door = match &hop.to {
-        ListenerKind::Outbound => None,
-        ListenerKind::Inbound(app) => hop.worker.door(app.edge),
+        To::Outbound => None,
+        To::Inbound(app) => hop.worker.door(app.edge, Carries::Http),
     };
     let (door, stream) = match (door, io) {
         (Some(door), Io::Tcp(stream)) => (door, stream),
-        (_, io) => return Some(Either::Left(downstream::serve(io, drain, hop))),
+        (_, io) => return Some(Either::Right(Either::Left(downstream::serve(io, drain, hop)))),
     };
-    Some(Either::Right(async move {
+    Some(Either::Right(Either::Right(async move {
         // Boxed, as it is over when the connection is idle.
-        let (io, drain) = match Box::pin(tls::enter(stream, &door, drain)).await {
+        let (io, drain) = match Box::pin(tls::enter(stream, &door, Silence(HEAD_TIMEOUT), drain)).await {
             Ok(Entered::Cleartext(stream, drain)) => (Io::Tcp(stream), drain),
             Ok(Entered::Outside(io, session, drain)) => {
                 hop.worker.recorder.metrics().handshake(session);
@@ -476,18 +504,29 @@ fn serve(
                 hop.from.peer = Some(Rc::new(peer));
                 (io, drain)
             }
-            Ok(Entered::Nobody) => return,
+            Ok(Entered::Silent(..) | Entered::Nobody) => return,
             Err(error) => return hop.worker.not_entered(from, &error),
         };
         Box::pin(downstream::serve(io, drain, hop)).await;
-    }))
+    })))
+}
+
+/// A connection that carries TCP. Boxed, so that those of HTTP are no larger for it.
+type Serving = Pin<Box<dyn Future<Output = ()>>>;
+
+/// Which listener's requests a connection carries.
+enum To {
+    /// The app's own calls.
+    Outbound,
+    /// Others' calls to a port of the app.
+    Inbound(Arc<InboundApp>),
 }
 
 /// What answers the requests of one downstream's connection, for as long as that is open.
 struct Hop {
     worker: Rc<Worker>,
     from: Downstream,
-    to: ListenerKind,
+    to: To,
     _open: ConnectionGuard,
     _counted: Counted,
 }
@@ -509,8 +548,8 @@ impl downstream::Service for Hop {
     fn answer(&self, request: Request<DownstreamBody>) -> Self::Answer {
         let (worker, from) = (Rc::clone(&self.worker), self.from.clone());
         match &self.to {
-            ListenerKind::Outbound => Box::pin(async move { outbound::serve(&worker, from.address, request).await }),
-            ListenerKind::Inbound(app) => {
+            To::Outbound => Box::pin(async move { outbound::serve(&worker, from.address, request).await }),
+            To::Inbound(app) => {
                 let app = Arc::clone(app);
                 Box::pin(async move { inbound::serve(&worker, &app, from, request).await })
             }
@@ -521,11 +560,11 @@ impl downstream::Service for Hop {
         let unread = HeaderMap::new();
         let path = refused.line.as_ref().map_or("", |(_, uri)| uri.path());
         let (direction, service, (call, told)) = match &self.to {
-            ListenerKind::Outbound => {
+            To::Outbound => {
                 let call = calls::outbound(&self.worker, &unread, path);
                 (Direction::Outbound, &self.worker.no_service, call)
             }
-            ListenerKind::Inbound(app) => {
+            To::Inbound(app) => {
                 let call = calls::inbound(&self.worker, &unread, path, Caller::of(&self.worker, app, &self.from));
                 (Direction::Inbound, &app.label, call)
             }
@@ -536,8 +575,8 @@ impl downstream::Service for Hop {
 
     fn window_bytes(&self) -> u32 {
         let from_sidecar = match &self.to {
-            ListenerKind::Outbound => false,
-            ListenerKind::Inbound(app) => Caller::of(&self.worker, app, &self.from) == Caller::Sidecar,
+            To::Outbound => false,
+            To::Inbound(app) => Caller::of(&self.worker, app, &self.from) == Caller::Sidecar,
         };
         match from_sidecar {
             true => HTTP2_CONNECTION_WINDOW_BYTES,

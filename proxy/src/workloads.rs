@@ -298,6 +298,7 @@ impl AnnouncedPort {
             AppProtocol::Http1 => v1::Protocol::Http1,
             AppProtocol::Http2 => v1::Protocol::Http2,
             AppProtocol::Grpc => v1::Protocol::Grpc,
+            AppProtocol::Tcp => v1::Protocol::Tcp,
         };
         v1::AppPort {
             app_port: self.app_port.get().into(),

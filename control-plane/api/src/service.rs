@@ -86,7 +86,9 @@ pub struct ServicePort {
     /// The workload's app port behind it. Default: the one with the number of `port`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target_port: Option<TargetPort>,
-    /// What the app speaks there. Default: HTTP/1.1.
+    /// What the app speaks there. Default: what the port's name says, or what stands in it before a `-`: `grpc`;
+    /// `http2` or `h2c`; TCP for `tcp`, `amqp`, `kafka`, `ldap`, `memcached`, `mongo`, `mongodb`, `mqtt`, `mysql`,
+    /// `mssql`, `postgres`, `postgresql` and `redis`; else HTTP/1.1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub app_protocol: Option<AppProtocol>,
 }
@@ -117,11 +119,32 @@ pub enum AppProtocol {
     /// gRPC.
     #[schemars(rename = "grpc")]
     Grpc,
+    /// Anything on TCP.
+    #[schemars(rename = "tcp")]
+    Tcp,
 }
 
 impl AppProtocol {
     /// Every one.
-    pub const ALL: &[AppProtocol] = &[AppProtocol::Http1, AppProtocol::Http2, AppProtocol::Grpc];
+    pub const ALL: &[AppProtocol] = &[
+        AppProtocol::Http1,
+        AppProtocol::Http2,
+        AppProtocol::Grpc,
+        AppProtocol::Tcp,
+    ];
+
+    /// What the name of a port says of it, or what stands in the name before a `-`, as is the custom in meshes; `None`:
+    /// nothing.
+    pub fn by_name(name: &str) -> Option<AppProtocol> {
+        match name.split_once('-').map_or(name, |(first, _)| first) {
+            "http" => Some(AppProtocol::Http1),
+            "http2" | "h2c" => Some(AppProtocol::Http2),
+            "grpc" => Some(AppProtocol::Grpc),
+            "tcp" | "amqp" | "kafka" | "ldap" | "memcached" | "mongo" | "mongodb" | "mqtt" | "mysql" | "mssql"
+            | "postgres" | "postgresql" | "redis" => Some(AppProtocol::Tcp),
+            _ => None,
+        }
+    }
 
     /// As it stands in `appProtocol`.
     pub fn as_str(self) -> &'static str {
@@ -129,6 +152,7 @@ impl AppProtocol {
             AppProtocol::Http1 => "http",
             AppProtocol::Http2 => "kubernetes.io/h2c",
             AppProtocol::Grpc => "grpc",
+            AppProtocol::Tcp => "tcp",
         }
     }
 }

@@ -176,9 +176,10 @@ pub struct RouteParentStatus {
     /// What is so, by type:
     ///
     /// - `Accepted`: the parent is there and takes the route. Otherwise the reason is NoMatchingParent,
-    ///   UnsupportedValue, or Conflicted: an older route of the other kind holds.
-    /// - `ResolvedRefs`: every backend is there and may be used. Otherwise the reason is BackendNotFound or
-    ///   RefNotPermitted.
+    ///   NotAllowedByListeners (the port carries TCP), UnsupportedValue, or Conflicted: an older route of the other
+    ///   kind holds.
+    /// - `ResolvedRefs`: every backend is there and may be used. Otherwise the reason is BackendNotFound,
+    ///   UnsupportedProtocol (its port carries TCP) or RefNotPermitted.
     /// - `weir.dev/InForce`: it is in force on every connected proxy that it concerns. Otherwise the reason is
     ///   Rejected, Pending, NoSubscribers or NotAccepted.
     /// - `weir.dev/Ineffective`: some of it never takes a request, and only there if it is so; the reason is

@@ -1228,10 +1228,10 @@ fn namespaces_the_mesh_and_workloads() {
     ));
     assert_eq!(object.status, Some(serde_json::json!({"phase": "Ready"})));
     bad(
-        &workload("address: x, ports: [{appPort: 1, inboundPort: 2, protocol: tcp}]"),
+        &workload("address: x, ports: [{appPort: 1, inboundPort: 2, protocol: udp}]"),
         &[
             "f:1: spec.address: \"x\" is not",
-            "f:1: spec.ports[0].protocol: \"tcp\" is not supported",
+            "f:1: spec.ports[0].protocol: \"udp\" is not supported",
             "f:1: spec.instance: is missing",
         ],
     );

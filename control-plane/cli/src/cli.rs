@@ -412,7 +412,7 @@ name that its app has not used lately it asks the control plane for, as the requ
   weirctl explain http://health-code/query --from citizen/portal-1
   weirctl explain health-code:8080/query --method POST --header 'X-Group: beta' --proxy http://127.0.0.1:15000")]
 pub(crate) struct ExplainArgs {
-    /// What the app would call: http://NAME[:PORT][/PATH][?QUERY]; http:// may be left out
+    /// What the app would call: http://NAME[:PORT][/PATH][?QUERY], where http:// may be left out; or tcp://NAME:PORT
     pub(crate) url: String,
     #[command(flatten)]
     pub(crate) of: FromProxy,

@@ -7,6 +7,7 @@ use weir_api::{Key, Kind};
 use weir_policy::model;
 use weir_policy::names::{ClusterName, Label, ListenerName, RouteName, ServiceName};
 use weir_xds::EnvoyNode;
+use weir_xds::encode::NotSent;
 use weir_xds::encode::envoy::{self, Hosts};
 
 use super::index::{Index, service_name};
@@ -50,6 +51,8 @@ struct Routes {
     hosts: Hosts,
     clusters: BTreeSet<ClusterName>,
     sources: Vec<(Key, i64)>,
+    /// Beside what the hosts do not say.
+    not_sent: Vec<NotSent>,
 }
 
 impl Table {
@@ -112,7 +115,9 @@ impl Table {
         let mut not_sent = Vec::new();
         for routes in self.parts.values() {
             sources.extend(routes.sources.iter().cloned());
-            not_sent.extend(attributed(routes.hosts.not_sent(&buckets), &routes.sources, index));
+            let unsaid = routes.hosts.not_sent(&buckets).into_iter();
+            let unsaid = unsaid.chain(routes.not_sent.iter().cloned()).collect();
+            not_sent.extend(attributed(unsaid, &routes.sources, index));
         }
         // A route for several services is said once.
         let mut seen = BTreeSet::new();
@@ -149,6 +154,7 @@ fn routes_of(service: &ServiceName, client: &Label, index: &Index) -> Routes {
         match compiled.resource.routes {
             model::RouteSource::Named(route) => named.entry(route).or_default().extend(spellings(&name, client)),
             model::RouteSource::Inline(hosts) => found.add(&spellings(&name, client), &hosts),
+            model::RouteSource::Tcp(_) => found.not_sent.push(envoy::no_listener_for_tcp()),
         }
     }
     for (route, names) in named {

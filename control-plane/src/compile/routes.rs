@@ -629,7 +629,7 @@ mod tests {
             let concerned = compiled.sources.iter().any(|(key, _)| key.name == "consumer");
             match compiled.resource.routes {
                 model::RouteSource::Named(name) => (name.to_string(), concerned),
-                model::RouteSource::Inline(_) => panic!("it has port 80"),
+                model::RouteSource::Inline(_) | model::RouteSource::Tcp(_) => panic!("it has port 80, for HTTP"),
             }
         };
         assert_eq!(listens("police"), ("portal.citizen:80/police".to_owned(), true));

@@ -247,14 +247,7 @@ pub(crate) fn computed(wanted: &Wanted, index: &Index) -> Computed {
             let cluster = &compiled.resource;
             match terms {
                 Terms::Weir => whole(encode::cluster(cluster), compiled.sources),
-                Terms::Grpc => match encode::grpc::cluster(cluster) {
-                    Ok(sent) => said(sent, compiled.sources, index),
-                    Err(not_sent) => Computed {
-                        not_sent: attributed(vec![not_sent], &compiled.sources, index),
-                        sources: compiled.sources,
-                        ..Computed::default()
-                    },
-                },
+                Terms::Grpc => said_or_not(encode::grpc::cluster(cluster), compiled.sources, index),
                 Terms::Envoy => said(encode::envoy::cluster(cluster), compiled.sources, index),
             }
         }),
@@ -271,7 +264,7 @@ pub(crate) fn computed(wanted: &Wanted, index: &Index) -> Computed {
             listener(name, client, index).map(|compiled| whole(encode::listener(&compiled.resource), compiled.sources))
         }
         Wanted::ApiListener { called, name, client } => listener(name, client, index).map(|compiled| {
-            said(
+            said_or_not(
                 encode::grpc::listener(&compiled.resource, called),
                 compiled.sources,
                 index,
@@ -316,6 +309,17 @@ fn said(sent: Sent, sources: Vec<(Key, i64)>, index: &Index) -> Computed {
     Computed {
         not_sent,
         ..whole(message, sources)
+    }
+}
+
+fn said_or_not(sent: Result<Sent, NotSent>, sources: Vec<(Key, i64)>, index: &Index) -> Computed {
+    match sent {
+        Ok(sent) => said(sent, sources, index),
+        Err(not_sent) => Computed {
+            not_sent: attributed(vec![not_sent], &sources, index),
+            sources,
+            ..Computed::default()
+        },
     }
 }
 

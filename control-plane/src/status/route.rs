@@ -6,11 +6,13 @@ use weir_api::http_route::ParentRef;
 use weir_api::service::ServiceSpec;
 use weir_api::status::{CONTROLLER_NAME, ConditionStatus, ParentReference, RouteParentStatus, RouteStatus, condition};
 use weir_api::{FieldError, Object, RouteSpec};
+use weir_policy::model::AppProtocol;
 use weir_policy::names::{ClusterName, Consumers, Label, RouteName, ServiceName};
 
 use super::conditions::{Observation, Verdict, conditions, few, quoted};
 use super::effect::{self, Unreachable};
 use super::{Standings, in_force};
+use crate::compile;
 use crate::compile::index::{Index, service_name};
 use crate::compile::references::{References, is_not_permitted};
 use crate::compile::routes;
@@ -58,7 +60,7 @@ pub(super) fn status(
         generation: object.metadata.generation,
         now,
     };
-    let usable = crate::compile::check(object);
+    let usable = compile::check(object);
     let resolved = resolved(object, spec, index);
     let parents = spec.parent_refs().iter().map(|parent| {
         let parent_ref = ParentReference::from(parent);
@@ -102,6 +104,15 @@ fn accepted(object: &Object, parent: &ParentRef, index: &Index, usable: &Result<
         let section = section.map(|section| format!(" named {section:?}")).unwrap_or_default();
         let message = format!("{shown} has no port{number}{section}, only {}", ports(service.spec));
         return not("NoMatchingParent", message);
+    }
+    let mut taken = service.spec.ports.iter().filter(|port| routes::is_for(parent, port));
+    if taken.all(|port| compile::protocol(port) == AppProtocol::Tcp) {
+        let number = parent.port.map(|port| format!("port {port} of ")).unwrap_or_default();
+        let message = format!(
+            "{number}{shown} carries TCP, where no request is seen: callers reach it without the route; if it speaks \
+             HTTP, set its appProtocol"
+        );
+        return not("NotAllowedByListeners", message);
     }
     if let Some(other) = routes::displaced(object, parent, index) {
         let message = format!(
@@ -147,6 +158,10 @@ fn resolved(object: &Object, spec: RouteSpec<'_>, index: &Index) -> Verdict {
                     let held = ports(service.spec);
                     let message = format!("{shown} has no port {}, only {held}", cluster.port);
                     ("BackendNotFound", message)
+                }
+                Some(_) if compile::carries_tcp(&cluster, index) => {
+                    let message = format!("port {} of {shown} carries TCP, not HTTP", cluster.port);
+                    ("UnsupportedProtocol", message)
                 }
                 Some(_) => continue,
             }

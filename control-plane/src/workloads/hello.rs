@@ -135,6 +135,7 @@ fn app_ports(given: &[v1::AppPort]) -> Result<Vec<WorkloadPort>, HelloError> {
             Ok(v1::Protocol::Http1) => AppProtocol::Http1,
             Ok(v1::Protocol::Http2) => AppProtocol::Http2,
             Ok(v1::Protocol::Grpc) => AppProtocol::Grpc,
+            Ok(v1::Protocol::Tcp) => AppProtocol::Tcp,
             Ok(v1::Protocol::Unspecified) | Err(_) => {
                 return Err(HelloError::Protocol {
                     app_port,

@@ -24,12 +24,15 @@ use envoy_types::pb::envoy::config::core::v3::{
 };
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints};
-use envoy_types::pb::envoy::config::listener::v3::{ApiListener, Listener};
+use envoy_types::pb::envoy::config::listener::v3::filter::ConfigType;
+use envoy_types::pb::envoy::config::listener::v3::{ApiListener, Filter, FilterChain, Listener};
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, Rds, http_filter,
 };
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::ClusterSpecifier;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
@@ -43,7 +46,7 @@ use weir_policy::backend_tls::BackendTls;
 use weir_policy::model;
 use weir_policy::model::{AppProtocol, Balancing, EndpointHealth, Peer, RouteSource};
 
-use crate::meaning::{DURATION_MAX, HTTP_OPTIONS, METADATA_KEY, ROUTER_FILTER, canonical_order};
+use crate::meaning::{DURATION_MAX, HTTP_OPTIONS, METADATA_KEY, ROUTER_FILTER, TCP_FILTER, canonical_order};
 use crate::v1;
 
 pub(crate) mod backend_tls;
@@ -68,14 +71,36 @@ pub use not_sent::{NotSent, Place, PolicyField, RouteField, Sent};
 pub use trust_roots::trust_roots;
 pub use workload_policy::workload_policy;
 
-/// A listener, as `envoy.config.listener.v3.Listener` with an API listener (gRFC A27, "LDS Proto").
+/// A listener, as `envoy.config.listener.v3.Listener`: with an API listener (gRFC A27, "LDS Proto"), or, for TCP, with
+/// one chain of one filter, a `TcpProxy`.
 pub fn listener(listener: &model::Listener) -> Any {
     let name = listener.name.to_string();
     let routes = match &listener.routes {
         RouteSource::Named(route) => rds(route.to_string()),
         RouteSource::Inline(hosts) => RouteSpecifier::RouteConfig(route::configuration(name.clone(), hosts)),
+        RouteSource::Tcp(cluster) => return tcp_listener(name, cluster.to_string()),
     };
     api_listener(name, Vec::new(), routes)
+}
+
+fn tcp_listener(name: String, cluster: String) -> Any {
+    let proxy = TcpProxy {
+        stat_prefix: name.clone(),
+        cluster_specifier: Some(ClusterSpecifier::Cluster(cluster)),
+        ..TcpProxy::default()
+    };
+    let filter = Filter {
+        name: TCP_FILTER.to_owned(),
+        config_type: Some(ConfigType::TypedConfig(pack(&proxy))),
+    };
+    pack(&Listener {
+        name,
+        filter_chains: vec![FilterChain {
+            filters: vec![filter],
+            ..FilterChain::default()
+        }],
+        ..Listener::default()
+    })
 }
 
 fn router_filter() -> HttpFilter {
@@ -124,6 +149,7 @@ pub fn cluster(cluster: &model::Cluster) -> Any {
         Balancing::RoundRobin => LbPolicy::RoundRobin,
     };
     let http = http_options(cluster.protocol, Some(&cluster.pool));
+    let http = http.map(|options| (HTTP_OPTIONS.to_owned(), pack(&options)));
     pack(&Cluster {
         name: cluster.name.to_string(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
@@ -155,7 +181,7 @@ pub fn cluster(cluster: &model::Cluster) -> Any {
             ..CommonLbConfig::default()
         }),
         lb_config: lb_config::lb_config(&cluster.balancing, cluster.slow_start.as_ref()),
-        typed_extension_protocol_options: HashMap::from([(HTTP_OPTIONS.to_owned(), pack(&http))]),
+        typed_extension_protocol_options: http.into_iter().collect(),
         transport_socket: cluster
             .backend_tls
             .as_ref()
@@ -185,16 +211,17 @@ pub fn endpoints(endpoints: &model::ClusterEndpoints) -> Any {
     })
 }
 
-/// How connections are kept; `None`: as by default.
-fn http_options(protocol: AppProtocol, pool: Option<&model::ConnectionPool>) -> HttpProtocolOptions {
+/// `pool`: how connections are kept; `None`: as by default. What is no HTTP has no options.
+fn http_options(protocol: AppProtocol, pool: Option<&model::ConnectionPool>) -> Option<HttpProtocolOptions> {
     let protocol = match protocol {
+        AppProtocol::Tcp => return None,
         AppProtocol::Http1 => ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default()),
         AppProtocol::Http2 | AppProtocol::Grpc => ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions {
             max_concurrent_streams: pool.and_then(|pool| pool.max_concurrent_streams).map(number),
             ..Http2ProtocolOptions::default()
         }),
     };
-    HttpProtocolOptions {
+    Some(HttpProtocolOptions {
         upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
             protocol_config: Some(protocol),
         })),
@@ -204,12 +231,12 @@ fn http_options(protocol: AppProtocol, pool: Option<&model::ConnectionPool>) -> 
             ..CommonProtocolOptions::default()
         }),
         ..HttpProtocolOptions::default()
-    }
+    })
 }
 
-/// What a cluster speaks, as its options say it.
+/// What a cluster of HTTP speaks, as its options say it.
 pub(crate) fn http_options_message(protocol: AppProtocol) -> Any {
-    pack(&http_options(protocol, None))
+    pack(&http_options(protocol, None).unwrap_or_default())
 }
 
 /// The part of a cluster that only Weir has, for one that comes from elsewhere.
@@ -257,12 +284,13 @@ fn cluster_policy(cluster: &model::Cluster) -> v1::ClusterPolicy {
         sources: cluster.sources.clone(),
         max_concurrent_streams: match cluster.protocol {
             AppProtocol::Http1 => cluster.pool.max_concurrent_streams.unwrap_or(0),
-            AppProtocol::Http2 | AppProtocol::Grpc => 0,
+            AppProtocol::Http2 | AppProtocol::Grpc | AppProtocol::Tcp => 0,
         },
         closed: match &cluster.backend_tls {
             Some(BackendTls::Closed { why }) => why.clone(),
             Some(BackendTls::Verified(_)) | None => String::new(),
         },
+        tcp: cluster.protocol == AppProtocol::Tcp,
     }
 }
 

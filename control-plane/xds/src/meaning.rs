@@ -24,6 +24,9 @@ pub(crate) const RATE_LIMIT_FILTER: &str = "envoy.filters.http.local_ratelimit";
 /// The name of the HTTP filter that injects faults, and of a route's configuration of it.
 pub(crate) const FAULT_FILTER: &str = "envoy.filters.http.fault";
 
+/// The name of the network filter that carries bytes.
+pub(crate) const TCP_FILTER: &str = "envoy.filters.network.tcp_proxy";
+
 /// The key of a cluster's HTTP options.
 pub(crate) const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 

@@ -650,6 +650,7 @@ const CLUSTERS: &[Row<Cluster>] = &[
     // gRPC is HTTP/2; to weir proxies it makes a difference what their own answers are.
     Row("Cluster.protocol", nothing, |c| c.protocol = AppProtocol::Http2, [Said, Nothing, Nothing]),
     Row("Cluster.protocol", nothing, |c| c.protocol = AppProtocol::Http1, [Said, No, Said]),
+    Row("Cluster.protocol", nothing, |c| c.protocol = AppProtocol::Tcp, [Said, No, Said]),
     Row("Cluster.connect_timeout", nothing, |c| c.connect_timeout = Duration::from_secs(2), [Said, Nothing, Said]),
     Row("Cluster.balancing", nothing, |c| c.balancing = Balancing::PeakEwma { decay: Duration::from_secs(10) }, [Said, No, Said]),
     Row("Cluster.limits", nothing, |c| c.limits.max_requests = 1, [Said, Said, Said]),

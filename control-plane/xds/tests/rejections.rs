@@ -23,7 +23,7 @@ use envoy_types::pb::envoy::config::core::v3::{
 };
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, LbEndpoint};
-use envoy_types::pb::envoy::config::listener::v3::{FilterChain, Listener};
+use envoy_types::pb::envoy::config::listener::v3::{ApiListener, FilterChain, Listener, filter};
 use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::query_parameter_matcher::QueryParameterMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::redirect_action::{PathRewriteSpecifier, SchemeRewriteSpecifier};
@@ -44,6 +44,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, http_filter,
 };
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy as tcp};
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::secret::Type as SecretType;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
@@ -1376,6 +1377,91 @@ fn change_manager(wire: &mut Listener, change: impl FnOnce(&mut HttpConnectionMa
     let api = wire.api_listener.as_mut().and_then(|api| api.api_listener.as_mut());
     let any = api.expect("one");
     *any = changed(any, change);
+}
+
+#[track_caller]
+fn tcp_listener(change: impl FnOnce(&mut Listener), refused: Refused) {
+    let sound = encode::listener(&model::Listener {
+        name: "s.n.svc.cluster.local:5432".parse().expect("a name"),
+        routes: RouteSource::Tcp("s.n:5432".parse().expect("a name")),
+    });
+    check(decode::listener(&changed(&sound, change)).map(drop), refused);
+}
+
+#[track_caller]
+fn tcp_proxy(change: impl FnOnce(&mut TcpProxy), refused: Refused) {
+    tcp_listener(
+        |wire| match &mut wire.filter_chains[0].filters[0].config_type {
+            Some(filter::ConfigType::TypedConfig(any)) => *any = changed(any, change),
+            other => panic!("{other:?}"),
+        },
+        refused,
+    );
+}
+
+#[test]
+fn listeners_for_tcp() {
+    let api = |l: &mut Listener| l.api_listener = Some(ApiListener::default());
+    tcp_listener(api, refused!("filter_chains", Problem::WithoutEffect));
+    tcp_listener(
+        |l| l.filter_chains.push(FilterChain::default()),
+        refused!("filter_chains[1]", Problem::WithoutEffect),
+    );
+    tcp_listener(
+        |l| l.filter_chains[0].name = "x".to_owned(),
+        refused!("filter_chains[0].name", Problem::WithoutEffect),
+    );
+    tcp_listener(
+        |l| l.filter_chains[0].filters.clear(),
+        refused!("filter_chains[0].filters[0]", Problem::Missing),
+    );
+    tcp_listener(
+        |l| {
+            let twice = l.filter_chains[0].filters[0].clone();
+            l.filter_chains[0].filters.push(twice);
+        },
+        refused!("filter_chains[0].filters[1]", Problem::WithoutEffect),
+    );
+    tcp_listener(
+        |l| l.filter_chains[0].filters[0].name = "envoy.filters.network.rbac".to_owned(),
+        refused!("filter_chains[0].filters[0].name", Problem::Mismatch { .. }),
+    );
+    tcp_listener(
+        |l| l.filter_chains[0].filters[0].config_type = None,
+        refused!("filter_chains[0].filters[0].typed_config", Problem::Missing),
+    );
+    tcp_proxy(
+        |p| p.stat_prefix = "x".to_owned(),
+        refused!(
+            "filter_chains[0].filters[0].typed_config.stat_prefix",
+            Problem::Mismatch { .. }
+        ),
+    );
+    tcp_proxy(
+        |p| p.idle_timeout = Some(WireDuration { seconds: 1, nanos: 0 }),
+        refused!(
+            "filter_chains[0].filters[0].typed_config.idle_timeout",
+            Problem::WithoutEffect
+        ),
+    );
+    tcp_proxy(
+        |p| p.cluster_specifier = None,
+        refused!("filter_chains[0].filters[0].typed_config.cluster", Problem::Missing),
+    );
+    tcp_proxy(
+        |p| p.cluster_specifier = Some(tcp::ClusterSpecifier::Cluster("s".to_owned())),
+        refused!(
+            "filter_chains[0].filters[0].typed_config.cluster",
+            Problem::Malformed { .. }
+        ),
+    );
+    tcp_proxy(
+        |p| p.cluster_specifier = Some(tcp::ClusterSpecifier::WeightedClusters(tcp::WeightedCluster::default())),
+        refused!(
+            "filter_chains[0].filters[0].typed_config.weighted_clusters",
+            Problem::Unsupported { .. }
+        ),
+    );
 }
 
 #[test]

@@ -158,6 +158,7 @@ fn listener() -> impl Strategy<Value = Listener> {
     let routes = prop_oneof![
         route_name().prop_map(RouteSource::Named),
         virtual_hosts().prop_map(RouteSource::Inline),
+        cluster_name().prop_map(RouteSource::Tcp),
     ];
     (service_name(), option::of(port()), routes).prop_map(|(service, port, routes)| Listener {
         name: ListenerName { service, port },
@@ -540,6 +541,7 @@ fn health_check(protocol: AppProtocol) -> impl Strategy<Value = HealthCheck> {
     let kind = match protocol {
         AppProtocol::Http1 => prop_oneof![http, Just(HealthCheckKind::Tcp)].boxed(),
         AppProtocol::Http2 | AppProtocol::Grpc => prop_oneof![http, grpc, Just(HealthCheckKind::Tcp)].boxed(),
+        AppProtocol::Tcp => Just(HealthCheckKind::Tcp).boxed(),
     };
     (kind, duration(), duration(), 1..=u32::MAX, 1..=u32::MAX).prop_map(
         |(kind, interval, timeout, unhealthy_threshold, healthy_threshold)| HealthCheck {
@@ -607,7 +609,12 @@ fn backend_tls() -> impl Strategy<Value = BackendTls> {
 }
 
 fn cluster() -> impl Strategy<Value = Cluster> {
-    let protocol = select(vec![AppProtocol::Http1, AppProtocol::Http2, AppProtocol::Grpc]);
+    let protocol = select(vec![
+        AppProtocol::Http1,
+        AppProtocol::Http2,
+        AppProtocol::Grpc,
+        AppProtocol::Tcp,
+    ]);
     protocol.prop_flat_map(cluster_that_speaks)
 }
 
@@ -667,7 +674,11 @@ fn cluster_that_speaks(protocol: AppProtocol) -> BoxedStrategy<Cluster> {
             health_check,
             slow_start: choice.2,
             locality: choice.3,
-            pool: choice.4,
+            pool: match protocol {
+                AppProtocol::Http1 | AppProtocol::Http2 | AppProtocol::Grpc => choice.4,
+                // No connection carries a second one.
+                AppProtocol::Tcp => ConnectionPool::default(),
+            },
             panic_percent: choice.1,
             retry_budget,
             sources: choice.5,

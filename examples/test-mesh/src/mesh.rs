@@ -113,6 +113,7 @@ impl TestMesh {
             AppProtocol::Http1 => ("http", "http"),
             AppProtocol::Http2 => ("h2c", "kubernetes.io/h2c"),
             AppProtocol::Grpc => ("grpc", "grpc"),
+            AppProtocol::Tcp => ("tcp", "tcp"),
         };
         let service = json!({
             "apiVersion": "v1", "kind": "Service",
@@ -130,6 +131,7 @@ impl TestMesh {
             AppProtocol::Http1 => "http",
             AppProtocol::Http2 => "kubernetes.io/h2c",
             AppProtocol::Grpc => "grpc",
+            AppProtocol::Tcp => "tcp",
         };
         // A slice has one port for all of its endpoints; these have each their own.
         for (number, endpoint) in endpoints.iter().enumerate() {

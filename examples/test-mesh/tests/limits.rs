@@ -196,7 +196,7 @@ async fn an_idle_connection_makes_room_for_another_endpoint() {
                 Peer::http1(|_| Act::Answer(200)).await,
                 Peer::http1(|_| Act::Answer(200)).await,
             ],
-            AppProtocol::Http2 | AppProtocol::Grpc => [
+            AppProtocol::Http2 | AppProtocol::Grpc | AppProtocol::Tcp => [
                 Peer::http2(|_| Act::Answer(200)).await,
                 Peer::http2(|_| Act::Answer(200)).await,
             ],

@@ -23,10 +23,12 @@ use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 use weir_control::{AuthorityConfig, CaFiles, ControlConfig};
+use weir_policy::model::AppProtocol;
 use weir_proxy::config::{Edge, EdgeTlsFiles};
 use weir_test_mesh::{Answer, Client, Member, MemberSettings, Protocol, Script, TestMesh, call, until, until_within};
 
@@ -228,16 +230,14 @@ enum Comes {
     ByTls(Option<Shown>),
 }
 
-/// The answer to a request that comes so.
-async fn answer(
-    to: SocketAddr,
-    comes: &Comes,
-    protocol: Protocol,
-    request: Request<Full<Bytes>>,
-) -> anyhow::Result<Answer> {
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// A connection of somebody who comes so.
+async fn connect(to: SocketAddr, comes: &Comes, alpn: &str) -> anyhow::Result<Box<dyn Stream>> {
     let stream = TcpStream::connect(to).await?;
-    let mut client = match comes {
-        Comes::InCleartext => Client::over(stream, protocol).await?,
+    match comes {
+        Comes::InCleartext => Ok(Box::new(stream)),
         Comes::ByTls(shown) => {
             let provider = Arc::new(default_provider());
             let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -251,16 +251,27 @@ async fn answer(
                 }
                 None => config.with_no_client_auth(),
             };
-            config.alpn_protocols = match protocol {
-                Protocol::Http1 => vec![b"http/1.1".to_vec()],
-                Protocol::Http2 => vec![b"h2".to_vec()],
-            };
+            config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
             let name = ServerName::IpAddress(to.ip().into());
             let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
-            Client::over(stream, protocol).await?
+            Ok(Box::new(stream))
         }
+    }
+}
+
+/// The answer to a request that comes so.
+async fn answer(
+    to: SocketAddr,
+    comes: &Comes,
+    protocol: Protocol,
+    request: Request<Full<Bytes>>,
+) -> anyhow::Result<Answer> {
+    let alpn = match protocol {
+        Protocol::Http1 => "http/1.1",
+        Protocol::Http2 => "h2",
     };
-    client.send(request).await
+    let stream = connect(to, comes, alpn).await?;
+    Client::over(stream, protocol).await?.send(request).await
 }
 
 /// What a request is.
@@ -357,6 +368,91 @@ fn refused(answer: &Answer, spoken: Spoken) {
         Spoken::Http1 | Spoken::Http2 => assert_eq!(answer.status, StatusCode::FORBIDDEN),
         Spoken::Grpc => assert_eq!(answer.header("grpc-status"), Some("7"), "PERMISSION_DENIED"),
     }
+}
+
+/// Who gets in where TCP is carried: by connection, and whoever speaks first.
+#[tokio::test]
+async fn the_matrix_of_tcp() {
+    let operator = Operator::new();
+    let mesh = operator.mesh().await;
+    // It speaks first, as MySQL does.
+    let greets = Script::raw(|mut stream| async move {
+        let _ = stream.write_all(b"hi").await;
+        let mut said = [0; 1];
+        if stream.read_exact(&mut said).await.is_ok() {
+            let _ = stream.write_all(&said).await;
+        }
+    });
+    let settings = MemberSettings {
+        protocol: AppProtocol::Tcp,
+        ..MemberSettings::default()
+    };
+    let b = mesh.service_with("b", greets, settings).await;
+    let as_is = |_: &mut CertificateParams| {};
+    let tls = |shown| Comes::ByTls(Some(shown));
+    let right = || tls(operator.sign(&spiffe("portal"), as_is));
+    // Where it is off nobody is looked at: what comes goes to the app, which knows no TLS.
+    let rows = [
+        ("in cleartext", Comes::InCleartext, "", [false, true, true]),
+        ("no certificate", Comes::ByTls(None), "weir-tcp", [false; 3]),
+        (
+            "wrong CA",
+            tls(Operator::new().sign(&spiffe("portal"), as_is)),
+            "weir-tcp",
+            [false; 3],
+        ),
+        (
+            "wrong trust domain",
+            tls(operator.sign("spiffe://other.gov/ns/default/sa/portal", as_is)),
+            "weir-tcp",
+            [false; 3],
+        ),
+        ("for requests", right(), "h2", [false; 3]),
+        ("right", right(), "weir-tcp", [true, true, false]),
+    ];
+    let talk = async |comes: &Comes, alpn: &str, first: bool| -> anyhow::Result<()> {
+        let mut stream = connect(b.inbound(), comes, alpn).await?;
+        let (mut greeting, mut echoed) = ([0; 2], [0; 1]);
+        if first {
+            stream.write_all(b"x").await?;
+        }
+        stream.read_exact(&mut greeting).await?;
+        if !first {
+            stream.write_all(b"x").await?;
+        }
+        stream.read_exact(&mut echoed).await?;
+        anyhow::ensure!((&greeting, &echoed) == (b"hi", b"x"), "{greeting:?} {echoed:?}");
+        Ok(())
+    };
+    for (mode, place) in [("Strict", 0), ("Permissive", 1), ("Off", 2)] {
+        enter_by(&mesh, &b, mode).await;
+        for (what, comes, alpn, gets_in) in &rows {
+            for first in [true, false] {
+                // A silent client of a strict port is let wait for as long as a handshake may take.
+                if matches!((mode, comes, first), ("Strict", Comes::InCleartext, false)) {
+                    continue;
+                }
+                let talked = talk(comes, alpn, first).await;
+                let case = format!("{what}, {mode}, client first: {first}: {talked:?}");
+                assert_eq!(talked.is_ok(), gets_in[place], "{case}");
+            }
+        }
+    }
+    let callers = b.config().await["cleartextCallers"].clone();
+    assert_eq!(callers[0]["requests"], 2, "of the permissive port: {callers}");
+    let refused = ["outcome=\"refused\""];
+    assert_eq!(b.metric("weir_cleartext_requests_total", &refused).await, 1.0);
+    let (_, lines) = b.stop().await;
+    let by_name = lines
+        .iter()
+        .filter(|line| line["weir.peer.identity"] == spiffe("portal"))
+        .count();
+    assert_eq!(by_name, 4, "{lines:?}");
+    let refused = lines
+        .iter()
+        .filter(|line| line["weir.flag"] == "cleartext_refused")
+        .count();
+    assert_eq!(refused, 1, "{lines:?}");
 }
 
 #[tokio::test]

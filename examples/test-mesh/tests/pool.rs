@@ -23,7 +23,7 @@ async fn mesh(protocol: AppProtocol, pool: &str) -> (TestMesh, Member, Peer) {
     let a = mesh.service("a", Script::answer(200, "")).await;
     let b = match protocol {
         AppProtocol::Http1 => Peer::http1(|_| Act::Answer(200)).await,
-        AppProtocol::Http2 | AppProtocol::Grpc => Peer::http2(|_| Act::Answer(200)).await,
+        AppProtocol::Http2 | AppProtocol::Grpc | AppProtocol::Tcp => Peer::http2(|_| Act::Answer(200)).await,
     };
     mesh.plain_service("b", protocol, &[b.address()]).await;
     apply(&mesh, pool).await;

@@ -35,7 +35,7 @@ async fn plain(mesh: &TestMesh, protocol: AppProtocol, acts: &[Act]) -> Peer {
     let act = move |number: usize| acts[number.min(acts.len()) - 1].clone();
     let peer = match protocol {
         AppProtocol::Http1 => Peer::http1(act).await,
-        AppProtocol::Http2 | AppProtocol::Grpc => Peer::http2(act).await,
+        AppProtocol::Http2 | AppProtocol::Grpc | AppProtocol::Tcp => Peer::http2(act).await,
     };
     mesh.plain_service("b", protocol, &[peer.address()]).await;
     peer
@@ -375,7 +375,9 @@ async fn an_app_that_its_sidecar_can_not_reach_is_tried_as_often_as_one_without(
         let answer = call(a.outbound(), Protocol::Http2, request).await.expect("an answer");
         match protocol {
             AppProtocol::Grpc => assert_eq!(answer.header("grpc-status"), Some("14"), "{policy:?}"),
-            AppProtocol::Http1 | AppProtocol::Http2 => assert_eq!(answer.status, StatusCode::BAD_GATEWAY, "{policy:?}"),
+            AppProtocol::Http1 | AppProtocol::Http2 | AppProtocol::Tcp => {
+                assert_eq!(answer.status, StatusCode::BAD_GATEWAY, "{policy:?}")
+            }
         }
         assert_eq!(answer.header("weir-verdict"), None);
         expect_retries(retries(&a).await, &[("unprocessed", 3.0), ("policy", by_policy)]);
@@ -674,7 +676,7 @@ async fn a_large_body_is_sent_once() {
         let (mesh, a) = mesh().await;
         let peer = match protocol {
             AppProtocol::Http1 => plain(&mesh, protocol, &[act, Act::Answer(200)]).await,
-            AppProtocol::Http2 | AppProtocol::Grpc => {
+            AppProtocol::Http2 | AppProtocol::Grpc | AppProtocol::Tcp => {
                 let peer = Peer::http2_with_window(1_000_000, move |number| match number {
                     1 => act.clone(),
                     _ => Act::Answer(200),

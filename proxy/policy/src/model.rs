@@ -54,6 +54,8 @@ pub enum RouteSource {
     Named(RouteName),
     /// Held by the listener itself: used to refuse a name that leaves its port open.
     Inline(Vec<VirtualHost>),
+    /// None: it carries TCP, and each connection goes to this cluster.
+    Tcp(ClusterName),
 }
 
 /// A route configuration: the routes of one service port for one group of consumers.
@@ -637,6 +639,8 @@ pub enum AppProtocol {
     Http2,
     /// gRPC: HTTP/2, and answers made by the mesh are gRPC statuses.
     Grpc,
+    /// Anything on TCP: a stream of bytes each way. A connection counts as one request of its cluster.
+    Tcp,
 }
 
 /// As on the command line and for people.
@@ -646,6 +650,7 @@ impl fmt::Display for AppProtocol {
             AppProtocol::Http1 => "http",
             AppProtocol::Http2 => "http2",
             AppProtocol::Grpc => "grpc",
+            AppProtocol::Tcp => "tcp",
         })
     }
 }

@@ -18,13 +18,14 @@ use weir_policy::time::Time;
 use weir_xds::ResourceType;
 
 use crate::error::ProxyError;
+use crate::explain::question::Asks;
 use crate::explain::{PublicDns, Question};
 use crate::http::head::Head;
 use crate::mesh::status::{self, ClusterStatus, Matches};
 use crate::mesh::{Connected, LinkStatus, ResourceStatus, Unavailable};
 use crate::outbound::CONFIG_WAIT;
 use crate::plan::{self, RequestPlan};
-use crate::snapshot::{Backend, Lookup, Service, ServiceRoute, Snapshot};
+use crate::snapshot::{Backend, Cluster, Lookup, Service, ServiceRoute, Snapshot};
 
 /// What is known when a request is explained.
 pub(super) struct Facts<'a> {
@@ -257,13 +258,13 @@ impl Explanation {
             backends: Vec::new(),
             outcome: Outcome::ask(),
         };
-        let followed = head.and_then(|head| explanation.follow(facts, &head));
+        let followed = head.and_then(|head| explanation.follow(facts, &head, question.asks()));
         explanation.outcome = followed.unwrap_or_else(|error| Outcome::refuse(&error));
         explanation
     }
 
     /// Follows the request as `outbound.rs` does: identify, plan, and what admission would say.
-    fn follow(&mut self, facts: &Facts<'_>, head: &Head) -> Result<Outcome, ProxyError> {
+    fn follow(&mut self, facts: &Facts<'_>, head: &Head, asks: Asks) -> Result<Outcome, ProxyError> {
         let authority = head.authority.as_str();
         let name = ListenerName::from_authority(authority, &facts.workload.namespace);
         let named = self.name.insert(NamePart {
@@ -290,6 +291,14 @@ impl Explanation {
             (None, Some(ProxyError::NoConfig { why, .. })) => return Err(ProxyError::of_name(authority, why.clone())),
             (None, _) => return Ok(Outcome::ask()),
         };
+        match (&service.tcp, asks) {
+            (Some(to), _) => return self.connect(facts, to, asks),
+            (None, Asks::Connection) => {
+                let name = service.name.to_string();
+                return Err(ProxyError::CarriesHttp { name });
+            }
+            (None, Asks::Request) => {}
+        }
         if let Some(routes) = &service.routes_name {
             if name.port.is_none() {
                 let port = routes.cluster.port;
@@ -300,6 +309,31 @@ impl Explanation {
             self.route_configuration = resource(facts.link, ResourceType::Route, &routes.to_string());
         }
         self.find_route(facts, head, service)
+    }
+
+    /// Follows a connection as `tcp/outbound.rs` does; a request that comes that far goes no further.
+    fn connect(&mut self, facts: &Facts<'_>, to: &Backend, asks: Asks) -> Result<Outcome, ProxyError> {
+        let name = to.name().to_string();
+        let problem = match to {
+            Backend::Cluster(cluster) => admission(cluster, facts.now),
+            Backend::Missing(cluster) | Backend::Unanswered(cluster) => Err(ProxyError::NoEndpoint {
+                cluster: cluster.to_string(),
+            }),
+            Backend::Refused(_, refused) => Err(ProxyError::ConfigRefused(Arc::clone(refused))),
+        };
+        let resources = [ResourceType::Cluster, ResourceType::Endpoints].into_iter();
+        self.backends.push(BackendPart {
+            cluster: status::cluster(to.name(), to, facts.now).shortened(ENDPOINTS_SHOWN_MAX),
+            weight: 1,
+            share_percent: 100.0,
+            filters: Vec::new(),
+            problem: problem.as_ref().err().map(Outcome::refuse),
+            resources: resources.filter_map(|of| resource(facts.link, of, &name)).collect(),
+        });
+        match asks {
+            Asks::Request => Err(ProxyError::CarriesTcp { name }),
+            Asks::Connection => problem.map(|()| Outcome::forward(format!("the connection goes to {name}"))),
+        }
     }
 
     fn find_route(&mut self, facts: &Facts<'_>, head: &Head, service: &Service) -> Result<Outcome, ProxyError> {
@@ -624,7 +658,11 @@ fn in_the_way(route: &Route, compiled: Option<&ServiceRoute>, now: Time) -> Resu
 
 /// What stands in the way of a request to a backend now, in the order in which it would meet it.
 fn problem(route: &Route, backend: &Backend, now: Time) -> Result<(), ProxyError> {
-    let cluster = plan::drawn_cluster(route, Some(backend))?;
+    admission(plan::drawn_cluster(route, Some(backend))?, now)
+}
+
+/// What a cluster's limits, breaker and endpoints would say to one more request or connection.
+fn admission(cluster: &Cluster, now: Time) -> Result<(), ProxyError> {
     let refused = |refusal| ProxyError::Refused {
         cluster: cluster.label.to_string(),
         refusal,

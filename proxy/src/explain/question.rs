@@ -14,6 +14,15 @@ pub(crate) struct Question {
     pub(crate) headers: HeaderMap,
 }
 
+/// Of what a question is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asks {
+    /// Of a request.
+    Request,
+    /// Of a connection of TCP: `tcp://NAME:PORT`.
+    Connection,
+}
+
 /// Why a question can't be understood.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum QuestionError {
@@ -21,7 +30,7 @@ pub(crate) enum QuestionError {
     NoUrl,
     #[error("url is longer than {URL_BYTES_MAX} bytes")]
     LongUrl,
-    #[error("url {0:?} is not of the form http://NAME[:PORT][/PATH][?QUERY]")]
+    #[error("url {0:?} is not of the form http://NAME[:PORT][/PATH][?QUERY], or tcp://NAME:PORT")]
     Url(String),
     #[error("method {0:?} is no HTTP method")]
     Method(String),
@@ -59,7 +68,7 @@ impl Question {
     }
 
     /// A question by its parts as text: `http://NAME[:PORT][/PATH][?QUERY]`, where `http://` may be left out; fields as
-    /// `NAME: VALUE`.
+    /// `NAME: VALUE`. Or `tcp://NAME:PORT`, for a connection of TCP.
     ///
     /// # Errors
     /// The first that is wrong.
@@ -94,11 +103,25 @@ impl Question {
         })
     }
 
-    /// The head of the request, as a sidecar would get it.
+    /// Of what it is.
+    pub(super) fn asks(&self) -> Asks {
+        match self.url.scheme_str() {
+            Some("tcp") => Asks::Connection,
+            Some(_) | None => Asks::Request,
+        }
+    }
+
+    /// The head of the request, as a sidecar would get it; of a connection one that names the same service.
     pub(super) fn head(&self) -> Parts {
         let mut request = Request::new(());
         *request.method_mut() = self.method.clone();
         *request.headers_mut() = self.headers.clone();
+        if let (Asks::Connection, Some(authority)) = (self.asks(), self.url.authority())
+            && let Ok(authority) = HeaderValue::try_from(authority.as_str())
+        {
+            request.headers_mut().insert(HOST, authority);
+            return request.into_parts().0;
+        }
         *request.uri_mut() = match (self.headers.contains_key(HOST), self.url.path_and_query()) {
             (true, Some(target)) => Uri::from(target.clone()),
             (true, None) | (false, _) => self.url.clone(),

@@ -18,6 +18,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
 use prost::Message;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use weir_policy::model::{HealthCheck, HealthCheckKind, Peer};
@@ -27,7 +28,7 @@ use crate::exchange::grpc_status;
 use crate::http::io::Io;
 use crate::http::upstream::{HEAD_BYTES_MAX, Wire};
 use crate::identity::Identity;
-use crate::tls::{self, Security, TlsError};
+use crate::tls::{self, Carries, Inside, Security, TlsError};
 
 /// What is asked, and of whom.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +40,7 @@ pub(super) struct Question<'a> {
     /// Who we are.
     pub(super) own: Option<&'a Identity>,
     pub(super) wire: Wire,
+    pub(super) carries: Carries,
     pub(super) check: &'a HealthCheck,
     /// The authority where the check names none.
     pub(super) authority: &'a str,
@@ -104,11 +106,22 @@ async fn ask(question: &Question<'_>) -> Result<(), Failure> {
     let stream = match (question.security, question.own) {
         (Security::Cleartext, _) | (Security::Mutual(_), None) => Io::Tcp(stream),
         (Security::Mutual(peer), Some(own)) => {
-            let connected = tls::connect(stream, own, peer, question.wire).await;
+            let inside = match question.carries {
+                Carries::Http => question.wire.into(),
+                Carries::Tcp => Inside::TcpCheck,
+            };
+            let connected = tls::connect(stream, own, peer, inside).await;
             connected.map_err(refused)?.0
         }
         (Security::Backend(client), _) => client.connect(stream).await.map_err(refused)?,
     };
+    if question.carries == Carries::Tcp {
+        return match (question.security, question.own) {
+            (Security::Mutual(_), Some(_)) => ends_well(stream).await,
+            // Whoever else it is can be asked nothing but whether it takes connections.
+            (Security::Cleartext | Security::Mutual(_) | Security::Backend(_), _) => Ok(()),
+        };
+    }
     match (&question.check.kind, question.peer) {
         (HealthCheckKind::Tcp, Peer::Plain) => Ok(()),
         // A sidecar takes connections whether its app does or not: it is asked to try.
@@ -135,6 +148,15 @@ async fn ask(question: &Question<'_>) -> Result<(), Failure> {
                 None => Err(Failure::NoHealthAnswer),
             }
         }
+    }
+}
+
+/// A sidecar that could connect to its app ends the connection in good order, without a word.
+async fn ends_well(mut stream: Io) -> Result<(), Failure> {
+    match stream.read(&mut [0; 1]).await {
+        Ok(0) => Ok(()),
+        Ok(_) => Err(broken("it said something that was not asked for")),
+        Err(error) => Err(broken(error)),
     }
 }
 

@@ -584,7 +584,7 @@ async fn connect(pool: &Pool) -> Result<Connected, ConnectError> {
         }
         Some(Secured::Mutual { own, peer }) => {
             let peer = Arc::clone(&peer.borrow());
-            let connected = tls::connect(stream, own, &peer, pool.wire).await;
+            let connected = tls::connect(stream, own, &peer, pool.wire.into()).await;
             let (io, ends) = connected.map_err(|error| ConnectError::Tls(error.failure(), error.to_string()))?;
             (io, Some(ends))
         }

@@ -79,6 +79,9 @@ pub(crate) struct ServiceStatus {
     routes_from: Option<String>,
     /// In order of precedence within each host.
     routes: Vec<RouteStatus>,
+    /// The cluster that its connections go to, where it carries TCP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tcp: Option<String>,
 }
 
 /// A route.
@@ -314,6 +317,10 @@ fn service(name: &ListenerName, lookup: &Lookup) -> ServiceStatus {
         },
         routes_from,
         routes,
+        tcp: match lookup {
+            Lookup::Service(service) => service.tcp.as_ref().map(|to| to.name().to_string()),
+            Lookup::NoSuchService { .. } | Lookup::Refused(_) => None,
+        },
     }
 }
 
@@ -368,6 +375,7 @@ fn known(cluster: &Cluster, now: Time) -> KnownCluster {
             AppProtocol::Http1 => "http1",
             AppProtocol::Http2 => "http2",
             AppProtocol::Grpc => "grpc",
+            AppProtocol::Tcp => "tcp",
         },
         balancing: match cluster.config.balancing {
             Balancing::PeakEwma { .. } => "peak_ewma",

@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::drain;
+use crate::http::h1::HEAD_TIMEOUT;
 use crate::identity::tests::identity_of;
 
 const PORTAL: &str = "spiffe://mesh.gov/ns/citizen/sa/portal";
@@ -110,12 +111,12 @@ async fn shake_by(
     let expect = Arc::new(expect.parse().expect("an id"));
     let to = near.peer_addr().expect("an address").ip();
     let connected = async {
-        let (mut io, _) = client.connect(near, to, &expect, wire).await?;
+        let (mut io, _) = client.connect(near, to, &expect, wire.into()).await?;
         // A server says only now what it thinks of our certificate; with its first byte come tickets for later.
         io.read_u8().await.map_err(TlsError::Handshake).map(drop)
     };
     let accepted = async {
-        let (mut io, peer) = server.accept(far).await?;
+        let (mut io, peer) = server.accept(far, Carries::Http).await?;
         io.write_u8(1).await.map_err(TlsError::Handshake)?;
         io.flush().await.map_err(TlsError::Handshake)?;
         Ok(peer)
@@ -164,7 +165,10 @@ async fn a_connection_is_for_no_longer_than_either_certificate() {
             Arc::new(RECORDS.parse().expect("an id")),
             near.peer_addr().expect("one").ip(),
         );
-        let (connected, accepted) = tokio::join!(portal.connect(near, to, &expect, Wire::Http2), records.accept(far));
+        let (connected, accepted) = tokio::join!(
+            portal.connect(near, to, &expect, Inside::Http2),
+            records.accept(far, Carries::Http)
+        );
         let (connected, accepted) = (connected.expect("it is").1, accepted.expect("it is").1.ends);
         let latest = Instant::now() + minute;
         // Each end knows when its own certificate ends; in these all others' end much later.
@@ -182,7 +186,10 @@ async fn keys_are_agreed_on_so_that_quantum_computers_do_not_learn_them() {
         Arc::new(RECORDS.parse().expect("an id")),
         near.peer_addr().expect("one").ip(),
     );
-    let (connected, accepted) = tokio::join!(portal.connect(near, to, &expect, Wire::Http2), records.accept(far));
+    let (connected, accepted) = tokio::join!(
+        portal.connect(near, to, &expect, Inside::Http2),
+        records.accept(far, Carries::Http)
+    );
     accepted.expect("it is one of us");
     let (Io::Tls(stream), _) = connected.expect("it is who it should be") else {
         panic!("it is TLS");
@@ -301,7 +308,7 @@ async fn a_caller_without_a_certificate_is_not_let_in() {
     let (near, far) = sockets().await;
     let name = ServerName::IpAddress(near.peer_addr().expect("one").ip().into());
     let connecting = TlsConnector::from(Arc::new(bare)).connect(name, near);
-    let (_, accepted) = tokio::join!(connecting, records.accept(far));
+    let (_, accepted) = tokio::join!(connecting, records.accept(far, Carries::Http));
     let error = accepted.expect_err("it shows nobody");
     assert_eq!(error.failure(), TlsFailure::Certificate, "{error}");
 }
@@ -348,13 +355,17 @@ async fn what_an_inbound_connection_is_shows_by_its_first_byte() {
     let ca = Ca::new();
     let (chain, key) = ca.sign(&end(&[RECORDS]));
     let id: SpiffeId = RECORDS.parse().expect("an id");
-    let identity = Door::Mesh(identity_of(id.clone(), chain, der(&key), vec![ca.root.clone()]));
+    let identity = Door::Mesh(
+        identity_of(id.clone(), chain, der(&key), vec![ca.root.clone()]),
+        Carries::Http,
+    );
     let (control, drain) = drain::pair();
 
     for begin in [&b"GET / HTTP/1.1\r\n"[..], b"PRI * HTTP/2.0\r\n", b"\x80\x2e\x01"] {
         let (mut near, far) = sockets().await;
         near.write_all(begin).await.expect("written");
-        let Ok(Entered::Cleartext(mut far, _)) = enter(far, &identity, drain.clone()).await else {
+        let Ok(Entered::Cleartext(mut far, _)) = enter(far, &identity, Silence(HEAD_TIMEOUT), drain.clone()).await
+        else {
             panic!("{begin:?} is no handshake");
         };
         let mut read = vec![0; begin.len()];
@@ -366,8 +377,8 @@ async fn what_an_inbound_connection_is_shows_by_its_first_byte() {
     let (portal, to) = (ca.of(PORTAL), near.peer_addr().expect("one").ip());
     let expect = Arc::new(id);
     let (connected, entered) = tokio::join!(
-        portal.connect(near, to, &expect, Wire::Http2),
-        enter(far, &identity, drain.clone())
+        portal.connect(near, to, &expect, Inside::Http2),
+        enter(far, &identity, Silence(HEAD_TIMEOUT), drain.clone())
     );
     connected.expect("it is who it should be");
     assert!(matches!(entered, Ok(Entered::Mutual(..))));
@@ -376,13 +387,16 @@ async fn what_an_inbound_connection_is_shows_by_its_first_byte() {
     near.write_all(&[HANDSHAKE_RECORD, 3, 1, 0, 5, 1, 0, 0, 1, 0])
         .await
         .expect("written");
-    let error = enter(far, &identity, drain.clone()).await.err().expect("it is none");
+    let error = enter(far, &identity, Silence(HEAD_TIMEOUT), drain.clone())
+        .await
+        .err()
+        .expect("it is none");
     assert_eq!(error.failure(), TlsFailure::Protocol, "{error}");
 
     let (near, far) = sockets().await;
     drop(near);
     assert!(matches!(
-        enter(far, &identity, drain.clone()).await,
+        enter(far, &identity, Silence(HEAD_TIMEOUT), drain.clone()).await,
         Ok(Entered::Nobody)
     ));
 
@@ -392,10 +406,13 @@ async fn what_an_inbound_connection_is_shows_by_its_first_byte() {
     let (_near, far) = sockets().await;
     control.begin();
     assert!(matches!(
-        enter(slow, &identity, drain.clone()).await,
+        enter(slow, &identity, Silence(HEAD_TIMEOUT), drain.clone()).await,
         Ok(Entered::Nobody)
     ));
-    assert!(matches!(enter(far, &identity, drain).await, Ok(Entered::Nobody)));
+    assert!(matches!(
+        enter(far, &identity, Silence(HEAD_TIMEOUT), drain).await,
+        Ok(Entered::Nobody)
+    ));
 }
 
 #[tokio::test(start_paused = true)]
@@ -403,7 +420,7 @@ async fn a_handshake_that_does_not_go_on_ends() {
     let (near, far) = sockets().await;
     let error = Ca::new()
         .of(RECORDS)
-        .accept(far)
+        .accept(far, Carries::Http)
         .await
         .expect_err("nobody says anything");
     assert!(matches!(error, TlsError::TimedOut(_)), "{error}");

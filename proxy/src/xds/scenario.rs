@@ -47,6 +47,14 @@ pub(crate) fn inline_listener(short: &str, clusters: &[&str]) -> Any {
     })
 }
 
+/// A listener whose connections go to this cluster.
+pub(crate) fn tcp_listener(short: &str, cluster: &str) -> Any {
+    encode::listener(&Listener {
+        name: listener_name(short),
+        routes: RouteSource::Tcp(cluster_name(cluster)),
+    })
+}
+
 /// A route configuration that sends all evenly to these clusters.
 pub(crate) fn route(name: &str, clusters: &[&str]) -> Any {
     encode::route_config(&RouteConfig {

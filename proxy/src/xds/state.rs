@@ -53,6 +53,8 @@ pub(crate) struct Settings {
     pub(crate) names_max: usize,
     /// How answers are read.
     pub(crate) xds: Xds,
+    /// Names that are asked for from the start and kept, whether they are used or not.
+    pub(crate) pinned: BTreeSet<ListenerName>,
     /// Whose policy is asked for. `None`: nobody's, since no control plane but Weir's has any.
     pub(crate) own: Option<Own>,
     /// Whether the roots that everybody trusts are asked for.
@@ -85,6 +87,7 @@ impl Default for Settings {
             absent: Duration::from_secs(1),
             names_max: 4096,
             xds: Xds::Strict,
+            pinned: BTreeSet::new(),
             own: None,
             roots: AsksForRoots::No,
         }
@@ -214,6 +217,9 @@ impl State {
             Input::Opened => {
                 self.close();
                 self.connected = Connected::Yes;
+                for name in self.settings.pinned.clone() {
+                    self.demand(now, name);
+                }
             }
             Input::Closed => self.close(),
             Input::Response(response) => answers.extend(self.receive(now, response)),
@@ -260,7 +266,9 @@ impl State {
         });
         let routes = self.routes.entries.values();
         let routes = routes.filter_map(|tracked| Some(tracked.candidate.as_ref()?.deadline));
-        let uses = self.uses.values().map(|usage| usage.ends(self.settings.idle));
+        let pinned = &self.settings.pinned;
+        let uses = self.uses.iter().filter(|(name, _)| !pinned.contains(name));
+        let uses = uses.map(|(_, usage)| usage.ends(self.settings.idle));
         listeners.chain(routes).chain(uses).min()
     }
 
@@ -351,7 +359,9 @@ impl State {
         if self.uses.len() >= self.settings.names_max {
             // Names that don't exist make room first: they are what an app that tries names leaves behind. If there
             // is none, this one is not asked for, and who waits for it runs into his time-out.
-            let absent = self.uses.iter().find(|(_, usage)| usage.absent_until.is_some());
+            let pinned = &self.settings.pinned;
+            let mut uses = self.uses.iter();
+            let absent = uses.find(|(name, usage)| usage.absent_until.is_some() && !pinned.contains(name));
             let Some(absent) = absent.map(|(name, _)| name.clone()) else {
                 return;
             };
@@ -441,7 +451,9 @@ impl State {
     /// Lets go of names that are not used any more.
     fn let_go(&mut self, now: Time) {
         let idle = self.settings.idle;
-        self.uses.retain(|_, usage| usage.ends(idle) > now);
+        let pinned = &self.settings.pinned;
+        self.uses
+            .retain(|name, usage| pinned.contains(name) || usage.ends(idle) > now);
     }
 
     /// Draws the consequences of an input.
@@ -770,6 +782,10 @@ fn accept_listener(name: &ListenerName, resource: &Any) -> Result<ListenerRoutes
     match listener.routes {
         RouteSource::Named(routes) => Ok(ListenerRoutes::Named(routes)),
         RouteSource::Inline(hosts) => compile(&hosts).map(ListenerRoutes::Inline),
+        RouteSource::Tcp(cluster) => {
+            let carried = CompiledRoutes::tcp(cluster).map_err(Refusal::Routes)?;
+            Ok(ListenerRoutes::Inline(Arc::new(carried)))
+        }
     }
 }
 

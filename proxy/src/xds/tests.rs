@@ -12,7 +12,7 @@ use weir_xds::envoy::{Any, DeltaDiscoveryResponse};
 
 use super::scenario::{
     Scenario, cluster, endpoints, garbage, inline_listener, listener, listener_name, policy, policy_with_mode,
-    resource, response, route, uncompilable_route,
+    resource, response, route, tcp_listener, uncompilable_route,
 };
 use super::state::{AsksForRoots, Input, Own, Settings};
 use crate::config;
@@ -438,6 +438,34 @@ fn what_is_not_used_is_let_go() {
     assert_eq!(s.services(), NOTHING);
     assert!(s.status.resources.is_empty());
     assert_eq!(s.demand("a:80"), [format!("listener +{A}")]);
+}
+
+#[test]
+fn what_is_pinned_is_asked_for_at_the_begin_and_kept() {
+    let pinned = ["a:80", "b:80"].map(listener_name).into();
+    let mut s = Scenario::new(Settings {
+        pinned,
+        ..Settings::default()
+    });
+    assert_eq!(s.input(Input::Opened), [format!("listener hello +{A} +{B}")]);
+    s.answer(Listener, "l1", A, "1", tcp_listener("a:80", "a.n:80"));
+    s.remove(Listener, "l2", B);
+    s.answer(Cluster, "c1", "a.n:80", "1", cluster("a.n:80"));
+    s.answer(Endpoints, "e1", "a.n:80", "1", endpoints("a.n:80", &["10.0.0.1:80"]));
+    let Some(Lookup::Service(a)) = s.snapshot.service(&listener_name("a:80")) else {
+        panic!("a is a service");
+    };
+    assert!(a.tcp.is_some(), "its connections have somewhere to go");
+    assert_eq!(
+        s.pass(Duration::from_secs(86_400)),
+        NOTHING,
+        "used or not, there or not"
+    );
+    s.answer(Listener, "l3", B, "1", tcp_listener("b:80", "a.n:80"));
+    assert!(matches!(
+        s.snapshot.service(&listener_name("b:80")),
+        Some(Lookup::Service(_))
+    ));
 }
 
 #[test]

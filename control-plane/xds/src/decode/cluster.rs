@@ -53,23 +53,25 @@ pub(super) fn cluster(at: &At<'_>, wire: Cluster) -> Result<model::Cluster, Faul
         None => DEFAULT_CONNECT_TIMEOUT,
     };
     let limits = limits(&at.field("circuit_breakers"), circuit_breakers)?;
-    let (protocol, pool) = protocol(
-        &at.field("typed_extension_protocol_options"),
-        typed_extension_protocol_options,
-    )?;
-
     let (at_metadata, expected) = (at.field("metadata"), "a weir.v1.ClusterPolicy");
     let policy = own_metadata(&at_metadata, metadata, expected)?;
     let at_typed = at_metadata.field("typed_filter_metadata");
     let at_policy = at_typed.key(METADATA_KEY);
     take!(at_policy, at_policy.need(policy)?, v1::ClusterPolicy {
-        breaker, balancing, retry_budget, grpc, locality, sources, max_concurrent_streams, closed;
+        breaker, balancing, retry_budget, grpc, locality, sources, max_concurrent_streams, closed, tcp;
     });
+    let at_options = at.field("typed_extension_protocol_options");
+    let (protocol, pool) = if tcp {
+        at.refuse("typed_extension_protocol_options", &typed_extension_protocol_options)?;
+        (AppProtocol::Tcp, ConnectionPool::default())
+    } else {
+        protocol(&at_options, typed_extension_protocol_options)?
+    };
     let pool = ConnectionPool {
         max_concurrent_streams: match protocol {
             // What other clients are told of streams is nothing here: they speak HTTP/1.1.
             AppProtocol::Http1 => Some(max_concurrent_streams).filter(|limit| *limit > 0),
-            AppProtocol::Http2 | AppProtocol::Grpc => {
+            AppProtocol::Http2 | AppProtocol::Grpc | AppProtocol::Tcp => {
                 at_policy.refuse("max_concurrent_streams", &max_concurrent_streams)?;
                 pool.max_concurrent_streams
             }
@@ -82,8 +84,8 @@ pub(super) fn cluster(at: &At<'_>, wire: Cluster) -> Result<model::Cluster, Faul
     let protocol = match (protocol, grpc) {
         (protocol, false) => protocol,
         (AppProtocol::Http2 | AppProtocol::Grpc, true) => AppProtocol::Grpc,
-        (AppProtocol::Http1, true) => {
-            let expected = "false for a cluster that speaks HTTP/1.1";
+        (AppProtocol::Http1 | AppProtocol::Tcp, true) => {
+            let expected = "false for a cluster that does not speak HTTP/2";
             return Err(at_policy.field("grpc").fault("true", Problem::Unsupported { expected }));
         }
     };

@@ -81,12 +81,19 @@ fn one(at: &At<'_>, wire: HealthCheck, protocol: AppProtocol) -> Result<model::H
 fn kind(at: &At<'_>, wire: Option<HealthChecker>, protocol: AppProtocol) -> Result<HealthCheckKind, Fault> {
     let at_checker = at.field("health_checker");
     match at_checker.need(wire)? {
-        HealthChecker::HttpHealthCheck(wire) => http_check(&at.field("http_health_check"), wire, protocol),
+        HealthChecker::HttpHealthCheck(wire) => {
+            let at = at.field("http_health_check");
+            if protocol == AppProtocol::Tcp {
+                let expected = "that of TCP for a cluster that carries TCP";
+                return Err(at.fault("", Problem::Unsupported { expected }));
+            }
+            http_check(&at, wire, protocol)
+        }
         HealthChecker::GrpcHealthCheck(wire) => {
             let at = at.field("grpc_health_check");
             take!(at, wire, GrpcHealthCheck { service_name; authority, initial_metadata });
-            if protocol == AppProtocol::Http1 {
-                let expected = "another one for a cluster that speaks HTTP/1.1";
+            if matches!(protocol, AppProtocol::Http1 | AppProtocol::Tcp) {
+                let expected = "another one for a cluster that does not speak HTTP/2";
                 return Err(at.fault("", Problem::Unsupported { expected }));
             }
             Ok(HealthCheckKind::Grpc {

@@ -1,25 +1,28 @@
 //! Listeners.
 
-use envoy_types::pb::envoy::config::listener::v3::{ApiListener, Listener};
+use envoy_types::pb::envoy::config::listener::v3::filter::ConfigType;
+use envoy_types::pb::envoy::config::listener::v3::{ApiListener, Filter, FilterChain, Listener};
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3::Cors;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, Rds, http_filter,
 };
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::ClusterSpecifier;
 use weir_policy::model;
 use weir_policy::model::RouteSource;
 
 use super::at::{At, Fault, take};
 use super::checks::{equal, from_ads, name, unpack};
 use super::route;
-use crate::meaning::{CORS_FILTER, ROUTER_FILTER};
+use crate::meaning::{CORS_FILTER, ROUTER_FILTER, TCP_FILTER};
 use crate::rejection::Problem;
 
 pub(super) fn listener(at: &At<'_>, wire: Listener) -> Result<model::Listener, Fault> {
     take!(at, wire, Listener {
-        name, api_listener;
-        address, additional_addresses, stat_prefix, stats_matcher, filter_chains, fcds_config, filter_chain_matcher,
+        name, api_listener, filter_chains;
+        address, additional_addresses, stat_prefix, stats_matcher, fcds_config, filter_chain_matcher,
         use_original_dst, default_filter_chain, per_connection_buffer_limit_bytes,
         per_connection_buffer_high_watermark_timeout, metadata, deprecated_v1, drain_type, listener_filters,
         listener_filters_timeout, continue_on_listener_filters_timeout, transparent, freebind, socket_options,
@@ -28,6 +31,13 @@ pub(super) fn listener(at: &At<'_>, wire: Listener) -> Result<model::Listener, F
         enable_mptcp, ignore_global_conn_limit, bypass_overload_manager, tcp_keepalive, listener_specifier,
     });
     let listener_name = self::name(&at.field("name"), &name)?;
+    if api_listener.is_none() && !filter_chains.is_empty() {
+        return Ok(model::Listener {
+            name: listener_name,
+            routes: tcp_chain(&at.field("filter_chains"), filter_chains, &name)?,
+        });
+    }
+    at.refuse("filter_chains", &filter_chains)?;
     let at = at.field("api_listener");
     take!(at, at.need(api_listener)?, ApiListener { api_listener; });
     let at = at.field("api_listener");
@@ -36,6 +46,61 @@ pub(super) fn listener(at: &At<'_>, wire: Listener) -> Result<model::Listener, F
         name: listener_name,
         routes: connection_manager(&at, manager, &name)?,
     })
+}
+
+/// One chain of one filter, which carries bytes to one cluster.
+fn tcp_chain(at: &At<'_>, chains: Vec<FilterChain>, listener: &str) -> Result<RouteSource, Fault> {
+    let chain = only(at, chains)?;
+    let at = at.index(0);
+    take!(at, chain, FilterChain {
+        filters;
+        filter_chain_match, use_proxy_proto, metadata, transport_socket, transport_socket_connect_timeout, name,
+    });
+    let at = at.field("filters");
+    let filter = only(&at, filters)?;
+    let at = at.index(0);
+    take!(at, filter, Filter { name, config_type; });
+    equal(&at.field("name"), &name, TCP_FILTER)?;
+    let any = match config_type {
+        Some(ConfigType::TypedConfig(any)) => any,
+        Some(ConfigType::ConfigDiscovery(_)) => {
+            let expected = "typed_config";
+            return Err(at
+                .field("config_discovery")
+                .fault("", Problem::Unsupported { expected }));
+        }
+        None => return Err(at.field("typed_config").fault("", Problem::Missing)),
+    };
+    let at = at.field("typed_config");
+    take!(at, unpack::<TcpProxy>(&at, &any, "a TcpProxy")?, TcpProxy {
+        stat_prefix, cluster_specifier;
+        on_demand, metadata_match, idle_timeout, downstream_idle_timeout, upstream_idle_timeout, access_log,
+        max_connect_attempts, backoff_options, hash_policy, tunneling_config, max_downstream_connection_duration,
+        max_downstream_connection_duration_jitter_percentage, access_log_flush_interval,
+        flush_access_log_on_connected, access_log_options, proxy_protocol_tlvs, proxy_protocol_tlv_merge_policy,
+        upstream_connect_mode, max_early_data_bytes, check_drain_close,
+    });
+    equal(&at.field("stat_prefix"), &stat_prefix, listener)?;
+    match cluster_specifier {
+        Some(ClusterSpecifier::Cluster(cluster)) => Ok(RouteSource::Tcp(self::name(&at.field("cluster"), &cluster)?)),
+        Some(ClusterSpecifier::WeightedClusters(_)) => {
+            let expected = "cluster";
+            Err(at
+                .field("weighted_clusters")
+                .fault("", Problem::Unsupported { expected }))
+        }
+        None => Err(at.field("cluster").fault("", Problem::Missing)),
+    }
+}
+
+/// The one of a list that must have one.
+fn only<T>(at: &At<'_>, list: Vec<T>) -> Result<T, Fault> {
+    let mut list = list.into_iter();
+    match (list.next(), list.next()) {
+        (Some(only), None) => Ok(only),
+        (Some(_), Some(_)) => Err(at.index(1).fault("", Problem::WithoutEffect)),
+        (None, _) => Err(at.index(0).fault("", Problem::Missing)),
+    }
 }
 
 fn connection_manager(at: &At<'_>, wire: HttpConnectionManager, listener: &str) -> Result<RouteSource, Fault> {

@@ -32,7 +32,7 @@ use weir_policy::model;
 use weir_policy::model::{Balancing, EndpointHealth};
 
 pub use super::envoy_route::Buckets;
-use super::not_sent::{NotSent, Notes, PolicyField, Sent};
+use super::not_sent::{NotSent, Notes, Place, PolicyField, Sent};
 use super::{
     by_locality, duration, envoy_cors, envoy_route, filters, health_status, host, http_options, in_order, lb_config,
     number, outlier, over_ads, pack, rds, router_filter, socket,
@@ -141,6 +141,15 @@ pub fn hosts(names: &[String], hosts: &[model::VirtualHost]) -> Hosts {
         hosts: envoy_route::hosts(names, hosts, &mut buckets, &mut notes),
         buckets,
         not_sent: notes.into_list(),
+    }
+}
+
+/// What is to be said of a service port that carries TCP: an Envoy has one listener for the calls of its app, which
+/// tells services by their names in HTTP, and TCP has no name.
+pub fn no_listener_for_tcp() -> NotSent {
+    NotSent {
+        place: Place::Protocol,
+        problem: "is TCP: an Envoy is sent no listener for it; a weir proxy carries it (--listen)".to_owned(),
     }
 }
 
@@ -351,7 +360,9 @@ fn without_our_own() -> RouteConfiguration {
 }
 
 fn protocol_options(protocol: model::AppProtocol, pool: Option<&model::ConnectionPool>) -> HashMap<String, Any> {
-    HashMap::from([(HTTP_OPTIONS.to_owned(), pack(&http_options(protocol, pool)))])
+    let options = http_options(protocol, pool);
+    let options = options.map(|options| (HTTP_OPTIONS.to_owned(), pack(&options)));
+    options.into_iter().collect()
 }
 
 const HTTP_FILTER: &str = "envoy.filters.network.http_connection_manager";

@@ -19,7 +19,10 @@ use super::not_sent::{NotSent, Notes, Place, PolicyField, Sent};
 use super::{api_listener, by_locality, filters, grpc_route, in_order, number, outlier, over_ads, pack};
 
 /// A listener under the name that was asked for, whatever the spelling (gRFC A27, "LDS").
-pub fn listener(listener: &model::Listener, called: &str) -> Sent {
+///
+/// # Errors
+/// When it carries nothing that a gRPC client could speak.
+pub fn listener(listener: &model::Listener, called: &str) -> Result<Sent, NotSent> {
     let model::Listener { name: _, routes } = listener;
     let mut notes = Notes::default();
     let routes = match routes {
@@ -29,13 +32,21 @@ pub fn listener(listener: &model::Listener, called: &str) -> Sent {
             let configuration = grpc_route::configuration(called.to_owned(), hosts, None, &mut notes);
             super::RouteSpecifier::RouteConfig(configuration)
         }
+        RouteSource::Tcp(_) => return Err(carries_tcp()),
     };
     // gRFC A33; a client that does not know it passes over it.
     let fault = HttpFilter {
         is_optional: true,
         ..filters::fault_filter()
     };
-    notes.with(api_listener(called.to_owned(), vec![fault], routes))
+    Ok(notes.with(api_listener(called.to_owned(), vec![fault], routes)))
+}
+
+fn carries_tcp() -> NotSent {
+    NotSent {
+        place: Place::Protocol,
+        problem: "is TCP: a gRPC client can't speak to it".to_owned(),
+    }
 }
 
 /// A route configuration.
@@ -78,6 +89,7 @@ pub fn cluster(cluster: &model::Cluster) -> Result<Sent, NotSent> {
                 problem: "is HTTP/1.1: a gRPC client can't speak to it".to_owned(),
             });
         }
+        AppProtocol::Tcp => return Err(carries_tcp()),
     }
     if backend_tls.is_some() {
         return Err(NotSent {

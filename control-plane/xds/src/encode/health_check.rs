@@ -55,7 +55,8 @@ pub(super) fn health_check(check: &model::HealthCheck, protocol: AppProtocol) ->
 /// What a cluster's checks speak.
 pub(crate) fn codec(protocol: AppProtocol) -> CodecClientType {
     match protocol {
-        AppProtocol::Http1 => CodecClientType::Http1,
+        // TCP has no check in HTTP.
+        AppProtocol::Http1 | AppProtocol::Tcp => CodecClientType::Http1,
         AppProtocol::Http2 | AppProtocol::Grpc => CodecClientType::Http2,
     }
 }
