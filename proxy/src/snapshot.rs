@@ -13,7 +13,7 @@ use arc_swap::Guard;
 use dashmap::DashMap;
 use weir_policy::balance::RoundRobin;
 use weir_policy::breaker::Breaker;
-use weir_policy::model::{self, Action, EndpointHealth, Locality, Peer, VirtualHost};
+use weir_policy::model::{self, Action, AppProtocol, EndpointHealth, Locality, Peer, VirtualHost};
 use weir_policy::mutual_tls::MutualTls;
 use weir_policy::names::{ClusterName, ListenerName, RouteName};
 use weir_policy::outlier::{Detector, Seen};
@@ -28,6 +28,7 @@ use crate::clock::Clock;
 use crate::endpoints::{Changes, Endpoint, EndpointState, InUse, Levels};
 use crate::error::ProxyError;
 use crate::health_check::{Checked, ClusterChecks};
+use crate::http::upstream::Wire;
 use crate::mesh::RefusedResource;
 use crate::outbound;
 use crate::telemetry_policy::TelemetryPolicy;
@@ -312,7 +313,7 @@ impl ClusterState {
         let same_checks = self.checks.as_ref().map(|checks| checks.config()) == config.health_check.as_ref();
         let same_budget = self.retry_budget == config.retry_budget;
         let same_tls = match (&self.backend_tls, &config.backend_tls) {
-            (Some(held), Some(told)) => held.is(told, outbound::wire(config.protocol, Peer::Plain)),
+            (Some(held), Some(told)) => held.is(told, wire_within(config)),
             (None, None) => true,
             (Some(_), None) | (None, Some(_)) => false,
         };
@@ -359,9 +360,18 @@ fn new_checks(config: &model::Cluster) -> Option<Arc<ClusterChecks>> {
     Some(Arc::new(ClusterChecks::new(check)))
 }
 
+/// What is spoken to a cluster's endpoints that have no identity; `None`: whatever goes over TCP.
+fn wire_within(config: &model::Cluster) -> Option<Wire> {
+    match config.protocol {
+        AppProtocol::Http1 | AppProtocol::Http2 | AppProtocol::Grpc => {
+            Some(outbound::wire(config.protocol, Peer::Plain))
+        }
+        AppProtocol::Tcp => None,
+    }
+}
+
 fn new_backend_tls(config: &model::Cluster) -> Option<Arc<BackendTls>> {
-    let wire = outbound::wire(config.protocol, Peer::Plain);
-    let tls = BackendTls::new(config.backend_tls.as_ref()?, wire);
+    let tls = BackendTls::new(config.backend_tls.as_ref()?, wire_within(config));
     if let Err(why) = &tls.client {
         tracing::warn!(cluster = %config.name, %why, "nothing is sent to endpoints without an identity");
     }

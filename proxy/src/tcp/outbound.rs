@@ -20,7 +20,7 @@ use crate::outbound::CONFIG_WAIT;
 use crate::plan;
 use crate::record::{AttemptOutcome, Direction, DownstreamAddr};
 use crate::snapshot::{Backend, Cluster};
-use crate::tls::{self, Inside};
+use crate::tls::{self, Inside, Security, TlsError, With};
 use crate::worker::Worker;
 
 /// How many endpoints are tried for one connection.
@@ -105,10 +105,7 @@ async fn open(worker: &Worker, service: &TcpService, connection: &mut Connection
     let _pending = breaker.admit_pending().map_err(refused)?;
     let mut tried: Vec<SocketAddr> = Vec::with_capacity(ATTEMPTS_MAX);
     loop {
-        let chosen = choose(worker, &cluster, &tried);
-        let endpoint = chosen.ok_or_else(|| ProxyError::NoEndpoint {
-            cluster: cluster.label.to_string(),
-        })?;
+        let endpoint = choose(worker, &cluster, &tried).ok_or_else(|| cluster.no_endpoint())?;
         let mut in_flight = InFlight::begin(&cluster, endpoint, worker.clock);
         connection.record.endpoint = Some(endpoint.address);
         connection.record.peer_workload.clone_from(&endpoint.workload);
@@ -117,8 +114,8 @@ async fn open(worker: &Worker, service: &TcpService, connection: &mut Connection
                 in_flight.connected();
                 permit.report(Outcome::Success, worker.clock.now());
                 connection.connected();
-                if worker.identity.is_some() {
-                    connection.record.peer_identity.clone_from(&endpoint.identity);
+                if let (Some(_), Security::Mutual(peer)) = (&worker.identity, &endpoint.security) {
+                    connection.record.peer_identity = Some(Arc::clone(peer));
                 }
                 let metrics = worker.recorder.metrics();
                 return Ok(Opened {
@@ -177,16 +174,22 @@ async fn connect(worker: &Worker, cluster: &Cluster, to: &Endpoint) -> Result<Io
         let stream = TcpStream::connect(endpoint).await.map_err(failed)?;
         stream.set_nodelay(true).map_err(failed)?;
         keep_alive(&stream);
-        let Some((own, peer)) = worker.identity.as_ref().zip(to.identity.as_ref()) else {
-            return Ok(Io::Tcp(stream));
+        let refused = |with| {
+            move |error: TlsError| ProxyError::Tls {
+                endpoint,
+                with,
+                failure: error.failure(),
+                detail: error.to_string(),
+            }
         };
-        let connected = tls::connect(stream, own, peer, Inside::Tcp).await;
-        let (io, _) = connected.map_err(|error| ProxyError::Tls {
-            endpoint,
-            failure: error.failure(),
-            detail: error.to_string(),
-        })?;
-        Ok(io)
+        match (&to.security, &worker.identity) {
+            (Security::Cleartext, _) | (Security::Mutual(_), None) => Ok(Io::Tcp(stream)),
+            (Security::Mutual(peer), Some(own)) => {
+                let connected = tls::connect(stream, own, peer, Inside::Tcp).await;
+                Ok(connected.map_err(refused(With::Mesh))?.0)
+            }
+            (Security::Backend(client), _) => client.connect(stream).await.map_err(refused(With::Backend)),
+        }
     };
     match timeout(limit, connecting).await {
         Ok(connected) => connected,

@@ -27,7 +27,8 @@ use crate::http::upstream::Wire;
 #[derive(Debug)]
 pub(crate) struct BackendTls {
     config: backend_tls::BackendTls,
-    wire: Wire,
+    /// What is spoken within; `None`: whatever goes over TCP.
+    wire: Option<Wire>,
     /// As whom we call.
     ///
     /// # Errors
@@ -36,8 +37,8 @@ pub(crate) struct BackendTls {
 }
 
 impl BackendTls {
-    /// What a cluster's configuration says, to be spoken on this wire. May read the certificates of the system, once.
-    pub(crate) fn new(config: &backend_tls::BackendTls, wire: Wire) -> BackendTls {
+    /// What a cluster's configuration says, for what is spoken on this wire. May read the certificates of the system, once.
+    pub(crate) fn new(config: &backend_tls::BackendTls, wire: Option<Wire>) -> BackendTls {
         let client = match config {
             backend_tls::BackendTls::Verified(validation) => Client::new(validation, wire).map(Arc::new),
             backend_tls::BackendTls::Closed { why } => Err(why.clone()),
@@ -50,7 +51,7 @@ impl BackendTls {
     }
 
     /// Whether it is what this says.
-    pub(crate) fn is(&self, config: &backend_tls::BackendTls, wire: Wire) -> bool {
+    pub(crate) fn is(&self, config: &backend_tls::BackendTls, wire: Option<Wire>) -> bool {
         self.wire == wire && self.config == *config
     }
 }
@@ -60,7 +61,7 @@ pub(crate) struct Client {
     config: Arc<ClientConfig>,
     /// Who is asked for.
     name: ServerName<'static>,
-    wire: Wire,
+    wire: Option<Wire>,
 }
 
 /// Without what TLS keeps.
@@ -73,7 +74,7 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    fn new(validation: &Validation, wire: Wire) -> Result<Client, String> {
+    fn new(validation: &Validation, wire: Option<Wire>) -> Result<Client, String> {
         let name = ServerName::try_from(validation.hostname.clone())
             .map_err(|_| format!("{:?} is no name to ask for", validation.hostname))?;
         // As it comes: what is better against the quantum computers of later makes the first message longer than some
@@ -91,8 +92,9 @@ impl Client {
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_no_client_auth();
         config.alpn_protocols = match wire {
-            Wire::Http1 => vec![HTTP11.to_vec()],
-            Wire::Http2 => vec![H2.to_vec()],
+            Some(Wire::Http1) => vec![HTTP11.to_vec()],
+            Some(Wire::Http2) => vec![H2.to_vec()],
+            None => Vec::new(),
         };
         Ok(Client {
             config: Arc::new(config),
@@ -110,8 +112,8 @@ impl Client {
         let stream = connecting.await.map_err(TlsError::Handshake)?;
         // RFC 9113 section 3.2: HTTP/2 over TLS is agreed on by ALPN. HTTP/1.1 is what there was before that.
         match (self.wire, stream.get_ref().1.alpn_protocol()) {
-            (Wire::Http2, Some(H2)) | (Wire::Http1, _) => Ok(Io::Tls(Box::new(TlsStream::Client(stream)))),
-            (Wire::Http2, _) => Err(TlsError::NoHttp2),
+            (Some(Wire::Http2), Some(H2)) | (Some(Wire::Http1) | None, _) => Ok(Io::Tls(Box::new(TlsStream::Client(stream)))),
+            (Some(Wire::Http2), _) => Err(TlsError::NoHttp2),
         }
     }
 }

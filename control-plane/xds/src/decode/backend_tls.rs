@@ -54,7 +54,7 @@ pub(super) fn backend_tls(
     });
     versions(&at_common.field("tls_params"), tls_params)?;
     let at_alpn = at_common.field("alpn_protocols");
-    equal(&at_alpn, &alpn_protocols.join(","), alpn(protocol))?;
+    equal(&at_alpn, &alpn_protocols.join(","), &alpn(protocol).join(","))?;
     let at_context = at_common.field("validation_context");
     let context = match at_context.need(validation_context_type)? {
         ValidationContextType::ValidationContext(context) => context,

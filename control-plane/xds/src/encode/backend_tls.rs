@@ -52,7 +52,7 @@ fn written(tls: &BackendTls, protocol: AppProtocol, system: CertificateValidatio
                 tls_maximum_protocol_version: TlsProtocol::TlSv13.into(),
                 ..TlsParameters::default()
             }),
-            alpn_protocols: vec![alpn(protocol).to_owned()],
+            alpn_protocols: alpn(protocol).iter().map(|name| (*name).to_owned()).collect(),
             validation_context_type: Some(ValidationContextType::ValidationContext(context)),
             ..CommonTlsContext::default()
         }),
@@ -107,11 +107,12 @@ pub(crate) fn closed() -> CertificateValidationContext {
     }
 }
 
-/// What is spoken, as TLS calls it (RFC 7301 section 6).
-pub(crate) fn alpn(protocol: AppProtocol) -> &'static str {
+/// What is spoken, as TLS calls it (RFC 7301 section 6); of what goes over TCP nobody knows.
+pub(crate) fn alpn(protocol: AppProtocol) -> &'static [&'static str] {
     match protocol {
-        AppProtocol::Http1 => "http/1.1",
-        AppProtocol::Http2 | AppProtocol::Grpc => "h2",
+        AppProtocol::Http1 => &["http/1.1"],
+        AppProtocol::Http2 | AppProtocol::Grpc => &["h2"],
+        AppProtocol::Tcp => &[],
     }
 }
 
