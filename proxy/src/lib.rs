@@ -32,6 +32,8 @@ pub(crate) mod plan;
 pub mod process_log;
 pub mod proxy;
 pub(crate) mod record;
+#[allow(dead_code, reason = "byte streams are about to use it")]
+pub(crate) mod relay;
 pub(crate) mod snapshot;
 pub(crate) mod telemetry;
 pub(crate) mod telemetry_policy;

@@ -45,6 +45,10 @@ use crate::xds::{ControlPlane, ControlPlaneError, Link, Own, Settings};
 /// connections end, and asking again at once would only burn the CPU.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
+/// How long byte streams have to end when a drain's time is over: to record that takes a worker no longer, even with
+/// all of them at once.
+const CUT_OFF_WAIT: Duration = Duration::from_secs(1);
+
 /// How long the end waits for the control plane to hear of it.
 const DEREGISTER_WAIT: Duration = Duration::from_secs(2);
 
@@ -350,7 +354,12 @@ impl Proxy {
         self.drain.begin();
         let drained = match timeout(self.drain_timeout, self.drain.ended()).await {
             Ok(()) => Drained::Whole,
-            Err(_) => Drained::CutOff,
+            Err(_) => {
+                // Byte streams end now, and tell of it.
+                self.drain.over();
+                let _ = timeout(CUT_OFF_WAIT, self.drain.ended()).await;
+                Drained::CutOff
+            }
         };
         if let Some(registration) = &self.registration {
             registration.deregister(DEREGISTER_WAIT).await;

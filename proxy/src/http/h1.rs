@@ -4,7 +4,7 @@
 //! ([`parse`]); a body is read as far as somebody asks for it ([`body`]); an answer is written as its body comes
 //! ([`encode`]). What can't be read is answered with the rule it breaks ([`violation`]), and the connection ends.
 
-mod alarm;
+pub(crate) mod alarm;
 pub(crate) mod body;
 pub(crate) mod chunks;
 #[cfg(test)]
