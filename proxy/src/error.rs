@@ -17,6 +17,7 @@ use weir_xds::ResourceType;
 
 use crate::http::body::BodyFailure;
 use crate::http::h1::violation::Violation;
+use crate::http::upgrade::{NotAsked, NotSwitched};
 use crate::mesh::{RefusedResource, Unavailable};
 use crate::record::ResponseFlag;
 use crate::tls::TlsFailure;
@@ -163,6 +164,22 @@ pub(crate) enum ProxyError {
         /// What hyper or h2 said.
         detail: String,
     },
+    /// The upgrade that was asked for can't be had there.
+    #[error("the upgrade fails at {endpoint}: {why}")]
+    Upgrade {
+        /// Where to.
+        endpoint: SocketAddr,
+        /// Why.
+        why: UpgradeFailure,
+    },
+    /// What is within a CONNECT asks for another place than that.
+    #[error("{authority:?} is asked for on a connection to {connected}")]
+    Misdirected {
+        /// The authority as the app wrote it.
+        authority: String,
+        /// What CONNECT asked for.
+        connected: String,
+    },
     /// One attempt took too long.
     #[error("{endpoint} did not answer within {limit:?}")]
     AttemptTimeout {
@@ -183,6 +200,20 @@ pub(crate) enum ProxyError {
     /// What came on an HTTP/1 connection is no request.
     #[error("the request is refused: {0}")]
     Violation(Violation),
+}
+
+/// Why an upgrade failed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum UpgradeFailure {
+    /// It can't be asked for.
+    #[error("{0}")]
+    NotAsked(#[from] NotAsked),
+    /// The answer is none to what was asked.
+    #[error("{0}")]
+    NotSwitched(#[from] NotSwitched),
+    /// The connection was gone with the answer.
+    #[error("its connection ended with the answer: {0}")]
+    Ended(String),
 }
 
 /// Where a request went wrong, as seen from this proxy.
@@ -241,6 +272,7 @@ impl ProxyError {
             | ProxyError::NotCarried(_)
             | ProxyError::UnknownDestination { .. }
             | ProxyError::RequestBody(_)
+            | ProxyError::Misdirected { .. }
             | ProxyError::CleartextRefused { .. }
             | ProxyError::Violation(_) => Fault::Downstream,
             // Who gives certificates gave none.
@@ -274,6 +306,7 @@ impl ProxyError {
             | ProxyError::Reset { .. }
             | ProxyError::Unprocessed { .. }
             | ProxyError::Protocol { .. }
+            | ProxyError::Upgrade { .. }
             | ProxyError::AttemptTimeout { .. }
             | ProxyError::RequestTimeout { .. } => Fault::Upstream,
         }
@@ -287,6 +320,7 @@ impl ProxyError {
             | ProxyError::UnknownDestination { .. }
             | ProxyError::RequestBody(_)
             | ProxyError::Violation(_)
+            | ProxyError::Misdirected { .. }
             | ProxyError::CleartextRefused { .. }
             | ProxyError::NoConfig { .. } => Hop::Listener,
             ProxyError::ConfigRefused(refused) => match refused.kind {
@@ -308,6 +342,7 @@ impl ProxyError {
             | ProxyError::Reset { .. }
             | ProxyError::Unprocessed { .. }
             | ProxyError::Protocol { .. }
+            | ProxyError::Upgrade { .. }
             | ProxyError::AttemptTimeout { .. }
             | ProxyError::RequestTimeout { .. } => Hop::Endpoint,
         }
@@ -321,6 +356,8 @@ impl ProxyError {
                 violation.status()
             }
             ProxyError::NotCarried(_) => StatusCode::NOT_IMPLEMENTED,
+            // RFC 9110 section 15.5.20.
+            ProxyError::Misdirected { .. } => StatusCode::MISDIRECTED_REQUEST,
             ProxyError::NoRoute { .. } => StatusCode::NOT_FOUND,
             // GEP-1767 allows it beside 200 and 204, and people see what happened.
             ProxyError::OriginNotAllowed { .. } | ProxyError::CleartextRefused { .. } => StatusCode::FORBIDDEN,
@@ -337,6 +374,7 @@ impl ProxyError {
             }
             | ProxyError::Reset { .. }
             | ProxyError::Unprocessed { .. }
+            | ProxyError::Upgrade { .. }
             | ProxyError::Protocol { .. } => StatusCode::BAD_GATEWAY,
             ProxyError::NoConfig { .. }
             | ProxyError::Tls {
@@ -358,7 +396,9 @@ impl ProxyError {
             ProxyError::BadRequest(_)
             | ProxyError::RequestBody(_)
             | ProxyError::Violation(_)
+            | ProxyError::Misdirected { .. }
             | ProxyError::NotCarried(_) => "http_request_error",
+            ProxyError::Upgrade { .. } => "http_upgrade_failed",
             ProxyError::UnknownDestination { .. } | ProxyError::NoRoute { .. } => "destination_not_found",
             ProxyError::OriginNotAllowed { .. }
             | ProxyError::CleartextRefused { .. }
@@ -401,10 +441,13 @@ impl ProxyError {
         const INTERNAL: u32 = 13;
         const UNAVAILABLE: u32 = 14;
         match self {
-            ProxyError::BadRequest(_) | ProxyError::RequestBody(_) | ProxyError::Violation(_) => INVALID_ARGUMENT,
+            ProxyError::BadRequest(_)
+            | ProxyError::Misdirected { .. }
+            | ProxyError::RequestBody(_)
+            | ProxyError::Violation(_) => INVALID_ARGUMENT,
             ProxyError::NotCarried(_) | ProxyError::NoRoute { .. } => UNIMPLEMENTED,
             ProxyError::OriginNotAllowed { .. } | ProxyError::CleartextRefused { .. } => PERMISSION_DENIED,
-            ProxyError::Protocol { .. } => INTERNAL,
+            ProxyError::Protocol { .. } | ProxyError::Upgrade { .. } => INTERNAL,
             ProxyError::Injected { answer, .. } => answer.grpc_status(),
             ProxyError::RateLimited { .. }
             | ProxyError::Refused {
@@ -434,7 +477,7 @@ impl ProxyError {
     /// The closed label for metrics and logs.
     pub(crate) fn flag(&self) -> ResponseFlag {
         match self {
-            ProxyError::BadRequest(_) => ResponseFlag::BadRequest,
+            ProxyError::BadRequest(_) | ProxyError::Misdirected { .. } => ResponseFlag::BadRequest,
             ProxyError::NotCarried(_) => ResponseFlag::NotCarried,
             ProxyError::UnknownDestination { .. } => ResponseFlag::UnknownDestination,
             ProxyError::NoConfig { .. } => ResponseFlag::NoConfig,
@@ -458,7 +501,7 @@ impl ProxyError {
             ProxyError::Tls { .. } => ResponseFlag::TlsFailed,
             ProxyError::CleartextRefused { .. } => ResponseFlag::CleartextRefused,
             ProxyError::Reset { .. } | ProxyError::Unprocessed { .. } => ResponseFlag::UpstreamReset,
-            ProxyError::Protocol { .. } => ResponseFlag::UpstreamProtocol,
+            ProxyError::Protocol { .. } | ProxyError::Upgrade { .. } => ResponseFlag::UpstreamProtocol,
             ProxyError::AttemptTimeout { .. } => ResponseFlag::AttemptTimeout,
             ProxyError::RequestTimeout { .. } => ResponseFlag::RequestTimeout,
             ProxyError::RequestBody(BodyFailure::BrokeOff(_)) => ResponseFlag::DownstreamReset,
@@ -494,6 +537,8 @@ impl ProxyError {
             | ProxyError::Reset { .. }
             | ProxyError::Unprocessed { .. }
             | ProxyError::Protocol { .. }
+            | ProxyError::Upgrade { .. }
+            | ProxyError::Misdirected { .. }
             | ProxyError::AttemptTimeout { .. }
             | ProxyError::RequestTimeout { .. }
             | ProxyError::RequestBody(_)
@@ -536,6 +581,8 @@ impl ProxyError {
             ProxyError::Reset { .. } | ProxyError::Unprocessed { .. } | ProxyError::Protocol { .. } => {
                 "look at the log of the workload there"
             }
+            ProxyError::Upgrade { .. } => "see what the app there speaks, and the appProtocol of its port",
+            ProxyError::Misdirected { .. } => "open a connection for each name, or send it without CONNECT",
             ProxyError::AttemptTimeout { .. } | ProxyError::RequestTimeout { .. } => {
                 "look for what is slow behind it, or allow more time in the route's timeouts"
             }

@@ -42,12 +42,14 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// HTTP/2 by a weir proxy: it says nothing of the mesh's own that it was not itself told or has made. What else speaks
 /// HTTP/2 passes on what its app says. (ALPN, RFC 7301: the name is Weir's own.)
 const WEIR_H2: &[u8] = b"weir-h2";
+/// The same, of HTTP/1.1: what goes on as something else than HTTP has a connection of its own.
+const WEIR_HTTP11: &[u8] = b"weir-http/1.1";
 const H2: &[u8] = b"h2";
 const HTTP11: &[u8] = b"http/1.1";
 
 /// The first byte of a connection that begins with a TLS handshake (RFC 8446 section 5.1: the record's type). No method
 /// of HTTP/1 begins so, nor does the preface of HTTP/2.
-const HANDSHAKE_RECORD: u8 = 22;
+pub(crate) const HANDSHAKE_RECORD: u8 = 22;
 
 /// How this proxy speaks TLS with others, for as long as one certificate of its own holds.
 pub(crate) struct Tls {
@@ -213,7 +215,7 @@ impl Tls {
             .with_protocol_versions(&[&TLS13])?
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::clone(&shown) as Arc<_>);
-        server.alpn_protocols = [WEIR_H2, H2, HTTP11].map(<[u8]>::to_vec).into();
+        server.alpn_protocols = [WEIR_H2, WEIR_HTTP11, H2, HTTP11].map(<[u8]>::to_vec).into();
         // Sessions are resumed without memory for each; they end with this certificate, since the next has keys of its
         // own for them.
         server.ticketer = Ticketer::new()?;
@@ -254,7 +256,7 @@ impl Tls {
             return Err(TlsError::OtherDomain(id));
         }
         let peer = TlsPeer {
-            is_weir: connection.alpn_protocol() == Some(WEIR_H2),
+            is_weir: matches!(connection.alpn_protocol(), Some(protocol) if [WEIR_H2, WEIR_HTTP11].contains(&protocol)),
             forwarded: forwarded(&self.id, &id),
             id: Arc::new(id),
             session: session(connection),
@@ -301,7 +303,7 @@ impl Tls {
             .with_custom_certificate_verifier(trust.verifier(Arc::clone(&self.provider)))
             .with_client_cert_resolver(Arc::clone(&self.shown) as Arc<_>);
         config.alpn_protocols = match wire {
-            Wire::Http1 => vec![HTTP11.to_vec()],
+            Wire::Http1 => [WEIR_HTTP11, HTTP11].map(<[u8]>::to_vec).into(),
             Wire::Http2 => [WEIR_H2, H2].map(<[u8]>::to_vec).into(),
         };
         config.resumption = Resumption::store(Arc::new(ClientSessionMemoryCache::new(SESSIONS_MAX)));

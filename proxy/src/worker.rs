@@ -21,7 +21,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use weir_policy::breaker::Refusal;
 use weir_policy::model::AbortAnswer;
 use weir_policy::mutual_tls::Mode;
-use weir_policy::names::WorkloadName;
+use weir_policy::names::{ListenerName, WorkloadName};
 use weir_policy::trace::TraceParent;
 
 use crate::app_health::AppHealth;
@@ -449,6 +449,7 @@ fn serve(
             peer: None,
         },
         to: accepted.to,
+        inside: None,
         _open: worker.recorder.metrics().connection(direction, Side::Downstream),
         _counted: counted,
         worker,
@@ -488,6 +489,8 @@ struct Hop {
     worker: Rc<Worker>,
     from: Downstream,
     to: ListenerKind,
+    /// The one service that may be called, within a CONNECT to it.
+    inside: Option<Rc<ListenerName>>,
     _open: ConnectionGuard,
     _counted: Counted,
 }
@@ -509,7 +512,10 @@ impl downstream::Service for Hop {
     fn answer(&self, request: Request<DownstreamBody>) -> Self::Answer {
         let (worker, from) = (Rc::clone(&self.worker), self.from.clone());
         match &self.to {
-            ListenerKind::Outbound => Box::pin(async move { outbound::serve(&worker, from.address, request).await }),
+            ListenerKind::Outbound => {
+                let inside = self.inside.clone();
+                Box::pin(async move { outbound::serve(&worker, from.address, inside.as_deref(), request).await })
+            }
             ListenerKind::Inbound(app) => {
                 let app = Arc::clone(app);
                 Box::pin(async move { inbound::serve(&worker, &app, from, request).await })
@@ -542,6 +548,13 @@ impl downstream::Service for Hop {
         match from_sidecar {
             true => HTTP2_CONNECTION_WINDOW_BYTES,
             false => HTTP2_STRANGER_WINDOW_BYTES,
+        }
+    }
+
+    fn inside(self, name: ListenerName) -> Hop {
+        Hop {
+            inside: Some(Rc::new(name)),
+            ..self
         }
     }
 
