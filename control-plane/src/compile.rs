@@ -304,7 +304,7 @@ pub(crate) fn policy_for<'a, 'b>(
 fn protocol(port: &ServicePort) -> model::AppProtocol {
     if let Some(protocol) = port.app_protocol {
         return match protocol {
-            service::AppProtocol::Http1 => model::AppProtocol::Http1,
+            service::AppProtocol::Http1 | service::AppProtocol::WebSocket => model::AppProtocol::Http1,
             service::AppProtocol::Http2 => model::AppProtocol::Http2,
             service::AppProtocol::Grpc => model::AppProtocol::Grpc,
         };
@@ -414,6 +414,7 @@ mod tests {
         speaks(Some("grpc-api"), None, Grpc);
         speaks(Some("grpcx"), None, Http1);
         speaks(Some("grpc"), Some(service::AppProtocol::Http1), Http1);
+        speaks(Some("grpc"), Some(service::AppProtocol::WebSocket), Http1);
         speaks(None, Some(service::AppProtocol::Http2), Http2);
         speaks(None, Some(service::AppProtocol::Grpc), Grpc);
     }

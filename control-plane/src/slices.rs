@@ -161,13 +161,13 @@ fn behind<'a>(port: &ServicePort, ports: &'a [WorkloadPort]) -> Option<&'a Workl
         None => by_number(port.port),
         Some(TargetPort::Number(number)) => by_number(*number),
         Some(TargetPort::Name(name)) => {
-            let speaks = match name.as_str() {
-                "http" => AppProtocol::Http1,
-                "h2c" | "http2" => AppProtocol::Http2,
-                "grpc" => AppProtocol::Grpc,
+            let speaks: &[AppProtocol] = match name.as_str() {
+                "http" => &[AppProtocol::Http1, AppProtocol::WebSocket],
+                "h2c" | "http2" => &[AppProtocol::Http2],
+                "grpc" => &[AppProtocol::Grpc],
                 _ => return None,
             };
-            let mut speaking = ports.iter().filter(|own| own.protocol == speaks);
+            let mut speaking = ports.iter().filter(|own| speaks.contains(&own.protocol));
             let first = speaking.next();
             if speaking.next().is_some() { None } else { first }
         }
