@@ -13,17 +13,19 @@ use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbPolicy,
 };
 use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster};
-use envoy_types::pb::envoy::config::core::v3::{Metadata, TrafficDirection};
+use envoy_types::pb::envoy::config::core::v3::{Http2ProtocolOptions, Metadata, TrafficDirection};
 use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, LbEndpoint, LocalityLbEndpoints};
 use envoy_types::pb::envoy::config::listener::v3::filter::ConfigType;
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener};
 use envoy_types::pb::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
-    RouteSpecifier, ServerHeaderTransformation,
+    RouteSpecifier, ServerHeaderTransformation, UpgradeConfig,
 };
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter,
 };
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::UpstreamProtocolOptions;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
 use envoy_types::pb::envoy::r#type::v3::Percent;
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{Any, ListValue, Struct, UInt32Value, Value};
@@ -320,6 +322,15 @@ fn listener(
         strip_trailing_host_dot: true,
         // As long as both sides wait, so does Weir.
         stream_idle_timeout: Some(duration(Duration::ZERO)),
+        // Envoy carries no other upgrade unless it is named.
+        upgrade_configs: vec![UpgradeConfig {
+            upgrade_type: "websocket".to_owned(),
+            ..UpgradeConfig::default()
+        }],
+        http2_protocol_options: Some(Http2ProtocolOptions {
+            allow_connect: true,
+            ..Http2ProtocolOptions::default()
+        }),
         ..HttpConnectionManager::default()
     };
     pack(&Listener {
@@ -346,8 +357,15 @@ fn without_our_own() -> RouteConfiguration {
     }
 }
 
+/// As for weir proxies; and a WebSocket may be asked for by HTTP/2, as an app that speaks it expects (RFC 8441).
 fn protocol_options(protocol: model::AppProtocol, pool: Option<&model::ConnectionPool>) -> HashMap<String, Any> {
-    HashMap::from([(HTTP_OPTIONS.to_owned(), pack(&http_options(protocol, pool)))])
+    let mut options = http_options(protocol, pool);
+    if let Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) = &mut options.upstream_protocol_options
+        && let Some(ProtocolConfig::Http2ProtocolOptions(http2)) = &mut explicit.protocol_config
+    {
+        http2.allow_connect = true;
+    }
+    HashMap::from([(HTTP_OPTIONS.to_owned(), pack(&options))])
 }
 
 const HTTP_FILTER: &str = "envoy.filters.network.http_connection_manager";
