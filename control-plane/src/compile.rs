@@ -339,7 +339,7 @@ pub(crate) fn policy_for<'a, 'b>(
 pub(crate) fn protocol(port: &ServicePort) -> model::AppProtocol {
     let by_name = || port.name.as_deref().and_then(service::AppProtocol::by_name);
     match port.app_protocol.or_else(by_name) {
-        Some(service::AppProtocol::Http1) | None => model::AppProtocol::Http1,
+        Some(service::AppProtocol::Http1 | service::AppProtocol::WebSocket) | None => model::AppProtocol::Http1,
         Some(service::AppProtocol::Http2) => model::AppProtocol::Http2,
         Some(service::AppProtocol::Grpc) => model::AppProtocol::Grpc,
         Some(service::AppProtocol::Tcp) => model::AppProtocol::Tcp,
@@ -467,6 +467,7 @@ mod tests {
         speaks(Some("postgres"), Some(service::AppProtocol::Http1), Http1);
         speaks(Some("web"), Some(service::AppProtocol::Tcp), Tcp);
         speaks(Some("grpc"), Some(service::AppProtocol::Http1), Http1);
+        speaks(Some("grpc"), Some(service::AppProtocol::WebSocket), Http1);
         speaks(None, Some(service::AppProtocol::Http2), Http2);
         speaks(None, Some(service::AppProtocol::Grpc), Grpc);
     }

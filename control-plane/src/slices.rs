@@ -161,8 +161,13 @@ fn behind<'a>(port: &ServicePort, ports: &'a [WorkloadPort]) -> Option<&'a Workl
         None => by_number(port.port),
         Some(TargetPort::Number(number)) => by_number(*number),
         Some(TargetPort::Name(name)) => {
-            let speaks = AppProtocol::by_name(name)?;
-            let mut speaking = ports.iter().filter(|own| own.protocol == speaks);
+            let speaks: &[AppProtocol] = match AppProtocol::by_name(name)? {
+                AppProtocol::Http1 | AppProtocol::WebSocket => &[AppProtocol::Http1, AppProtocol::WebSocket],
+                AppProtocol::Http2 => &[AppProtocol::Http2],
+                AppProtocol::Grpc => &[AppProtocol::Grpc],
+                AppProtocol::Tcp => &[AppProtocol::Tcp],
+            };
+            let mut speaking = ports.iter().filter(|own| speaks.contains(&own.protocol));
             let first = speaking.next();
             if speaking.next().is_some() { None } else { first }
         }

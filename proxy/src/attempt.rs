@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use weir_policy::retry::Sent;
+use weir_policy::retry::{Reused, Sent};
 
-use crate::error::ProxyError;
+use crate::error::{ProxyError, UpgradeFailure};
 use crate::http::body::RequestBody;
-use crate::http::upstream::{ConnectError, End, Lease, Target, Upstreams};
+use crate::http::upgrade::{NotAsked, Upgrade};
+use crate::http::upstream::{ConnectError, End, Lease, SendError, Target, UpgradeError, Upstreams};
 use crate::record::AttemptOutcome;
 use crate::tls::{Security, With};
 
@@ -21,7 +22,7 @@ pub(crate) struct Failed {
     pub(crate) sent: Sent,
 }
 
-/// Connects and sends.
+/// Connects and sends; `upgrade` is what the request asks to go on with.
 ///
 /// # Cancel safety
 /// As [`Upstreams::lease`] and [`Lease::send`].
@@ -29,6 +30,7 @@ pub(crate) async fn send(
     upstreams: &Upstreams,
     target: &Target<'_>,
     cluster: &str,
+    upgrade: Option<&Upgrade>,
     request: impl FnOnce() -> Request<RequestBody>,
 ) -> Result<(Response<Incoming>, Lease), Failed> {
     let mut lease = match upstreams.lease(target).await {
@@ -40,23 +42,56 @@ pub(crate) async fn send(
             });
         }
     };
-    match lease.send(request()).await {
-        Ok(response) => Ok((response, lease)),
-        Err(failed) => {
-            let (endpoint, detail) = (target.address, failed.detail);
-            let error = match (failed.end, failed.sent) {
-                (End::NotHttp, _) => ProxyError::Protocol { endpoint, detail },
-                (End::Closed, Sent::No | Sent::Refused) => ProxyError::Unprocessed { endpoint, detail },
-                (End::Closed, Sent::Maybe { .. } | Sent::Answered(_) | Sent::TimedOut) => {
-                    ProxyError::Reset { endpoint, detail }
-                }
-            };
-            Err(Failed {
-                error,
-                sent: failed.sent,
-            })
+    let sent = match upgrade {
+        None => lease.send(request()).await.map_err(|error| unanswered(target, error)),
+        Some(upgrade) => Box::pin(send_upgrade(&mut lease, target, upgrade, request())).await,
+    };
+    sent.map(|response| (response, lease))
+}
+
+fn unanswered(target: &Target<'_>, failed: SendError) -> Failed {
+    let (endpoint, detail) = (target.address, failed.detail);
+    let error = match (failed.end, failed.sent) {
+        (End::NotHttp, _) => ProxyError::Protocol { endpoint, detail },
+        (End::Closed, Sent::No | Sent::Refused) => ProxyError::Unprocessed { endpoint, detail },
+        (End::Closed, Sent::Maybe { .. } | Sent::Answered(_) | Sent::TimedOut) => {
+            ProxyError::Reset { endpoint, detail }
         }
+    };
+    Failed {
+        error,
+        sent: failed.sent,
     }
+}
+
+async fn send_upgrade(
+    lease: &mut Lease,
+    target: &Target<'_>,
+    upgrade: &Upgrade,
+    request: Request<RequestBody>,
+) -> Result<Response<Incoming>, Failed> {
+    // Never sent again: what is spoken there stays as it is.
+    let failed = |why: UpgradeFailure| Failed {
+        error: ProxyError::Upgrade {
+            endpoint: target.address,
+            why,
+        },
+        sent: Sent::Maybe { reused: Reused::No },
+    };
+    let wire = lease.wire();
+    let asked = upgrade
+        .can_be_asked(wire)
+        .and_then(|()| match lease.takes_extended_connect() {
+            true => Ok(()),
+            false => Err(NotAsked::NotTaken),
+        });
+    asked.map_err(|why| failed(why.into()))?;
+    let goes_on = |response: &Response<Incoming>| upgrade.switched(wire, response);
+    lease.send_upgrade(request, goes_on).await.map_err(|error| match error {
+        UpgradeError::Send(error) => unanswered(target, error),
+        UpgradeError::Answer(why) => failed(why.into()),
+        UpgradeError::Ended(why) => failed(UpgradeFailure::Ended(why)),
+    })
 }
 
 /// An attempt that took longer than it may.

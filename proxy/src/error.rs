@@ -17,6 +17,7 @@ use weir_xds::ResourceType;
 
 use crate::http::body::BodyFailure;
 use crate::http::h1::violation::Violation;
+use crate::http::upgrade::{NotAsked, NotSwitched};
 use crate::mesh::{RefusedResource, Unavailable};
 use crate::record::ResponseFlag;
 use crate::tls::{TlsFailure, With};
@@ -193,6 +194,22 @@ pub(crate) enum ProxyError {
         /// What hyper or h2 said.
         detail: String,
     },
+    /// The upgrade that was asked for can't be had there.
+    #[error("the upgrade fails at {endpoint}: {why}")]
+    Upgrade {
+        /// Where to.
+        endpoint: SocketAddr,
+        /// Why.
+        why: UpgradeFailure,
+    },
+    /// What is within a CONNECT asks for another place than that.
+    #[error("{authority:?} is asked for on a connection to {connected}")]
+    Misdirected {
+        /// The authority as the app wrote it.
+        authority: String,
+        /// What CONNECT asked for.
+        connected: String,
+    },
     /// One attempt took too long.
     #[error("{endpoint} did not answer within {limit:?}")]
     AttemptTimeout {
@@ -213,6 +230,20 @@ pub(crate) enum ProxyError {
     /// What came on an HTTP/1 connection is no request.
     #[error("the request is refused: {0}")]
     Violation(Violation),
+}
+
+/// Why an upgrade failed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum UpgradeFailure {
+    /// It can't be asked for.
+    #[error("{0}")]
+    NotAsked(#[from] NotAsked),
+    /// The answer is none to what was asked.
+    #[error("{0}")]
+    NotSwitched(#[from] NotSwitched),
+    /// The connection was gone with the answer.
+    #[error("its connection ended with the answer: {0}")]
+    Ended(String),
 }
 
 /// Where a request went wrong, as seen from this proxy.
@@ -273,6 +304,7 @@ impl ProxyError {
             | ProxyError::CarriesHttp { .. }
             | ProxyError::UnknownDestination { .. }
             | ProxyError::RequestBody(_)
+            | ProxyError::Misdirected { .. }
             | ProxyError::CleartextRefused { .. }
             | ProxyError::Violation(_) => Fault::Downstream,
             // Who gives certificates gave none.
@@ -308,6 +340,7 @@ impl ProxyError {
             | ProxyError::Reset { .. }
             | ProxyError::Unprocessed { .. }
             | ProxyError::Protocol { .. }
+            | ProxyError::Upgrade { .. }
             | ProxyError::AttemptTimeout { .. }
             | ProxyError::RequestTimeout { .. } => Fault::Upstream,
         }
@@ -323,6 +356,7 @@ impl ProxyError {
             | ProxyError::UnknownDestination { .. }
             | ProxyError::RequestBody(_)
             | ProxyError::Violation(_)
+            | ProxyError::Misdirected { .. }
             | ProxyError::CleartextRefused { .. }
             | ProxyError::NoConfig { .. } => Hop::Listener,
             ProxyError::ConfigRefused(refused) => match refused.kind {
@@ -345,6 +379,7 @@ impl ProxyError {
             | ProxyError::Reset { .. }
             | ProxyError::Unprocessed { .. }
             | ProxyError::Protocol { .. }
+            | ProxyError::Upgrade { .. }
             | ProxyError::AttemptTimeout { .. }
             | ProxyError::RequestTimeout { .. } => Hop::Endpoint,
         }
@@ -360,6 +395,8 @@ impl ProxyError {
             ProxyError::NotCarried(_) | ProxyError::CarriesTcp { .. } | ProxyError::CarriesHttp { .. } => {
                 StatusCode::NOT_IMPLEMENTED
             }
+            // RFC 9110 section 15.5.20.
+            ProxyError::Misdirected { .. } => StatusCode::MISDIRECTED_REQUEST,
             ProxyError::NoRoute { .. } => StatusCode::NOT_FOUND,
             // GEP-1767 allows it beside 200 and 204, and people see what happened.
             ProxyError::OriginNotAllowed { .. } | ProxyError::CleartextRefused { .. } => StatusCode::FORBIDDEN,
@@ -381,6 +418,7 @@ impl ProxyError {
             }
             | ProxyError::Reset { .. }
             | ProxyError::Unprocessed { .. }
+            | ProxyError::Upgrade { .. }
             | ProxyError::Protocol { .. } => StatusCode::BAD_GATEWAY,
             ProxyError::NoConfig { .. }
             | ProxyError::Tls {
@@ -402,9 +440,11 @@ impl ProxyError {
             ProxyError::BadRequest(_)
             | ProxyError::RequestBody(_)
             | ProxyError::Violation(_)
+            | ProxyError::Misdirected { .. }
             | ProxyError::NotCarried(_)
             | ProxyError::CarriesTcp { .. }
             | ProxyError::CarriesHttp { .. } => "http_request_error",
+            ProxyError::Upgrade { .. } => "http_upgrade_failed",
             ProxyError::UnknownDestination { .. } | ProxyError::NoRoute { .. } => "destination_not_found",
             ProxyError::OriginNotAllowed { .. }
             | ProxyError::CleartextRefused { .. }
@@ -449,13 +489,16 @@ impl ProxyError {
         const INTERNAL: u32 = 13;
         const UNAVAILABLE: u32 = 14;
         match self {
-            ProxyError::BadRequest(_) | ProxyError::RequestBody(_) | ProxyError::Violation(_) => INVALID_ARGUMENT,
+            ProxyError::BadRequest(_)
+            | ProxyError::Misdirected { .. }
+            | ProxyError::RequestBody(_)
+            | ProxyError::Violation(_) => INVALID_ARGUMENT,
             ProxyError::NotCarried(_)
             | ProxyError::CarriesTcp { .. }
             | ProxyError::CarriesHttp { .. }
             | ProxyError::NoRoute { .. } => UNIMPLEMENTED,
             ProxyError::OriginNotAllowed { .. } | ProxyError::CleartextRefused { .. } => PERMISSION_DENIED,
-            ProxyError::Protocol { .. } => INTERNAL,
+            ProxyError::Protocol { .. } | ProxyError::Upgrade { .. } => INTERNAL,
             ProxyError::Injected { answer, .. } => answer.grpc_status(),
             ProxyError::RateLimited { .. }
             | ProxyError::Refused {
@@ -487,7 +530,7 @@ impl ProxyError {
     /// The closed label for metrics and logs.
     pub(crate) fn flag(&self) -> ResponseFlag {
         match self {
-            ProxyError::BadRequest(_) => ResponseFlag::BadRequest,
+            ProxyError::BadRequest(_) | ProxyError::Misdirected { .. } => ResponseFlag::BadRequest,
             ProxyError::NotCarried(_) | ProxyError::CarriesTcp { .. } | ProxyError::CarriesHttp { .. } => {
                 ResponseFlag::NotCarried
             }
@@ -516,7 +559,7 @@ impl ProxyError {
             ProxyError::TlsClosed { .. } => ResponseFlag::TlsClosed,
             ProxyError::CleartextRefused { .. } => ResponseFlag::CleartextRefused,
             ProxyError::Reset { .. } | ProxyError::Unprocessed { .. } => ResponseFlag::UpstreamReset,
-            ProxyError::Protocol { .. } => ResponseFlag::UpstreamProtocol,
+            ProxyError::Protocol { .. } | ProxyError::Upgrade { .. } => ResponseFlag::UpstreamProtocol,
             ProxyError::AttemptTimeout { .. } => ResponseFlag::AttemptTimeout,
             ProxyError::RequestTimeout { .. } => ResponseFlag::RequestTimeout,
             ProxyError::RequestBody(BodyFailure::BrokeOff(_)) => ResponseFlag::DownstreamReset,
@@ -553,6 +596,8 @@ impl ProxyError {
             | ProxyError::Reset { .. }
             | ProxyError::Unprocessed { .. }
             | ProxyError::Protocol { .. }
+            | ProxyError::Upgrade { .. }
+            | ProxyError::Misdirected { .. }
             | ProxyError::AttemptTimeout { .. }
             | ProxyError::RequestTimeout { .. }
             | ProxyError::RequestBody(_)
@@ -609,6 +654,8 @@ impl ProxyError {
             ProxyError::Reset { .. } | ProxyError::Unprocessed { .. } | ProxyError::Protocol { .. } => {
                 "look at the log of the workload there"
             }
+            ProxyError::Upgrade { .. } => "see what the app there speaks, and the appProtocol of its port",
+            ProxyError::Misdirected { .. } => "open a connection for each name, or send it without CONNECT",
             ProxyError::AttemptTimeout { .. } | ProxyError::RequestTimeout { .. } => {
                 "look for what is slow behind it, or allow more time in the route's timeouts"
             }

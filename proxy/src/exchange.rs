@@ -27,7 +27,9 @@ use crate::endpoints::{Endpoint, EndpointState};
 use crate::http::body::Replay;
 use crate::http::head::Grpc;
 use crate::http::upstream::{Lease, Wire};
-use crate::record::{AttemptEvent, AttemptOutcome, Recorder, RequestRecord, ResponseFlag};
+use crate::metrics::TunnelGuard;
+use crate::record::{AttemptEvent, AttemptOutcome, Direction, Recorder, RequestRecord, ResponseFlag};
+use crate::relay::{RelayEnd, Relayed};
 use crate::snapshot::Cluster;
 
 /// A request under way, from its head on. However it ends, it is recorded exactly once: at the end of its answer, or
@@ -177,6 +179,48 @@ impl Exchange {
         self.out_of_time = until
             .time()
             .map(|until| Box::pin(tokio::time::sleep_until(self.clock.instant(until))));
+    }
+
+    /// The answer's head will be passed on, and then bytes both ways, for which there is no time set; what the attempt
+    /// holds is held to their end.
+    pub(crate) fn goes_on(&mut self, attempt: Attempt) -> TunnelGuard {
+        // It has no body, and what was kept of that is not needed any more.
+        self.request = None;
+        self.attempt = Some(attempt);
+        let direction = self.record.as_ref().map(|record| record.direction);
+        self.recorder.metrics().tunnel(direction.unwrap_or(Direction::Outbound))
+    }
+
+    /// The bytes both ways have ended; `idle` is how long they might have rested.
+    pub(crate) fn relayed(mut self: Box<Self>, relayed: Relayed, idle: Duration) {
+        let (outcome, seen, flag, error) = match relayed.end {
+            RelayEnd::Finished => (Outcome::Success, None, ResponseFlag::None, None),
+            RelayEnd::DownstreamLost(error) => {
+                let error = format!("the downstream broke off: {error}");
+                (Outcome::Abandoned, None, ResponseFlag::DownstreamReset, Some(error))
+            }
+            RelayEnd::UpstreamLost(error) => {
+                let error = format!("the upstream broke off: {error}");
+                let seen = Some(Seen::NoAnswer);
+                (Outcome::Failure, seen, ResponseFlag::UpstreamReset, Some(error))
+            }
+            RelayEnd::Idle => {
+                let error = format!("nothing crossed it for {idle:?}");
+                (Outcome::Abandoned, None, ResponseFlag::RequestTimeout, Some(error))
+            }
+            RelayEnd::Drained => {
+                let error = "the proxy stops, and the time for its drain is over".to_owned();
+                (Outcome::Abandoned, None, ResponseFlag::Draining, Some(error))
+            }
+        };
+        self.end_attempt(outcome, seen);
+        self.note(|record| {
+            record.request_bytes = relayed.from_downstream;
+            record.response_bytes = relayed.to_downstream;
+            record.flag = flag;
+            record.error = error;
+        });
+        self.record();
     }
 
     /// A frame of the answer passes.

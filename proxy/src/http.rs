@@ -7,4 +7,5 @@ pub(crate) mod downstream;
 pub(crate) mod h1;
 pub(crate) mod head;
 pub(crate) mod io;
+pub(crate) mod upgrade;
 pub(crate) mod upstream;

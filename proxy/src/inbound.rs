@@ -28,10 +28,11 @@ use crate::exchange::{Attempt, Exchange};
 use crate::health_check::Asks;
 use crate::http::body::{DownstreamBody, Replay, ResponseBody};
 use crate::http::head::{Grpc, Head, strip_hop_by_hop, strip_own};
-use crate::http::upstream::{Target, Wire};
+use crate::http::upstream::{Reuse, Target, Wire};
 use crate::metrics::Cleartext;
 use crate::record::{AttemptOutcome, Direction, Purpose, ResponseFlag};
 use crate::tls::Security;
+use crate::tunnel;
 use crate::worker::{Downstream, Worker};
 use http::uri::Scheme;
 
@@ -130,10 +131,7 @@ pub(crate) async fn serve(
         Err(error) => Err(error),
     };
     match carried {
-        Ok((response, attempt)) => {
-            exchange.answered(attempt, call.deadline);
-            response.map(|body| ResponseBody::streamed(body, exchange))
-        }
+        Ok((response, attempt)) => tunnel::answer(exchange, response, attempt, call.deadline),
         Err(error) => {
             let mut response = calls::refuse(worker, &mut exchange, &error);
             // Nothing of the mesh's own leaves it.
@@ -218,6 +216,10 @@ async fn carry(
         connect_timeout: CONNECT_TIMEOUT,
         keep: ConnectionPool::default(),
         security: &Security::Cleartext,
+        reuse: match head.upgrade {
+            Some(_) => Reuse::No,
+            None => Reuse::Allowed,
+        },
     };
     let mut attempts = 0;
     let mut unprocessed_resends = 0;
@@ -227,9 +229,19 @@ async fn carry(
         let permit = permit.map_err(|refusal| worker.refused(&app.label, refusal))?;
         attempts += 1;
         exchange.attempts(app.address);
-        let request = || head.request(target.wire, Scheme::HTTP, body.attempt());
+        let request = || {
+            let mut request = head.request(target.wire, Scheme::HTTP, body.attempt());
+            body.pass_interims(target.wire, &mut request);
+            request
+        };
         // Pinned here, so that it is in this future once and not once for each way to wait for it.
-        let mut sending = pin!(attempt::send(&worker.upstreams, &target, &app.label, request));
+        let mut sending = pin!(attempt::send(
+            &worker.upstreams,
+            &target,
+            &app.label,
+            head.upgrade.as_deref(),
+            request
+        ));
         let tried = match call.deadline.time() {
             None => sending.await,
             Some(until) => match timeout_at(worker.clock.instant(until), sending.as_mut()).await {
@@ -247,6 +259,10 @@ async fn carry(
                 *response.version_mut() = http::Version::HTTP_11;
                 strip_hop_by_hop(response.headers_mut());
                 strip_own(response.headers_mut());
+                if let Some(upgrade) = head.upgrade.as_ref().filter(|_| lease.has_switched()) {
+                    upgrade.answer(lease.wire(), &mut response);
+                    exchange.note(|record| record.status = response.status().as_u16());
+                }
                 let attempt = Attempt {
                     permit: Some(permit),
                     in_flight: None,
@@ -263,6 +279,10 @@ async fn carry(
         if let ProxyError::Refused { refusal, .. } = failed.error {
             return Err(worker.refused(&app.label, refusal));
         }
+        if let ProxyError::Upgrade { .. } = failed.error {
+            // The app is well: it speaks something else.
+            return Err(failed.error);
+        }
         permit.finish(Outcome::Failure, worker.clock.now());
         if matches!(
             failed.error,
@@ -273,7 +293,7 @@ async fn carry(
             return Err(failed.error);
         }
         let facts = AttemptFacts {
-            method: &head.method,
+            method: head.method_to_repeat(),
             sent: failed.sent,
             grpc_status: None,
             attempts_made: attempts,

@@ -40,6 +40,7 @@ pub(crate) mod telemetry_policy;
 #[cfg(test)]
 mod test_golden;
 pub(crate) mod tls;
+pub(crate) mod tunnel;
 pub(crate) mod worker;
 pub(crate) mod workloads;
 pub(crate) mod xds;

@@ -149,6 +149,7 @@ impl Metrics {
             delays_left_out: AtomicU64::new(0),
             violations: Default::default(),
             connections: Default::default(),
+            tunnels: Default::default(),
             unknown_destination: AtomicU64::new(0),
             health_checks_answered: Default::default(),
             tcp: Mutex::default(),
@@ -235,6 +236,7 @@ pub(crate) struct WorkerMetrics {
     delays_left_out: AtomicU64,
     violations: [AtomicU64; Violation::ALL.len()],
     connections: [[AtomicI64; SIDES.len()]; DIRECTIONS.len()],
+    tunnels: [AtomicI64; DIRECTIONS.len()],
     unknown_destination: AtomicU64,
     health_checks_answered: [AtomicU64; FOUND.len()],
     tcp: Mutex<BTreeMap<TcpLabels, Arc<TcpTrack>>>,
@@ -316,6 +318,16 @@ impl WorkerMetrics {
             metrics: Arc::clone(self),
             direction,
             side,
+        };
+        guard.add(1);
+        guard
+    }
+
+    /// Counts an open tunnel for as long as the guard lives.
+    pub(crate) fn tunnel(self: &Arc<Self>, direction: Direction) -> TunnelGuard {
+        let guard = TunnelGuard {
+            metrics: Arc::clone(self),
+            direction,
         };
         guard.add(1);
         guard
@@ -470,6 +482,9 @@ impl WorkerMetrics {
         for (sum, counter) in gathered.violations.iter_mut().zip(&self.violations) {
             *sum += counter.load(Relaxed);
         }
+        for (sum, gauge) in gathered.tunnels.iter_mut().zip(&self.tunnels) {
+            *sum += gauge.load(Relaxed);
+        }
         let sums = gathered.connections.iter_mut().flatten();
         for (sum, gauge) in sums.zip(self.connections.iter().flatten()) {
             *sum += gauge.load(Relaxed);
@@ -514,6 +529,27 @@ impl ConnectionGuard {
 }
 
 impl Drop for ConnectionGuard {
+    fn drop(&mut self) {
+        self.add(-1);
+    }
+}
+
+/// An open tunnel, as far as metrics go.
+#[derive(Debug)]
+pub(crate) struct TunnelGuard {
+    metrics: Arc<WorkerMetrics>,
+    direction: Direction,
+}
+
+impl TunnelGuard {
+    fn add(&self, change: i64) {
+        if let Some(gauge) = self.metrics.tunnels.get(self.direction as usize) {
+            gauge.fetch_add(change, Relaxed);
+        }
+    }
+}
+
+impl Drop for TunnelGuard {
     fn drop(&mut self) {
         self.add(-1);
     }
@@ -698,6 +734,7 @@ struct Gathered {
     delays_left_out: u64,
     violations: [u64; Violation::ALL.len()],
     connections: [[i64; SIDES.len()]; DIRECTIONS.len()],
+    tunnels: [i64; DIRECTIONS.len()],
     tcp: BTreeMap<TcpLabels, TcpSums>,
     unknown_destination: u64,
     access_log_dropped: u64,
@@ -852,6 +889,11 @@ impl Gathered {
                 let labels = [("direction", direction), ("side", side)];
                 metric.encode_family(&labels)?.encode_gauge(count)?;
             }
+        }
+        let help = "Upgraded requests under way: WebSockets and others that have left HTTP";
+        let mut metric = encoder.encode_descriptor("weir_tunnels", help, None, MetricType::Gauge)?;
+        for (direction, count) in DIRECTIONS.into_iter().zip(&self.tunnels) {
+            metric.encode_family(&[("direction", direction)])?.encode_gauge(count)?;
         }
         self.encode_tcp(encoder)?;
         let help = "Checks by other proxies that came to the app";

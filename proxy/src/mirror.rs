@@ -20,7 +20,7 @@ use crate::exchange::{InFlight, is_failure};
 use crate::http::body::{Replay, RequestBody};
 use crate::http::copy::{CopyState, Standing};
 use crate::http::head::{Grpc, Head};
-use crate::http::upstream::Target;
+use crate::http::upstream::{Reuse, Target};
 use crate::metrics::Mirrored;
 use crate::outbound::{self, AttemptAt};
 use crate::plan::{self, ForwardPlan};
@@ -32,7 +32,8 @@ use crate::worker::Worker;
 const TIME_MAX: Duration = Duration::from_secs(60);
 
 /// Sends a copy of the request to each mirror that is drawn. `head` is as the backend gets it; `body` has not been read
-/// yet; `until` is when the request's own time ends.
+/// yet; `until` is when the request's own time ends. Of a request that asks for an upgrade there is none: what it is
+/// for comes after its answer.
 pub(crate) fn send_copies(
     worker: &Rc<Worker>,
     plan: &ForwardPlan<'_>,
@@ -41,6 +42,9 @@ pub(crate) fn send_copies(
     body: &Replay,
     until: Deadline,
 ) {
+    if head.upgrade.is_some() {
+        return;
+    }
     let mirrors = plan.route.mirrors.iter();
     for mirror in mirrors.filter(|mirror| mirror.of.is_none_or(|of| of == plan.drawn)) {
         if !split::draws(mirror.parts_per_million, worker.random()) {
@@ -146,9 +150,10 @@ async fn exchange(
         connect_timeout: cluster.config.connect_timeout,
         keep: cluster.config.pool,
         security: &endpoint.security,
+        reuse: Reuse::Allowed,
     };
     let grpc = Grpc::of(request.headers());
-    let sent = attempt::send(&worker.upstreams, &target, &cluster.label, || request).await;
+    let sent = attempt::send(&worker.upstreams, &target, &cluster.label, None, || request).await;
     let (mut response, lease) = sent.map_err(|failed| {
         // A copy that was given up fails as if its sender had left.
         if state.standing() == Standing::Whole {

@@ -1,13 +1,16 @@
 //! A request of our own app, from its head to its answer's head: identify ▸ plan ▸ limit ▸ admit ▸ choose ▸ connect ▸
 //! send ▸ (again?) ▸ answer. What follows, to the answer's end, is [`Exchange`].
 
+use std::num::NonZeroU16;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::request::Parts;
 use http::uri::Scheme;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use tokio::time::timeout_at;
 use weir_policy::breaker::Outcome;
@@ -26,26 +29,28 @@ use crate::error::ProxyError;
 use crate::exchange::{self, Attempt, Exchange, InFlight};
 use crate::http::body::{DownstreamBody, Replay, RequestBody, ResponseBody};
 use crate::http::head::{Grpc, Head, Over, strip_hop_by_hop, strip_own};
-use crate::http::upstream::{Lease, Target, Wire};
+use crate::http::upstream::{Lease, Reuse, Target, Wire};
 use crate::mesh::Unavailable;
 use crate::mirror;
 use crate::plan::{self, ForwardPlan, Planned, RequestPlan};
 use crate::record::{Direction, DownstreamAddr, ResponseFlag};
 use crate::snapshot::Service;
 use crate::tls::Security;
+use crate::tunnel;
 use crate::worker::Worker;
 
 /// How long a request for a name nobody has asked for yet waits for the control plane's answer: some round trips and a
 /// busy control plane, but less than what a person waits for a page.
 pub(crate) const CONFIG_WAIT: Duration = Duration::from_secs(5);
 
-/// Carries one request.
+/// Carries one request; `inside`: it came within a CONNECT to that service.
 ///
 /// # Cancel safety
 /// Dropped when the downstream leaves: the attempt under way is reset, and the request recorded as abandoned.
 pub(crate) async fn serve(
     worker: &Rc<Worker>,
     downstream: DownstreamAddr,
+    inside: Option<&ListenerName>,
     request: Request<DownstreamBody>,
 ) -> Response<ResponseBody> {
     let (parts, body) = request.into_parts();
@@ -66,9 +71,16 @@ pub(crate) async fn serve(
         grpc,
         None,
     ));
-    let carried = match Head::read(parts, Over::Cleartext) {
-        Ok(mut head) => carry(worker, &mut exchange, &call, &mut head, Replay::new(body)).await,
-        Err(error) => Err(error),
+    let carried = if parts.method == Method::CONNECT && parts.version < Version::HTTP_2 {
+        Box::pin(connect(worker, &mut exchange, &call, parts, inside)).await
+    } else {
+        match Head::read(parts, Over::Cleartext) {
+            Ok(mut head) => match stays(worker, inside, &head) {
+                Ok(()) => carry(worker, &mut exchange, &call, &mut head, Replay::new(body)).await,
+                Err(error) => Err(error),
+            },
+            Err(error) => Err(error),
+        }
     };
     let cors = exchange.says();
     let mut response = match carried {
@@ -76,10 +88,7 @@ pub(crate) async fn serve(
             response,
             attempt,
             until,
-        }) => {
-            exchange.answered(attempt, until);
-            response.map(|body| ResponseBody::streamed(body, exchange))
-        }
+        }) => tunnel::answer(exchange, response, attempt, until),
         Ok(Carried::Direct(response)) => {
             exchange.note(|record| {
                 record.flag = ResponseFlag::Direct;
@@ -97,6 +106,10 @@ pub(crate) async fn serve(
 }
 
 /// How a request was answered.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are of the large one, which a box would cost an allocation for each request"
+)]
 enum Carried {
     /// By the upstream.
     Upstream {
@@ -116,7 +129,7 @@ async fn carry(
     head: &mut Head,
     body: Replay,
 ) -> Result<Carried, ProxyError> {
-    let service = identify(worker, exchange, call.deadline, head).await?;
+    let service = identify(worker, exchange, call.deadline, head.authority.as_str()).await?;
     exchange.note(|record| record.service = Arc::clone(&service.label));
     if service.tcp.is_some() {
         let name = service.name.to_string();
@@ -154,6 +167,57 @@ async fn carry(
     }
 }
 
+/// Answers a CONNECT (RFC 9110 section 9.3.6): what comes within it is served here as well, as a connection to the
+/// service that it names.
+async fn connect(
+    worker: &Worker,
+    exchange: &mut Exchange,
+    call: &Call,
+    parts: Parts,
+    inside: Option<&ListenerName>,
+) -> Result<Carried, ProxyError> {
+    if inside.is_some() {
+        return Err(ProxyError::NotCarried("CONNECT within a CONNECT"));
+    }
+    let length = parts.headers.get(CONTENT_LENGTH).map(HeaderValue::as_bytes);
+    if parts.headers.contains_key(TRANSFER_ENCODING) || length.is_some_and(|length| length != b"0") {
+        return Err(ProxyError::BadRequest("it is a CONNECT and has a body"));
+    }
+    let authority = parts
+        .uri
+        .authority()
+        .filter(|authority| !authority.as_str().contains('@'));
+    // RFC 9112 section 3.2.3: the port is a part of the authority form. Host says nothing here (section 3.3).
+    let Some(authority) = authority.filter(|authority| authority.port_u16().is_some()) else {
+        return Err(ProxyError::BadRequest("it is a CONNECT to what is not HOST:PORT"));
+    };
+    let service = identify(worker, exchange, call.deadline, authority.as_str()).await?;
+    exchange.note(|record| record.service = Arc::clone(&service.label));
+    let name = place(worker, authority.as_str()).ok_or(ProxyError::NotCarried("CONNECT to no service of the mesh"))?;
+    Ok(Carried::Direct(tunnel::inside(name)))
+}
+
+/// Lets a request be whose connection leads anywhere, or to where it goes.
+fn stays(worker: &Worker, inside: Option<&ListenerName>, head: &Head) -> Result<(), ProxyError> {
+    match inside {
+        Some(connected) if place(worker, head.authority.as_str()).as_ref() != Some(connected) => {
+            Err(ProxyError::Misdirected {
+                authority: head.authority.to_string(),
+                connected: connected.to_string(),
+            })
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The service and port that an authority names, where the port of `http` is not written.
+fn place(worker: &Worker, authority: &str) -> Option<ListenerName> {
+    const HTTP: NonZeroU16 = NonZeroU16::new(80).expect("it is not 0");
+    let name = ListenerName::from_authority(authority, &worker.workload.namespace).ok()?;
+    let port = name.port.or(Some(HTTP));
+    Some(ListenerName { port, ..name })
+}
+
 /// What a fault does to the request: nothing, a wait within the request's time, or an answer in place of the
 /// upstream's. No upstream has a part in that, so that neither breaker nor outlier detector hears of it.
 async fn meet(
@@ -187,9 +251,8 @@ async fn identify(
     worker: &Worker,
     exchange: &Exchange,
     within: Deadline,
-    head: &Head,
+    authority: &str,
 ) -> Result<Arc<Service>, ProxyError> {
-    let authority = head.authority.as_str();
     if let Some(service) = worker.known_service(authority) {
         return Ok(service);
     }
@@ -290,6 +353,10 @@ async fn forward(
                     false => None,
                 };
                 to_downstream(&mut response, plan);
+                if let Some(upgrade) = head.upgrade.as_ref().filter(|_| lease.has_switched()) {
+                    upgrade.answer(lease.wire(), &mut response);
+                    exchange.note(|record| record.status = response.status().as_u16());
+                }
                 let attempt = Attempt {
                     permit: Some(permit),
                     in_flight: Some(in_flight),
@@ -310,6 +377,10 @@ async fn forward(
                 if let ProxyError::Refused { refusal, .. } = failed.error {
                     return Err(worker.refused(label, refusal));
                 }
+                if let ProxyError::Upgrade { .. } = failed.error {
+                    // The endpoint is well: it speaks something else.
+                    return Err(failed.error);
+                }
                 permit.finish(Outcome::Failure, worker.clock.now());
                 in_flight.failed(failed.outcome());
                 if deadline.has_passed(worker.clock.now()) {
@@ -322,7 +393,7 @@ async fn forward(
             }
         };
         let facts = AttemptFacts {
-            method: &head.method,
+            method: head.method_to_repeat(),
             sent,
             grpc_status,
             attempts_made: counts.attempts,
@@ -334,7 +405,8 @@ async fn forward(
                 Replayable::No
             },
             method_named: plan.method_named,
-            policy: plan.retry,
+            // The app may have opened what a second one would open again.
+            policy: plan.retry.filter(|_| head.upgrade.is_none()),
         };
         let random = worker.random();
         // What a sidecar says of its app decides first: an app that it could not reach is as one that could not be
@@ -429,16 +501,33 @@ async fn attempt_at(
     let cluster = plan.cluster;
     let target = Target {
         address: at.endpoint.address,
-        wire: wire(cluster.config.protocol, at.endpoint.peer),
+        wire: match (&head.upgrade, at.endpoint.peer) {
+            (Some(_), Peer::WeirProxy) => Wire::Http1,
+            (Some(_) | None, peer) => wire(cluster.config.protocol, peer),
+        },
         breaker: &cluster.state.breaker,
         direction: Direction::Outbound,
         connect_timeout: cluster.config.connect_timeout,
         keep: cluster.config.pool,
         security: &at.endpoint.security,
+        reuse: match head.upgrade {
+            Some(_) => Reuse::No,
+            None => Reuse::Allowed,
+        },
     };
-    let request = || request_at(worker, head, call, target.wire, body.attempt(), at);
+    let request = || {
+        let mut request = request_at(worker, head, call, target.wire, body.attempt(), at);
+        body.pass_interims(target.wire, &mut request);
+        request
+    };
     // Pinned here, so that it is in this future once and not once for each way to wait for it.
-    let mut sending = pin!(attempt::send(&worker.upstreams, &target, &cluster.label, request));
+    let mut sending = pin!(attempt::send(
+        &worker.upstreams,
+        &target,
+        &cluster.label,
+        head.upgrade.as_deref(),
+        request
+    ));
     let Some(until) = at.until.time() else {
         return sending.await;
     };
@@ -502,7 +591,7 @@ mod tests {
     use super::*;
 
     fn size_bytes<F: Future>(
-        _: impl FnOnce(&'static Rc<Worker>, DownstreamAddr, Request<DownstreamBody>) -> F,
+        _: impl FnOnce(&'static Rc<Worker>, DownstreamAddr, Option<&'static ListenerName>, Request<DownstreamBody>) -> F,
     ) -> usize {
         size_of::<F>()
     }

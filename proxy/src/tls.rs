@@ -44,6 +44,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// HTTP/2 by a weir proxy: it says nothing of the mesh's own that it was not itself told or has made. What else speaks
 /// HTTP/2 passes on what its app says. (ALPN, RFC 7301: the name is Weir's own.)
 const WEIR_H2: &[u8] = b"weir-h2";
+/// The same, of HTTP/1.1: what goes on as something else than HTTP has a connection of its own.
+const WEIR_HTTP11: &[u8] = b"weir-http/1.1";
 /// TCP between two sidecars: bytes of the app, as they are.
 const WEIR_TCP: &[u8] = b"weir-tcp";
 /// Whether the app behind a sidecar takes connections: told by the end of this one, which carries nothing else.
@@ -53,7 +55,7 @@ const HTTP11: &[u8] = b"http/1.1";
 
 /// The first byte of a connection that begins with a TLS handshake (RFC 8446 section 5.1: the record's type). No method
 /// of HTTP/1 begins so, nor does the preface of HTTP/2.
-const HANDSHAKE_RECORD: u8 = 22;
+pub(crate) const HANDSHAKE_RECORD: u8 = 22;
 
 /// How this proxy speaks TLS with others, for as long as one certificate of its own holds.
 pub(crate) struct Tls {
@@ -289,7 +291,7 @@ impl Tls {
             .with_protocol_versions(&[&TLS13])?
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::clone(&shown) as Arc<_>);
-        server.alpn_protocols = [WEIR_H2, H2, HTTP11].map(<[u8]>::to_vec).into();
+        server.alpn_protocols = [WEIR_H2, WEIR_HTTP11, H2, HTTP11].map(<[u8]>::to_vec).into();
         // Sessions are resumed without memory for each; they end with this certificate, since the next has keys of its
         // own for them.
         server.ticketer = Ticketer::new()?;
@@ -337,7 +339,7 @@ impl Tls {
         let peer = TlsPeer {
             is_weir: matches!(
                 connection.alpn_protocol(),
-                Some(alpn) if [WEIR_H2, WEIR_TCP, WEIR_TCP_CHECK].contains(&alpn)
+                Some(alpn) if [WEIR_H2, WEIR_HTTP11, WEIR_TCP, WEIR_TCP_CHECK].contains(&alpn)
             ),
             is_tcp_check: connection.alpn_protocol() == Some(WEIR_TCP_CHECK),
             forwarded: forwarded(&self.id, &id),
@@ -386,7 +388,7 @@ impl Tls {
             .with_custom_certificate_verifier(trust.verifier(Arc::clone(&self.provider)))
             .with_client_cert_resolver(Arc::clone(&self.shown) as Arc<_>);
         config.alpn_protocols = match inside {
-            Inside::Http1 => vec![HTTP11.to_vec()],
+            Inside::Http1 => [WEIR_HTTP11, HTTP11].map(<[u8]>::to_vec).into(),
             Inside::Http2 => [WEIR_H2, H2].map(<[u8]>::to_vec).into(),
             Inside::Tcp => vec![WEIR_TCP.to_vec()],
             Inside::TcpCheck => vec![WEIR_TCP_CHECK.to_vec()],

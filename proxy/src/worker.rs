@@ -21,7 +21,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use weir_policy::breaker::Refusal;
 use weir_policy::model::{AbortAnswer, AppProtocol};
 use weir_policy::mutual_tls::Mode;
-use weir_policy::names::WorkloadName;
+use weir_policy::names::{ListenerName, WorkloadName};
 use weir_policy::trace::TraceParent;
 
 use crate::app_health::AppHealth;
@@ -477,6 +477,7 @@ fn serve(
             peer: None,
         },
         to,
+        inside: None,
         _open: open,
         _counted: counted,
         worker,
@@ -527,6 +528,8 @@ struct Hop {
     worker: Rc<Worker>,
     from: Downstream,
     to: To,
+    /// The one service that may be called, within a CONNECT to it.
+    inside: Option<Rc<ListenerName>>,
     _open: ConnectionGuard,
     _counted: Counted,
 }
@@ -548,7 +551,10 @@ impl downstream::Service for Hop {
     fn answer(&self, request: Request<DownstreamBody>) -> Self::Answer {
         let (worker, from) = (Rc::clone(&self.worker), self.from.clone());
         match &self.to {
-            To::Outbound => Box::pin(async move { outbound::serve(&worker, from.address, request).await }),
+            To::Outbound => {
+                let inside = self.inside.clone();
+                Box::pin(async move { outbound::serve(&worker, from.address, inside.as_deref(), request).await })
+            }
             To::Inbound(app) => {
                 let app = Arc::clone(app);
                 Box::pin(async move { inbound::serve(&worker, &app, from, request).await })
@@ -581,6 +587,13 @@ impl downstream::Service for Hop {
         match from_sidecar {
             true => HTTP2_CONNECTION_WINDOW_BYTES,
             false => HTTP2_STRANGER_WINDOW_BYTES,
+        }
+    }
+
+    fn inside(self, name: ListenerName) -> Hop {
+        Hop {
+            inside: Some(Rc::new(name)),
+            ..self
         }
     }
 

@@ -113,6 +113,9 @@ pub enum AppProtocol {
     /// HTTP/1.1.
     #[schemars(rename = "http")]
     Http1,
+    /// HTTP/1.1 that goes on as WebSockets: it is carried as `http` is, where WebSockets are opened as well.
+    #[schemars(rename = "kubernetes.io/ws")]
+    WebSocket,
     /// HTTP/2 in cleartext by prior knowledge.
     #[schemars(rename = "kubernetes.io/h2c")]
     Http2,
@@ -128,6 +131,7 @@ impl AppProtocol {
     /// Every one.
     pub const ALL: &[AppProtocol] = &[
         AppProtocol::Http1,
+        AppProtocol::WebSocket,
         AppProtocol::Http2,
         AppProtocol::Grpc,
         AppProtocol::Tcp,
@@ -150,6 +154,7 @@ impl AppProtocol {
     pub fn as_str(self) -> &'static str {
         match self {
             AppProtocol::Http1 => "http",
+            AppProtocol::WebSocket => "kubernetes.io/ws",
             AppProtocol::Http2 => "kubernetes.io/h2c",
             AppProtocol::Grpc => "grpc",
             AppProtocol::Tcp => "tcp",

@@ -21,6 +21,7 @@ mod mesh;
 mod peer;
 mod processes;
 mod script;
+mod web_sockets;
 
 pub use api::Api;
 pub use client::{Answer, Client, Protocol, call};
@@ -32,6 +33,7 @@ pub use processes::{
     ControlProcess, Finished, Processes, ProxyProcess, Running, finish, finish_within, free_port, peer_program,
 };
 pub use script::{Script, ScriptedApp, Seen};
+pub use web_sockets::{Through, WebSocketApp, call_web_sockets};
 
 use std::future::Future;
 use std::time::Duration;

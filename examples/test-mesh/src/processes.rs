@@ -179,21 +179,29 @@ impl Processes {
     }
 
     fn spawn(&self, program: &str, args: &[&str], stderr: Stdio) -> Running {
-        let path = self.folder.join(program);
-        let child = Command::new(&path)
+        let mut command = Command::new(self.folder.join(program));
+        command
             .args(args)
-            .envs(self.variables.iter().map(|(name, place)| (name, place)))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(stderr)
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap_or_else(|error| panic!("{}: {error}; cargo build --workspace makes it", path.display()));
-        Running { child }
+            .envs(self.variables.iter().map(|(name, place)| (name, place)));
+        Running::of(command, stderr)
     }
 }
 
 impl Running {
+    /// Starts it; its stdout is read by [`Running::line`].
+    ///
+    /// # Panics
+    /// When it is not there.
+    pub(crate) fn of(mut command: Command, stderr: Stdio) -> Running {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
+        let spawned = command.kill_on_drop(true).spawn();
+        let child = spawned.unwrap_or_else(|error| {
+            let name = command.as_std().get_program().display();
+            panic!("{name}: {error}; cargo build --workspace makes it, or `./dev setup` brings it")
+        });
+        Running { child }
+    }
+
     /// Its process id.
     ///
     /// # Panics

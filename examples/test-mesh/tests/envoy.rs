@@ -9,7 +9,10 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
 use weir_policy::model::AppProtocol;
-use weir_test_mesh::{Answer, Envoy, MemberSettings, Protocol, Script, ScriptedApp, TestMesh, call, until};
+use weir_test_mesh::{
+    Answer, Envoy, MemberSettings, Protocol, Script, ScriptedApp, TestMesh, Through, WebSocketApp, call,
+    call_web_sockets, until,
+};
 
 /// Which variant of the protocol it uses.
 const VARIANTS: [&str; 2] = ["DELTA_GRPC", "GRPC"];
@@ -719,4 +722,18 @@ async fn calls_go_as_a_grpc_route_says() {
     // What is no call is not taken.
     assert_eq!(get(outbound, "a", "/pkg.Echo/One").await.status, StatusCode::NOT_FOUND);
     assert_eq!(stat(&envoy, "update_rejected").await, 0, "nothing was refused");
+}
+
+#[tokio::test]
+async fn websockets_pass_through_it_to_a_sidecar() {
+    let mesh = TestMesh::start().await;
+    let app = WebSocketApp::start().await;
+    let _b = app.join(&mesh, "b").await;
+    let envoy = start(&mesh, "envoy-1", "DELTA_GRPC", json!({})).await;
+    let outbound = outbound(&envoy).await;
+    until("Envoy to know b", || async {
+        (get(outbound, "b", "/refuses").await.status == StatusCode::FORBIDDEN).then_some(())
+    })
+    .await;
+    call_web_sockets(outbound, "b", Through::Requests).await;
 }

@@ -283,9 +283,21 @@ async fn two_readings_of_a_request_are_never_both_taken() {
             true,
         ),
         (
-            "CONNECT",
-            "CONNECT b:80 HTTP/1.1\r\nhost: b:80\r\n\r\n".to_owned(),
+            "a CONNECT with a length",
+            format!(
+                "CONNECT b:80 HTTP/1.1\r\nhost: b:80\r\ncontent-length: {}\r\n\r\n{smuggled}",
+                smuggled.len()
+            ),
             true,
+        ),
+        (
+            "an upgrade with a length",
+            format!(
+                "GET / HTTP/1.1\r\nhost: b\r\nconnection: upgrade\r\nupgrade: websocket\r\ncontent-length: {}\r\n\r\n\
+                 {smuggled}",
+                smuggled.len()
+            ),
+            false,
         ),
         (
             "a length and chunks",

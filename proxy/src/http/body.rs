@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, Request};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -16,6 +16,8 @@ use crate::http::copy::{BodyCopy, CopyFeed, CopyState, Fed};
 use crate::http::h1;
 use crate::http::h1::violation::Violation;
 use crate::http::head::{FORWARDED_CLIENT_CERT, strip_own};
+use crate::http::upstream::Wire;
+use crate::tunnel::GoesOn;
 
 /// How much of one request's body is kept for another attempt. Past it the request can only be sent once. Chunks are
 /// kept by reference count, not copied.
@@ -54,8 +56,8 @@ pub(crate) enum BodyFailure {
 
 /// The body of a request as a connection gives it.
 pub(crate) enum DownstreamBody {
-    /// There is none.
-    Nothing,
+    /// There is none, on an HTTP/1 connection.
+    Http1Nothing(h1::body::NoBody),
     Http1(h1::body::Body),
     Http2(Incoming),
 }
@@ -66,7 +68,7 @@ impl Body for DownstreamBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
-            DownstreamBody::Nothing => Poll::Ready(None),
+            DownstreamBody::Http1Nothing(_) => Poll::Ready(None),
             DownstreamBody::Http1(body) => Pin::new(body).poll_frame(cx),
             DownstreamBody::Http2(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::Peer),
         }
@@ -74,7 +76,7 @@ impl Body for DownstreamBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            DownstreamBody::Nothing => true,
+            DownstreamBody::Http1Nothing(_) => true,
             DownstreamBody::Http1(body) => body.is_end_stream(),
             DownstreamBody::Http2(body) => body.is_end_stream(),
         }
@@ -82,7 +84,7 @@ impl Body for DownstreamBody {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            DownstreamBody::Nothing => SizeHint::with_exact(0),
+            DownstreamBody::Http1Nothing(_) => SizeHint::with_exact(0),
             DownstreamBody::Http1(body) => body.size_hint(),
             DownstreamBody::Http2(body) => body.size_hint(),
         }
@@ -158,6 +160,21 @@ impl Replay {
                 sent_bytes: 0,
             }
         })
+    }
+
+    /// Has what the upstream says before its answer passed on, where that can be: by HTTP/1.1, from end to end.
+    pub(crate) fn pass_interims<B>(&self, wire: Wire, request: &mut Request<B>) {
+        if wire != Wire::Http1 {
+            return;
+        }
+        let interims = match &self.0.borrow().incoming {
+            DownstreamBody::Http1(body) => body.interims(),
+            DownstreamBody::Http1Nothing(none) => none.interims(),
+            DownstreamBody::Http2(_) => None,
+        };
+        if let Some(interims) = interims {
+            interims.hear(request);
+        }
     }
 
     /// A copy of the body for a mirror, which gets what attempts read, when they read it. Only right before the first
@@ -385,6 +402,8 @@ enum Content {
     Nothing,
     Text(Bytes),
     Streamed(Incoming),
+    /// Something else than HTTP comes in its place.
+    GoesOn(Box<GoesOn>),
     /// For tests of connections, without an upstream.
     #[cfg(test)]
     Scripted(Pin<Box<dyn Body<Data = Bytes, Error = BodyError>>>),
@@ -421,6 +440,25 @@ impl ResponseBody {
         }
     }
 
+    /// None: after the answer's head the connection goes on so.
+    pub(crate) fn goes_on(how: GoesOn) -> ResponseBody {
+        ResponseBody {
+            content: Content::GoesOn(Box::new(how)),
+            exchange: None,
+        }
+    }
+
+    /// How the connection goes on after the head of this answer, if it does.
+    pub(crate) fn take_goes_on(&mut self) -> Option<Box<GoesOn>> {
+        match std::mem::replace(&mut self.content, Content::Nothing) {
+            Content::GoesOn(how) => Some(how),
+            content => {
+                self.content = content;
+                None
+            }
+        }
+    }
+
     /// Such a body.
     #[cfg(test)]
     pub(crate) fn scripted(body: impl Body<Data = Bytes, Error = BodyError> + 'static) -> ResponseBody {
@@ -444,7 +482,7 @@ impl Body for ResponseBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         let body = match &mut this.content {
-            Content::Nothing => return Poll::Ready(None),
+            Content::Nothing | Content::GoesOn(_) => return Poll::Ready(None),
             Content::Text(text) => {
                 let text = std::mem::take(text);
                 this.content = Content::Nothing;
@@ -494,7 +532,7 @@ impl Body for ResponseBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.content {
-            Content::Nothing => true,
+            Content::Nothing | Content::GoesOn(_) => true,
             Content::Text(_) => false,
             Content::Streamed(body) => body.is_end_stream(),
             #[cfg(test)]
@@ -504,7 +542,7 @@ impl Body for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.content {
-            Content::Nothing => SizeHint::with_exact(0),
+            Content::Nothing | Content::GoesOn(_) => SizeHint::with_exact(0),
             Content::Text(text) => SizeHint::with_exact(text.len() as u64),
             Content::Streamed(body) => body.size_hint(),
             #[cfg(test)]

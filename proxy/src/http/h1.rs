@@ -10,6 +10,7 @@ pub(crate) mod chunks;
 #[cfg(test)]
 mod conformance;
 mod encode;
+pub(crate) mod interim;
 mod outbox;
 pub(crate) mod parse;
 mod stream;
@@ -36,13 +37,15 @@ use crate::drain::Drain;
 use crate::http::body::{DownstreamBody, ResponseBody};
 use crate::http::downstream::Service;
 use crate::http::h1::alarm::Alarm;
-use crate::http::h1::body::Body;
+use crate::http::h1::body::{Body, NoBody};
 use crate::http::h1::encode::{After, Broken, Framing};
 use crate::http::h1::outbox::Outbox;
 use crate::http::h1::parse::{Asked, Parsed, RequestHead};
 use crate::http::h1::stream::{GoOn, Part, Reading, Stream};
 use crate::http::h1::violation::{Refused, Violation};
 use crate::http::io::Io;
+use crate::tls::HANDSHAKE_RECORD;
+use crate::tunnel::GoesOn;
 
 /// How long a head may take to come, from its first byte; it is also how long an idle connection is kept. Longer than
 /// what callers keep theirs, so that it is they who close.
@@ -72,12 +75,17 @@ const LINGER: Duration = Duration::from_secs(2);
 /// What a client that speaks HTTP/2 by prior knowledge sends first (RFC 9113 section 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// What says to a peer that speaks TLS that there is none here: a fatal alert, handshake_failure (RFC 8446 section 6).
+const HANDSHAKE_FAILURE: &[u8] = &[21, 3, 3, 0, 2, 2, 40];
+
 /// How a connection went.
 pub(crate) enum Served {
     /// It has ended.
     Ended,
-    /// It began with the preface of HTTP/2: see [`Connection::into_http2`].
+    /// It began with the preface of HTTP/2: see [`Connection::into_rest`].
     Http2,
+    /// An answer has been written after which it goes on as something else: see [`Connection::into_rest`].
+    GoesOn,
 }
 
 /// A connection of a downstream.
@@ -88,8 +96,20 @@ pub(crate) struct Connection {
     alarm: Alarm,
     drain: Drain,
     requests: Requests,
-    /// Rings when a peer that had ended its side turns out to be gone.
-    failed: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    /// Rings when a peer that had ended its side turns out to be gone. Boxed twice, as it is seldom there.
+    failed: Option<Box<Pin<Box<dyn Future<Output = ()>>>>>,
+    /// How it goes on after its last answer, if it does.
+    goes_on: Option<Box<GoesOn>>,
+}
+
+/// What is left of a connection that is not, or no longer, one of HTTP/1.
+pub(crate) struct Rest {
+    pub(crate) io: Io,
+    /// What has been read of it.
+    pub(crate) ahead: BytesMut,
+    pub(crate) drain: Drain,
+    /// How it goes on after the answer that was written; `None`: it is HTTP/2.
+    pub(crate) goes_on: Option<Box<GoesOn>>,
 }
 
 /// Whether a connection has carried a request.
@@ -115,6 +135,8 @@ enum Exchanged {
     Close,
     /// The peer has left, or its answer is cut off.
     Gone,
+    /// The answer was written, and what follows is no request.
+    GoesOn,
 }
 
 /// The peer is gone.
@@ -130,7 +152,15 @@ impl Connection {
             drain,
             requests: Requests::None,
             failed: None,
+            goes_on: None,
         }
+    }
+
+    /// One on which others have been served, up to `ahead`.
+    pub(crate) fn begun(io: Io, ahead: BytesMut, drain: Drain) -> Connection {
+        let connection = Connection::new(io, drain);
+        connection.stream.borrow_mut().ahead = ahead;
+        connection
     }
 
     /// Serves it to its end.
@@ -148,6 +178,7 @@ impl Connection {
                     Exchanged::Next => {}
                     Exchanged::Close => break Box::pin(self.close()).await,
                     Exchanged::Gone => break,
+                    Exchanged::GoesOn => return Served::GoesOn,
                 },
                 Next::Refused(refused) => break Box::pin(self.refuse(refused, service)).await,
                 Next::Http2 => return Served::Http2,
@@ -157,11 +188,15 @@ impl Connection {
         Served::Ended
     }
 
-    /// Gives up a connection that turned out to be HTTP/2: its stream, what has been read of it, and its drain; `None`:
-    /// a request of it is under way.
-    pub(crate) fn into_http2(self) -> Option<(Io, BytesMut, Drain)> {
+    /// Gives up a connection that goes on as something else; `None`: a request of it is under way.
+    pub(crate) fn into_rest(self) -> Option<Rest> {
         let stream = Rc::into_inner(self.stream)?.into_inner();
-        Some((stream.io, stream.ahead, self.drain))
+        Some(Rest {
+            io: stream.io,
+            ahead: stream.ahead,
+            drain: self.drain,
+            goes_on: self.goes_on,
+        })
     }
 
     /// Waits for the next head.
@@ -215,7 +250,7 @@ impl Connection {
         self.requests = Requests::Some;
         self.stream.borrow_mut().begin(framing, asked.expects_continue);
         let body = match framing {
-            parse::Framing::None => DownstreamBody::Nothing,
+            parse::Framing::None => DownstreamBody::Http1Nothing(NoBody::new(&self.stream)),
             parse::Framing::Length(_) | parse::Framing::Chunked => {
                 DownstreamBody::Http1(Body::new(&self.stream, framing))
             }
@@ -225,9 +260,20 @@ impl Connection {
             let answer = pin!(service.answer(request.map(|()| body)));
             self.wait_for(answer, asked).await
         };
-        let Some(response) = answered else {
+        let Some(mut response) = answered else {
             return Exchanged::Gone;
         };
+        if !asked.http10 {
+            // They came before it.
+            poll_fn(|cx| {
+                write_interims(&self.stream.borrow(), &mut self.outbox, cx);
+                Poll::Ready(())
+            })
+            .await;
+        }
+        if let Some(how) = response.body_mut().take_goes_on() {
+            return self.go_on(response, how).await;
+        }
         let sent = self.send(response, asked, self.after(asked)).await;
         // An idle connection keeps nothing of its last exchange.
         self.failed = None;
@@ -235,7 +281,8 @@ impl Connection {
         {
             let mut stream = self.stream.borrow_mut();
             // Whoever still reads the body of this request reads no more.
-            stream.request += 1;
+            stream.request = stream.request.wrapping_add(1);
+            stream.interims = None;
             if let Reading::Broken(Break::Refused(violation)) = stream.reading {
                 service.refused_body(violation);
             }
@@ -266,6 +313,9 @@ impl Connection {
             stream.go_on = GoOn::Said;
             encode::interim(StatusCode::CONTINUE, &HeaderMap::new(), self.outbox.small());
         }
+        if !asked.http10 {
+            write_interims(&stream, &mut self.outbox, cx);
+        }
         match stream.poll_end(cx) {
             Poll::Ready(Ok(())) => {
                 // It may still read, or be gone: the end of its side looks the same. An interim answer means nothing to
@@ -275,7 +325,7 @@ impl Connection {
                     encode::interim(StatusCode::CONTINUE, &HeaderMap::new(), self.outbox.small());
                 }
                 if let Some(failed) = stream.io.failed() {
-                    self.failed = Some(Box::pin(failed));
+                    self.failed = Some(Box::new(Box::pin(failed)));
                 }
             }
             Poll::Ready(Err(_)) => return Poll::Ready(Gone),
@@ -287,7 +337,7 @@ impl Connection {
             return Poll::Ready(Gone);
         }
         if let Some(failed) = &mut self.failed
-            && failed.as_mut().poll(cx).is_ready()
+            && failed.as_mut().as_mut().poll(cx).is_ready()
         {
             return Poll::Ready(Gone);
         }
@@ -295,6 +345,28 @@ impl Connection {
             stream.connection = Some(cx.waker().clone());
         }
         Poll::Pending
+    }
+
+    /// Writes the head of an answer after which the connection goes on as something else.
+    async fn go_on(&mut self, response: Response<ResponseBody>, how: Box<GoesOn>) -> Exchanged {
+        let (parts, _) = response.into_parts();
+        encode::goes_on(&parts, how.protocol(), self.outbox.small());
+        self.failed = None;
+        let due = Instant::now() + WRITE_TIMEOUT;
+        let sent = poll_fn(|cx| {
+            let mut stream = self.stream.borrow_mut();
+            match self.outbox.poll_send(&mut stream.io, cx, || {}) {
+                Poll::Ready(sent) => Poll::Ready(sent.is_ok()),
+                Poll::Pending => self.alarm.poll(due, cx).map(|()| false),
+            }
+        });
+        match sent.await {
+            true => {
+                self.goes_on = Some(how);
+                Exchanged::GoesOn
+            }
+            false => Exchanged::Gone,
+        }
     }
 
     /// Whether the connection may carry another request after an answer that begins now.
@@ -402,7 +474,22 @@ impl Connection {
         };
         // What follows can't be told apart.
         self.stream.borrow_mut().reading = Reading::Broken(Break::Ended);
-        if self.send(service.refuse(&refused), asked, After::Close).await.is_ok() {
+        let answer = service.refuse(&refused);
+        if refused.violation == Violation::Tls {
+            // An answer in HTTP would be noise to its peer.
+            self.outbox.small().extend_from_slice(HANDSHAKE_FAILURE);
+            let due = Instant::now() + LINGER;
+            let told = poll_fn(|cx| {
+                let mut stream = self.stream.borrow_mut();
+                match self.outbox.poll_send(&mut stream.io, cx, || {}) {
+                    Poll::Pending => self.alarm.poll(due, cx),
+                    Poll::Ready(_) => Poll::Ready(()),
+                }
+            });
+            told.await;
+            return self.close().await;
+        }
+        if self.send(answer, asked, After::Close).await.is_ok() {
             self.close().await;
         }
     }
@@ -438,6 +525,16 @@ impl Connection {
     }
 }
 
+/// Puts in what an upstream says before its answer, as far as there is room for more.
+fn write_interims(stream: &Stream, out: &mut Outbox, cx: &Context<'_>) {
+    let Some(interims) = &stream.interims else { return };
+    while !out.is_full()
+        && let Some((status, headers)) = interims.next(cx)
+    {
+        encode::interim(status, &headers, out.small());
+    }
+}
+
 enum Ended {
     NotYet,
     OurSide,
@@ -455,6 +552,10 @@ impl Requests {
             }
             if HTTP2_PREFACE.starts_with(ahead) {
                 return None;
+            }
+            if ahead.first() == Some(&HANDSHAKE_RECORD) {
+                let violation = Violation::Tls;
+                return Some(Next::Refused(Refused { violation, line: None }));
             }
         }
         match parse::parse(ahead) {

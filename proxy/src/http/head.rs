@@ -10,6 +10,8 @@ use weir_policy::context::{CONTEXT_HEADER, VERDICT_HEADER};
 use crate::error::ProxyError;
 use crate::health_check::CHECK_HEADER;
 use crate::http::body::RequestBody;
+use crate::http::h1::parse::decimal;
+use crate::http::upgrade::Upgrade;
 use crate::http::upstream::Wire;
 
 /// Whether a request is a gRPC call: its caller needs a gRPC status, whatever happens.
@@ -36,6 +38,8 @@ pub(crate) struct Head {
     pub(crate) headers: HeaderMap,
     pub(crate) authority: Authority,
     pub(crate) target: PathAndQuery,
+    /// What it asks to go on with in place of HTTP.
+    pub(crate) upgrade: Option<Box<Upgrade>>,
 }
 
 /// How a request came to this proxy.
@@ -53,15 +57,20 @@ impl Head {
     /// # Errors
     /// When it names no place or more than one, or asks for what is not carried.
     pub(crate) fn read(parts: Parts, over: Over) -> Result<Head, ProxyError> {
+        let upgrade = Upgrade::of(&parts)?.map(Box::new);
         let Parts {
-            method,
+            mut method,
             uri,
             version,
             mut headers,
             ..
         } = parts;
         if method == Method::CONNECT {
-            return Err(ProxyError::NotCarried("CONNECT"));
+            if upgrade.is_none() {
+                return Err(ProxyError::NotCarried("CONNECT"));
+            }
+            // RFC 8441 section 5: it stands for the GET of RFC 6455, and routes are to find it as that.
+            method = Method::GET;
         }
         let authority = authority(&uri, version, &headers)?;
         match (uri.scheme(), over) {
@@ -73,6 +82,9 @@ impl Head {
         }
         headers.remove(header::HOST);
         strip_hop_by_hop(&mut headers);
+        if matches!(method, Method::OPTIONS | Method::TRACE) {
+            forward_once_more(&mut headers)?;
+        }
         let target = match uri.path_and_query() {
             Some(target) if target.as_str().starts_with('/') => target.clone(),
             Some(target) if target.as_str() == "*" && method == Method::OPTIONS => target.clone(),
@@ -85,6 +97,7 @@ impl Head {
             headers,
             authority,
             target,
+            upgrade,
         })
     }
 
@@ -110,7 +123,19 @@ impl Head {
                 Uri::from_parts(parts).unwrap_or_else(|_| Uri::from(self.target.clone()))
             }
         };
+        if let Some(upgrade) = &self.upgrade {
+            upgrade.ask(wire, &mut request);
+        }
         request
+    }
+
+    /// The method, for who decides whether it is sent again. What goes on after its answer is not repeated by a second
+    /// request: it counts as CONNECT does.
+    pub(crate) fn method_to_repeat(&self) -> &Method {
+        match self.upgrade {
+            Some(_) => &Method::CONNECT,
+            None => &self.method,
+        }
     }
 
     /// The host without its port, in lower case.
@@ -144,6 +169,25 @@ fn authority(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<Authori
     Ok(authority)
 }
 
+/// Counts this proxy, of a request that says how many may forward it (RFC 9110 section 7.6.2).
+///
+/// # Errors
+/// When it may be forwarded no more. Who it ends at does not answer it in the app's place.
+fn forward_once_more(headers: &mut HeaderMap) -> Result<(), ProxyError> {
+    let Some(left) = headers.get(header::MAX_FORWARDS) else {
+        return Ok(());
+    };
+    // What is no number says nothing.
+    let Some(left) = decimal(left.as_bytes()) else {
+        return Ok(());
+    };
+    let Some(left) = left.checked_sub(1) else {
+        return Err(ProxyError::NotCarried("a request whose Max-Forwards is 0"));
+    };
+    headers.insert(header::MAX_FORWARDS, HeaderValue::from(left));
+    Ok(())
+}
+
 /// What only sidecars say to each other. An app neither gets to see it nor can say it, in a head or in trailers.
 pub(crate) const OWN: [HeaderName; 3] = [CONTEXT_HEADER, VERDICT_HEADER, CHECK_HEADER];
 
@@ -160,9 +204,11 @@ pub(crate) fn strip_own(headers: &mut HeaderMap) {
 /// Takes out what belongs to one connection (RFC 9110 section 7.6.1), save `TE: trailers`, which gRPC needs on every
 /// hop and which both our sides honour.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    const ALWAYS: [HeaderName; 5] = [
+    const ALWAYS: [HeaderName; 6] = [
         HeaderName::from_static("keep-alive"),
         HeaderName::from_static("proxy-connection"),
+        // RFC 7540 section 3.2.1: it belongs to an upgrade that does not pass.
+        HeaderName::from_static("http2-settings"),
         header::CONNECTION,
         header::TRANSFER_ENCODING,
         header::UPGRADE,
@@ -289,6 +335,33 @@ mod tests {
             .collect();
         names.sort_unstable();
         assert_eq!(names, [("content-length", "3"), ("te", "trailers"), ("x-kept", "1")]);
+    }
+
+    /// RFC 9110 section 7.6.2.
+    #[test]
+    fn how_often_it_may_be_forwarded_is_counted_down() {
+        for (method, held, expect) in [
+            (Method::OPTIONS, "10", Some("9")),
+            (Method::TRACE, "1", Some("0")),
+            (Method::OPTIONS, "0", None),
+            (Method::TRACE, "0", None),
+            (Method::OPTIONS, "x", Some("x")),
+            (Method::OPTIONS, "-1", Some("-1")),
+            // It is for these two alone.
+            (Method::GET, "0", Some("0")),
+        ] {
+            let request = Request::builder()
+                .method(method.clone())
+                .uri("http://b/")
+                .header("max-forwards", held);
+            let (parts, ()) = request.body(()).expect("a request").into_parts();
+            let read = Head::read(parts, Over::Cleartext);
+            let passed = read
+                .as_ref()
+                .ok()
+                .map(|head| head.headers["max-forwards"].to_str().expect("text"));
+            assert_eq!(passed, expect, "{method} {held}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The byte streams that connections run on.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
 use std::os::fd::AsFd;
@@ -8,9 +8,13 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use bytes::{Buf as _, BytesMut};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Notify;
+use tokio::task::AbortHandle;
 use tokio_rustls::TlsStream;
 
 /// A connected byte stream. An enum, not a box: the data path matches, it does not call through a pointer.
@@ -56,6 +60,122 @@ impl Io {
         if let Some(stream) = self.tcp() {
             // Where the system does not let us, it ends as it can.
             let _ = stream.set_zero_linger();
+        }
+    }
+}
+
+/// A byte stream whose begin has been read already.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    ahead: BytesMut,
+    io: Io,
+}
+
+impl Begun {
+    /// `io`, from which `ahead` has been read.
+    pub(crate) fn new(ahead: BytesMut, io: Io) -> Begun {
+        Begun { ahead, io }
+    }
+
+    /// See [`Io::end_with_reset`].
+    pub(crate) fn end_with_reset(&self) {
+        self.io.end_with_reset();
+    }
+}
+
+impl AsyncRead for Begun {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.ahead.is_empty() {
+            return Pin::new(&mut self.io).poll_read(cx, buf);
+        }
+        let count = self.ahead.len().min(buf.remaining());
+        buf.put_slice(self.ahead.get(..count).unwrap_or_default());
+        self.ahead.advance(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Begun {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// One side of what goes on as something else than HTTP.
+pub(crate) enum TunnelIo {
+    /// A connection, of which some may have been read.
+    Connection(Begun),
+    /// A stream of an HTTP/2 connection, and the task that sends on it. Where that is not known, hyper ends the stream
+    /// as if it were whole, however it is dropped.
+    Stream(TokioIo<Upgraded>, Option<SendingTask>),
+}
+
+/// The task that sends on a stream, once there is one.
+pub(crate) type SendingTask = Rc<RefCell<Option<AbortHandle>>>;
+
+impl TunnelIo {
+    /// See [`Io::end_with_reset`].
+    pub(crate) fn end_with_reset(&self) {
+        match self {
+            TunnelIo::Connection(io) => io.end_with_reset(),
+            TunnelIo::Stream(_, task) => {
+                // With the task and this gone, nobody holds the stream, and h2 resets it.
+                if let Some(task) = task.as_ref().and_then(|task| task.take()) {
+                    task.abort();
+                }
+            }
+        }
+    }
+}
+
+impl AsyncRead for TunnelIo {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            TunnelIo::Connection(io) => Pin::new(io).poll_read(cx, buf),
+            TunnelIo::Stream(io, _) => Pin::new(io).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for TunnelIo {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            TunnelIo::Connection(io) => Pin::new(io).poll_write(cx, buf),
+            TunnelIo::Stream(io, _) => Pin::new(io).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            TunnelIo::Connection(io) => Pin::new(io).poll_flush(cx),
+            TunnelIo::Stream(io, _) => Pin::new(io).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            TunnelIo::Connection(io) => Pin::new(io).poll_shutdown(cx),
+            TunnelIo::Stream(io, _) => Pin::new(io).poll_shutdown(cx),
         }
     }
 }
@@ -111,6 +231,11 @@ impl CountedIo {
             },
             crossed,
         )
+    }
+
+    /// The stream, which is counted no more.
+    pub(crate) fn into_inner(self) -> Io {
+        self.io
     }
 
     fn count_sent(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {

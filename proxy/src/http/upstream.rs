@@ -13,10 +13,12 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::{Request, Response, Version};
+use bytes::BytesMut;
+use http::{HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
@@ -26,9 +28,9 @@ use weir_policy::retry::{Reused, Sent};
 use weir_policy::spiffe::SpiffeId;
 
 use crate::http::body::RequestBody;
-use crate::http::io::{CountedIo, Crossed, Io};
+use crate::http::io::{Begun, CountedIo, Crossed, Io, TunnelIo};
 use crate::identity::Identity;
-use crate::metrics::{Side, WorkerMetrics};
+use crate::metrics::{ConnectionGuard, Side, WorkerMetrics};
 use crate::record::Direction;
 use crate::tls::backend::Client;
 use crate::tls::{self, Security, TlsFailure};
@@ -77,6 +79,17 @@ pub(crate) struct Target<'a> {
     pub(crate) keep: ConnectionPool,
     /// How it is reached, and who must be there.
     pub(crate) security: &'a Security,
+    /// Whether it may have carried requests before.
+    pub(crate) reuse: Reuse,
+}
+
+/// Whether a request may go by an HTTP/1.1 connection that has carried others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reuse {
+    /// It may.
+    Allowed,
+    /// It may not: it ends with the connection, and one that the peer has just closed as idle would cost it.
+    No,
 }
 
 /// Why there is no connection.
@@ -174,13 +187,19 @@ struct Http1Connection {
     requests: u32,
     /// When a certificate by which it was opened ends; `None`: there is none.
     ends: Option<Instant>,
+    heir: Heir,
 }
+
+/// Who gets the stream of an HTTP/1.1 connection that goes on as something else; otherwise it is closed.
+type Heir = Rc<RefCell<Option<oneshot::Sender<(Begun, Open)>>>>;
 
 /// A connection lent to one request. Dropped, an HTTP/1.1 connection is closed; [`Lease::release`] gives it back.
 pub(crate) struct Lease {
     connection: Connection,
     reused: Reused,
     in_use: InUse,
+    /// Boxed, as few have one.
+    switched: Option<Box<Switched>>,
 }
 
 enum Connection {
@@ -215,7 +234,7 @@ impl Upstreams {
         // What is there is lent at once. To wait and to connect takes a large future, which every request would carry
         // and copy: only those that need it pay for it, with a box.
         match target.wire {
-            Wire::Http1 => match in_use.0.take_ready() {
+            Wire::Http1 => match in_use.0.take_ready(target.reuse) {
                 Some(connection) => Ok(Lease::http1(connection, Reused::Yes, in_use)),
                 None => Box::pin(self.lease_http1(in_use, target)).await,
             },
@@ -292,13 +311,13 @@ impl Upstreams {
     async fn lease_http1(&self, in_use: InUse, target: &Target<'_>) -> Result<Lease, ConnectError> {
         let pool = Rc::clone(&in_use.0);
         let deadline = Instant::now() + target.connect_timeout;
-        if let Some(connection) = pool.take_idle().await {
+        if let Some(connection) = pool.take_idle(target.reuse).await {
             return Ok(Lease::http1(connection, Reused::Yes, in_use));
         }
         let _pending = target.breaker.admit_pending().map_err(ConnectError::Refused)?;
         loop {
             let freed = pool.freed.notified();
-            if let Some(connection) = pool.take_idle().await {
+            if let Some(connection) = pool.take_idle(target.reuse).await {
                 return Ok(Lease::http1(connection, Reused::Yes, in_use));
             }
             match pool.slot() {
@@ -372,23 +391,58 @@ impl Upstreams {
 
 async fn open_http1(pool: &Rc<Pool>, slot: Slot) -> Result<Http1Connection, ConnectError> {
     let Connected { io, crossed, ends } = connect(pool).await?;
-    let (sender, connection) = http1::Builder::new()
+    let (sender, mut connection) = http1::Builder::new()
         .max_buf_size(HEAD_BYTES_MAX)
         .handshake(TokioIo::new(io))
         .await
         .map_err(|error| ConnectError::Failed(io::ErrorKind::Other, error.to_string()))?;
-    let counted = pool.metrics.connection(pool.direction, Side::Upstream);
+    let open = Open {
+        _slot: slot,
+        _counted: pool.metrics.connection(pool.direction, Side::Upstream),
+    };
+    let heir = Heir::default();
+    let inherits = Rc::clone(&heir);
     tokio::task::spawn_local(async move {
         // How it ended is told to the request that was on it; an idle connection's end is nobody's loss.
-        let _ = connection.await;
-        drop((slot, counted));
+        let ended = poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
+        let http1::Parts { io, read_buf, .. } = connection.into_parts();
+        let mut io = io.into_inner().into_inner();
+        match (ended, inherits.take()) {
+            (Ok(()), Some(heir)) => {
+                let ahead = BytesMut::from(read_buf);
+                let _ = heir.send((Begun::new(ahead, io), open));
+            }
+            (Ok(()), None) => {
+                let _ = io.shutdown().await;
+                drop(open);
+            }
+            (Err(_), _) => drop(open),
+        }
     });
     Ok(Http1Connection {
         sender,
         crossed,
         requests: 0,
         ends,
+        heir,
     })
+}
+
+/// What an open connection holds: its place under the limit, and its count.
+#[derive(Debug)]
+pub(crate) struct Open {
+    _slot: Slot,
+    _counted: ConnectionGuard,
+}
+
+/// The upstream's side of what goes on as something else than HTTP.
+pub(crate) struct Switched {
+    /// What it goes on as, in the words of HTTP/1.1.
+    pub(crate) protocol: HeaderValue,
+    /// The connection as a whole, or a stream of it.
+    pub(crate) io: TunnelIo,
+    /// For as long as a connection as a whole is open.
+    _open: Option<Open>,
 }
 
 /// Why a request has to wait for others to end.
@@ -426,7 +480,10 @@ impl Pool {
 
     /// Of the idle connections that are ready the one used last: it is the likeliest to be open still, and the others
     /// can age out.
-    fn take_ready(&self) -> Option<Http1Connection> {
+    fn take_ready(&self, reuse: Reuse) -> Option<Http1Connection> {
+        if reuse == Reuse::No {
+            return None;
+        }
         let mut idle = self.idle.borrow_mut();
         if self.secured.is_some() {
             let now = Instant::now();
@@ -443,10 +500,13 @@ impl Pool {
     }
 
     /// As [`Pool::take_ready`]; one whose answer has just been read may need a moment more.
-    async fn take_idle(&self) -> Option<Http1Connection> {
+    async fn take_idle(&self, reuse: Reuse) -> Option<Http1Connection> {
         loop {
-            if let Some(connection) = self.take_ready() {
+            if let Some(connection) = self.take_ready(reuse) {
                 return Some(connection);
+            }
+            if reuse == Reuse::No {
+                return None;
             }
             let mut connection = self.idle.borrow_mut().pop()?.connection;
             if let Ok(Ok(())) = tokio::time::timeout(READY_WITHIN, connection.sender.ready()).await {
@@ -610,6 +670,7 @@ impl Lease {
             connection: Connection::Http1(connection),
             reused,
             in_use,
+            switched: None,
         }
     }
 
@@ -623,6 +684,7 @@ impl Lease {
             connection: Connection::Http2(stream),
             reused: if before == 0 { Reused::No } else { Reused::Yes },
             in_use,
+            switched: None,
         }
     }
 
@@ -682,6 +744,67 @@ impl Lease {
         }
     }
 
+    /// Whether the peer takes extended CONNECT (RFC 8441 section 3); an HTTP/1.1 connection needs none.
+    pub(crate) fn takes_extended_connect(&self) -> bool {
+        match &self.connection {
+            Connection::Http1(_) => true,
+            Connection::Http2(stream) => stream.connection.takes_extended_connect(),
+        }
+    }
+
+    /// Sends a request that asks to go on as something else, as [`Lease::send`]. `goes_on` tells whether an answer
+    /// does, and as what; then the stream is kept for [`Lease::take_switched`].
+    pub(crate) async fn send_upgrade<E>(
+        &mut self,
+        request: Request<RequestBody>,
+        goes_on: impl FnOnce(&Response<Incoming>) -> Result<Option<HeaderValue>, E>,
+    ) -> Result<Response<Incoming>, UpgradeError<E>> {
+        let mut inherits = None;
+        if let Connection::Http1(connection) = &self.connection {
+            let (heir, inherited) = oneshot::channel();
+            connection.heir.replace(Some(heir));
+            inherits = Some(inherited);
+        }
+        let mut response = self.send(request).await.map_err(UpgradeError::Send)?;
+        let goes_on = goes_on(&response);
+        if !matches!(goes_on, Ok(Some(_)))
+            && let Connection::Http1(connection) = &self.connection
+        {
+            connection.heir.take();
+        }
+        let Some(protocol) = goes_on.map_err(UpgradeError::Answer)? else {
+            return Ok(response);
+        };
+        let (io, open) = match inherits {
+            Some(inherited) => {
+                let inherited = inherited.await;
+                let (io, open) = inherited.map_err(|_| UpgradeError::Ended("it is closed".to_owned()))?;
+                (TunnelIo::Connection(io), Some(open))
+            }
+            None => {
+                let stream = hyper::upgrade::on(&mut response).await;
+                let stream = stream.map_err(|error| UpgradeError::Ended(in_full(&error)))?;
+                (TunnelIo::Stream(TokioIo::new(stream), None), None)
+            }
+        };
+        self.switched = Some(Box::new(Switched {
+            protocol,
+            io,
+            _open: open,
+        }));
+        Ok(response)
+    }
+
+    /// Whether an answer has come that goes on as something else.
+    pub(crate) fn has_switched(&self) -> bool {
+        self.switched.is_some()
+    }
+
+    /// The stream that goes on, after an answer that does.
+    pub(crate) fn take_switched(&mut self) -> Option<Box<Switched>> {
+        self.switched.take()
+    }
+
     /// Gives the connection back after an answer that was read to its end and a request that was sent to its end: an
     /// HTTP/1.1 connection is then idle, or about to be.
     pub(crate) fn release(self) {
@@ -698,6 +821,17 @@ impl Lease {
             pool.freed.notify_one();
         }
     }
+}
+
+/// Why an attempt to go on as something else has no answer.
+#[derive(Debug)]
+pub(crate) enum UpgradeError<E> {
+    /// As with any request.
+    Send(SendError),
+    /// The answer is none to what was asked.
+    Answer(E),
+    /// It is, and the connection is gone.
+    Ended(String),
 }
 
 impl SendError {
@@ -752,6 +886,7 @@ fn in_full(error: &hyper::Error) -> String {
 
 /// The place of a connection under its breaker's limit. Dropped, one that waits for a place is told, however the
 /// connection ended or failed to begin.
+#[derive(Debug)]
 struct Slot {
     permit: Option<ConnectionPermit>,
     freed: Rc<Notify>,

@@ -137,10 +137,7 @@ async fn both_ends_know_who_the_other_is() {
 
     let (connected, accepted) = shake_by(&portal, &records, RECORDS, Wire::Http1).await;
     connected.expect("it is who it should be");
-    assert!(
-        !accepted.expect("it is one of us").is_weir,
-        "what speaks HTTP/1.1 does not say so"
-    );
+    assert!(accepted.expect("it is one of us").is_weir, "by HTTP/1.1 as well");
 }
 
 #[tokio::test]

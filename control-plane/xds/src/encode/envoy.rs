@@ -13,17 +13,19 @@ use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbPolicy,
 };
 use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster};
-use envoy_types::pb::envoy::config::core::v3::{Metadata, TrafficDirection};
+use envoy_types::pb::envoy::config::core::v3::{Http2ProtocolOptions, Metadata, TrafficDirection};
 use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, LbEndpoint, LocalityLbEndpoints};
 use envoy_types::pb::envoy::config::listener::v3::filter::ConfigType;
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener};
 use envoy_types::pb::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
-    RouteSpecifier, ServerHeaderTransformation,
+    RouteSpecifier, ServerHeaderTransformation, UpgradeConfig,
 };
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter,
 };
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::UpstreamProtocolOptions;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
 use envoy_types::pb::envoy::r#type::v3::Percent;
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{Any, ListValue, Struct, UInt32Value, Value};
@@ -333,6 +335,15 @@ fn listener(
         strip_trailing_host_dot: true,
         // As long as both sides wait, so does Weir.
         stream_idle_timeout: Some(duration(Duration::ZERO)),
+        // Envoy carries no other upgrade unless it is named.
+        upgrade_configs: vec![UpgradeConfig {
+            upgrade_type: "websocket".to_owned(),
+            ..UpgradeConfig::default()
+        }],
+        http2_protocol_options: Some(Http2ProtocolOptions {
+            allow_connect: true,
+            ..Http2ProtocolOptions::default()
+        }),
         ..HttpConnectionManager::default()
     };
     pack(&Listener {
@@ -359,8 +370,15 @@ fn without_our_own() -> RouteConfiguration {
     }
 }
 
+/// As for weir proxies; and a WebSocket may be asked for by HTTP/2, as an app that speaks it expects (RFC 8441).
 fn protocol_options(protocol: model::AppProtocol, pool: Option<&model::ConnectionPool>) -> HashMap<String, Any> {
-    let options = http_options(protocol, pool);
+    let mut options = http_options(protocol, pool);
+    let explicit = options.as_mut().and_then(|options| options.upstream_protocol_options.as_mut());
+    if let Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) = explicit
+        && let Some(ProtocolConfig::Http2ProtocolOptions(http2)) = &mut explicit.protocol_config
+    {
+        http2.allow_connect = true;
+    }
     let options = options.map(|options| (HTTP_OPTIONS.to_owned(), pack(&options)));
     options.into_iter().collect()
 }

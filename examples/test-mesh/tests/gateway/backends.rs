@@ -4,7 +4,9 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use weir_api::{Key, Kind};
 use weir_policy::model::AppProtocol;
-use weir_test_mesh::{MemberSettings, Protocol, ScriptedApp, TestMesh, until};
+use weir_test_mesh::{
+    MemberSettings, Protocol, Script, ScriptedApp, TestMesh, Through, WebSocketApp, call_web_sockets, until,
+};
 
 use crate::world::{Call, World, get, route, saw, tells};
 
@@ -193,6 +195,42 @@ async fn backends_of_http2() {
     });
     let to_v2 = route("  - backendRefs: [{name: v2, port: 80}]");
     world.case("HTTPRouteBackendProtocolH2C", &to_v2, calls.into()).await;
+}
+
+/// HTTPRouteBackendProtocolWebSocket.
+#[tokio::test]
+async fn backends_of_websockets() {
+    let mesh = TestMesh::start().await;
+    let app = WebSocketApp::start().await;
+    let _ws = app.join(&mesh, "ws").await;
+    let a = mesh.service("a", Script::answer(200, "")).await;
+    mesh.apply(
+        "
+apiVersion: v1
+kind: Service
+metadata: {name: ws, namespace: default}
+spec: {selector: {app: ws}, ports: [{name: web, port: 80, targetPort: http, appProtocol: kubernetes.io/ws}]}
+",
+    )
+    .await;
+    mesh.apply_service("echo", "none", AppProtocol::Http1).await;
+    mesh.apply(
+        "
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: r, namespace: default}
+spec:
+  parentRefs: [{group: '', kind: Service, name: echo, port: 80}]
+  rules:
+  - backendRefs: [{name: ws, port: 80}]
+",
+    )
+    .await;
+    until("the route to be in force", || async {
+        (a.get("http://echo/refuses").await.status == StatusCode::FORBIDDEN).then_some(())
+    })
+    .await;
+    call_web_sockets(a.outbound(), "echo", Through::Requests).await;
 }
 
 /// HTTPRouteServiceTypes: endpoints that somebody wrote, and Services without an address.

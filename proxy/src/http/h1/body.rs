@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::http::body::BodyError;
 use crate::http::h1::alarm::Alarm;
+use crate::http::h1::interim::Interims;
 use crate::http::h1::parse::Framing;
 use crate::http::h1::stream::{Break, GoOn, Part, Reading, Stream};
 use crate::http::h1::violation::Violation;
@@ -21,10 +22,32 @@ use crate::http::h1::violation::Violation;
 /// Counted only while the body is asked for: a slow upstream is no fault of the peer's.
 pub(crate) const WAIT_MAX: Duration = Duration::from_secs(60);
 
+/// A request without a body, which has the connection in common with its answer.
+pub(crate) struct NoBody {
+    stream: Rc<RefCell<Stream>>,
+    request: u32,
+}
+
+impl NoBody {
+    /// Of the request that has just begun on the stream.
+    pub(super) fn new(stream: &Rc<RefCell<Stream>>) -> NoBody {
+        NoBody {
+            request: stream.borrow().request,
+            stream: Rc::clone(stream),
+        }
+    }
+
+    /// As [`Body::interims`].
+    pub(crate) fn interims(&self) -> Option<Interims> {
+        let mut stream = self.stream.borrow_mut();
+        (stream.request == self.request).then(|| stream.interims())
+    }
+}
+
 /// The body of the request under way on a connection. Once the answer has ended it reads nothing any more.
 pub(crate) struct Body {
     stream: Rc<RefCell<Stream>>,
-    request: u64,
+    request: u32,
     hint: SizeHint,
     received_bytes: u64,
     /// Waited for the peer so far, without the wait under way.
@@ -49,6 +72,12 @@ impl Body {
             waits_since: None,
             alarm: Alarm::default(),
         }
+    }
+
+    /// Where the upstream puts what it says before its answer; `None`: it has answered.
+    pub(crate) fn interims(&self) -> Option<Interims> {
+        let mut stream = self.stream.borrow_mut();
+        (stream.request == self.request).then(|| stream.interims())
     }
 
     /// Whether the peer has been waited for too long.

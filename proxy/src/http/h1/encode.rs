@@ -53,7 +53,7 @@ pub(super) fn head(
     after: After,
     out: &mut Vec<u8>,
 ) -> (Framing, After) {
-    // 1xx is no final answer. 101 above all: nobody has asked for another protocol, since `Upgrade` does not pass.
+    // 1xx is no final answer. 101 above all: one that the request asked for is written by `goes_on`.
     let status = if parts.status.is_informational() {
         StatusCode::BAD_GATEWAY
     } else {
@@ -101,6 +101,31 @@ pub(super) fn head(
     }
     out.extend_from_slice(b"\r\n");
     (framing, after)
+}
+
+/// Writes the head of an answer after which the connection goes on as something else: `protocol`, after 101, or as
+/// what a CONNECT was made for. It has no body, and no length (RFC 9110 sections 8.6 and 9.3.6).
+pub(super) fn goes_on(parts: &response::Parts, protocol: Option<&HeaderValue>, out: &mut Vec<u8>) {
+    status_line(parts.status, out);
+    let mut date = Date::Missing;
+    for (name, value) in &parts.headers {
+        match *name {
+            header::CONNECTION | header::UPGRADE | header::TRANSFER_ENCODING | header::CONTENT_LENGTH => continue,
+            header::DATE => date = Date::Given,
+            _ => {}
+        }
+        field(name, value.as_bytes(), out);
+    }
+    if let Some(protocol) = protocol {
+        out.extend_from_slice(b"connection: upgrade\r\n");
+        field(&header::UPGRADE, protocol.as_bytes(), out);
+    }
+    if let Date::Missing = date {
+        out.extend_from_slice(b"date: ");
+        write_date(out);
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
 }
 
 enum Date {
@@ -286,6 +311,34 @@ mod tests {
     const TRAILERS: &str = "GET / HTTP/1.1\r\nhost: a\r\nte: trailers\r\n\r\n";
     const OLD: &str = "GET / HTTP/1.0\r\n\r\n";
     const OLD_KEEP: &str = "GET / HTTP/1.0\r\nconnection: keep-alive\r\n\r\n";
+
+    /// RFC 9110 sections 7.8, 8.6, 9.3.6 and 15.2.2.
+    #[test]
+    fn what_goes_on_has_no_body_and_says_as_what() {
+        for (status, protocol, expect) in [
+            (
+                101,
+                Some("websocket"),
+                "HTTP/1.1 101 Switching Protocols|date: d|sec-websocket-accept: x|connection: upgrade|upgrade: websocket",
+            ),
+            (200, None, "HTTP/1.1 200 OK|date: d|sec-websocket-accept: x"),
+        ] {
+            let answer = Response::builder()
+                .status(status)
+                .header("date", "d")
+                .header("content-length", "5")
+                .header("transfer-encoding", "chunked")
+                .header("connection", "close")
+                .header("upgrade", "other")
+                .header("sec-websocket-accept", "x");
+            let (parts, ()) = answer.body(()).expect("an answer").into_parts();
+            let protocol = protocol.map(HeaderValue::from_static);
+            let mut out = Vec::new();
+            goes_on(&parts, protocol.as_ref(), &mut out);
+            let text = String::from_utf8(out).expect("text");
+            assert_eq!(text, format!("{}\r\n\r\n", expect.replace('|', "\r\n")));
+        }
+    }
 
     #[test]
     fn a_length_that_is_known_is_written() {

@@ -11,6 +11,7 @@ use http::HeaderMap;
 use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::http::h1::chunks;
+use crate::http::h1::interim::Interims;
 use crate::http::h1::parse::Framing;
 use crate::http::h1::violation::Violation;
 use crate::http::io::Io;
@@ -26,10 +27,13 @@ pub(super) struct Stream {
     pub(super) ahead: BytesMut,
     /// The peer has ended its side; it may wait for an answer all the same (RFC 9112 section 9.6).
     pub(super) peer_ended: bool,
-    /// Which request is under way; a body of another one reads nothing any more.
-    pub(super) request: u64,
+    /// Which request is under way; a body of another one reads nothing any more. By then that is gone, should this have
+    /// come round.
+    pub(super) request: u32,
     pub(super) reading: Reading,
     pub(super) go_on: GoOn,
+    /// What the upstream says before its answer, where it can say so.
+    pub(super) interims: Option<Interims>,
     /// The connection's task: woken when it has something to do for the body.
     pub(super) connection: Option<Waker>,
 }
@@ -89,13 +93,14 @@ impl Stream {
             request: 0,
             reading: Reading::Done,
             go_on: GoOn::Unasked,
+            interims: None,
             connection: None,
         }
     }
 
     /// A request begins; its body is framed so.
     pub(super) fn begin(&mut self, framing: Framing, expects_continue: bool) {
-        self.request += 1;
+        self.request = self.request.wrapping_add(1);
         self.reading = match framing {
             Framing::None => Reading::Done,
             Framing::Length(bytes) => Reading::Length(bytes),
@@ -167,6 +172,14 @@ impl Stream {
     pub(super) fn broken(&mut self, how: Break) {
         self.reading = Reading::Broken(how);
         self.wake_connection();
+    }
+
+    /// Where the upstream of the request under way puts what it says before its answer. The connection looks there from
+    /// now on.
+    pub(super) fn interims(&mut self) -> Interims {
+        let interims = self.interims.get_or_insert_default().clone();
+        self.wake_connection();
+        interims
     }
 
     pub(super) fn wake_connection(&mut self) {

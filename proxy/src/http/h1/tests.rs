@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
+use weir_policy::names::ListenerName;
 
 use super::*;
 use crate::answer;
@@ -78,6 +79,10 @@ impl Service for Scripted {
 
     fn window_bytes(&self) -> u32 {
         65_535
+    }
+
+    fn inside(self, _: ListenerName) -> Scripted {
+        self
     }
 
     fn refused_body(&self, violation: Violation) {
@@ -239,7 +244,6 @@ async fn what_is_no_request_is_refused_and_what_follows_is_not_read() {
             417,
             Violation::Expectation,
         ),
-        ("\x16\x03\x01\x02", 400, Violation::RequestLine),
     ] {
         serve_for(echo, async |mut client| {
             client.say(head).await;
@@ -778,6 +782,19 @@ async fn a_body_whose_answer_has_ended_reads_no_more() {
         let mut body = held.borrow_mut().take().expect("it was kept");
         assert!(matches!(body.frame().await, Some(Err(BodyError::Superseded))));
         assert!(!body.is_end_stream());
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_speaks_tls_is_told_by_an_alert() {
+    serve_for(echo, async |mut client| {
+        client.say("\x16\x03\x01\x02").await;
+        let mut answer = Vec::new();
+        client.io.read_to_end(&mut answer).await.expect("an end");
+        // RFC 8446 sections 5.1 and 6: an alert, fatal, handshake_failure.
+        assert_eq!(answer, [21, 3, 3, 0, 2, 2, 40]);
+        assert_eq!((client.requests(), client.refused()), (vec![], vec![Violation::Tls]));
     })
     .await;
 }

@@ -88,11 +88,14 @@ pub(crate) enum Violation {
     /// [`super::body::WAIT_MAX`].
     #[error("its body came too slowly: nothing for 60 s, or in all less than a byte a second")]
     BodyTime,
+    /// RFC 8446 section 5.1.
+    #[error("it begins with a TLS handshake, and what is within that no sidecar can read")]
+    Tls,
 }
 
 impl Violation {
     /// Every one, each at the place of its number.
-    pub(crate) const ALL: [Violation; 27] = [
+    pub(crate) const ALL: [Violation; 28] = [
         Violation::RequestLine,
         Violation::Method,
         Violation::Target,
@@ -120,6 +123,7 @@ impl Violation {
         Violation::TrailersLength,
         Violation::HeadTime,
         Violation::BodyTime,
+        Violation::Tls,
     ];
 
     /// As in metrics.
@@ -152,6 +156,7 @@ impl Violation {
             Violation::TrailersLength => "trailers_length",
             Violation::HeadTime => "head_time",
             Violation::BodyTime => "body_time",
+            Violation::Tls => "tls",
         }
     }
 
@@ -183,7 +188,8 @@ impl Violation {
             | Violation::ChunkSize
             | Violation::ChunkExtension
             | Violation::ChunkEnd
-            | Violation::Trailers => StatusCode::BAD_REQUEST,
+            | Violation::Trailers
+            | Violation::Tls => StatusCode::BAD_REQUEST,
         }
     }
 
@@ -197,6 +203,7 @@ impl Violation {
             | Violation::ChunkExtension => "send less beside the body",
             Violation::HeadTime | Violation::BodyTime => "send it faster",
             Violation::Version => "speak version 1.1, or HTTP/2",
+            Violation::Tls => "call it by http: sidecars encrypt what is between them",
             Violation::Expectation => "expect 100-continue or nothing",
             Violation::Host => "send one Host",
             Violation::ContentLength

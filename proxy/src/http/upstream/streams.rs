@@ -97,6 +97,14 @@ impl Http2Connection {
         streams.get()
     }
 
+    /// Whether the peer has said that it takes extended CONNECT (RFC 8441 section 3).
+    pub(super) fn takes_extended_connect(&self) -> bool {
+        let driven = self.carries.driven.borrow();
+        driven
+            .as_ref()
+            .is_some_and(http2::Connection::is_extended_connect_protocol_enabled)
+    }
+
     fn is_unused(&self) -> bool {
         self.carries.streams.get() == 0
     }

@@ -54,6 +54,7 @@ impl Caller {
             connect_timeout: PATIENCE * 2,
             keep: self.keep,
             security: &Security::Cleartext,
+            reuse: Reuse::Allowed,
         };
         self.upstreams.lease(&target).await
     }
