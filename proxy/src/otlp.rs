@@ -281,10 +281,12 @@ fn is_failure(flag: ResponseFlag) -> bool {
         | ResponseFlag::NotCarried
         | ResponseFlag::DownstreamReset
         | ResponseFlag::UnknownDestination
+        | ResponseFlag::ProhibitedAddress
         | ResponseFlag::NoRoute
         | ResponseFlag::CleartextRefused
         | ResponseFlag::OriginNotAllowed => false,
-        ResponseFlag::NoConfig
+        ResponseFlag::NotResolved
+        | ResponseFlag::NoConfig
         | ResponseFlag::ConfigRefused
         | ResponseFlag::NoBackend
         | ResponseFlag::RateLimited

@@ -214,6 +214,10 @@ pub(crate) enum ResponseFlag {
     DownstreamReset,
     /// The name is no service of the mesh.
     UnknownDestination,
+    /// The name is none of the mesh's, and leads to where nothing that passes through may go.
+    ProhibitedAddress,
+    /// The name is none of the mesh's, and has no address.
+    NotResolved,
     /// The control plane has not answered about the name.
     NoConfig,
     /// What the control plane said of the name or its cluster was refused here.
@@ -258,13 +262,15 @@ pub(crate) enum ResponseFlag {
 
 impl ResponseFlag {
     /// Every flag, each at the place of its number.
-    pub(crate) const ALL: [ResponseFlag; 26] = [
+    pub(crate) const ALL: [ResponseFlag; 28] = [
         ResponseFlag::None,
         ResponseFlag::Direct,
         ResponseFlag::BadRequest,
         ResponseFlag::NotCarried,
         ResponseFlag::DownstreamReset,
         ResponseFlag::UnknownDestination,
+        ResponseFlag::ProhibitedAddress,
+        ResponseFlag::NotResolved,
         ResponseFlag::NoConfig,
         ResponseFlag::ConfigRefused,
         ResponseFlag::NoRoute,
@@ -296,6 +302,8 @@ impl ResponseFlag {
             ResponseFlag::NotCarried => "not_carried",
             ResponseFlag::DownstreamReset => "downstream_reset",
             ResponseFlag::UnknownDestination => "unknown_destination",
+            ResponseFlag::ProhibitedAddress => "prohibited_address",
+            ResponseFlag::NotResolved => "not_resolved",
             ResponseFlag::NoConfig => "no_config",
             ResponseFlag::ConfigRefused => "config_refused",
             ResponseFlag::NoRoute => "no_route",

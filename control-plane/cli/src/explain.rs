@@ -222,7 +222,7 @@ impl Printer<'_> {
         };
         self.field("from", &format!("{}{link}", proxy.workload))?;
         if let Some(name) = name {
-            self.name(name)?;
+            self.name(name, outcome)?;
         }
         self.resource("listener", listener.as_ref())?;
         self.resource("routes", route_configuration.as_ref())?;
@@ -247,7 +247,7 @@ impl Printer<'_> {
         Ok(())
     }
 
-    fn name(&mut self, name: &Name) -> Result<(), CliError> {
+    fn name(&mut self, name: &Name, outcome: &Outcome) -> Result<(), CliError> {
         match &name.canonical {
             Some(canonical) => self.field("name", canonical)?,
             None => self.field("name", &format!("{} is none of the mesh", name.asked))?,
@@ -258,7 +258,15 @@ impl Printer<'_> {
         match &name.public_dns {
             Some(dns) if dns.error.is_none() => {
                 let addresses = dns.addresses.join(", ");
-                self.field("", &format!("public DNS has it too, as {addresses}; a mesh name wins"))
+                let is_outside = outcome.action == "pass_through"
+                    || matches!(
+                        outcome.flag.as_deref(),
+                        Some("unknown_destination" | "prohibited_address" | "not_resolved")
+                    );
+                match is_outside {
+                    true => self.field("", &format!("public DNS has it, as {addresses}")),
+                    false => self.field("", &format!("public DNS has it too, as {addresses}; a mesh name wins")),
+                }
             }
             Some(_) => self.field("", "public DNS has no such name"),
             None => Ok(()),
@@ -420,7 +428,7 @@ fn said(outcome: &Outcome) -> (String, Tone) {
         (Some(_) | None, _) => String::new(),
     };
     let tone = match outcome.action.as_str() {
-        "forward" | "redirect" | "respond" => Tone::Good,
+        "forward" | "redirect" | "respond" | "pass_through" => Tone::Good,
         "ask" => Tone::Waiting,
         _ => Tone::Bad,
     };

@@ -53,6 +53,7 @@ use envoy_types::pb::envoy::r#type::v3::{Int64Range, Percent};
 use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration as WireDuration, UInt32Value};
 use http::StatusCode;
 use prost::{Message, Name};
+use weir_policy::egress::Egress;
 use weir_policy::model::{self, *};
 use weir_policy::mutual_tls::{Mode, MutualTls};
 use weir_policy::telemetry::{AccessLog, ExcludedPath, SpanTag, Telemetry};
@@ -2260,6 +2261,7 @@ fn workload_policy(change: impl FnOnce(&mut v1::WorkloadPolicy), refused: Refuse
             mode: Mode::Strict,
             ports: BTreeMap::from([(8080.try_into().expect("a port"), Mode::Off)]),
         },
+        egress: Egress::Passthrough,
     });
     decode::workload_policy(&sound).expect("is sound");
     let changed = changed(&sound, change);
@@ -2272,6 +2274,7 @@ fn workload_policies() {
     workload_policy(|p| p.name = "n".to_owned(), refused!("name", Problem::Malformed { .. }));
     workload_policy(|p| p.telemetry = None, refused!("telemetry", Problem::Missing));
     workload_policy(|p| p.mutual_tls = None, refused!("mutual_tls", Problem::Missing));
+    workload_policy(|p| p.egress = 2, refused!("egress", Problem::UnknownValue));
     mutual_tls(|t| t.mode = 0, refused!("mutual_tls.mode", Problem::Missing));
     mutual_tls(|t| t.mode = 4, refused!("mutual_tls.mode", Problem::UnknownValue));
     mutual_tls(

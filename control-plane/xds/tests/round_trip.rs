@@ -12,6 +12,7 @@ use proptest::collection::{btree_map, btree_set, hash_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
+use weir_policy::egress::Egress;
 use weir_policy::model::*;
 use weir_policy::mutual_tls::{Mode, MutualTls};
 use weir_policy::names::{ClusterName, Consumers, Label, ListenerName, RouteName, ServiceName, WorkloadName};
@@ -650,10 +651,17 @@ fn workload_policy() -> impl Strategy<Value = WorkloadPolicy> {
         option::of(0..=10_000_u16),
         tags,
         vec(excluded, 0..4),
-        mutual_tls(),
+        (mutual_tls(), select(vec![Egress::Refuse, Egress::Passthrough])),
     );
     parts.prop_map(
-        |((namespace, name), access_log, sampling_parts_per_ten_thousand, tags, excluded_paths, mutual_tls)| {
+        |(
+            (namespace, name),
+            access_log,
+            sampling_parts_per_ten_thousand,
+            tags,
+            excluded_paths,
+            (mutual_tls, egress),
+        )| {
             WorkloadPolicy {
                 workload: WorkloadName { namespace, name },
                 telemetry: Telemetry {
@@ -666,6 +674,7 @@ fn workload_policy() -> impl Strategy<Value = WorkloadPolicy> {
                     excluded_paths,
                 },
                 mutual_tls,
+                egress,
             }
         },
     )

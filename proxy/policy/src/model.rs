@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
+use crate::egress::Egress;
 use crate::mutual_tls::MutualTls;
 use crate::names::{ClusterName, ListenerName, RouteName, WorkloadName};
 use crate::spiffe::SpiffeId;
@@ -25,7 +26,8 @@ pub struct Listener {
 }
 
 /// What holds for one workload's own proxy, whatever it carries: answered to a subscription for that workload. One that
-/// does not exist leaves what is told to the proxy's flags, and its ports to mutual TLS alone.
+/// does not exist leaves what is told to the proxy's flags, its ports to mutual TLS alone, and names outside of the mesh to
+/// nobody.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkloadPolicy {
     /// Whose proxy.
@@ -34,6 +36,8 @@ pub struct WorkloadPolicy {
     pub telemetry: Telemetry,
     /// How its inbound ports are entered.
     pub mutual_tls: MutualTls,
+    /// What becomes of its app's requests for names that are none of the mesh's.
+    pub egress: Egress,
 }
 
 /// Where a listener's routes come from.

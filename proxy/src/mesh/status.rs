@@ -8,6 +8,7 @@ use std::num::NonZeroU16;
 use http::header::{self, HeaderName};
 use serde::Serialize;
 use weir_policy::breaker::BreakerState;
+use weir_policy::egress::Egress;
 use weir_policy::health_check::Verdict;
 use weir_policy::model::{
     self, Action, AppProtocol, Balancing, EndpointHealth, PathMatch, Peer, RouteMatch, ValueMatch,
@@ -39,6 +40,9 @@ pub(crate) struct Status {
     /// How inbound ports are entered, as far as somebody has said.
     #[serde(skip_serializing_if = "Option::is_none")]
     mutual_tls: Option<MutualTlsStatus>,
+    /// What becomes of names that are none of the mesh's, as far as somebody has said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    egress: Option<&'static str>,
 }
 
 /// How inbound ports are entered.
@@ -219,6 +223,7 @@ impl Status {
                 .collect(),
             telemetry: snapshot.telemetry().source.as_ref().map(telemetry),
             mutual_tls: snapshot.mutual_tls().map(mutual_tls),
+            egress: snapshot.egress().map(Egress::as_str),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use weir_policy::egress::Egress;
 use weir_policy::model::{
     Action, AppProtocol, Balancing, Cluster, ClusterEndpoints, ConnectionPool, Endpoint, EndpointHealth, Forward,
     HostMatch, Limits, Listener, Locality, PathMatch, Peer, RetryBudget, Rewrite, Route, RouteConfig, RouteMatch,
@@ -146,6 +147,11 @@ pub(crate) fn policy(workload: &str, access_log: Option<AccessLog>) -> Any {
 
 /// The same, by which ports are entered so.
 pub(crate) fn policy_with_mode(workload: &str, access_log: Option<AccessLog>, mode: Mode) -> Any {
+    policy_of_traffic(workload, access_log, mode, Egress::Refuse)
+}
+
+/// The same, by which this becomes of names that are none of the mesh's.
+pub(crate) fn policy_of_traffic(workload: &str, access_log: Option<AccessLog>, mode: Mode, egress: Egress) -> Any {
     encode::workload_policy(&WorkloadPolicy {
         workload: workload.parse().expect("a name"),
         telemetry: Telemetry {
@@ -153,6 +159,7 @@ pub(crate) fn policy_with_mode(workload: &str, access_log: Option<AccessLog>, mo
             ..Telemetry::default()
         },
         mutual_tls: MutualTls::everywhere(mode),
+        egress,
     })
 }
 
