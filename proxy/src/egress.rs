@@ -137,6 +137,7 @@ impl Exit {
                     mirrors: Vec::new(),
                     limit: None,
                     fault: None,
+                    priority: None,
                 },
                 label,
                 filters: BackendFilters::default(),

@@ -367,6 +367,10 @@ fn attributes(record: RequestRecord) -> Vec<KeyValue> {
         "weir.context_id",
         record.context_id.map(|id| format!("{id:016x}").into()),
     );
+    add(
+        "weir.priority",
+        record.priority.map(|priority| i64::from(priority.level()).into()),
+    );
     if let DownstreamAddr::Tcp(client) = record.downstream {
         add("client.address", Some(client.ip().to_string().into()));
         add("client.port", Some(i64::from(client.port()).into()));

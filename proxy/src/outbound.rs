@@ -151,7 +151,11 @@ async fn carry(
             Ok(Carried::Direct(response))
         }
         RequestPlan::Forward(plan) => {
-            exchange.note(|record| record.cluster = Some(Arc::clone(&plan.cluster.label)));
+            let call = &call.on_route(plan.route, || worker.random());
+            exchange.note(|record| {
+                record.cluster = Some(Arc::clone(&plan.cluster.label));
+                record.belongs_to(call);
+            });
             prepare(head, &plan, call);
             let own = Deadline::after(exchange.began(), plan.timeouts.request);
             mirror::send_copies(worker, &plan, head, call, &body, own.earliest(call.deadline));

@@ -13,6 +13,7 @@ use arc_swap::Guard;
 use dashmap::DashMap;
 use weir_policy::balance::RoundRobin;
 use weir_policy::breaker::Breaker;
+use weir_policy::context::Priority;
 use weir_policy::egress::Egress;
 use weir_policy::model::{self, Action, EndpointHealth, Locality, Peer, VirtualHost};
 use weir_policy::mutual_tls::MutualTls;
@@ -131,6 +132,8 @@ pub(crate) struct ServiceRoute {
     pub(crate) limit: Option<Limit>,
     /// What happens to these on purpose.
     pub(crate) fault: Option<model::Fault>,
+    /// How much these matter.
+    pub(crate) priority: Option<Priority>,
 }
 
 /// A limit on the rate of requests.
@@ -702,6 +705,7 @@ fn bind_service(
             mirrors: mirrors.collect(),
             limit: route.rate_limit.as_ref().map(|limit| states.limit(limit)),
             fault: route.fault,
+            priority: route.priority,
         });
     }
     let label = match previous.services.get(&part.name) {

@@ -35,8 +35,8 @@ pub enum Egress {
     #[default]
     Refuse,
     /// They go to what the name is in DNS, over plain HTTP, without anything of the mesh's own. What is in the mesh
-    /// goes before what is outside. Nothing is sent to loopback, link-local, unspecified and multicast addresses nor to the
-    /// proxy's own ports, and no name below `.svc` or `.cluster.local` leads outside.
+    /// goes before what is outside. Nothing is sent to loopback, link-local, unspecified and multicast addresses nor to
+    /// the proxy's own ports, and no name below `.svc` or `.cluster.local` leads outside.
     Passthrough,
 }
 

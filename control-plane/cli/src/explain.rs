@@ -128,6 +128,7 @@ struct Route {
     retry: Option<Retry>,
     rate_limit: Option<RateLimit>,
     fault: Option<Fault>,
+    priority: Option<u8>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -354,6 +355,9 @@ impl Printer<'_> {
         }) = &route.rate_limit
         {
             policies.push(format!("takes {requests} requests in {per_ms} ms, {burst} at once"));
+        }
+        if let Some(priority) = &route.priority {
+            policies.push(format!("matters as priority {priority}, unless it came as less"));
         }
         if let Some(Fault { delay, abort }) = &route.fault {
             let delay = delay.as_ref();

@@ -28,6 +28,7 @@ pub(super) fn claims<'a>(object: &Object, spec: &BackendPolicySpec, index: &'a I
             misfit: misfit(object, spec, target, index),
             oldest: policies.iter().find(holds).map(|oldest| oldest.object),
             partly: None,
+            ineffective: None,
             overridden: attachment
                 .as_ref()
                 .and_then(|attachment| overridden(object, attachment, index)),

@@ -29,6 +29,8 @@ pub(super) struct Claim<'a> {
     pub(super) extent: Extent,
     /// Who holds instead, if for every part of the target another policy does.
     pub(super) overridden: Option<String>,
+    /// What of it is without effect there.
+    pub(super) ineffective: Option<String>,
 }
 
 /// What is to be said of a policy with these claims.
@@ -40,6 +42,8 @@ pub(super) fn status(object: &Object, claims: Vec<Claim<'_>>, standings: &Standi
     };
     let ancestors = claims.into_iter().map(|claim| {
         let accepted = accepted(object, &claim);
+        let without = |message| Verdict::new(condition::INEFFECTIVE, ConditionStatus::True, "RulesRedirect", message);
+        let ineffective = claim.ineffective.filter(|_| accepted.is_true()).map(without);
         let in_force = match claim.overridden {
             _ if !accepted.is_true() => in_force::not_accepted(),
             Some(message) => Verdict::new(condition::IN_FORCE, ConditionStatus::False, "Overridden", message),
@@ -48,7 +52,7 @@ pub(super) fn status(object: &Object, claims: Vec<Claim<'_>>, standings: &Standi
         let held = before.ancestors.iter().find(|held| held.ancestor_ref == claim.target);
         let held = held.map_or(&[][..], |held| &held.conditions);
         PolicyAncestorStatus {
-            conditions: conditions([accepted, in_force], held, at),
+            conditions: conditions([accepted, in_force].into_iter().chain(ineffective), held, at),
             ancestor_ref: claim.target,
             controller_name: CONTROLLER_NAME.to_owned(),
         }

@@ -44,6 +44,7 @@ pub(super) fn claim<'a>(object: &Object, spec: &TelemetryPolicySpec, index: &'a 
         oldest: twin.or(other.filter(|_| !holds_for_some)),
         partly: other.filter(|_| holds_for_some),
         extent: extent(object),
+        ineffective: None,
         overridden: others(object, specific.into_iter().map(Some))
             .filter(|_| !holds_for_some)
             .map(|others| format!("each workload has a policy with a selector, which goes before this one: {others}")),

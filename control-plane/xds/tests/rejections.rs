@@ -53,6 +53,7 @@ use envoy_types::pb::envoy::r#type::v3::{Int64Range, Percent};
 use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration as WireDuration, UInt32Value};
 use http::StatusCode;
 use prost::{Message, Name};
+use weir_policy::context::Priority;
 use weir_policy::egress::Egress;
 use weir_policy::model::{self, *};
 use weir_policy::mutual_tls::{Mode, MutualTls};
@@ -162,6 +163,7 @@ fn sound_routes() -> Any {
                 answer: model::AbortAnswer::Grpc(14),
             }),
         }),
+        priority: Priority::from_level(2),
         action: model::Action::Forward(Forward {
             backends: vec![backend("a.b:80", 9), backend("c.b:80", 1)],
             mirrors: vec![Mirror {
@@ -191,6 +193,7 @@ fn sound_routes() -> Any {
         response_headers: HeaderChanges::default(),
         rate_limit: None,
         fault: None,
+        priority: None,
         action,
         ..forward.clone()
     };
@@ -2230,6 +2233,30 @@ fn endpoints() {
             ),
         );
     }
+}
+
+#[test]
+fn priorities_of_routes() {
+    fn extras(change: impl FnOnce(&mut v1::RouteExtras), refused: Refused) {
+        let change = |route: &mut Route| {
+            let held = route.typed_per_filter_config.get_mut("weir.dev").expect("is set");
+            *held = changed(held, |own: &mut FilterConfig| {
+                let extras = own.config.as_mut().expect("is set");
+                *extras = changed(extras, change);
+            });
+        };
+        route(0, change, refused);
+    }
+    macro_rules! at_priority {
+        ($problem:pat) => {
+            refused!(
+                "virtual_hosts[0].routes[0].typed_per_filter_config[\"weir.dev\"].priority",
+                $problem
+            )
+        };
+    }
+    extras(|e| e.priority = None, at_priority!(Problem::Missing));
+    extras(|e| e.priority = Some(8), at_priority!(Problem::OutOfRange { .. }));
 }
 
 // ---- workload policies ----

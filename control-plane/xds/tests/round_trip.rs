@@ -12,6 +12,7 @@ use proptest::collection::{btree_map, btree_set, hash_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
+use weir_policy::context::Priority;
 use weir_policy::egress::Egress;
 use weir_policy::model::*;
 use weir_policy::mutual_tls::{Mode, MutualTls};
@@ -191,11 +192,16 @@ fn dns_name() -> impl Strategy<Value = String> {
 
 /// Routes; the name is given by who collects them.
 fn route() -> BoxedStrategy<Route> {
-    let filters = (option::of(cors()), option::of(rate_limit()), option::of(fault()));
+    let filters = (
+        option::of(cors()),
+        option::of(rate_limit()),
+        option::of(fault()),
+        option::of(0..8_u8),
+    );
     let parts = (route_match(), header_changes(), header_changes(), filters, action());
     parts
         .prop_map(|(matches, request_headers, response_headers, filters, mut action)| {
-            let (cors, rate_limit, fault) = filters;
+            let (cors, rate_limit, fault, level) = filters;
             let rewrites: Vec<_> = match &mut action {
                 Action::Forward(forward) => {
                     let of_backends = forward.backends.iter_mut().flat_map(|backend| {
@@ -223,6 +229,7 @@ fn route() -> BoxedStrategy<Route> {
                 cors,
                 rate_limit,
                 fault,
+                priority: level.and_then(Priority::from_level),
                 action,
             }
         })

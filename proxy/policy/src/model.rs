@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
+use crate::context::Priority;
 use crate::egress::Egress;
 use crate::mutual_tls::MutualTls;
 use crate::names::{ClusterName, ListenerName, RouteName, WorkloadName};
@@ -26,8 +27,8 @@ pub struct Listener {
 }
 
 /// What holds for one workload's own proxy, whatever it carries: answered to a subscription for that workload. One that
-/// does not exist leaves what is told to the proxy's flags, its ports to mutual TLS alone, and names outside of the mesh to
-/// nobody.
+/// does not exist leaves what is told to the proxy's flags, its ports to mutual TLS alone, and names outside of the
+/// mesh unanswered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkloadPolicy {
     /// Whose proxy.
@@ -98,6 +99,8 @@ pub struct Route {
     pub rate_limit: Option<RateLimit>,
     /// What happens on purpose to those that it takes; `None`: nothing.
     pub fault: Option<Fault>,
+    /// How much they matter, where nobody has said that they matter less; `None`: as they came.
+    pub priority: Option<Priority>,
     /// What becomes of the request.
     pub action: Action,
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName, StatusCode};
 use serde::Serialize;
 use weir_policy::breaker::{BreakerState, Refusal};
+use weir_policy::context::Priority;
 use weir_policy::cors::{self, Next};
 use weir_policy::egress::{Egress, Outside};
 use weir_policy::model::{
@@ -130,6 +131,9 @@ struct RoutePart {
     rate_limit: Option<RateLimitPart>,
     #[serde(skip_serializing_if = "Option::is_none")]
     fault: Option<FaultPart>,
+    /// How much its requests matter, 0 to 7, where they did not come as mattering less.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    priority: Option<u8>,
     #[serde(flatten)]
     forward: Option<ForwardPart>,
 }
@@ -462,6 +466,7 @@ impl RoutePart {
             cors: route.cors.as_ref().map(pages),
             rate_limit: route.rate_limit.as_ref().map(rate_limit),
             fault: route.fault.as_ref().map(fault),
+            priority: route.priority.map(Priority::level),
             forward: None,
         }
     }

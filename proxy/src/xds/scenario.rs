@@ -88,6 +88,7 @@ fn to(path: PathMatch, clusters: &[&str]) -> VirtualHost {
             response_headers: Default::default(),
             cors: None,
             rate_limit: None,
+            priority: None,
             fault: None,
             action: Action::Forward(Forward {
                 backends: clusters.iter().map(backend).collect(),
