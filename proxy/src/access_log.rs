@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use http::Version;
 use serde::{Serialize, Serializer};
+use weir_policy::context::Priority;
 
 use crate::config::AccessLog;
 use crate::error::Hop;
@@ -322,6 +323,8 @@ struct Line<'a> {
     trace_sampled: bool,
     #[serde(rename = "weir.context_id", skip_serializing_if = "Option::is_none")]
     context_id: Option<Hex<8>>,
+    #[serde(rename = "weir.priority", skip_serializing_if = "Option::is_none")]
+    priority: Option<u8>,
     #[serde(rename = "weir.health_check", skip_serializing_if = "Not::not")]
     health_check: bool,
 }
@@ -363,6 +366,7 @@ impl<'a> Line<'a> {
             span_id: Hex(record.trace.span_id),
             trace_sampled: record.trace.sampled == Sampled::Yes,
             context_id: record.context_id.map(|id| Hex(id.to_be_bytes())),
+            priority: record.priority.map(Priority::level),
             health_check: record.purpose == Purpose::HealthCheck,
         }
     }
@@ -591,7 +595,7 @@ mod tests {
                 r#""client.address":"127.0.0.1","client.port":40000,"#,
                 r#""weir.attempts":["10.0.0.7:15006 answered 200 at 2.5ms"],"#,
                 r#""trace_id":"0102030405060708090a0b0c0d0e0f10","span_id":"1112131415161718","trace_sampled":true,"#,
-                r#""weir.context_id":"00000000000000ff"}"#
+                r#""weir.context_id":"00000000000000ff","weir.priority":2}"#
             ),
         );
     }
@@ -610,6 +614,7 @@ mod tests {
         bare.attempts.clear();
         bare.upstream_first_byte = None;
         bare.context_id = None;
+        bare.priority = None;
         bare.trace.sampled = Sampled::No;
         bare.flag = ResponseFlag::NoConfig;
         bare.status = 503;

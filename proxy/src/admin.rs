@@ -297,7 +297,11 @@ mod tests {
     fn explainer() -> Explainer {
         let (mesh, _feed) =
             crate::mesh::Mesh::new(crate::clock::Clock::start(), weir_policy::model::Locality::default());
-        Explainer::new(mesh, Arc::new("n/w".parse().expect("a name")))
+        Explainer::new(
+            mesh,
+            Arc::new("n/w".parse().expect("a name")),
+            crate::egress::tests::exit(),
+        )
     }
 
     struct Fixture {

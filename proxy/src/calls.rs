@@ -24,10 +24,12 @@ use crate::http::h1::violation::Refused;
 use crate::http::head::Grpc;
 use crate::inbound::InboundApp;
 use crate::record::{Direction, DownstreamAddr, Purpose, RequestRecord, ResponseFlag, Sampled, Sampler, TraceIds};
+use crate::snapshot::ServiceRoute;
 use crate::telemetry_policy::{Excluded, Told};
 use crate::worker::{Downstream, Worker};
 
 /// A request's place among others: its trace, and the mesh's own context.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Call {
     pub(crate) trace: TraceIds,
     /// What comes next has as its parent: our span, or the caller's if we have none.
@@ -140,6 +142,19 @@ pub(crate) fn check(worker: &Worker, headers: &HeaderMap, path: &str) -> (Call, 
 }
 
 impl Call {
+    /// The same on a route of the caller's: with what that says of its priority. Where there is no context yet one
+    /// begins with it, called by what `random` gives: what is said has to be carried.
+    pub(crate) fn on_route(&self, route: &ServiceRoute, random: impl FnOnce() -> u64) -> Call {
+        let Some(priority) = route.priority else {
+            return *self;
+        };
+        let context = self.context.unwrap_or_else(|| Context::new(ContextId(random())));
+        Call {
+            context: Some(context.on_route(priority)),
+            ..*self
+        }
+    }
+
     /// Where in its trace it is.
     pub(crate) fn place(&self) -> Place {
         Place {
@@ -247,6 +262,7 @@ pub(crate) fn record(
         response_bytes: 0,
         trace: call.trace,
         context_id: call.context.map(|context| context.id.0),
+        priority: call.context.and_then(|context| context.priority),
         purpose: Purpose::Call,
         told,
     }

@@ -82,6 +82,10 @@ pub struct Args {
     #[arg(long, value_name = "IP", env = "WEIR_ADVERTISE", hide_env_values = true)]
     pub advertise: Option<String>,
 
+    /// Name servers for names outside of the mesh. By default those of /etc/resolv.conf; its search list is not used
+    #[arg(long, value_name = "IP[:PORT],…", env = "WEIR_DNS", hide_env_values = true)]
+    pub dns: Option<String>,
+
     /// Labels of the workload; Services select by them. With https:// they come with the join token instead
     #[arg(long, value_name = "KEY=VALUE,…", env = "WEIR_LABELS", hide_env_values = true)]
     pub labels: Option<String>,

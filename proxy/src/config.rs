@@ -66,6 +66,8 @@ pub struct ProxyConfig {
     /// The address at which others reach the inbound listeners. `None`: the local address of the connection to the
     /// control plane.
     pub advertise: Option<IpAddr>,
+    /// Name servers for names outside of the mesh. Empty: those of `/etc/resolv.conf`.
+    pub dns: Vec<SocketAddr>,
 }
 
 /// How what a control plane sends is read.
@@ -133,6 +135,7 @@ impl ProxyConfig {
             state_dir: None,
             drain_timeout: DEFAULT_DRAIN_TIMEOUT,
             advertise: None,
+            dns: Vec::new(),
         }
     }
 
@@ -207,6 +210,7 @@ impl ProxyConfig {
             .iter()
             .filter_map(|text| problems.read("--listen", text, listen))
             .collect();
+        let dns = args.dns.and_then(|text| problems.read("--dns", &text, name_servers));
         problems.refuse_app_ports_given_twice(&apps);
         problems.check_joining(
             control_plane.as_ref(),
@@ -242,6 +246,7 @@ impl ProxyConfig {
                 state_dir,
                 drain_timeout: drain_timeout?,
                 advertise,
+                dns: dns.unwrap_or_default(),
             })
         })();
         if let Some(config) = &config {
@@ -304,6 +309,7 @@ impl ProxyConfig {
             "stateDir": path(&self.state_dir),
             "drainTimeoutMs": u64::try_from(self.drain_timeout.as_millis()).unwrap_or(u64::MAX),
             "advertise": self.advertise,
+            "dns": self.dns,
         })
     }
 }
@@ -683,6 +689,16 @@ fn address(text: &str) -> Result<SocketAddr, Wrong> {
     text.parse().map_err(|_| Wrong::Not("of the form IP:PORT"))
 }
 
+fn name_servers(text: &str) -> Result<Vec<SocketAddr>, Wrong> {
+    let server = |text: &str| match text.parse::<IpAddr>() {
+        Ok(address) => Some(SocketAddr::new(address, 53)),
+        Err(_) => text.parse().ok(),
+    };
+    let servers: Option<Vec<SocketAddr>> = text.split(',').map(server).collect();
+    let servers = servers.filter(|servers| servers.len() <= NAME_SERVERS_MAX);
+    servers.ok_or(Wrong::Not("of the form IP[:PORT][,IP[:PORT]…], at most 8 of them"))
+}
+
 fn outbound(text: &str) -> Result<OutboundAddr, Wrong> {
     const FORM: Wrong = Wrong::Not("of the form IP:PORT or unix:PATH");
     match text.strip_prefix("unix:") {
@@ -771,6 +787,8 @@ fn duration(text: &str) -> Result<Duration, Wrong> {
 
 /// More threads than any host's sidecar has cores for is a typing error.
 const WORKERS_MAX: usize = 256;
+/// One is asked after the other: the rest would never be reached in time.
+const NAME_SERVERS_MAX: usize = 8;
 
 /// As is a longer wait.
 const DURATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -1037,6 +1055,11 @@ mod tests {
             ("--inbound-address", "1.2.3.4:5", "an IP address"),
             ("--xds", "loose", "strict or lenient"),
             ("--advertise", "0.0.0.0", "an address that others can reach"),
+            (
+                "--dns",
+                "ns.example.org",
+                "of the form IP[:PORT][,IP[:PORT]…], at most 8 of them",
+            ),
             ("--labels", "a", "of the form KEY=VALUE,…"),
             ("--labels", "=b", "of the form KEY=VALUE,…"),
             ("--labels", "a=b,", "of the form KEY=VALUE,…"),
@@ -1126,8 +1149,9 @@ mod tests {
 
     #[test]
     fn a_dump_shows_every_field() {
-        let config = good("--app 8080=http@15006,edge --labels app=portal");
+        let config = good("--app 8080=http@15006,edge --labels app=portal --dns 10.0.0.53,[::1]:5353");
         let dump = config.dump();
+        assert_eq!(dump["dns"], json!(["10.0.0.53:53", "[::1]:5353"]));
         assert_eq!(dump["workload"], "citizen/portal-1");
         assert_eq!(
             dump["apps"][0],

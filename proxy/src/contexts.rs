@@ -105,7 +105,10 @@ fn only<'a>(mut entries: impl Iterator<Item = &'a Entry>) -> Option<&'a Entry> {
 fn strictest<'a>(entries: impl Iterator<Item = &'a Entry>) -> Option<Entry> {
     entries.copied().reduce(|mut strict, entry| {
         strict.deadline = strict.deadline.earliest(entry.deadline);
-        strict.context.priority = strict.context.priority.lower(entry.context.priority);
+        strict.context.priority = match (strict.context.priority, entry.context.priority) {
+            (None, None) => None,
+            (one, other) => Some(one.unwrap_or_default().lower(other.unwrap_or_default())),
+        };
         strict
     })
 }

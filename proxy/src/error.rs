@@ -11,10 +11,12 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use weir_policy::breaker::Refusal;
 use weir_policy::context::Fault;
+use weir_policy::egress::Prohibited;
 use weir_policy::model::{AbortAnswer, RateLimit, Route};
 use weir_policy::names::ClusterName;
 use weir_xds::ResourceType;
 
+use crate::egress::dns::DnsError;
 use crate::http::body::BodyFailure;
 use crate::http::h1::violation::Violation;
 use crate::http::upgrade::{NotAsked, NotSwitched};
@@ -50,6 +52,26 @@ pub(crate) enum ProxyError {
         authority: String,
         /// What is known about why.
         why: String,
+    },
+    /// A name that is none of the mesh's leads to where nothing that passes through may go.
+    #[error(
+        "{authority:?} is none of the mesh's, and leads to {address}, {why}: nothing that passes through goes there"
+    )]
+    ProhibitedAddress {
+        /// The authority as the app wrote it.
+        authority: String,
+        /// What it leads to.
+        address: SocketAddr,
+        /// What that is.
+        why: Prohibited,
+    },
+    /// A name that is none of the mesh's has no address.
+    #[error("{authority:?} is none of the mesh's, and DNS has no address for it: {why}")]
+    NotResolved {
+        /// The authority as the app wrote it.
+        authority: String,
+        /// Why.
+        why: DnsError,
     },
     /// The control plane has not answered about this name.
     #[error("no configuration for {authority:?}: {why}")]
@@ -303,6 +325,7 @@ impl ProxyError {
             | ProxyError::CarriesTcp { .. }
             | ProxyError::CarriesHttp { .. }
             | ProxyError::UnknownDestination { .. }
+            | ProxyError::ProhibitedAddress { .. }
             | ProxyError::RequestBody(_)
             | ProxyError::Misdirected { .. }
             | ProxyError::CleartextRefused { .. }
@@ -330,6 +353,7 @@ impl ProxyError {
                 refusal: Refusal::Open { .. },
                 ..
             }
+            | ProxyError::NotResolved { .. }
             | ProxyError::NoEndpoint { .. }
             | ProxyError::Connect { .. }
             | ProxyError::ConnectTimeout { .. }
@@ -372,7 +396,11 @@ impl ProxyError {
             | ProxyError::TcpBackend { .. }
             | ProxyError::RateLimited { .. }
             | ProxyError::Injected { .. } => Hop::Route,
-            ProxyError::NoEndpoint { .. } | ProxyError::TlsClosed { .. } | ProxyError::Refused { .. } => Hop::Cluster,
+            ProxyError::ProhibitedAddress { .. }
+            | ProxyError::NotResolved { .. }
+            | ProxyError::NoEndpoint { .. }
+            | ProxyError::TlsClosed { .. }
+            | ProxyError::Refused { .. } => Hop::Cluster,
             ProxyError::Connect { .. }
             | ProxyError::ConnectTimeout { .. }
             | ProxyError::Tls { .. }
@@ -411,6 +439,11 @@ impl ProxyError {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
             ProxyError::UnknownDestination { .. }
+            | ProxyError::ProhibitedAddress { .. }
+            | ProxyError::NotResolved {
+                why: DnsError::NoAddress | DnsError::Failed(_),
+                ..
+            }
             | ProxyError::Connect { .. }
             | ProxyError::Tls {
                 failure: TlsFailure::Certificate | TlsFailure::Alert | TlsFailure::Protocol,
@@ -428,7 +461,11 @@ impl ProxyError {
             | ProxyError::ConfigRefused(_)
             | ProxyError::NoEndpoint { .. }
             | ProxyError::Refused { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            ProxyError::ConnectTimeout { .. }
+            ProxyError::NotResolved {
+                why: DnsError::Timeout(_),
+                ..
+            }
+            | ProxyError::ConnectTimeout { .. }
             | ProxyError::AttemptTimeout { .. }
             | ProxyError::RequestTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -446,6 +483,11 @@ impl ProxyError {
             | ProxyError::CarriesHttp { .. } => "http_request_error",
             ProxyError::Upgrade { .. } => "http_upgrade_failed",
             ProxyError::UnknownDestination { .. } | ProxyError::NoRoute { .. } => "destination_not_found",
+            ProxyError::ProhibitedAddress { .. } => "destination_ip_prohibited",
+            ProxyError::NotResolved { why, .. } => match why {
+                DnsError::Timeout(_) => "dns_timeout",
+                DnsError::NoAddress | DnsError::Failed(_) => "dns_error",
+            },
             ProxyError::OriginNotAllowed { .. }
             | ProxyError::CleartextRefused { .. }
             | ProxyError::RateLimited { .. } => "http_request_denied",
@@ -497,7 +539,9 @@ impl ProxyError {
             | ProxyError::CarriesTcp { .. }
             | ProxyError::CarriesHttp { .. }
             | ProxyError::NoRoute { .. } => UNIMPLEMENTED,
-            ProxyError::OriginNotAllowed { .. } | ProxyError::CleartextRefused { .. } => PERMISSION_DENIED,
+            ProxyError::OriginNotAllowed { .. }
+            | ProxyError::ProhibitedAddress { .. }
+            | ProxyError::CleartextRefused { .. } => PERMISSION_DENIED,
             ProxyError::Protocol { .. } | ProxyError::Upgrade { .. } => INTERNAL,
             ProxyError::Injected { answer, .. } => answer.grpc_status(),
             ProxyError::RateLimited { .. }
@@ -512,6 +556,7 @@ impl ProxyError {
             | ProxyError::TlsClosed { .. }
             | ProxyError::TcpBackend { .. }
             | ProxyError::UnknownDestination { .. }
+            | ProxyError::NotResolved { .. }
             | ProxyError::NoConfig { .. }
             | ProxyError::ConfigRefused(_)
             | ProxyError::NoEndpoint { .. }
@@ -535,6 +580,8 @@ impl ProxyError {
                 ResponseFlag::NotCarried
             }
             ProxyError::UnknownDestination { .. } => ResponseFlag::UnknownDestination,
+            ProxyError::ProhibitedAddress { .. } => ResponseFlag::ProhibitedAddress,
+            ProxyError::NotResolved { .. } => ResponseFlag::NotResolved,
             ProxyError::NoConfig { .. } => ResponseFlag::NoConfig,
             ProxyError::ConfigRefused(_) => ResponseFlag::ConfigRefused,
             ProxyError::NoRoute { .. } => ResponseFlag::NoRoute,
@@ -581,6 +628,8 @@ impl ProxyError {
             ProxyError::BadRequest(_)
             | ProxyError::NotCarried(_) | ProxyError::CarriesTcp { .. } | ProxyError::CarriesHttp { .. }
             | ProxyError::UnknownDestination { .. }
+            | ProxyError::ProhibitedAddress { .. }
+            | ProxyError::NotResolved { .. }
             // Only another version helps, and nobody knows when it comes.
             | ProxyError::ConfigRefused(_)
             | ProxyError::Injected { .. }
@@ -619,6 +668,10 @@ impl ProxyError {
             ProxyError::UnknownDestination { .. } => {
                 "call a service as NAME, NAME.NAMESPACE or NAME.NAMESPACE.svc.cluster.local, with :PORT where it has several"
             }
+            ProxyError::ProhibitedAddress { .. } => {
+                "make what listens there a Service of the mesh, or call it without the sidecar"
+            }
+            ProxyError::NotResolved { .. } => "look whether the name is right, and at the name servers of this host",
             ProxyError::NoConfig { .. } => "see that weir-control runs and this proxy reaches it (`weirctl status`)",
             ProxyError::ConfigRefused(_) => {
                 "correct what the text names; if nobody wrote it, update the older one of weir-control and this proxy"

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Response};
+use http::{HeaderMap, Response, Version};
 use http_body::Frame;
 use hyper::body::Incoming;
 use tokio::time::Sleep;
@@ -90,6 +90,11 @@ impl Exchange {
     /// Time since then.
     pub(crate) fn elapsed(&self) -> Duration {
         self.clock.now().saturating_since(self.began)
+    }
+
+    /// What the downstream spoke; `None` once recorded.
+    pub(crate) fn downstream_version(&self) -> Option<Version> {
+        self.record.as_ref().map(|record| record.downstream_version)
     }
 
     /// Whether a gRPC caller waits.

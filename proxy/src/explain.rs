@@ -3,21 +3,21 @@
 mod explanation;
 mod question;
 
-use std::net::ToSocketAddrs;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio::sync::Semaphore;
+use weir_policy::egress::{Egress, Outside};
 use weir_policy::names::{ListenerName, WorkloadName};
 
 pub(crate) use explanation::Explanation;
 use explanation::Facts;
 pub(crate) use question::Question;
 
+use crate::egress::{Closed, Exit, Reachable};
 use crate::error::ProxyError;
 use crate::http::head::{Head, Over};
-use crate::mesh::Mesh;
+use crate::mesh::{Mesh, Unavailable};
 use crate::outbound::CONFIG_WAIT;
 
 /// Answers questions about requests. Cheap to clone.
@@ -25,8 +25,7 @@ use crate::outbound::CONFIG_WAIT;
 pub(crate) struct Explainer {
     mesh: Mesh,
     workload: Arc<WorkloadName>,
-    /// Look-ups in public DNS under way: the system's can't be called off.
-    look_ups: Arc<Semaphore>,
+    exit: Exit,
 }
 
 /// What an explanation may do to be whole.
@@ -50,12 +49,8 @@ pub(crate) enum PublicDns {
 }
 
 impl Explainer {
-    pub(crate) fn new(mesh: Mesh, workload: Arc<WorkloadName>) -> Explainer {
-        Explainer {
-            mesh,
-            workload,
-            look_ups: Arc::new(Semaphore::new(LOOK_UPS_MAX)),
-        }
+    pub(crate) fn new(mesh: Mesh, workload: Arc<WorkloadName>, exit: Exit) -> Explainer {
+        Explainer { mesh, workload, exit }
     }
 
     /// Explains a request. It waits only [`Asking::AsRequest`], at most as long as a request would.
@@ -68,13 +63,14 @@ impl Explainer {
             Ok(head) => ListenerName::from_authority(head.authority.as_str(), &self.workload.namespace).ok(),
             Err(_) => None,
         };
-        let (waited, public_dns) = match (asking, &head) {
+        let (waited, looked_up) = match (asking, &head) {
             (Asking::AsRequest, Ok(head)) => {
-                let (waited, public_dns) = tokio::join!(self.wait_for(head, name.as_ref()), self.look_up(head));
-                (waited, Some(public_dns))
+                let (waited, looked_up) = tokio::join!(self.wait_for(head, name.as_ref()), self.look_up(head));
+                (waited, Some(looked_up))
             }
             (Asking::AsRequest, Err(_)) | (Asking::InForce, _) => (None, None),
         };
+        let (public_dns, outside) = looked_up.unzip();
         let snapshot = self.mesh.current();
         let link = self.mesh.link_status();
         let facts = Facts {
@@ -84,39 +80,45 @@ impl Explainer {
             now: self.mesh.clock().now(),
             waited,
             public_dns,
+            outside: outside.flatten(),
         };
         Explanation::new(&facts, question, head)
     }
 
     /// Has the name asked for, as a request would; why that came to nothing.
     async fn wait_for(&self, head: &Head, name: Option<&ListenerName>) -> Option<ProxyError> {
-        let why = self.mesh.service(name?, CONFIG_WAIT).await.err()?;
+        let name = name?;
+        let why = match self.mesh.service(name, CONFIG_WAIT).await.err()? {
+            Unavailable::NoSuchService if name.port.is_some() && self.passes_through() => {
+                let there = self.mesh.has_service(&name.service, CONFIG_WAIT).await;
+                there.err().unwrap_or(Unavailable::NoSuchService)
+            }
+            why => why,
+        };
         Some(ProxyError::of_name(head.authority.as_str(), why))
     }
 
-    async fn look_up(&self, head: &Head) -> PublicDns {
-        let host = head.host();
-        let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let port = head.authority.port_u16().unwrap_or(80);
-        let Ok(permit) = Arc::clone(&self.look_ups).try_acquire_owned() else {
-            return PublicDns::Error("too many look-ups are under way".to_owned());
+    fn passes_through(&self) -> bool {
+        self.mesh.current().egress() == Some(Egress::Passthrough)
+    }
+
+    /// What the name is outside of the mesh: in public DNS, and as far as it may be reached.
+    async fn look_up(&self, head: &Head) -> (PublicDns, Option<Result<Reachable, Closed>>) {
+        let place = match Outside::of(&head.authority) {
+            Ok(place) => place,
+            Err(error) => return (PublicDns::Error(error.to_string()), None),
         };
-        let looking_up = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            (bare.as_str(), port).to_socket_addrs().map(|addresses| {
-                let addresses = addresses.map(|address| address.ip().to_string());
-                addresses.take(ADDRESSES_MAX).collect::<Vec<_>>()
-            })
-        });
-        match tokio::time::timeout(LOOK_UP_WAIT, looking_up).await {
-            Ok(Ok(Ok(addresses))) => PublicDns::Addresses(addresses),
-            Ok(Ok(Err(error))) => PublicDns::Error(error.to_string()),
-            Ok(Err(error)) => PublicDns::Error(error.to_string()),
-            Err(_) => PublicDns::Error(format!("no answer within {LOOK_UP_WAIT:?}")),
-        }
+        let found = self.exit.look_up(&place.host, LOOK_UP_WAIT).await;
+        let public = match &found {
+            Ok(found) => {
+                let addresses = found.addresses.iter().map(ToString::to_string);
+                PublicDns::Addresses(addresses.take(ADDRESSES_MAX).collect())
+            }
+            Err(error) => PublicDns::Error(error.to_string()),
+        };
+        (public, Some(self.exit.reachable(found, place.port.get())))
     }
 }
 
-const LOOK_UPS_MAX: usize = 4;
 const LOOK_UP_WAIT: Duration = Duration::from_secs(1);
 const ADDRESSES_MAX: usize = 8;

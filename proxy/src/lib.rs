@@ -12,6 +12,7 @@ pub(crate) mod clock;
 pub mod config;
 pub(crate) mod contexts;
 pub(crate) mod drain;
+pub(crate) mod egress;
 pub(crate) mod endpoints;
 pub(crate) mod error;
 pub(crate) mod exchange;

@@ -12,8 +12,9 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
+use weir_policy::egress::Egress;
 use weir_policy::model::Locality;
-use weir_policy::names::ListenerName;
+use weir_policy::names::{ListenerName, ServiceName};
 use weir_xds::ResourceType;
 
 use crate::clock::Clock;
@@ -214,6 +215,50 @@ impl Mesh {
                 std::future::pending::<()>().await;
             }
         }
+    }
+
+    /// Whether there is a service of this name, whichever ports it has; asked for and waited for as [`Mesh::service`]
+    /// does.
+    ///
+    /// # Errors
+    /// When nobody says.
+    ///
+    /// # Cancel safety
+    /// As [`Mesh::service`].
+    pub(crate) async fn has_service(&self, name: &ServiceName, wait: Duration) -> Result<bool, Unavailable> {
+        let any_port = ListenerName {
+            service: name.clone(),
+            port: None,
+        };
+        match self.service(&any_port, wait).await {
+            Ok(_) | Err(Unavailable::Refused(_)) => Ok(true),
+            Err(Unavailable::NoSuchService) => Ok(false),
+            Err(why @ (Unavailable::NoAnswer { .. } | Unavailable::Overloaded)) => Err(why),
+        }
+    }
+
+    /// What becomes of names that are none of the mesh's; waited for until somebody says.
+    ///
+    /// # Errors
+    /// When nobody says within `wait`.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(crate) async fn egress(&self, wait: Duration) -> Result<Egress, Unavailable> {
+        let mut published = self.published();
+        let told = async {
+            loop {
+                if let Some(told) = self.current().egress() {
+                    return Some(told);
+                }
+                published.changed().await.ok()?;
+            }
+        };
+        let told = tokio::time::timeout(wait, told).await;
+        told.ok().flatten().ok_or_else(|| Unavailable::NoAnswer {
+            waited: wait,
+            connected: self.connected(),
+        })
     }
 
     /// What the current snapshot says; `None`: it has to be asked for.
@@ -418,6 +463,27 @@ mod tests {
             .expect("is known");
         assert_eq!(found.name, listener_name("a:80"));
         assert_eq!(last_used.at(), Time::ZERO + Duration::from_secs(7));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_becomes_of_names_outside_is_waited_for() {
+        let (mesh, feed) = Mesh::new(Clock::start(), Locality::default());
+        assert!(matches!(mesh.egress(WAIT).await, Err(Unavailable::NoAnswer { .. })));
+        let telling = async {
+            publish(&feed, Parts::default());
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let egress = Some(Egress::Passthrough);
+            publish(
+                &feed,
+                Parts {
+                    egress,
+                    ..Parts::default()
+                },
+            );
+        };
+        let (told, ()) = tokio::join!(mesh.egress(WAIT), telling);
+        assert_eq!(told, Ok(Egress::Passthrough));
+        assert_eq!(mesh.egress(Duration::ZERO).await, Ok(Egress::Passthrough));
     }
 
     #[tokio::test(start_paused = true)]

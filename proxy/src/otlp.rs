@@ -281,10 +281,12 @@ fn is_failure(flag: ResponseFlag) -> bool {
         | ResponseFlag::NotCarried
         | ResponseFlag::DownstreamReset
         | ResponseFlag::UnknownDestination
+        | ResponseFlag::ProhibitedAddress
         | ResponseFlag::NoRoute
         | ResponseFlag::CleartextRefused
         | ResponseFlag::OriginNotAllowed => false,
-        ResponseFlag::NoConfig
+        ResponseFlag::NotResolved
+        | ResponseFlag::NoConfig
         | ResponseFlag::IdleTimeout
         | ResponseFlag::ConfigRefused
         | ResponseFlag::NoBackend
@@ -366,6 +368,10 @@ fn attributes(record: RequestRecord) -> Vec<KeyValue> {
     add(
         "weir.context_id",
         record.context_id.map(|id| format!("{id:016x}").into()),
+    );
+    add(
+        "weir.priority",
+        record.priority.map(|priority| i64::from(priority.level()).into()),
     );
     if let DownstreamAddr::Tcp(client) = record.downstream {
         add("client.address", Some(client.ip().to_string().into()));

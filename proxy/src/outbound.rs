@@ -15,15 +15,18 @@ use hyper::body::Incoming;
 use tokio::time::timeout_at;
 use weir_policy::breaker::Outcome;
 use weir_policy::deadline::Deadline;
+use weir_policy::egress::{Egress, Outside};
 use weir_policy::fault::{Injected, injected};
 use weir_policy::model::{AppProtocol, Fault, Peer};
-use weir_policy::names::ListenerName;
+use weir_policy::names::{ListenerName, ServiceName};
 use weir_policy::retry::{AttemptFacts, Decision, Replayable, RetryKind, Sent, decide};
 use weir_policy::time::Time;
 
 use crate::answer;
 use crate::attempt::{self, Failed};
 use crate::calls::{self, Call};
+use crate::egress::dns::DnsError;
+use crate::egress::{self, Closed, LOOK_UP_WAIT};
 use crate::endpoints::Endpoint;
 use crate::error::ProxyError;
 use crate::exchange::{self, Attempt, Exchange, InFlight};
@@ -34,7 +37,7 @@ use crate::mesh::Unavailable;
 use crate::mirror;
 use crate::plan::{self, ForwardPlan, Planned, RequestPlan};
 use crate::record::{Direction, DownstreamAddr, ResponseFlag};
-use crate::snapshot::Service;
+use crate::snapshot::{Cluster, Service};
 use crate::tls::Security;
 use crate::tunnel;
 use crate::worker::Worker;
@@ -129,7 +132,15 @@ async fn carry(
     head: &mut Head,
     body: Replay,
 ) -> Result<Carried, ProxyError> {
-    let service = identify(worker, exchange, call.deadline, head.authority.as_str()).await?;
+    let service = match identify(worker, exchange, call.deadline, head).await? {
+        Destination::Service(service) => service,
+        Destination::Outside(cluster) => {
+            let plan = worker.egress.exit().plan(&cluster);
+            prepare(head, &plan, call);
+            egress::strip(&mut head.headers);
+            return Box::pin(forward(worker, exchange, call, &plan, head, body)).await;
+        }
+    };
     exchange.note(|record| record.service = Arc::clone(&service.label));
     if service.tcp.is_some() {
         let name = service.name.to_string();
@@ -158,7 +169,11 @@ async fn carry(
             Ok(Carried::Direct(response))
         }
         RequestPlan::Forward(plan) => {
-            exchange.note(|record| record.cluster = Some(Arc::clone(&plan.cluster.label)));
+            let call = &call.on_route(plan.route, || worker.random());
+            exchange.note(|record| {
+                record.cluster = Some(Arc::clone(&plan.cluster.label));
+                record.belongs_to(call);
+            });
             prepare(head, &plan, call);
             let own = Deadline::after(exchange.began(), plan.timeouts.request);
             mirror::send_copies(worker, &plan, head, call, &body, own.earliest(call.deadline));
@@ -246,39 +261,131 @@ async fn meet(
     }
 }
 
-/// The service of the name that the app asked for; waited for if nobody has asked for it yet, within the call's time.
+/// Where a request goes.
+enum Destination {
+    /// To a service of the mesh.
+    Service(Arc<Service>),
+    /// Out of it.
+    Outside(Arc<Cluster>),
+}
+
+/// Where the name leads that the app asked for; waited for if nobody has asked for it yet, within the call's time.
 async fn identify(
     worker: &Worker,
-    exchange: &Exchange,
+    exchange: &mut Exchange,
     within: Deadline,
-    authority: &str,
-) -> Result<Arc<Service>, ProxyError> {
+    head: &Head,
+) -> Result<Destination, ProxyError> {
+    let authority = head.authority.as_str();
     if let Some(service) = worker.known_service(authority) {
-        return Ok(service);
+        return Ok(Destination::Service(service));
     }
-    let refused = |error: ProxyError| {
-        if let ProxyError::UnknownDestination { .. } = error {
-            worker.recorder.metrics().unknown_destination();
+    let found = Box::pin(async {
+        match in_mesh(worker, within, authority).await? {
+            Named::Service(service) => Ok(Destination::Service(service)),
+            Named::NoService(why) => outside(worker, exchange, within, head, why)
+                .await
+                .map(Destination::Outside),
         }
-        error
-    };
-    let name = ListenerName::from_authority(authority, &worker.workload.namespace).map_err(|error| {
-        refused(ProxyError::UnknownDestination {
-            authority: authority.to_owned(),
-            why: error.to_string(),
-        })
-    })?;
-    let left = within.remaining(worker.clock.now()).unwrap_or(CONFIG_WAIT);
-    match Box::pin(worker.mesh.service(&name, left.min(CONFIG_WAIT))).await {
-        Ok(service) => {
-            worker.remember_service(authority, &service);
-            Ok(service)
-        }
-        Err(Unavailable::NoAnswer { .. }) if within.has_passed(worker.clock.now()) => Err(ProxyError::RequestTimeout {
+    });
+    match found.await {
+        Err(ProxyError::NoConfig {
+            why: Unavailable::NoAnswer { .. },
+            ..
+        }) if within.has_passed(worker.clock.now()) => Err(ProxyError::RequestTimeout {
             limit: exchange.elapsed(),
         }),
-        Err(why) => Err(refused(ProxyError::of_name(authority, why))),
+        Err(error @ ProxyError::UnknownDestination { .. }) => {
+            worker.recorder.metrics().unknown_destination();
+            Err(error)
+        }
+        found => found,
     }
+}
+
+/// What a name is in the mesh.
+enum Named {
+    Service(Arc<Service>),
+    /// None of it, and why. That is certain.
+    NoService(String),
+}
+
+async fn in_mesh(worker: &Worker, within: Deadline, authority: &str) -> Result<Named, ProxyError> {
+    let name = match ListenerName::from_authority(authority, &worker.workload.namespace) {
+        Ok(name) => name,
+        Err(error) => return Ok(Named::NoService(error.to_string())),
+    };
+    match worker.mesh.service(&name, config_wait(worker, within)).await {
+        Ok(service) => {
+            worker.remember_service(authority, &service);
+            Ok(Named::Service(service))
+        }
+        Err(why @ Unavailable::NoSuchService) => Ok(Named::NoService(why.to_string())),
+        Err(why) => Err(ProxyError::of_name(authority, why)),
+    }
+}
+
+/// The place outside of the mesh to which a name leads that is none of it.
+async fn outside(
+    worker: &Worker,
+    exchange: &mut Exchange,
+    within: Deadline,
+    head: &Head,
+    why: String,
+) -> Result<Arc<Cluster>, ProxyError> {
+    let authority = head.authority.as_str();
+    let unknown = |why: String| ProxyError::UnknownDestination {
+        authority: authority.to_owned(),
+        why,
+    };
+    let unanswered = |why: Unavailable| ProxyError::of_name(authority, why);
+    let told = worker.mesh.egress(config_wait(worker, within)).await;
+    match told.map_err(unanswered)? {
+        Egress::Refuse => return Err(unknown(why)),
+        Egress::Passthrough => {}
+    }
+    // A service of the mesh goes before what is outside also on the ports that it lacks.
+    let name = ListenerName::from_authority(authority, &worker.workload.namespace).ok();
+    if let Some(ListenerName {
+        service,
+        port: Some(port),
+    }) = name
+    {
+        let there = worker.mesh.has_service(&service, config_wait(worker, within)).await;
+        if there.map_err(unanswered)? {
+            return Err(unknown(no_such_port(&service, port)));
+        }
+    }
+    let place = Outside::of(&head.authority).map_err(|error| unknown(error.to_string()))?;
+    let label = worker.egress.exit().label();
+    exchange.note(|record| {
+        record.service = Arc::clone(label);
+        record.cluster = Some(Arc::clone(label));
+    });
+    let wire = match exchange.downstream_version() {
+        Some(Version::HTTP_2) => Wire::Http2,
+        _ => Wire::Http1,
+    };
+    let now = worker.clock.now();
+    let left = within.remaining(now).unwrap_or(LOOK_UP_WAIT);
+    let cluster = worker.egress.cluster(place, wire, now, left).await;
+    cluster.map_err(|closed| match closed {
+        Closed::Dns(DnsError::Timeout(_)) if within.has_passed(worker.clock.now()) => ProxyError::RequestTimeout {
+            limit: exchange.elapsed(),
+        },
+        closed => closed.error(authority),
+    })
+}
+
+/// Why a service of the mesh is not reached by a port.
+pub(crate) fn no_such_port(service: &ServiceName, port: NonZeroU16) -> String {
+    format!("{service} has no port {port}")
+}
+
+/// How long to wait for the control plane.
+fn config_wait(worker: &Worker, within: Deadline) -> Duration {
+    let left = within.remaining(worker.clock.now()).unwrap_or(CONFIG_WAIT);
+    left.min(CONFIG_WAIT)
 }
 
 /// Changes the head as the route says, and puts in the trace.

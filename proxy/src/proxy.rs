@@ -24,6 +24,7 @@ use crate::clock::Clock;
 use crate::config::{OutboundAddr, ProxyConfig, Xds};
 use crate::contexts::Contexts;
 use crate::drain::{self, Drain, DrainControl};
+use crate::egress::{Exit, dns};
 use crate::endpoints::Endpoint;
 use crate::explain::Explainer;
 use crate::health_check::Checker;
@@ -186,6 +187,9 @@ impl Proxy {
         let (health, checks) = AppHealth::new(config.apps.iter().map(|app| app.app_port), clock);
         let (drain_control, drain) = drain::pair();
         let cleartext = CleartextCallers::default();
+        let (dns, look_ups) = dns::start(config.dns.clone());
+        let exit = Exit::new(dns, &workload, &addresses);
+        tasks.spawn(look_ups.run());
         let parts = WorkerParts {
             workload: Arc::clone(&workload),
             clock,
@@ -197,6 +201,7 @@ impl Proxy {
             identity: identity.clone(),
             edge_tls: edge_tls.clone(),
             cleartext: cleartext.clone(),
+            exit: exit.clone(),
         };
         let (workers, threads) = worker::start(config.workers.get(), &parts).map_err(StartError::Worker)?;
 
@@ -231,7 +236,7 @@ impl Proxy {
             identity.clone(),
             cleartext,
         );
-        let explainer = Explainer::new(mesh.clone(), Arc::clone(&workload));
+        let explainer = Explainer::new(mesh.clone(), Arc::clone(&workload), exit);
         // Only Weir's own takes workloads.
         let registrar = control_plane.filter(|_| config.xds == Xds::Strict);
         if given == ControlPlaneGiven::Yes && registrar.is_none() {

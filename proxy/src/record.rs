@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::{Method, Version};
+use weir_policy::context::Priority;
 use weir_policy::health_check::Found;
 use weir_policy::names::WorkloadName;
 use weir_policy::spiffe::SpiffeId;
 use weir_policy::telemetry::Ended;
 
 use crate::access_log::LogBuffer;
+use crate::calls::Call;
 use crate::exchange::is_failure;
 use crate::metrics::{Track, TrackLabels, TrackPlace, WorkerMetrics};
 use crate::otlp::SpanSink;
@@ -94,6 +96,8 @@ pub(crate) struct RequestRecord {
     pub(crate) trace: TraceIds,
     /// Which mesh request it belongs to.
     pub(crate) context_id: Option<u64>,
+    /// How much it matters, as far as somebody has said.
+    pub(crate) priority: Option<Priority>,
     /// What it was made for.
     pub(crate) purpose: Purpose,
     /// What is told of it beside metrics.
@@ -110,6 +114,12 @@ pub(crate) enum Purpose {
 }
 
 impl RequestRecord {
+    /// Notes which mesh request it belongs to.
+    pub(crate) fn belongs_to(&mut self, call: &Call) {
+        self.context_id = call.context.map(|context| context.id.0);
+        self.priority = call.context.and_then(|context| context.priority);
+    }
+
     /// The path without a query, should one have slipped in.
     pub(crate) fn path_only(&self) -> &str {
         self.path
@@ -215,6 +225,10 @@ pub(crate) enum ResponseFlag {
     DownstreamReset,
     /// The name is no service of the mesh.
     UnknownDestination,
+    /// The name is none of the mesh's, and leads to where nothing that passes through may go.
+    ProhibitedAddress,
+    /// The name is none of the mesh's, and has no address.
+    NotResolved,
     /// The control plane has not answered about the name.
     NoConfig,
     /// What the control plane said of the name or its cluster was refused here.
@@ -270,6 +284,8 @@ impl ResponseFlag {
         ResponseFlag::NotCarried,
         ResponseFlag::DownstreamReset,
         ResponseFlag::UnknownDestination,
+        ResponseFlag::ProhibitedAddress,
+        ResponseFlag::NotResolved,
         ResponseFlag::NoConfig,
         ResponseFlag::ConfigRefused,
         ResponseFlag::NoRoute,
@@ -303,6 +319,8 @@ impl ResponseFlag {
             ResponseFlag::NotCarried => "not_carried",
             ResponseFlag::DownstreamReset => "downstream_reset",
             ResponseFlag::UnknownDestination => "unknown_destination",
+            ResponseFlag::ProhibitedAddress => "prohibited_address",
+            ResponseFlag::NotResolved => "not_resolved",
             ResponseFlag::NoConfig => "no_config",
             ResponseFlag::ConfigRefused => "config_refused",
             ResponseFlag::NoRoute => "no_route",
@@ -515,6 +533,7 @@ pub(crate) mod tests {
                 sampled: Sampled::Yes,
             },
             context_id: Some(255),
+            priority: Priority::from_level(2),
             purpose: Purpose::Call,
             told: Told {
                 log: AccessLog::All,

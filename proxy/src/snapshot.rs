@@ -13,6 +13,8 @@ use arc_swap::Guard;
 use dashmap::DashMap;
 use weir_policy::balance::RoundRobin;
 use weir_policy::breaker::Breaker;
+use weir_policy::context::Priority;
+use weir_policy::egress::Egress;
 use weir_policy::model::{self, Action, AppProtocol, EndpointHealth, Locality, Peer, VirtualHost};
 use weir_policy::mutual_tls::MutualTls;
 use weir_policy::names::{ClusterName, ListenerName, RouteName};
@@ -44,9 +46,15 @@ pub(crate) struct Snapshot {
     clusters: HashMap<ClusterName, Backend>,
     telemetry: Arc<TelemetryPolicy>,
     mutual_tls: Option<MutualTls>,
+    egress: Option<Egress>,
 }
 
 impl Snapshot {
+    /// What becomes of our app's requests for names that are none of the mesh's; `None`: nobody has said.
+    pub(crate) fn egress(&self) -> Option<Egress> {
+        self.egress
+    }
+
     /// How our inbound ports are entered; `None`: nobody has said.
     pub(crate) fn mutual_tls(&self) -> Option<&MutualTls> {
         self.mutual_tls.as_ref()
@@ -131,6 +139,8 @@ pub(crate) struct ServiceRoute {
     pub(crate) limit: Option<Limit>,
     /// What happens to these on purpose.
     pub(crate) fault: Option<model::Fault>,
+    /// How much these matter.
+    pub(crate) priority: Option<Priority>,
 }
 
 /// A limit on the rate of requests.
@@ -233,6 +243,35 @@ impl Cluster {
         }
     }
 
+    /// One that no control plane told of: addresses where nothing of the mesh answers.
+    pub(crate) fn of_addresses(
+        config: Arc<model::Cluster>,
+        state: Arc<ClusterState>,
+        addresses: &[SocketAddr],
+        now: Time,
+    ) -> Cluster {
+        let endpoint = |address: &SocketAddr| Endpoint {
+            address: *address,
+            health: EndpointHealth::Healthy,
+            distance: Distance::between(&Locality::default(), &Locality::default()),
+            peer: Peer::Plain,
+            security: Security::Cleartext,
+            workload: None,
+            state: Arc::new(EndpointState::new(None, None, now)),
+        };
+        Cluster {
+            label: Arc::clone(&state.label),
+            endpoints: addresses.iter().map(endpoint).collect(),
+            in_use: InUse::new(state.changes.clone()),
+            all: Arc::new(model::ClusterEndpoints {
+                cluster: config.name.clone(),
+                endpoints: Vec::new(),
+            }),
+            config,
+            state,
+        }
+    }
+
     /// The endpoints that take requests at `now`.
     pub(crate) fn in_use(&self, now: Time) -> Guard<Arc<Levels>> {
         self.in_use.at(now, &self.endpoints, &self.config)
@@ -287,8 +326,13 @@ pub(crate) struct ClusterState {
 
 impl ClusterState {
     pub(crate) fn new(config: &model::Cluster) -> ClusterState {
+        ClusterState::labelled(config, config.name.to_string().into())
+    }
+
+    /// The same, called otherwise in metrics and logs.
+    pub(crate) fn labelled(config: &model::Cluster, label: Arc<str>) -> ClusterState {
         ClusterState {
-            label: config.name.to_string().into(),
+            label,
             breaker: Arc::new(Breaker::new(config.limits, config.breaker)),
             budget: Arc::new(Budget::new(config.retry_budget)),
             round_robin: Arc::new(RoundRobin::default()),
@@ -617,6 +661,8 @@ pub(crate) struct Parts {
     pub(crate) telemetry: Arc<TelemetryPolicy>,
     /// How our inbound ports are entered, as far as somebody has said.
     pub(crate) mutual_tls: Option<MutualTls>,
+    /// What becomes of names that are none of the mesh's, as far as somebody has said.
+    pub(crate) egress: Option<Egress>,
 }
 
 /// A service in force.
@@ -670,6 +716,7 @@ pub(crate) fn compile(previous: &Snapshot, states: &States, parts: Parts) -> Sna
         clusters,
         telemetry: parts.telemetry,
         mutual_tls: parts.mutual_tls,
+        egress: parts.egress,
     }
 }
 
@@ -742,6 +789,7 @@ fn bind_service(
             mirrors: mirrors.collect(),
             limit: route.rate_limit.as_ref().map(|limit| states.limit(limit)),
             fault: route.fault,
+            priority: route.priority,
         });
     }
     let label = match previous.services.get(&part.name) {
@@ -811,6 +859,7 @@ mod tests {
                 clusters: HashMap::from([(cluster_name(NAME), held)]),
                 telemetry: Arc::default(),
                 mutual_tls: None,
+                egress: None,
             }
         }
 
@@ -1320,6 +1369,7 @@ mod tests {
                 }],
                 telemetry: Arc::default(),
                 mutual_tls: None,
+                egress: None,
                 absent: Vec::new(),
                 refused: Vec::new(),
                 clusters: HashMap::from([(

@@ -31,6 +31,7 @@ use crate::clock::Clock;
 use crate::config::Edge;
 use crate::contexts::Contexts;
 use crate::drain::Drain;
+use crate::egress::{Egress, Exit};
 use crate::error::ProxyError;
 use crate::http::body::{DownstreamBody, ResponseBody};
 use crate::http::downstream;
@@ -80,6 +81,8 @@ pub(crate) struct WorkerParts {
     /// How those outside of the mesh come by TLS; `None`: not at all.
     pub(crate) edge_tls: Option<EdgeTls>,
     pub(crate) cleartext: CleartextCallers,
+    /// The way out of the mesh.
+    pub(crate) exit: Exit,
 }
 
 /// One worker, as a request sees it.
@@ -96,6 +99,8 @@ pub(crate) struct Worker {
     /// How those outside of the mesh come by TLS; `None`: not at all.
     pub(crate) edge_tls: Option<EdgeTls>,
     pub(crate) cleartext: CleartextCallers,
+    /// The way out of the mesh.
+    pub(crate) egress: Egress,
     /// The service of requests whose service is not known: metrics need a name for it.
     pub(crate) no_service: Arc<str>,
     /// As the flag says, where no policy does.
@@ -136,6 +141,7 @@ impl Worker {
             identity: parts.identity.clone(),
             edge_tls: parts.edge_tls.clone(),
             cleartext: parts.cleartext.clone(),
+            egress: Egress::new(parts.exit.clone()),
             recorder: Rc::new(recorder),
             no_service: Arc::from("unknown"),
             sampler: parts.telemetry.sampler(),

@@ -581,7 +581,7 @@ mod tests {
         let workload = Arc::new(announcement.workload.clone());
         let answers = Answers {
             config: Arc::new(|| serde_json::Value::from(7)),
-            explainer: Explainer::new(mesh.clone(), workload),
+            explainer: Explainer::new(mesh.clone(), workload, crate::egress::tests::exit()),
             mesh,
         };
         let (registration, registrar) = register(announcement, control_plane, answers, ready_seen);

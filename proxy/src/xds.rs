@@ -73,14 +73,14 @@ impl Link {
             identity,
             keeper: None,
         };
-        if let Some((last_good, kept)) = last_good {
-            let (refused, outputs) = link.state.restore(link.feed.clock().now(), kept);
-            for (name, refusal) in refused {
-                tracing::warn!(resource = name, %refusal, "a resource kept on disk can't be used");
-            }
-            link.publish(outputs);
-            link.keeper = Some(Keeper::new(last_good));
+        let (last_good, kept) = last_good.unzip();
+        // Also where nothing was kept: what nobody has to say first holds from the start.
+        let (refused, outputs) = link.state.restore(link.feed.clock().now(), kept.unwrap_or_default());
+        for (name, refusal) in refused {
+            tracing::warn!(resource = name, %refusal, "a resource kept on disk can't be used");
         }
+        link.publish(outputs);
+        link.keeper = last_good.map(Keeper::new);
         link
     }
 

@@ -34,6 +34,10 @@ pub enum Egress {
     /// They are refused.
     #[default]
     Refuse,
+    /// They go to what the name is in DNS, over plain HTTP, without anything of the mesh's own. What is in the mesh
+    /// goes before what is outside. Nothing is sent to loopback, link-local, unspecified and multicast addresses nor to
+    /// the proxy's own ports, and no name below `.svc` or `.cluster.local` leads outside.
+    Passthrough,
 }
 
 /// How the inbound ports of workloads are entered. A proxy that has a certificate takes mutual TLS at each of them,
@@ -212,7 +216,8 @@ impl MutualTlsOverride {
 pub(crate) fn read(node: &Node<'_>, errors: &mut Errors) -> Option<MeshConfigSpec> {
     let mut fields = node.fields(errors)?;
     let egress = fields.optional("egress", errors, |node, errors| {
-        node.choice(errors, &[("Refuse", Egress::Refuse)])
+        let words = [("Refuse", Egress::Refuse), ("Passthrough", Egress::Passthrough)];
+        node.choice(errors, &words)
     });
     let mutual_tls = fields.optional("mutualTls", errors, read_mutual_tls);
     fields.finish(errors);

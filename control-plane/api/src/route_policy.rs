@@ -40,6 +40,13 @@ pub struct RoutePolicySpec {
     /// What happens to requests on purpose, so that it is seen how callers bear it. Default: nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault: Option<RouteFault>,
+    /// How much requests matter, from 0 (most) to 7 (least), as RFC 9218 numbers urgency. It is set where nobody has
+    /// said so before, as where requests enter the mesh; what a request came with from inside is only lowered. It
+    /// travels with the request between weir proxies, and stands in their access logs and spans; nothing else acts on
+    /// it yet. Default: as they came, else 3.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 7))]
+    pub priority: Option<u8>,
 }
 
 /// What a policy is for: a route, a rule of it, or a Service.
@@ -293,12 +300,14 @@ pub(crate) fn read(node: &Node<'_>, errors: &mut Errors) -> Option<RoutePolicySp
     let retry = fields.optional("retry", errors, read_retry);
     let rate_limit = fields.optional("rateLimit", errors, read_rate_limit);
     let fault = fields.optional("fault", errors, read_fault);
+    let priority = fields.optional("priority", errors, |node, errors| node.integer(errors, 0..=7));
     fields.finish(errors);
     Some(RoutePolicySpec {
         target_refs: target_refs?,
         retry,
         rate_limit,
         fault,
+        priority,
     })
 }
 

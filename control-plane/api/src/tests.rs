@@ -1209,6 +1209,7 @@ fn namespaces_the_mesh_and_workloads() {
         format!("{{apiVersion: weir.dev/v1, kind: MeshConfig, metadata: {{name: {name}}}, spec: {spec}}}")
     };
     good(&mesh("mesh", "{egress: Refuse}"));
+    good(&mesh("mesh", "{egress: Passthrough}"));
     good(&mesh("mesh", "{}"));
     bad(
         &mesh("other", "{egress: Allow}"),

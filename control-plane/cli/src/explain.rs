@@ -128,6 +128,7 @@ struct Route {
     retry: Option<Retry>,
     rate_limit: Option<RateLimit>,
     fault: Option<Fault>,
+    priority: Option<u8>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -222,7 +223,7 @@ impl Printer<'_> {
         };
         self.field("from", &format!("{}{link}", proxy.workload))?;
         if let Some(name) = name {
-            self.name(name)?;
+            self.name(name, outcome)?;
         }
         self.resource("listener", listener.as_ref())?;
         self.resource("routes", route_configuration.as_ref())?;
@@ -247,7 +248,7 @@ impl Printer<'_> {
         Ok(())
     }
 
-    fn name(&mut self, name: &Name) -> Result<(), CliError> {
+    fn name(&mut self, name: &Name, outcome: &Outcome) -> Result<(), CliError> {
         match &name.canonical {
             Some(canonical) => self.field("name", canonical)?,
             None => self.field("name", &format!("{} is none of the mesh", name.asked))?,
@@ -258,7 +259,15 @@ impl Printer<'_> {
         match &name.public_dns {
             Some(dns) if dns.error.is_none() => {
                 let addresses = dns.addresses.join(", ");
-                self.field("", &format!("public DNS has it too, as {addresses}; a mesh name wins"))
+                let is_outside = outcome.action == "pass_through"
+                    || matches!(
+                        outcome.flag.as_deref(),
+                        Some("unknown_destination" | "prohibited_address" | "not_resolved")
+                    );
+                match is_outside {
+                    true => self.field("", &format!("public DNS has it, as {addresses}")),
+                    false => self.field("", &format!("public DNS has it too, as {addresses}; a mesh name wins")),
+                }
             }
             Some(_) => self.field("", "public DNS has no such name"),
             None => Ok(()),
@@ -347,6 +356,9 @@ impl Printer<'_> {
         {
             policies.push(format!("takes {requests} requests in {per_ms} ms, {burst} at once"));
         }
+        if let Some(priority) = &route.priority {
+            policies.push(format!("matters as priority {priority}, unless it came as less"));
+        }
         if let Some(Fault { delay, abort }) = &route.fault {
             let delay = delay.as_ref();
             policies.extend(delay.map(|Delay { percent, duration_ms }| {
@@ -420,7 +432,7 @@ fn said(outcome: &Outcome) -> (String, Tone) {
         (Some(_) | None, _) => String::new(),
     };
     let tone = match outcome.action.as_str() {
-        "forward" | "redirect" | "respond" => Tone::Good,
+        "forward" | "redirect" | "respond" | "pass_through" => Tone::Good,
         "ask" => Tone::Waiting,
         _ => Tone::Bad,
     };

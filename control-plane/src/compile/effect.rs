@@ -81,7 +81,6 @@ const FIXED: &[(&str, &str)] = &[
         "EndpointSlice endpoints[].targetRef.uid",
         "not kept: Kubernetes writes it",
     ),
-    ("MeshConfig spec.egress", "Refuse is all there is"),
     ("Namespace spec.finalizers[]", "kubernetes is all there is"),
 ];
 

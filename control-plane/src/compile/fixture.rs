@@ -195,8 +195,13 @@ pub(crate) fn with_account(mut workload: Object, account: &str) -> Object {
 
 /// The MeshConfig with this `mutualTls`, in YAML.
 pub(crate) fn mesh_config(mutual_tls: &str) -> Object {
+    mesh_config_of(&format!("{{mutualTls: {mutual_tls}}}"))
+}
+
+/// The MeshConfig with this spec.
+pub(crate) fn mesh_config_of(spec: &str) -> Object {
     let text = format!(
-        "apiVersion: weir.dev/v1\nkind: MeshConfig\nmetadata: {{name: {}}}\nspec: {{mutualTls: {mutual_tls}}}",
+        "apiVersion: weir.dev/v1\nkind: MeshConfig\nmetadata: {{name: {}}}\nspec: {spec}",
         mesh_config::NAME
     );
     let mut objects = yaml::read_objects(&text, "test", None).expect("a MeshConfig");

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use weir_api::backend_policy::BackendPolicySpec;
 use weir_api::backend_tls_policy::BackendTlsPolicySpec;
 use weir_api::endpoint_slice::{EndpointSliceBody, TargetRef};
-use weir_api::mesh_config::{self, MeshConfigSpec, MutualTls};
+use weir_api::mesh_config::{self, Egress, MeshConfigSpec, MutualTls};
 use weir_api::reference_grant::ReferenceGrantSpec;
 use weir_api::route_policy::RoutePolicySpec;
 use weir_api::service::{SERVICE_NAME_LABEL, ServiceSpec};
@@ -78,6 +78,8 @@ pub(crate) struct Touched {
     pub(crate) workloads: BTreeSet<WorkloadName>,
     /// The same, of workloads that have not registered.
     pub(crate) unregistered: Unregistered,
+    /// Whether something else may become of names that are none of the mesh's.
+    pub(crate) egress: bool,
 }
 
 /// Workloads that have not registered, and that an index does not know therefore.
@@ -217,6 +219,11 @@ impl Index {
             Spec::MeshConfig(spec) => Some(Of { object, spec }),
             _ => None,
         }
+    }
+
+    /// What becomes of requests for names that are none of the mesh's.
+    pub(crate) fn egress(&self) -> Egress {
+        self.mesh_config().map(|config| config.spec.egress).unwrap_or_default()
     }
 
     /// How inbound ports are entered.
@@ -369,7 +376,7 @@ impl Index {
                     ..Touched::default()
                 }
             }
-            Kind::MeshConfig => self.entered_otherwise(before, after),
+            Kind::MeshConfig => self.settings_changed(before, after),
             Kind::Namespace
             | Kind::ConfigMap
             | Kind::BackendTlsPolicy
@@ -383,17 +390,20 @@ impl Index {
         }
     }
 
-    /// The workloads whose ports are entered otherwise after a change of the MeshConfig, or the same while it begins or
-    /// ends to have a part in that; and the endpoints that they are.
-    fn entered_otherwise(&self, before: Option<&Object>, after: Option<&Object>) -> Touched {
+    /// The workloads for which the MeshConfig says something else after a change, or the same while it begins or ends
+    /// to have a part in that; and the endpoints that those are whose ports are entered otherwise.
+    fn settings_changed(&self, before: Option<&Object>, after: Option<&Object>) -> Touched {
         let spec = |object: Option<&'_ Object>| match object.map(|object| &object.spec) {
-            Some(Spec::MeshConfig(spec)) => spec.mutual_tls.clone(),
-            _ => UNSAID.clone(),
+            Some(Spec::MeshConfig(spec)) => (spec.mutual_tls.clone(), spec.egress),
+            _ => (UNSAID.clone(), Egress::default()),
         };
-        let (before_spec, after_spec) = (spec(before), spec(after));
+        let ((before_spec, before_egress), (after_spec, after_egress)) = (spec(before), spec(after));
         let is_other = before.is_some() != after.is_some();
-        let mut touched = Touched::default();
-        if !is_other && before_spec == after_spec {
+        let mut touched = Touched {
+            egress: before_egress != after_egress,
+            ..Touched::default()
+        };
+        if !is_other && !touched.egress && before_spec == after_spec {
             return touched;
         }
         touched.unregistered = Unregistered::All;
@@ -403,7 +413,7 @@ impl Index {
             };
             let of = |mesh: &MutualTls| mutual_tls(mesh, &object.metadata.namespace, Some(&object.metadata.labels));
             let (old, new) = (of(&before_spec), of(&after_spec));
-            if !is_other && old == new {
+            if !is_other && !touched.egress && old == new {
                 continue;
             }
             let differs = |port: NonZeroU16| is_other || old.at(port) != new.at(port);

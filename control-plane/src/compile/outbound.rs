@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use weir_api::mesh_config::Egress;
 use weir_api::{Key, Kind};
 use weir_policy::model;
 use weir_policy::names::{ClusterName, Label, ListenerName, RouteName, ServiceName};
@@ -129,6 +130,11 @@ impl Table {
                 not_sent.push((key, BEYOND.to_owned()));
             }
         }
+        if let (Egress::Passthrough, Some(config)) = (index.egress(), index.mesh_config()) {
+            let (key, generation) = source(config.object);
+            sources.insert((key.clone(), generation));
+            not_sent.push((key, PASSTHROUGH.to_owned()));
+        }
         Computed {
             not_sent,
             ..whole(message, sources.into_iter().collect())
@@ -201,6 +207,10 @@ pub(crate) const SERVICES_MAX: usize = 1_000;
 
 const BEYOND: &str =
     "is beyond the first 1000 services of the mesh; name those that are called in node.metadata[\"weir.dev\"].services";
+
+const PASSTHROUGH: &str = "egress: Passthrough can't be told to an Envoy, which would look up names without regard to \
+                           the addresses that nothing may be sent to: it answers those that are none of the mesh's \
+                           with 502";
 
 #[cfg(test)]
 mod tests {

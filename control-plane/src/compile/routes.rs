@@ -732,6 +732,7 @@ mod tests {
             cors: None,
             rate_limit: None,
             fault: None,
+            priority: None,
             action: model::Action::Forward(model::Forward {
                 backends: vec![model::WeightedBackend {
                     cluster: "portal.citizen:80".parse().expect("a cluster"),

@@ -7,6 +7,7 @@ use weir_api::http_route::{
     RedirectScheme, RequestRedirect, Retry, RouteTimeouts, ValueMatch,
 };
 use weir_api::route_policy::{RetryBackoff, RetryMethods, RetryOn, RouteFault, RoutePolicySpec, RouteRetry};
+use weir_policy::context::Priority;
 use weir_policy::model;
 
 use super::cors::cors;
@@ -60,6 +61,7 @@ pub(super) struct Done {
     cors: Option<model::Cors>,
     rate_limit: Option<model::RateLimit>,
     fault: Option<model::Fault>,
+    priority: Option<Priority>,
     action: model::Action,
 }
 
@@ -72,6 +74,7 @@ impl Done {
             cors: None,
             rate_limit: None,
             fault: None,
+            priority: None,
             action,
         }
     }
@@ -84,6 +87,7 @@ impl Done {
             retry,
             rate_limit,
             fault,
+            priority,
         } = policy;
         if let (Some(over), model::Action::Forward(forward)) = (retry, &mut self.action) {
             forward.timeouts.backend_request = over.per_try_timeout.or(forward.timeouts.backend_request);
@@ -96,6 +100,7 @@ impl Done {
             burst: limit.burst.unwrap_or(limit.requests),
         });
         self.fault = fault.as_ref().map(injected).transpose()?;
+        self.priority = priority.and_then(Priority::from_level);
         Ok(self)
     }
 
@@ -108,6 +113,7 @@ impl Done {
             cors: self.cors.clone(),
             rate_limit: self.rate_limit.clone(),
             fault: self.fault,
+            priority: self.priority,
             action: self.action.clone(),
         }
     }

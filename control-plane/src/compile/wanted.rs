@@ -374,6 +374,7 @@ fn sets(policy: &RoutePolicySpec, field: RouteField) -> bool {
         RouteField::Retry => policy.retry.is_some(),
         RouteField::RateLimit => policy.rate_limit.is_some(),
         RouteField::Fault => policy.fault.is_some(),
+        RouteField::Priority => policy.priority.is_some(),
     }
 }
 

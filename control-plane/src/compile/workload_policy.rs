@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use weir_api::mesh_config;
 use weir_api::telemetry_policy::{self, TelemetryPolicySpec};
+use weir_policy::egress::Egress;
 use weir_policy::model::WorkloadPolicy;
 use weir_policy::mutual_tls::MutualTls;
 use weir_policy::names::WorkloadName;
@@ -28,6 +30,7 @@ pub(crate) fn workload_policy(name: &WorkloadName, index: &Index) -> Compiled<Wo
             workload: name.clone(),
             telemetry: telemetry.unwrap_or_default(),
             mutual_tls: entered(name, index),
+            egress: egress(index),
         },
         sources: policy.into_iter().chain(mesh_config).collect(),
     }
@@ -36,6 +39,13 @@ pub(crate) fn workload_policy(name: &WorkloadName, index: &Index) -> Compiled<Wo
 /// How its ports are entered.
 pub(crate) fn entered(name: &WorkloadName, index: &Index) -> MutualTls {
     mutual_tls(index.mutual_tls(), name.namespace.as_str(), labels(name, index))
+}
+
+fn egress(index: &Index) -> Egress {
+    match index.egress() {
+        mesh_config::Egress::Refuse => Egress::Refuse,
+        mesh_config::Egress::Passthrough => Egress::Passthrough,
+    }
 }
 
 /// `None`: they are not known.
@@ -195,6 +205,21 @@ mod tests {
         assert_eq!(told(Some(workload(&[]))), expect);
         let expect = (Some(AccessLog::All), Mode::Strict, names(["edge", "mesh"]));
         assert_eq!(told(Some(workload(&[("tier", "edge")]))), expect);
+    }
+
+    #[test]
+    fn what_becomes_of_names_outside_is_told_to_every_workload() {
+        let told = |objects: &[Object]| compiled(objects, &[]).resource.egress;
+        assert_eq!(told(&[]), Egress::Refuse);
+        assert_eq!(told(&[fixture::mesh_config("{}")]), Egress::Refuse);
+        let passes = fixture::mesh_config_of("{egress: Passthrough}");
+        assert_eq!(told(std::slice::from_ref(&passes)), Egress::Passthrough);
+        let mut index = fixture::index([workload(&[])]);
+        let touched = index.apply(&passes.key(), Some(Arc::new(passes))).unwrap_or_default();
+        assert_eq!((touched.workloads.len(), touched.egress), (1, true));
+        let as_before = fixture::mesh_config_of("{egress: Passthrough, mutualTls: {mode: Strict}}");
+        let touched = index.apply(&as_before.key(), Some(Arc::new(as_before)));
+        assert!(!touched.unwrap_or_default().egress);
     }
 
     #[test]

@@ -29,6 +29,7 @@ pub(super) fn claims<'a>(object: &Object, spec: &BackendPolicySpec, index: &'a I
             oldest: policies.iter().find(holds).map(|oldest| oldest.object),
             partly: None,
             references: None,
+            ineffective: None,
             overridden: attachment
                 .as_ref()
                 .and_then(|attachment| overridden(object, attachment, index)),

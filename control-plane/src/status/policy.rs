@@ -31,6 +31,8 @@ pub(super) struct Claim<'a> {
     pub(super) references: Option<References>,
     /// Who holds instead, if for every part of the target another policy does.
     pub(super) overridden: Option<String>,
+    /// What of it is without effect there.
+    pub(super) ineffective: Option<String>,
 }
 
 /// What became of the references of a policy.
@@ -51,6 +53,8 @@ pub(super) fn status(object: &Object, claims: Vec<Claim<'_>>, standings: &Standi
     };
     let ancestors = claims.into_iter().map(|claim| {
         let accepted = accepted(object, &claim);
+        let without = |message| Verdict::new(condition::INEFFECTIVE, ConditionStatus::True, "RulesRedirect", message);
+        let ineffective = claim.ineffective.filter(|_| accepted.is_true()).map(without);
         let in_force = match claim.overridden {
             // Proxies are told that it is closed.
             _ if !accepted.is_true() && accepted.reason != NO_CERTIFICATE => in_force::not_accepted(),
@@ -62,7 +66,9 @@ pub(super) fn status(object: &Object, claims: Vec<Claim<'_>>, standings: &Standi
         let held = held.map_or(&[][..], |held| &held.conditions);
         PolicyAncestorStatus {
             conditions: conditions(
-                [Some(accepted), resolved, Some(in_force)].into_iter().flatten(),
+                [Some(accepted), resolved, Some(in_force), ineffective]
+                    .into_iter()
+                    .flatten(),
                 held,
                 at,
             ),

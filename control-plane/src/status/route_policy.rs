@@ -1,10 +1,12 @@
 //! What RoutePolicies claim: routes, rules of them, and the routes of Services.
 
+use weir_api::http_route::HttpRouteFilter;
 use weir_api::route_policy::{RoutePolicySpec, RouteTargetRef};
 use weir_api::status::ParentReference;
 use weir_api::{Kind, Object, RouteSpec};
 use weir_policy::names::ServiceName;
 
+use super::conditions::few;
 use super::policy::{Claim, names, others};
 use super::route;
 use crate::compile::index::{Attached, Index, Of, service_name};
@@ -26,6 +28,7 @@ pub(super) fn claims<'a>(object: &Object, spec: &RoutePolicySpec, index: &'a Ind
             partly: None,
             extent: extent(object, target, index),
             overridden: overridden(object, target, index),
+            ineffective: ineffective(object, spec, target, index),
         }
     };
     spec.target_refs.iter().map(claim).collect()
@@ -90,6 +93,55 @@ fn overridden(object: &Object, target: &RouteTargetRef, index: &Index) -> Option
     let others = others(object, all)?;
     Some(format!(
         "each of its routes has a policy of its own, which goes before this one: {others}"
+    ))
+}
+
+/// What of it has no effect: rules that redirect send no request that could be sent again, or matter.
+fn ineffective(object: &Object, spec: &RoutePolicySpec, target: &RouteTargetRef, index: &Index) -> Option<String> {
+    let fields = [("retry", spec.retry.is_some()), ("priority", spec.priority.is_some())];
+    let fields: Vec<&str> = fields
+        .iter()
+        .filter(|(_, given)| *given)
+        .map(|(name, _)| *name)
+        .collect();
+    if fields.is_empty() {
+        return None;
+    }
+    let routes = match (route_of(object, target, index), service_of(object, target)) {
+        (Some(route), _) => {
+            let policies = RoutePolicies::of_route(route.object, index);
+            vec![(route, policies)]
+        }
+        (None, Some(service)) => {
+            let routes = index.routes(&service).into_iter();
+            let own = routes.filter(|route| route.object.metadata.namespace == object.metadata.namespace);
+            let of = |route: Attached<'_>| RoutePolicies::of(route.object, &service, index);
+            own.map(|route| (route, of(route))).collect()
+        }
+        (None, None) => return None,
+    };
+    let mut redirecting = Vec::new();
+    for (route, policies) in &routes {
+        let rules = route.spec.rules().into_iter().enumerate();
+        for (number, rule) in rules {
+            let is_held = policies
+                .for_rule(rule.name)
+                .is_some_and(|policy| policy.object.key() == object.key());
+            let is_redirect = |filter: &HttpRouteFilter| matches!(filter, HttpRouteFilter::RequestRedirect(_));
+            if is_held && rule.filters.iter().any(is_redirect) {
+                redirecting.push(format!("rules[{number}] of {}", route.object.key()));
+            }
+        }
+    }
+    if redirecting.is_empty() {
+        return None;
+    }
+    let verb = if redirecting.len() > 1 { "redirect" } else { "redirects" };
+    let has = if fields.len() > 1 { "have" } else { "has" };
+    Some(format!(
+        "{} {has} no effect there, since {} {verb}",
+        fields.join(" and "),
+        few(&redirecting, ", ", redirecting.len())
     ))
 }
 

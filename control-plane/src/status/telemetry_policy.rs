@@ -45,6 +45,7 @@ pub(super) fn claim<'a>(object: &Object, spec: &TelemetryPolicySpec, index: &'a 
         references: None,
         partly: other.filter(|_| holds_for_some),
         extent: extent(object),
+        ineffective: None,
         overridden: others(object, specific.into_iter().map(Some))
             .filter(|_| !holds_for_some)
             .map(|others| format!("each workload has a policy with a selector, which goes before this one: {others}")),

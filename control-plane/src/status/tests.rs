@@ -9,7 +9,8 @@ use proptest::prelude::*;
 use weir_api::backend_policy::{
     BackendPolicySpec, CHECK_INTERVAL, CHECK_TIMEOUT, HealthCheck, HealthCheckType, TargetRef,
 };
-use weir_api::http_route::{BackendRef, HttpMethod, Retry};
+use weir_api::http_route::{BackendRef, HttpMethod, HttpRouteFilter, RequestRedirect, Retry};
+use weir_api::route_policy::RouteRetry;
 use weir_api::telemetry_policy::{AccessLog, TelemetryPolicySpec, WorkloadSelector};
 use weir_api::views::Rejection;
 use weir_api::{Object, RefKind};
@@ -321,14 +322,6 @@ fn rules_without_effect_are_named_with_what_takes_their_requests() {
 
 #[test]
 fn a_policy_for_routes_is_accepted_where_its_target_is() {
-    let named = |name: &str, rules: &[&str]| {
-        with(route(name), |spec| {
-            spec.rules = rules.iter().map(|_| fixture::rule("/", &["portal"])).collect();
-            for (rule, name) in spec.rules.iter_mut().zip(rules) {
-                rule.name = (!name.is_empty()).then(|| (*name).to_owned());
-            }
-        })
-    };
     let for_one = |name: &str, kind, target: &str, rule| fixture::route_policy(name, &[(kind, target, rule)]);
     let held = [portal(), named("r", &["a", ""])];
     let accepted = |kind, target: &str, rule, expect: &str| {
@@ -392,6 +385,77 @@ fn a_policy_for_routes_is_accepted_where_its_target_is() {
         &service,
         "weir.dev/InForce",
         "True/InForce: in force on 1 of 1",
+    );
+}
+
+/// A route whose rules have these names; empty: none.
+fn named(name: &str, rules: &[&str]) -> Object {
+    with(route(name), |spec| {
+        spec.rules = rules.iter().map(|_| fixture::rule("/", &["portal"])).collect();
+        for (rule, name) in spec.rules.iter_mut().zip(rules) {
+            rule.name = (!name.is_empty()).then(|| (*name).to_owned());
+        }
+    })
+}
+
+#[test]
+fn a_policy_says_which_of_its_fields_a_redirect_leaves_without_effect() {
+    const INEFFECTIVE: &str = "weir.dev/Ineffective";
+    let redirects = |rules: &[usize]| {
+        with(named("r", &["a", "b"]), |spec| {
+            for at in rules {
+                spec.rules[*at].backend_refs.clear();
+                let redirect = RequestRedirect {
+                    scheme: None,
+                    hostname: Some("www.example.org".to_owned()),
+                    path: None,
+                    port: None,
+                    status_code: 302,
+                };
+                spec.rules[*at].filters = vec![HttpRouteFilter::RequestRedirect(redirect)];
+            }
+        })
+    };
+    let policy = |name: &str, section: Option<&str>, retries: bool, priority: Option<u8>| {
+        let mut policy = fixture::route_policy(name, &[(Kind::HttpRoute, "r", section)]);
+        let spec = fixture::route_policy_spec_of(&mut policy);
+        spec.retry = retries.then(RouteRetry::default);
+        spec.priority = priority;
+        policy
+    };
+    let check = |rules: &[usize], policy: &Object, expect: &str| {
+        says(
+            &[portal(), redirects(rules), policy.clone()],
+            policy,
+            INEFFECTIVE,
+            expect,
+        );
+    };
+    let both = policy("p", None, true, Some(1));
+    check(&[], &both, "-");
+    let one =
+        "True/RulesRedirect: retry and priority have no effect there, since rules[1] of HTTPRoute/citizen/r redirects";
+    check(&[1], &both, one);
+    let two = "True/RulesRedirect: retry has no effect there, since rules[0] of HTTPRoute/citizen/r, rules[1] of \
+               HTTPRoute/citizen/r redirect";
+    check(&[0, 1], &policy("p", None, true, None), two);
+    check(&[0, 1], &policy("p", None, false, None), "-");
+    check(&[1], &policy("p", Some("a"), true, None), "-");
+    let own = "True/RulesRedirect: priority has no effect there, since rules[1] of HTTPRoute/citizen/r redirects";
+    check(&[1], &policy("p", Some("b"), false, Some(0)), own);
+    let service = {
+        let mut policy = fixture::route_policy("s", &[(Kind::Service, "portal", None)]);
+        fixture::route_policy_spec_of(&mut policy).priority = Some(3);
+        policy
+    };
+    check(&[1], &service, own);
+    // A rule for which another holds is that one's.
+    let for_b = policy("p", Some("b"), false, Some(0));
+    says(
+        &[portal(), redirects(&[1]), for_b, service.clone()],
+        &service,
+        INEFFECTIVE,
+        "-",
     );
 }
 

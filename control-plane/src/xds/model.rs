@@ -393,6 +393,12 @@ impl Model {
                 touch.by(key);
             }
         }
+        if changed.egress {
+            let outbound = self.resources.keys();
+            for wanted in outbound.filter(|wanted| matches!(wanted, Wanted::Outbound(_))) {
+                touched.entry(wanted.clone()).or_default().by(key);
+            }
+        }
         let workloads = changed.workloads.into_iter().map(Wanted::WorkloadPolicy);
         let unregistered = self.policies_in.iter();
         let unregistered = unregistered.filter(|(namespace, _)| changed.unregistered.has(namespace));

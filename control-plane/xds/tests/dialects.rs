@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use weir_policy::backend_tls::{Authorities, BackendTls, Certificate, SubjectAltName, Validation};
+use weir_policy::context::Priority;
 use weir_policy::model::{self, *};
 use weir_xds::encode;
 use weir_xds::encode::{NotSent, Sent};
@@ -70,7 +71,7 @@ fn nothing<T>(_: &mut T) {}
 fields! { route_fields:
     RouteConfig { name, virtual_hosts }
     VirtualHost { name, hosts, routes }
-    Route { name, matches, request_headers, response_headers, cors, rate_limit, fault, action }
+    Route { name, matches, request_headers, response_headers, cors, rate_limit, fault, priority, action }
     RateLimit { name, requests, per, burst }
     Fault { delay, abort }
     FaultDelay { parts_per_million, duration }
@@ -112,6 +113,7 @@ fn routes() -> RouteConfig {
                 cors: None,
                 rate_limit: None,
                 fault: None,
+                priority: None,
                 action: Action::Forward(Forward {
                     backends: vec![backend("portal.citizen:80", 1)],
                     mirrors: Vec::new(),
@@ -365,6 +367,7 @@ const ROUTES: &[Row<RouteConfig>] = &[
     Row("RateLimit.per", limited, |c| limit(c).per = Duration::from_secs(2), [Said, Nothing, Said]),
     Row("RateLimit.burst", limited, |c| limit(c).burst = 2, [Said, Nothing, Said]),
     Row("Route.fault", nothing, harmed, [Said, Said, Said]),
+    Row("Route.priority", nothing, |c| route(c).priority = Priority::from_level(1), [Said, No, No]),
     Row("Fault.delay", harmed, |c| fault(c).delay = None, [Said, Said, Said]),
     Row("Fault.abort", harmed, |c| fault(c).abort = None, [Said, Said, Said]),
     Row("FaultDelay.parts_per_million", harmed, |c| delay(c).parts_per_million = 2, [Said, Said, Said]),

@@ -63,6 +63,8 @@ use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration as WireDuration
 use http::StatusCode;
 use prost::{Message, Name};
 use weir_policy::backend_tls::{Authorities, BackendTls, Certificate, SubjectAltName, Validation};
+use weir_policy::context::Priority;
+use weir_policy::egress::Egress;
 use weir_policy::model::{self, *};
 use weir_policy::mutual_tls::{Mode, MutualTls};
 use weir_policy::roots::RootsName;
@@ -172,6 +174,7 @@ fn sound_routes() -> Any {
                 answer: model::AbortAnswer::Grpc(14),
             }),
         }),
+        priority: Priority::from_level(2),
         action: model::Action::Forward(Forward {
             backends: vec![backend("a.b:80", 9), backend("c.b:80", 1)],
             mirrors: vec![Mirror {
@@ -201,6 +204,7 @@ fn sound_routes() -> Any {
         response_headers: HeaderChanges::default(),
         rate_limit: None,
         fault: None,
+        priority: None,
         action,
         ..forward.clone()
     };
@@ -2560,6 +2564,30 @@ fn endpoints() {
     }
 }
 
+#[test]
+fn priorities_of_routes() {
+    fn extras(change: impl FnOnce(&mut v1::RouteExtras), refused: Refused) {
+        let change = |route: &mut Route| {
+            let held = route.typed_per_filter_config.get_mut("weir.dev").expect("is set");
+            *held = changed(held, |own: &mut FilterConfig| {
+                let extras = own.config.as_mut().expect("is set");
+                *extras = changed(extras, change);
+            });
+        };
+        route(0, change, refused);
+    }
+    macro_rules! at_priority {
+        ($problem:pat) => {
+            refused!(
+                "virtual_hosts[0].routes[0].typed_per_filter_config[\"weir.dev\"].priority",
+                $problem
+            )
+        };
+    }
+    extras(|e| e.priority = None, at_priority!(Problem::Missing));
+    extras(|e| e.priority = Some(8), at_priority!(Problem::OutOfRange { .. }));
+}
+
 // ---- workload policies ----
 
 #[track_caller]
@@ -2589,6 +2617,7 @@ fn workload_policy(change: impl FnOnce(&mut v1::WorkloadPolicy), refused: Refuse
             mode: Mode::Strict,
             ports: BTreeMap::from([(8080.try_into().expect("a port"), Mode::Off)]),
         },
+        egress: Egress::Passthrough,
     });
     decode::workload_policy(&sound).expect("is sound");
     let changed = changed(&sound, change);
@@ -2601,6 +2630,7 @@ fn workload_policies() {
     workload_policy(|p| p.name = "n".to_owned(), refused!("name", Problem::Malformed { .. }));
     workload_policy(|p| p.telemetry = None, refused!("telemetry", Problem::Missing));
     workload_policy(|p| p.mutual_tls = None, refused!("mutual_tls", Problem::Missing));
+    workload_policy(|p| p.egress = 2, refused!("egress", Problem::UnknownValue));
     mutual_tls(|t| t.mode = 0, refused!("mutual_tls.mode", Problem::Missing));
     mutual_tls(|t| t.mode = 4, refused!("mutual_tls.mode", Problem::UnknownValue));
     mutual_tls(

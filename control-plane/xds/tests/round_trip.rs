@@ -13,6 +13,8 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use weir_policy::backend_tls::{Authorities, BackendTls, Certificate, SubjectAltName, Validation};
+use weir_policy::context::Priority;
+use weir_policy::egress::Egress;
 use weir_policy::model::*;
 use weir_policy::mutual_tls::{Mode, MutualTls};
 use weir_policy::names::{ClusterName, Consumers, Label, ListenerName, RouteName, ServiceName, WorkloadName};
@@ -201,11 +203,16 @@ fn dns_name() -> impl Strategy<Value = String> {
 
 /// Routes; the name is given by who collects them.
 fn route() -> BoxedStrategy<Route> {
-    let filters = (option::of(cors()), option::of(rate_limit()), option::of(fault()));
+    let filters = (
+        option::of(cors()),
+        option::of(rate_limit()),
+        option::of(fault()),
+        option::of(0..8_u8),
+    );
     let parts = (route_match(), header_changes(), header_changes(), filters, action());
     parts
         .prop_map(|(matches, request_headers, response_headers, filters, mut action)| {
-            let (cors, rate_limit, fault) = filters;
+            let (cors, rate_limit, fault, level) = filters;
             let rewrites: Vec<_> = match &mut action {
                 Action::Forward(forward) => {
                     let of_backends = forward.backends.iter_mut().flat_map(|backend| {
@@ -233,6 +240,7 @@ fn route() -> BoxedStrategy<Route> {
                 cors,
                 rate_limit,
                 fault,
+                priority: level.and_then(Priority::from_level),
                 action,
             }
         })
@@ -701,10 +709,17 @@ fn workload_policy() -> impl Strategy<Value = WorkloadPolicy> {
         option::of(0..=10_000_u16),
         tags,
         vec(excluded, 0..4),
-        mutual_tls(),
+        (mutual_tls(), select(vec![Egress::Refuse, Egress::Passthrough])),
     );
     parts.prop_map(
-        |((namespace, name), access_log, sampling_parts_per_ten_thousand, tags, excluded_paths, mutual_tls)| {
+        |(
+            (namespace, name),
+            access_log,
+            sampling_parts_per_ten_thousand,
+            tags,
+            excluded_paths,
+            (mutual_tls, egress),
+        )| {
             WorkloadPolicy {
                 workload: WorkloadName { namespace, name },
                 telemetry: Telemetry {
@@ -717,6 +732,7 @@ fn workload_policy() -> impl Strategy<Value = WorkloadPolicy> {
                     excluded_paths,
                 },
                 mutual_tls,
+                egress,
             }
         },
     )

@@ -18,6 +18,7 @@ mod client;
 mod envoy;
 mod member;
 mod mesh;
+mod name_server;
 mod peer;
 mod processes;
 mod script;
@@ -28,6 +29,7 @@ pub use client::{Answer, Client, Protocol, call};
 pub use envoy::Envoy;
 pub use member::{Member, MemberSettings};
 pub use mesh::TestMesh;
+pub use name_server::{NameServer, Says, own_address};
 pub use peer::{Act, ClosedPort, Peer, PeerSaw, frame};
 pub use processes::{
     ControlProcess, Finished, Processes, ProxyProcess, Running, finish, finish_within, free_port, peer_program,

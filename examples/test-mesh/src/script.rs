@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -103,7 +103,15 @@ impl ScriptedApp {
     /// # Panics
     /// When there is no port.
     pub async fn start(script: Script) -> ScriptedApp {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        ScriptedApp::start_at(IpAddr::V4(Ipv4Addr::LOCALHOST), script).await
+    }
+
+    /// Starts it at an address of this host.
+    ///
+    /// # Panics
+    /// When there is no port.
+    pub async fn start_at(address: IpAddr, script: Script) -> ScriptedApp {
+        let listener = TcpListener::bind((address, 0)).await.expect("a port");
         let address = listener.local_addr().expect("its address");
         let seen = Arc::new(Mutex::new(Vec::new()));
         let mut tasks = JoinSet::new();

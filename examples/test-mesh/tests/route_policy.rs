@@ -1,5 +1,8 @@
 //! What a RoutePolicy adds to routes, with real sidecars.
 
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -461,4 +464,65 @@ async fn a_delay_is_within_the_requests_time_and_goes_before_an_answer() {
     assert_eq!(a.get("http://b/").await.status, StatusCode::NOT_FOUND);
     assert_eq!(a.metric("weir_faults_injected_total", &["kind=\"delay\""]).await, 3.0);
     assert_eq!(a.metric("weir_faults_injected_total", &["kind=\"abort\""]).await, 1.0);
+}
+
+/// An app that has another service called for each request, in the name of it: `/c` has `c` called.
+fn passes_on(outbound: Arc<OnceLock<SocketAddr>>) -> Script {
+    Script::http(move |seen| {
+        let outbound = *outbound.get().expect("it is known by now");
+        async move {
+            let to = seen.head.uri.path().trim_start_matches('/').to_owned();
+            let mut onward = Request::get("/")
+                .header("host", to)
+                .body(Full::default())
+                .expect("a request");
+            for name in ["traceparent", "tracestate"] {
+                let value = seen.head.headers.get(name).expect("the sidecar says it");
+                onward.headers_mut().insert(name, value.clone());
+            }
+            let answer = weir_test_mesh::call(outbound, Protocol::Http1, onward)
+                .await
+                .expect("an answer");
+            let mut response = Response::new(Full::new(answer.body));
+            *response.status_mut() = answer.status;
+            response
+        }
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_priority_is_set_where_nobody_said_one_and_then_only_lowered() {
+    let mesh = TestMesh::start().await;
+    let of_b = Arc::new(OnceLock::new());
+    let b = mesh.service("b", passes_on(Arc::clone(&of_b))).await;
+    of_b.set(b.outbound()).expect("once");
+    let c = mesh.service("c", Script::answer(200, "c")).await;
+    let d = mesh.service("d", Script::answer(200, "d")).await;
+    let e = mesh.service("e", Script::answer(200, "e")).await;
+    let a = caller(&mesh).await;
+    for (name, priority) in [("b", 2), ("c", 0), ("d", 5)] {
+        let target = format!("group: '', kind: Service, name: {name}");
+        let policy = policy(name, &target, &format!("priority: {priority}"));
+        mesh.apply(&policy).await;
+    }
+    for path in ["/c", "/d", "/e"] {
+        assert_eq!(a.get(&format!("http://b{path}")).await.status, StatusCode::OK);
+    }
+    // What nobody sent has none.
+    assert_eq!(a.get("http://e/").await.status, StatusCode::OK);
+    let explained = a.admin(Method::POST, "/explain?url=http://d/").await.json();
+    assert_eq!(explained["route"]["priority"], 5, "{explained:#}");
+    let mut of = Vec::new();
+    for member in [a, b, c, d, e] {
+        let (_, lines) = member.stop().await;
+        let lines = lines.into_iter().filter(|line| line["weir.direction"] == "inbound");
+        of.push(lines.map(|line| line["weir.priority"].as_u64()).collect::<Vec<_>>());
+    }
+    let [_, b, c, d, e] = of.as_slice() else {
+        panic!("{of:?}")
+    };
+    assert_eq!(*b, [Some(2); 3]);
+    assert_eq!(*c, [Some(2)], "it is not raised");
+    assert_eq!(*d, [Some(5)]);
+    assert_eq!(*e, [Some(2), None], "it travels where no policy is");
 }

@@ -78,8 +78,8 @@ pub struct Context {
     pub id: ContextId,
     /// How long its caller waits yet, to the millisecond; `None`: for ever.
     pub deadline_left: Option<Duration>,
-    /// How much it matters.
-    pub priority: Priority,
+    /// How much it matters; `None`: nobody has said, and it matters as much as is usual.
+    pub priority: Option<Priority>,
     /// How many retries may yet be made for it, by all services together; `None`: as each one's own budget says.
     pub retry_tokens: Option<u32>,
     /// Which attempt of the hop it is, from 1.
@@ -87,12 +87,12 @@ pub struct Context {
 }
 
 impl Context {
-    /// The context of a request that enters the mesh: no deadline, usual priority, first attempt.
+    /// The context of a request that enters the mesh: no deadline, no priority, first attempt.
     pub fn new(id: ContextId) -> Self {
         Context {
             id,
             deadline_left: None,
-            priority: Priority::default(),
+            priority: None,
             retry_tokens: None,
             attempt: 1,
         }
@@ -104,10 +104,21 @@ impl Context {
     pub fn restricted(self, limit: &Restriction) -> Self {
         Context {
             deadline_left: least(self.deadline_left, limit.deadline_left),
-            priority: limit
-                .priority
-                .map_or(self.priority, |priority| self.priority.lower(priority)),
+            priority: match limit.priority {
+                Some(limit) => Some(self.priority.unwrap_or_default().lower(limit)),
+                None => self.priority,
+            },
             retry_tokens: least(self.retry_tokens, limit.retry_tokens),
+            ..self
+        }
+    }
+
+    /// This context on a route whose requests matter so much: one that somebody has said is only lowered.
+    #[must_use]
+    pub fn on_route(self, priority: Priority) -> Self {
+        let held = self.priority.map_or(priority, |held| held.lower(priority));
+        Context {
+            priority: Some(held),
             ..self
         }
     }
@@ -160,14 +171,16 @@ pub struct Restriction {
     pub retry_tokens: Option<u32>,
 }
 
-/// `1;i=…;d=…;p=…;r=…;a=…`, without `d` and `r` where there is none. The deadline is rounded down.
+/// `1;i=…;d=…;p=…;r=…;a=…`, without `d`, `p` and `r` where there is none. The deadline is rounded down.
 impl fmt::Display for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{VERSION};i={}", self.id)?;
         if let Some(left) = self.deadline_left {
             write!(f, ";d={}", u64::try_from(left.as_millis()).unwrap_or(u64::MAX))?;
         }
-        write!(f, ";p={}", self.priority.0)?;
+        if let Some(priority) = self.priority {
+            write!(f, ";p={}", priority.0)?;
+        }
         if let Some(tokens) = self.retry_tokens {
             write!(f, ";r={tokens}")?;
         }
@@ -178,7 +191,7 @@ impl fmt::Display for Context {
 impl FromStr for Context {
     type Err = GrammarError;
 
-    /// Without `p` the priority is the usual one, without `a` it is the first attempt.
+    /// Without `a` it is the first attempt.
     fn from_str(text: &str) -> Result<Self, GrammarError> {
         let mut id = None;
         let mut context = Context::new(ContextId(0));
@@ -189,7 +202,7 @@ impl FromStr for Context {
                 "d" => context.deadline_left = Some(Duration::from_millis(number(value, "d")?)),
                 "p" => {
                     let priority = number(value, "p").map(Priority::from_level)?;
-                    context.priority = priority.ok_or(GrammarError::Value { key: "p" })?;
+                    context.priority = Some(priority.ok_or(GrammarError::Value { key: "p" })?);
                 }
                 "r" => context.retry_tokens = Some(number(value, "r")?),
                 "a" => {
@@ -441,7 +454,7 @@ mod tests {
         Context {
             id: ContextId(0x00c0_ffee_00c0_ffee),
             deadline_left: Some(Duration::from_millis(1500)),
-            priority: Priority(5),
+            priority: Some(Priority(5)),
             retry_tokens: Some(2),
             attempt: 3,
         }
@@ -451,7 +464,7 @@ mod tests {
     fn a_context_is_written_as_the_grammar_says() {
         assert_eq!(full().to_string(), FULL);
         assert_eq!(full().to_header_value(), FULL);
-        assert_eq!(Context::new(ContextId(1)).to_string(), "1;i=0000000000000001;p=3;a=1");
+        assert_eq!(Context::new(ContextId(1)).to_string(), "1;i=0000000000000001;a=1");
         let rounded = Context {
             deadline_left: Some(Duration::from_micros(1_999)),
             ..full()
@@ -472,7 +485,7 @@ mod tests {
         let zero = Context {
             deadline_left: Some(Duration::ZERO),
             retry_tokens: Some(0),
-            priority: Priority::HIGHEST,
+            priority: Some(Priority::HIGHEST),
             ..Context::new(full().id)
         };
         check("1;i=00c0ffee00c0ffee;d=0;r=0;p=0", zero);
@@ -609,18 +622,38 @@ mod tests {
         assert_eq!(longest.to_string().parse(), Ok(longest));
     }
 
+    #[test]
+    fn a_route_sets_a_priority_or_lowers_it() {
+        let on_route = |held: Option<u8>, route: u8| {
+            let context = Context {
+                priority: held.map(Priority),
+                ..full()
+            };
+            context.on_route(Priority(route)).priority.map(Priority::level)
+        };
+        for (held, route, expect) in [
+            (None, 0, 0),
+            (None, 7, 7),
+            (Some(3), 0, 3),
+            (Some(3), 5, 5),
+            (Some(0), 0, 0),
+        ] {
+            assert_eq!(on_route(held, route), Some(expect), "{held:?} {route}");
+        }
+    }
+
     prop_compose! {
         fn a_context()(
             id: u64,
             millis: Option<u64>,
-            level in 0_u8..8,
+            level in prop::option::of(0_u8..8),
             retry_tokens: Option<u32>,
             attempt in 1_u32..,
         ) -> Context {
             Context {
                 id: ContextId(id),
                 deadline_left: millis.map(Duration::from_millis),
-                priority: Priority(level),
+                priority: level.map(Priority),
                 retry_tokens,
                 attempt,
             }
@@ -667,7 +700,8 @@ mod tests {
             let once = context.restricted(&limits[0]);
             prop_assert!(once.deadline_left.unwrap_or(Duration::MAX) <= context.deadline_left.unwrap_or(Duration::MAX));
             prop_assert!(once.retry_tokens.unwrap_or(u32::MAX) <= context.retry_tokens.unwrap_or(u32::MAX));
-            prop_assert!(once.priority.level() >= context.priority.level());
+            let level = |context: &Context| context.priority.unwrap_or_default().level();
+            prop_assert!(level(&once) >= level(&context));
             prop_assert_eq!(once.restricted(&limits[0]), once);
             prop_assert_eq!(once.restricted(&limits[1]), context.restricted(&limits[1]).restricted(&limits[0]));
         }

@@ -8,6 +8,7 @@ pub mod breaker;
 pub mod context;
 pub mod cors;
 pub mod deadline;
+pub mod egress;
 pub mod fault;
 pub mod health_check;
 pub mod model;

@@ -11,6 +11,8 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::backend_tls::BackendTls;
+use crate::context::Priority;
+use crate::egress::Egress;
 use crate::mutual_tls::MutualTls;
 use crate::names::{ClusterName, ListenerName, RouteName, WorkloadName};
 use crate::roots::RootsName;
@@ -27,7 +29,8 @@ pub struct Listener {
 }
 
 /// What holds for one workload's own proxy, whatever it carries: answered to a subscription for that workload. One that
-/// does not exist leaves what is told to the proxy's flags, and its ports to mutual TLS alone.
+/// does not exist leaves what is told to the proxy's flags, its ports to mutual TLS alone, and names outside of the
+/// mesh unanswered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkloadPolicy {
     /// Whose proxy.
@@ -36,6 +39,8 @@ pub struct WorkloadPolicy {
     pub telemetry: Telemetry,
     /// How its inbound ports are entered.
     pub mutual_tls: MutualTls,
+    /// What becomes of its app's requests for names that are none of the mesh's.
+    pub egress: Egress,
 }
 
 /// Whom the mesh trusts: the roots that every certificate of it leads to.
@@ -107,6 +112,8 @@ pub struct Route {
     pub rate_limit: Option<RateLimit>,
     /// What happens on purpose to those that it takes; `None`: nothing.
     pub fault: Option<Fault>,
+    /// How much they matter, where nobody has said that they matter less; `None`: as they came.
+    pub priority: Option<Priority>,
     /// What becomes of the request.
     pub action: Action,
 }

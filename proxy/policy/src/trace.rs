@@ -131,6 +131,15 @@ pub fn with_weir(existing: Option<&str>, id: ContextId) -> String {
     state
 }
 
+/// The `tracestate` to send on where the mesh ends: the members of `existing` but ours. `None`: there are none, or it
+/// is not of the grammar.
+pub fn without_weir(existing: &str) -> Option<String> {
+    let mut members = members(existing)?;
+    members.retain(|member| member.key != WEIR_KEY);
+    let texts: Vec<&str> = members.iter().map(|member| member.text).collect();
+    (!texts.is_empty()).then(|| texts.join(","))
+}
+
 /// The id in our member of a `tracestate`; `None` where there is none, or it or the whole is not of the grammar.
 pub fn weir_id(tracestate: &str) -> Option<ContextId> {
     let members = members(tracestate)?;
@@ -347,6 +356,19 @@ mod tests {
         let short: Vec<_> = (0..8).map(|n| format!("k{n}={}", "y".repeat(90))).collect();
         sent_on(&short.join(","), &format!("{OWN},{}", short[..5].join(",")));
         sent_on(&"a=1,".repeat(10_000), OWN);
+    }
+
+    #[test]
+    fn our_id_does_not_leave_the_mesh() {
+        for (state, expect) in [
+            ("weir=0000000000c0ffee", None),
+            ("rojo=1, weir=0000000000c0ffee ,congo=2", Some("rojo=1,congo=2")),
+            ("rojo=1", Some("rojo=1")),
+            ("", None),
+            ("rojo=1,broken", None),
+        ] {
+            assert_eq!(without_weir(state).as_deref(), expect, "{state}");
+        }
     }
 
     #[test]

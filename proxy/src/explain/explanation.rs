@@ -5,7 +5,9 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName, StatusCode};
 use serde::Serialize;
 use weir_policy::breaker::{BreakerState, Refusal};
+use weir_policy::context::Priority;
 use weir_policy::cors::{self, Next};
+use weir_policy::egress::{Egress, Outside};
 use weir_policy::model::{
     Action, BackendFilters, Cors, DirectResponse, Fault, Forward, HeaderChanges, HostMatch, Listed, Mirror,
     OriginMatch, PathRewrite, RateLimit, Redirect, RetryMethods, RetryPolicy, Rewrite, Route, Timeouts,
@@ -17,13 +19,14 @@ use weir_policy::split::draws;
 use weir_policy::time::Time;
 use weir_xds::ResourceType;
 
+use crate::egress::{Closed, Reachable};
 use crate::error::ProxyError;
 use crate::explain::question::Asks;
 use crate::explain::{PublicDns, Question};
 use crate::http::head::Head;
 use crate::mesh::status::{self, ClusterStatus, Matches};
 use crate::mesh::{Connected, LinkStatus, ResourceStatus, Unavailable};
-use crate::outbound::CONFIG_WAIT;
+use crate::outbound::{CONFIG_WAIT, no_such_port};
 use crate::plan::{self, RequestPlan};
 use crate::snapshot::{Backend, Cluster, Lookup, Service, ServiceRoute, Snapshot};
 
@@ -36,6 +39,8 @@ pub(super) struct Facts<'a> {
     /// What came of asking for the name, if it was asked for in vain.
     pub(super) waited: Option<ProxyError>,
     pub(super) public_dns: Option<PublicDns>,
+    /// What of that may be reached, where it was looked up.
+    pub(super) outside: Option<Result<Reachable, Closed>>,
 }
 
 /// Which way a request would go, and why. What the way does not come to is absent.
@@ -127,6 +132,9 @@ struct RoutePart {
     rate_limit: Option<RateLimitPart>,
     #[serde(skip_serializing_if = "Option::is_none")]
     fault: Option<FaultPart>,
+    /// How much its requests matter, 0 to 7, where they did not come as mattering less.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    priority: Option<u8>,
     #[serde(flatten)]
     forward: Option<ForwardPart>,
 }
@@ -222,7 +230,8 @@ struct BackendPart {
 /// What becomes of the request.
 #[derive(Debug, Serialize)]
 struct Outcome {
-    /// `forward`, `redirect`, `respond`, `refuse`; `ask`: the control plane would be asked for the name first.
+    /// `forward`, `redirect`, `respond`, `refuse`; `pass_through`: it is sent out of the mesh; `ask`: the control plane
+    /// would be asked for the name first.
     action: &'static str,
     /// Of the answer, where this proxy makes it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -273,19 +282,19 @@ impl Explanation {
             because: Vec::new(),
             public_dns: facts.public_dns.clone(),
         });
-        let name = name.map_err(|error| {
-            named.because.push(format!("it is no name of the mesh: {error}"));
-            ProxyError::UnknownDestination {
-                authority: authority.to_owned(),
-                why: error.to_string(),
+        let name = match name {
+            Ok(name) => name,
+            Err(error) => {
+                named.because.push(format!("it is no name of the mesh: {error}"));
+                return outside(facts, head, None, error.to_string());
             }
-        })?;
+        };
         named.because = expansion(head, &name);
         self.listener = resource(facts.link, ResourceType::Listener, &name.to_string());
         let service = match (facts.snapshot.service(&name), &facts.waited) {
             (Some(Lookup::Service(service)), _) => service,
             (Some(Lookup::NoSuchService { .. }), _) => {
-                return Err(ProxyError::of_name(authority, Unavailable::NoSuchService));
+                return outside(facts, head, Some(&name), Unavailable::NoSuchService.to_string());
             }
             (Some(Lookup::Refused(refused)), _) => return Err(ProxyError::ConfigRefused(Arc::clone(refused))),
             (None, Some(ProxyError::NoConfig { why, .. })) => return Err(ProxyError::of_name(authority, why.clone())),
@@ -491,6 +500,7 @@ impl RoutePart {
             cors: route.cors.as_ref().map(pages),
             rate_limit: route.rate_limit.as_ref().map(rate_limit),
             fault: route.fault.as_ref().map(fault),
+            priority: route.priority.map(Priority::level),
             forward: None,
         }
     }
@@ -577,6 +587,50 @@ fn fault(fault: &Fault) -> FaultPart {
             grpc_status: abort.answer.grpc_status(),
         }),
     }
+}
+
+/// What becomes of a request for a name that is none of the mesh's; `name`: what it would be there.
+fn outside(facts: &Facts<'_>, head: &Head, name: Option<&ListenerName>, why: String) -> Result<Outcome, ProxyError> {
+    let authority = head.authority.as_str();
+    let unknown = |why: String| ProxyError::UnknownDestination {
+        authority: authority.to_owned(),
+        why,
+    };
+    match facts.snapshot.egress() {
+        Some(Egress::Passthrough) => {}
+        Some(Egress::Refuse) | None => return Err(unknown(why)),
+    }
+    if let Some(ListenerName {
+        service,
+        port: Some(port),
+    }) = name
+    {
+        let any_port = ListenerName {
+            service: service.clone(),
+            port: None,
+        };
+        match facts.snapshot.service(&any_port) {
+            Some(Lookup::Service(_) | Lookup::Refused(_)) => return Err(unknown(no_such_port(service, *port))),
+            Some(Lookup::NoSuchService { .. }) => {}
+            None => return Ok(Outcome::ask()),
+        }
+    }
+    let place = Outside::of(&head.authority).map_err(|error| unknown(error.to_string()))?;
+    let to = match &facts.outside {
+        None => format!("what DNS says of {}, port {}", place.host, place.port),
+        Some(Ok(reachable)) => {
+            let addresses = reachable.addresses.iter().map(ToString::to_string);
+            addresses.collect::<Vec<_>>().join(" or ")
+        }
+        Some(Err(closed)) => return Err(closed.clone().error(authority)),
+    };
+    Ok(Outcome {
+        action: "pass_through",
+        status: None,
+        flag: None,
+        why: format!("it is not a mesh name: it passes through to {to}"),
+        hint: None,
+    })
 }
 
 /// Why an authority became this name.

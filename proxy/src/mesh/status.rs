@@ -9,6 +9,7 @@ use http::header::{self, HeaderName};
 use serde::Serialize;
 use weir_policy::backend_tls::{Authorities, BackendTls};
 use weir_policy::breaker::BreakerState;
+use weir_policy::egress::Egress;
 use weir_policy::health_check::Verdict;
 use weir_policy::model::{
     self, Action, AppProtocol, Balancing, EndpointHealth, PathMatch, Peer, RouteMatch, ValueMatch,
@@ -40,6 +41,9 @@ pub(crate) struct Status {
     /// How inbound ports are entered, as far as somebody has said.
     #[serde(skip_serializing_if = "Option::is_none")]
     mutual_tls: Option<MutualTlsStatus>,
+    /// What becomes of names that are none of the mesh's, as far as somebody has said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    egress: Option<&'static str>,
 }
 
 /// How inbound ports are entered.
@@ -267,6 +271,7 @@ impl Status {
                 .collect(),
             telemetry: snapshot.telemetry().source.as_ref().map(telemetry),
             mutual_tls: snapshot.mutual_tls().map(mutual_tls),
+            egress: snapshot.egress().map(Egress::as_str),
         }
     }
 }

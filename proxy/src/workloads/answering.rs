@@ -186,7 +186,11 @@ mod tests {
         let (mesh, feed) = Mesh::new(Clock::start(), weir_policy::model::Locality::default());
         let answers = Answers {
             config: Arc::new(move || config.clone()),
-            explainer: Explainer::new(mesh.clone(), Arc::new("n/w".parse().expect("a name"))),
+            explainer: Explainer::new(
+                mesh.clone(),
+                Arc::new("n/w".parse().expect("a name")),
+                crate::egress::tests::exit(),
+            ),
             mesh,
         };
         (Answering::new(answers), feed)

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use weir_policy::egress::Egress;
 use weir_policy::model::{
     Action, AppProtocol, Balancing, Cluster, ClusterEndpoints, ConnectionPool, Endpoint, EndpointHealth, Forward,
     HostMatch, Limits, Listener, Locality, PathMatch, Peer, RetryBudget, Rewrite, Route, RouteConfig, RouteMatch,
@@ -97,6 +98,7 @@ fn to(path: PathMatch, clusters: &[&str]) -> VirtualHost {
             response_headers: Default::default(),
             cors: None,
             rate_limit: None,
+            priority: None,
             fault: None,
             action: Action::Forward(Forward {
                 backends: clusters.iter().map(backend).collect(),
@@ -157,6 +159,11 @@ pub(crate) fn policy(workload: &str, access_log: Option<AccessLog>) -> Any {
 
 /// The same, by which ports are entered so.
 pub(crate) fn policy_with_mode(workload: &str, access_log: Option<AccessLog>, mode: Mode) -> Any {
+    policy_of_traffic(workload, access_log, mode, Egress::Refuse)
+}
+
+/// The same, by which this becomes of names that are none of the mesh's.
+pub(crate) fn policy_of_traffic(workload: &str, access_log: Option<AccessLog>, mode: Mode, egress: Egress) -> Any {
     encode::workload_policy(&WorkloadPolicy {
         workload: workload.parse().expect("a name"),
         telemetry: Telemetry {
@@ -164,6 +171,7 @@ pub(crate) fn policy_with_mode(workload: &str, access_log: Option<AccessLog>, mo
             ..Telemetry::default()
         },
         mutual_tls: MutualTls::everywhere(mode),
+        egress,
     })
 }
 

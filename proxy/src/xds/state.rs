@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weir_policy::backend_tls::{Authorities, BackendTls, Validation};
+use weir_policy::egress::Egress;
 use weir_policy::model::{self, EndpointHealth, RouteSource, VirtualHost};
 use weir_policy::mutual_tls::MutualTls;
 use weir_policy::names::{ClusterName, ListenerName, RouteName, WorkloadName};
@@ -147,8 +148,8 @@ pub(crate) struct State {
     roots: Table<RootsName, Arc<Roots>>,
     /// Which were put out last to be trusted.
     to_trust: Option<Arc<Roots>>,
-    /// What the latest of these says of how ports are entered, also one that is refused for what else it says.
-    mutual_tls: Option<Entry>,
+    /// What the latest of these says of traffic, also one that is refused for what else it says.
+    traffic: Option<Traffic>,
     /// Of a route configuration that does not exist; always there.
     no_routes: Option<Arc<CompiledRoutes>>,
     /// What was skipped of resources that are subscribed to, by type and name; at most [`SKIPPED_SHOWN_MAX`] of each.
@@ -188,7 +189,7 @@ impl State {
             policies: Table::new(ResourceType::WorkloadPolicy),
             roots: Table::new(ResourceType::TrustRoots),
             to_trust: None,
-            mutual_tls: None,
+            traffic: None,
             no_routes: CompiledRoutes::compile(&[]).ok().map(Arc::new),
             skipped: BTreeMap::new(),
             skipped_total: 0,
@@ -294,10 +295,10 @@ impl State {
         let policies = self.policies.in_force();
         let policies = policies.map(|(name, held)| keep(ResourceType::WorkloadPolicy, name, held));
         // After the one that was accepted, so that it holds.
-        let entry = self.mutual_tls.iter().map(|entry| &entry.kept);
-        let entry = entry.filter(|kept| accepted != Some(&kept.resource)).cloned();
+        let traffic = self.traffic.iter().map(|traffic| &traffic.kept);
+        let traffic = traffic.filter(|kept| accepted != Some(&kept.resource)).cloned();
         let all = clusters.chain(endpoints).chain(listeners).chain(routes);
-        all.chain(policies).chain(entry).collect()
+        all.chain(policies).chain(traffic).collect()
     }
 
     fn restore_one(&mut self, now: Time, kept: Kept) -> Result<(), Refusal> {
@@ -332,7 +333,7 @@ impl State {
             ResourceType::WorkloadPolicy => {
                 let name: WorkloadName = name.parse()?;
                 let own = self.settings.own.as_ref();
-                Entry::take(&mut self.mutual_tls, own, &version, &resource);
+                Traffic::take(&mut self.traffic, own, &version, &resource);
                 if self.policies.in_force().any(|(held, _)| *held == name) {
                     // A later one, which was refused for what else it says.
                     return Ok(());
@@ -396,12 +397,12 @@ impl State {
                 let own = self.settings.own.as_ref();
                 for told in &response.resources {
                     if let Some(resource) = &told.resource {
-                        self.changed |= Entry::take(&mut self.mutual_tls, own, &told.version, resource);
+                        self.changed |= Traffic::take(&mut self.traffic, own, &told.version, resource);
                     }
                 }
                 let is_own = |name: &String| own.is_some_and(|own| own.workload.to_string() == *name);
                 if response.removed_resources.iter().any(is_own) {
-                    self.mutual_tls = None;
+                    self.traffic = None;
                     self.changed = true;
                 }
                 let accept = |name: &WorkloadName, resource: &Any| accept_policy(name, resource, own);
@@ -633,7 +634,13 @@ impl State {
         if let Some((_, held)) = self.policies.in_force().next() {
             parts.telemetry = Arc::clone(&held.value);
         }
-        parts.mutual_tls = self.mutual_tls.as_ref().map(|entry| entry.told.clone());
+        parts.mutual_tls = self.traffic.as_ref().map(|told| told.mutual_tls.clone());
+        parts.egress = match (&self.traffic, &self.settings.own) {
+            (Some(told), _) => Some(told.egress),
+            (None, Some(_)) => None,
+            // A control plane that is not Weir's never says.
+            (None, None) => Some(Egress::Refuse),
+        };
         parts
     }
 
@@ -820,23 +827,26 @@ fn accept_roots(name: &RootsName, resource: &Any) -> Result<Arc<Roots>, Refusal>
     Ok(Arc::new(Roots::read(&roots.pem)?))
 }
 
-/// How our ports are entered, and the policy that says so.
+/// How our ports are entered and what may leave by them, and the policy that says so.
 #[derive(Debug)]
-struct Entry {
-    told: MutualTls,
+struct Traffic {
+    mutual_tls: MutualTls,
+    egress: Egress,
     kept: Kept,
 }
 
-impl Entry {
+impl Traffic {
     /// Takes what our own policy says of it, if it can be read. That comes into force also where the policy is refused
-    /// for what else it says: who is let in does not wait for a log. Returns whether it is new.
-    fn take(held: &mut Option<Entry>, own: Option<&Own>, version: &str, resource: &Any) -> bool {
+    /// for what else it says: who is let in or out does not wait for a log. Returns whether it is new.
+    fn take(held: &mut Option<Traffic>, own: Option<&Own>, version: &str, resource: &Any) -> bool {
         let policy = decode::workload_policy(resource).ok();
         let policy = policy.filter(|policy| own.is_some_and(|own| own.workload == policy.workload));
         let Some(policy) = policy else { return false };
-        let is_new = held.as_ref().is_none_or(|entry| entry.told != policy.mutual_tls);
-        *held = Some(Entry {
-            told: policy.mutual_tls,
+        let is_same = |held: &Traffic| held.mutual_tls == policy.mutual_tls && held.egress == policy.egress;
+        let is_new = !held.as_ref().is_some_and(is_same);
+        *held = Some(Traffic {
+            mutual_tls: policy.mutual_tls,
+            egress: policy.egress,
             kept: Kept {
                 kind: ResourceType::WorkloadPolicy,
                 name: policy.workload.to_string(),

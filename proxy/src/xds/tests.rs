@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use weir_policy::egress::Egress;
 use weir_policy::mutual_tls::Mode;
 use weir_policy::roots::RootsName;
 use weir_policy::telemetry::AccessLog;
@@ -11,8 +12,8 @@ use weir_xds::encode;
 use weir_xds::envoy::{Any, DeltaDiscoveryResponse};
 
 use super::scenario::{
-    Scenario, cluster, endpoints, garbage, inline_listener, listener, listener_name, policy, policy_with_mode,
-    resource, response, route, tcp_listener, uncompilable_route,
+    Scenario, cluster, endpoints, garbage, inline_listener, listener, listener_name, policy, policy_of_traffic,
+    policy_with_mode, resource, response, route, tcp_listener, uncompilable_route,
 };
 use super::state::{AsksForRoots, Input, Own, Settings};
 use crate::config;
@@ -764,6 +765,33 @@ fn how_ports_are_entered_is_in_force_whatever_else_a_policy_says() {
     s.input(Input::Opened);
     s.remove(WorkloadPolicy, "p6", "n/caller");
     assert_eq!(entered_by(&s), None, "nobody says any more");
+}
+
+#[test]
+fn what_becomes_of_names_outside_is_in_force_whatever_else_a_policy_says() {
+    let told = |access_log, egress| policy_of_traffic("n/caller", access_log, Mode::Permissive, egress);
+    let mut s = with_policy(config::AccessLog::Off);
+    s.input(Input::Opened);
+    assert_eq!(s.snapshot.egress(), None);
+    s.answer(WorkloadPolicy, "p1", "n/caller", "1", told(None, Egress::Passthrough));
+    assert_eq!(s.snapshot.egress(), Some(Egress::Passthrough));
+    let mut next = with_policy(config::AccessLog::Off);
+    let (_, outputs) = next.state.restore(next.now, s.state.kept());
+    next.take(outputs);
+    assert_eq!(next.snapshot.egress(), Some(Egress::Passthrough), "after a restart");
+    let refused = told(Some(AccessLog::All), Egress::Refuse);
+    assert_eq!(
+        s.answer(WorkloadPolicy, "p2", "n/caller", "2", refused),
+        ["policy nack:p2"]
+    );
+    assert_eq!(s.snapshot.egress(), Some(Egress::Refuse));
+    s.remove(WorkloadPolicy, "p3", "n/caller");
+    assert_eq!(s.snapshot.egress(), None, "nobody says any more");
+    // One that is not asked for is not waited for.
+    let mut foreign = Scenario::new(Settings::default());
+    let (_, outputs) = foreign.state.restore(foreign.now, Vec::new());
+    foreign.take(outputs);
+    assert_eq!(foreign.snapshot.egress(), Some(Egress::Refuse));
 }
 
 #[test]

@@ -11,13 +11,15 @@ use envoy_types::pb::envoy::extensions::filters::http::fault::v3::{FaultAbort, H
 use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
 use envoy_types::pb::envoy::r#type::v3::TokenBucket;
 use envoy_types::pb::google::protobuf::Any;
+use weir_policy::context::Priority;
 use weir_policy::model;
 
 use super::at::{At, Fault, take};
-use super::checks::{number_or, parts_per_million, positive, status, text, unpack};
+use super::checks::{number_or, own_filter_config, parts_per_million, positive, status, text, unpack};
 use super::cors;
-use crate::meaning::{CORS_FILTER, FAULT_FILTER, RATE_LIMIT_FILTER, WHOLE_PARTS};
+use crate::meaning::{CORS_FILTER, FAULT_FILTER, METADATA_KEY, RATE_LIMIT_FILTER, WHOLE_PARTS};
 use crate::rejection::Problem;
+use crate::v1;
 
 /// What a route says to filters.
 #[derive(Default)]
@@ -25,6 +27,7 @@ pub(super) struct Filters {
     pub(super) cors: Option<model::Cors>,
     pub(super) rate_limit: Option<model::RateLimit>,
     pub(super) fault: Option<model::Fault>,
+    pub(super) priority: Option<Priority>,
 }
 
 pub(super) fn filters(at: &At<'_>, configs: HashMap<String, Any>) -> Result<Filters, Fault> {
@@ -40,10 +43,25 @@ pub(super) fn filters(at: &At<'_>, configs: HashMap<String, Any>) -> Result<Filt
                 let at = at.key(FAULT_FILTER);
                 filters.fault = Some(fault(&at, unpack(&at, &any, "an HTTPFault")?)?);
             }
+            METADATA_KEY => {
+                let own = HashMap::from([(key, any)]);
+                let extras = own_filter_config::<v1::RouteExtras>(at, own, "a weir.v1.RouteExtras")?;
+                filters.priority = extras
+                    .map(|extras| priority(&at.key(METADATA_KEY), extras))
+                    .transpose()?;
+            }
             _ => return Err(at.fault(format_args!("{key:?}"), Problem::WithoutEffect)),
         }
     }
     Ok(filters)
+}
+
+fn priority(at: &At<'_>, wire: v1::RouteExtras) -> Result<Priority, Fault> {
+    take!(at, wire, v1::RouteExtras { priority; });
+    let at = at.field("priority");
+    let level = at.need(priority)?;
+    let priority = u8::try_from(level).ok().and_then(Priority::from_level);
+    priority.ok_or_else(|| at.fault(level, Problem::OutOfRange { allowed: "0 to 7" }))
 }
 
 fn rate_limit(at: &At<'_>, wire: LocalRateLimit) -> Result<model::RateLimit, Fault> {

@@ -160,6 +160,7 @@ fn route(at: &At<'_>, wire: Route) -> Result<model::Route, Fault> {
         cors: filters.cors,
         rate_limit: filters.rate_limit,
         fault: filters.fault,
+        priority: filters.priority,
         action,
     })
 }

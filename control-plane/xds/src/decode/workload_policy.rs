@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
 use http::HeaderName;
+use weir_policy::egress::Egress;
 use weir_policy::model::WorkloadPolicy;
 use weir_policy::mutual_tls::{Mode, MutualTls};
 use weir_policy::telemetry::{AccessLog, ExcludedPath, SpanTag, TEN_THOUSAND, Telemetry, is_credential};
@@ -19,12 +20,21 @@ pub(super) fn workload_policy(at: &At<'_>, wire: v1::WorkloadPolicy) -> Result<W
         name: workload,
         telemetry: told,
         mutual_tls: entered,
+        egress: outside,
     } = wire;
     let (at_telemetry, at_mutual_tls) = (at.field("telemetry"), at.field("mutual_tls"));
     Ok(WorkloadPolicy {
         workload: name(&at.field("name"), &workload)?,
         telemetry: telemetry(&at_telemetry, at_telemetry.need(told)?)?,
         mutual_tls: mutual_tls(&at_mutual_tls, at_mutual_tls.need(entered)?)?,
+        egress: egress(&at.field("egress"), outside)?,
+    })
+}
+
+fn egress(at: &At<'_>, wire: i32) -> Result<Egress, Fault> {
+    Ok(match at.known(wire)? {
+        v1::Egress::Refuse => Egress::Refuse,
+        v1::Egress::Passthrough => Egress::Passthrough,
     })
 }
 

@@ -21,7 +21,7 @@ use weir_policy::model::{
 };
 use weir_policy::retry::UNPROCESSED_RESENDS_MAX;
 
-use super::not_sent::{Notes, RouteField};
+use super::not_sent::{Notes, PRIORITY, RouteField};
 use super::route::{
     direct_response, forward_action, header_matcher, header_options, redirect_action, regex_matcher, removed,
     retry_back_off, route_match, string_matcher, take_mirrors,
@@ -194,11 +194,15 @@ fn route(route: &model::Route, notes: &mut Notes) -> Vec<Route> {
         cors,
         rate_limit: _,
         fault: _,
+        priority,
         action,
     } = route;
     if let Some(problem) = unreadable(matches) {
         notes.route(name, format!("{problem}; the route is left out"));
         return Vec::new();
+    }
+    if priority.is_some() {
+        notes.route_field(name, RouteField::Priority, PRIORITY);
     }
     let written = Route {
         name: name.clone(),

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use envoy_types::pb::envoy::config::core::v3::RuntimeFractionalPercent;
+use envoy_types::pb::envoy::config::route::v3::FilterConfig;
 use envoy_types::pb::envoy::extensions::filters::common::fault::v3::FaultDelay;
 use envoy_types::pb::envoy::extensions::filters::common::fault::v3::fault_delay::FaultDelaySecifier;
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3::fault_abort::ErrorType;
@@ -17,7 +18,8 @@ use prost::{Message, Name};
 use weir_policy::model;
 
 use super::{duration, number, pack};
-use crate::meaning::{CORS_FILTER, FAULT_FILTER, RATE_LIMIT_FILTER, WHOLE_PARTS};
+use crate::meaning::{CORS_FILTER, FAULT_FILTER, METADATA_KEY, RATE_LIMIT_FILTER, WHOLE_PARTS};
+use crate::v1;
 
 /// The filters of a listener that routes of it may configure, in order. By themselves they do nothing.
 pub(super) fn of_listener() -> Vec<HttpFilter> {
@@ -36,14 +38,29 @@ pub(super) fn fault_filter() -> HttpFilter {
 
 /// What a route says to filters.
 pub(super) fn of_route(route: &model::Route) -> HashMap<String, Any> {
-    let configs = of_route_but_cors(route);
+    let mut configs = of_route_but_cors(route);
+    configs.extend(own_of_route(route));
     match &route.cors {
         Some(cors) => with_cors(configs, cors),
         None => configs,
     }
 }
 
-/// The same without its CORS.
+/// What Envoy has no field for.
+fn own_of_route(route: &model::Route) -> Option<(String, Any)> {
+    let priority = route.priority?;
+    let extras = v1::RouteExtras {
+        priority: Some(priority.level().into()),
+    };
+    let optional = FilterConfig {
+        config: Some(pack(&extras)),
+        is_optional: true,
+        disabled: false,
+    };
+    Some((METADATA_KEY.to_owned(), pack(&optional)))
+}
+
+/// What of that Envoy knows, without its CORS.
 pub(super) fn of_route_but_cors(route: &model::Route) -> HashMap<String, Any> {
     let rate_limit = route.rate_limit.as_ref().map(|limit| pack(&rate_limit(limit)));
     let rate_limit = rate_limit.map(|config| (RATE_LIMIT_FILTER.to_owned(), config));

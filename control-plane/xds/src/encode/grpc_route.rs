@@ -15,7 +15,7 @@ use http::{Method, StatusCode};
 use weir_policy::model;
 use weir_policy::model::{HostMatch, PathMatch, RetryMethods, RetryOn, ValueMatch};
 
-use super::not_sent::{Notes, RouteField};
+use super::not_sent::{Notes, PRIORITY, RouteField};
 use super::route::{cluster_specifier, regex_matcher, retry_back_off, take_mirrors, value_matcher};
 use super::{duration, filters, number, re2};
 use crate::meaning::{canonical_prefix, domain, prefix_pattern};
@@ -66,6 +66,7 @@ fn route(route: &model::Route, notes: &mut Notes) -> Option<Route> {
         cors: _,
         rate_limit,
         fault: _,
+        priority,
         action,
     } = route;
     let matches = match route_match(matches) {
@@ -78,6 +79,9 @@ fn route(route: &model::Route, notes: &mut Notes) -> Option<Route> {
     if rate_limit.is_some() {
         let problem = "limits the rate of calls, which a gRPC client can't; all are made";
         notes.route_field(name, RouteField::RateLimit, problem);
+    }
+    if priority.is_some() {
+        notes.route_field(name, RouteField::Priority, PRIORITY);
     }
     let unforwarded = |notes: &mut Notes, problem: &str| {
         notes.route(name, format!("{problem}; its calls fail with UNAVAILABLE"));

@@ -57,6 +57,10 @@ impl fmt::Display for Place {
     }
 }
 
+/// Of a route's priority, to clients other than weir proxies.
+pub(super) const PRIORITY: &str =
+    "gives its requests a priority, which travels among weir proxies alone; those of this client come without one";
+
 /// A field of a policy for routes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RouteField {
@@ -66,6 +70,8 @@ pub enum RouteField {
     RateLimit,
     /// `fault`
     Fault,
+    /// `priority`
+    Priority,
 }
 
 /// A field of a policy for a cluster.

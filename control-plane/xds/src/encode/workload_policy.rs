@@ -1,6 +1,7 @@
 //! What holds for a workload's own proxy, in Weir's own message.
 
 use envoy_types::pb::google::protobuf::Any;
+use weir_policy::egress::Egress;
 use weir_policy::model::WorkloadPolicy;
 use weir_policy::mutual_tls::{Mode, MutualTls};
 use weir_policy::telemetry::{AccessLog, ExcludedPath, SpanTag};
@@ -41,7 +42,15 @@ pub fn workload_policy(policy: &WorkloadPolicy) -> Any {
             excluded_paths: telemetry.excluded_paths.iter().map(excluded).collect(),
         }),
         mutual_tls: Some(mutual_tls(&policy.mutual_tls)),
+        egress: egress(policy.egress).into(),
     })
+}
+
+fn egress(egress: Egress) -> v1::Egress {
+    match egress {
+        Egress::Refuse => v1::Egress::Refuse,
+        Egress::Passthrough => v1::Egress::Passthrough,
+    }
 }
 
 fn mutual_tls(held: &MutualTls) -> v1::MutualTls {

@@ -38,6 +38,7 @@ pub(crate) fn route(name: &str, path: PathMatch) -> Route {
         cors: None,
         rate_limit: None,
         fault: None,
+        priority: None,
         action: Action::Respond(DirectResponse {
             status: StatusCode::OK,
             body: String::new(),

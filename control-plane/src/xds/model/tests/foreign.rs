@@ -199,6 +199,36 @@ fn an_envoy_is_not_sent_clusters_for_a_backend_that_does_not_exist() {
 }
 
 #[test]
+fn an_envoy_is_said_not_to_be_sent_what_passes_through() {
+    let mut world = World::new(services(1));
+    world.open_as(1, envoy(None), Variant::Delta);
+    world.asks_as_envoy(1, &["s0000.citizen:80"]);
+    let config = |egress: &str| fixture::mesh_config_of(&format!("{{egress: {egress}}}"));
+    let rejected = |world: &World| {
+        let stored = &world.held[&config("Refuse").key()];
+        let view = proxies::of_object(&world.model, &stored.object.key(), 1, stored.revision);
+        view.rejected.into_iter().map(|one| one.reason).collect::<Vec<_>>()
+    };
+    assert_eq!(world.costs(config("Refuse")), (0, vec![]));
+    assert_eq!(rejected(&world), [""; 0]);
+    assert_eq!(
+        world.costs(config("Passthrough")),
+        (0, vec![]),
+        "its routes are as before"
+    );
+    let reasons = rejected(&world);
+    let [reason] = reasons.as_slice() else {
+        panic!("{reasons:?}")
+    };
+    assert!(
+        reason.starts_with("not sent: egress: Passthrough can't be told to an Envoy"),
+        "{reason}"
+    );
+    assert_eq!(world.costs(config("Refuse")), (0, vec![]));
+    assert_eq!(rejected(&world), [""; 0]);
+}
+
+#[test]
 fn an_envoy_that_names_no_service_has_the_first_thousand() {
     let mut world = World::new(services(SERVICES_MAX + 2));
     world.open_as(1, envoy(None), Variant::Delta);
