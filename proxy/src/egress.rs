@@ -109,6 +109,7 @@ impl Exit {
     pub(crate) fn new(dns: Dns, workload: &WorkloadName, addresses: &Addresses) -> Exit {
         let Addresses {
             outbound,
+            listens,
             inbound,
             admin,
             metrics,
@@ -119,7 +120,11 @@ impl Exit {
             OutboundAddr::Unix(_) => None,
         };
         let inbound = inbound.iter().map(|(_, address)| address);
-        let own = [admin, metrics, health].into_iter().chain(outbound).chain(inbound);
+        let own = [admin, metrics, health]
+            .into_iter()
+            .chain(outbound)
+            .chain(inbound)
+            .chain(listens);
         let label: Arc<str> = Arc::from(LABEL);
         let config = |protocol| Arc::new(cluster(workload, protocol));
         let http1 = config(AppProtocol::Http1);
@@ -341,6 +346,7 @@ fn cluster(workload: &WorkloadName, protocol: AppProtocol) -> model::Cluster {
         panic_percent: 1,
         retry_budget: RetryBudget::default(),
         sources: Vec::new(),
+        backend_tls: None,
     }
 }
 
@@ -362,6 +368,7 @@ pub(crate) mod tests {
         let port = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
         let addresses = Addresses {
             outbound: OutboundAddr::Tcp(port(15001)),
+            listens: Vec::new(),
             inbound: vec![(std::num::NonZeroU16::MIN, port(15006))],
             admin: port(15000),
             metrics: port(15020),

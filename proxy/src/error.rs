@@ -435,9 +435,7 @@ impl ProxyError {
             ProxyError::NoBackend { .. }
             | ProxyError::MissingBackend { .. }
             | ProxyError::TlsClosed { .. }
-            | ProxyError::TcpBackend { .. } => {
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
+            | ProxyError::TcpBackend { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             ProxyError::UnknownDestination { .. }
             | ProxyError::ProhibitedAddress { .. }
             | ProxyError::NotResolved {

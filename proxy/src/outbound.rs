@@ -206,7 +206,7 @@ async fn connect(
     let Some(authority) = authority.filter(|authority| authority.port_u16().is_some()) else {
         return Err(ProxyError::BadRequest("it is a CONNECT to what is not HOST:PORT"));
     };
-    let service = identify(worker, exchange, call.deadline, authority.as_str()).await?;
+    let service = identify_in_mesh(worker, exchange, call.deadline, authority.as_str()).await?;
     exchange.note(|record| record.service = Arc::clone(&service.label));
     let name = place(worker, authority.as_str()).ok_or(ProxyError::NotCarried("CONNECT to no service of the mesh"))?;
     Ok(Carried::Direct(tunnel::inside(name)))
@@ -288,18 +288,46 @@ async fn identify(
                 .map(Destination::Outside),
         }
     });
-    match found.await {
-        Err(ProxyError::NoConfig {
+    found
+        .await
+        .map_err(|error| of_identify(worker, exchange, within, error))
+}
+
+/// As [`identify`], for what may not leave the mesh.
+async fn identify_in_mesh(
+    worker: &Worker,
+    exchange: &Exchange,
+    within: Deadline,
+    authority: &str,
+) -> Result<Arc<Service>, ProxyError> {
+    if let Some(service) = worker.known_service(authority) {
+        return Ok(service);
+    }
+    let found = match in_mesh(worker, within, authority).await {
+        Ok(Named::Service(service)) => return Ok(service),
+        Ok(Named::NoService(why)) => ProxyError::UnknownDestination {
+            authority: authority.to_owned(),
+            why,
+        },
+        Err(error) => error,
+    };
+    Err(of_identify(worker, exchange, within, found))
+}
+
+/// Why a name leads nowhere, counted.
+fn of_identify(worker: &Worker, exchange: &Exchange, within: Deadline, error: ProxyError) -> ProxyError {
+    match error {
+        ProxyError::NoConfig {
             why: Unavailable::NoAnswer { .. },
             ..
-        }) if within.has_passed(worker.clock.now()) => Err(ProxyError::RequestTimeout {
+        } if within.has_passed(worker.clock.now()) => ProxyError::RequestTimeout {
             limit: exchange.elapsed(),
-        }),
-        Err(error @ ProxyError::UnknownDestination { .. }) => {
+        },
+        ProxyError::UnknownDestination { .. } => {
             worker.recorder.metrics().unknown_destination();
-            Err(error)
+            error
         }
-        found => found,
+        error => error,
     }
 }
 

@@ -33,6 +33,7 @@ pub(super) fn claims<'a>(object: &Object, spec: &BackendTlsPolicySpec, index: &'
                 .as_ref()
                 .and_then(|attachment| overridden(object, attachment, index)),
             extent: attachment.into_iter().collect(),
+            ineffective: None,
         }
     };
     spec.target_refs.iter().map(claim).collect()

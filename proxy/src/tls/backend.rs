@@ -112,7 +112,9 @@ impl Client {
         let stream = connecting.await.map_err(TlsError::Handshake)?;
         // RFC 9113 section 3.2: HTTP/2 over TLS is agreed on by ALPN. HTTP/1.1 is what there was before that.
         match (self.wire, stream.get_ref().1.alpn_protocol()) {
-            (Some(Wire::Http2), Some(H2)) | (Some(Wire::Http1) | None, _) => Ok(Io::Tls(Box::new(TlsStream::Client(stream)))),
+            (Some(Wire::Http2), Some(H2)) | (Some(Wire::Http1) | None, _) => {
+                Ok(Io::Tls(Box::new(TlsStream::Client(stream))))
+            }
             (Some(Wire::Http2), _) => Err(TlsError::NoHttp2),
         }
     }

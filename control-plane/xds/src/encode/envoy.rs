@@ -373,7 +373,9 @@ fn without_our_own() -> RouteConfiguration {
 /// As for weir proxies; and a WebSocket may be asked for by HTTP/2, as an app that speaks it expects (RFC 8441).
 fn protocol_options(protocol: model::AppProtocol, pool: Option<&model::ConnectionPool>) -> HashMap<String, Any> {
     let mut options = http_options(protocol, pool);
-    let explicit = options.as_mut().and_then(|options| options.upstream_protocol_options.as_mut());
+    let explicit = options
+        .as_mut()
+        .and_then(|options| options.upstream_protocol_options.as_mut());
     if let Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) = explicit
         && let Some(ProtocolConfig::Http2ProtocolOptions(http2)) = &mut explicit.protocol_config
     {
