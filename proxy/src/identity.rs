@@ -234,9 +234,14 @@ impl Identity {
         }
     }
 
-    /// The control plane tells of these roots.
+    /// The control plane tells of these roots. Told again, they are nothing new: what can't be shown to be trusted is
+    /// tried again in its own time.
     pub(crate) fn offer(&self, roots: Arc<Roots>) {
-        self.shared.offers.send_modify(|offer| offer.roots = Some(roots));
+        self.shared.offers.send_if_modified(|offer| {
+            let is_new = offer.roots.as_ref() != Some(&roots);
+            offer.roots = Some(roots);
+            is_new
+        });
     }
 
     /// A stream to the control plane is open: a process may be there that has not seen yet what is trusted here.
@@ -250,21 +255,25 @@ impl Identity {
         self.shared.taken.subscribe()
     }
 
-    /// Trusts these roots and no others from now on, for whatever begins. Returns whether that is new. What is open
-    /// stays.
-    fn trust(&self, roots: &Arc<Roots>) -> Result<bool, rustls::Error> {
+    /// Trusts these roots and no others from now on, for whatever begins. What is open stays. Not so those of a mesh
+    /// that was left: none of them is known to whom this proxy joined since.
+    fn trust(&self, roots: &Arc<Roots>) -> Result<Trusting, rustls::Error> {
         let mut told = self.told();
-        let held = self.shared.state.borrow().0.clone();
-        let Some(held) = held.filter(|held| held.credential.roots != roots.all() || told.is_none()) else {
-            return Ok(false);
+        let Some(held) = self.shared.state.borrow().0.clone() else {
+            return Ok(Trusting::NotTheirs);
         };
+        match &*told {
+            Some(_) if held.credential.roots == roots.all() => return Ok(Trusting::AsBefore),
+            None if !roots.share(&held.credential.roots) => return Ok(Trusting::NotTheirs),
+            Some(_) | None => {}
+        }
         let held = Held::new(
             held.credential.below(roots.all()),
             self.beyond(roots, &held.credential.id),
         )?;
         *told = Some(Arc::clone(roots));
         self.shared.state.send_replace(State(Some(Arc::new(held))));
-        Ok(true)
+        Ok(Trusting::Anew)
     }
 
     /// What makes a peer the control plane.
@@ -505,10 +514,26 @@ impl Keeper {
             Some(told) => Held::new(credential.below(told.all()), self.identity.beyond(told, &credential.id))?,
             None => Held::new(credential, trust)?,
         };
+        if still.is_none() {
+            // What another mesh's control plane told of is not to be taken up again.
+            self.identity.shared.offers.send_modify(|offer| offer.roots = None);
+            self.identity.shared.taken.send_replace(None);
+        }
         *told = still;
         self.identity.shared.state.send_replace(State(Some(Arc::new(held))));
         Ok(())
     }
+}
+
+/// What came of roots that were told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trusting {
+    /// They are trusted from now on.
+    Anew,
+    /// They were before.
+    AsBefore,
+    /// They are of another mesh than this proxy is in.
+    NotTheirs,
 }
 
 /// To the hundredth, which is a quarter of an hour.

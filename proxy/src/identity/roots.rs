@@ -17,7 +17,7 @@ use weir_policy::roots::{Proof, RootId};
 
 use super::joining::Credential;
 use super::trust::{self, Trust};
-use super::{Held, Identity, Place, again};
+use super::{Held, Identity, Place, Trusting, again};
 use crate::tls;
 
 /// Roots, one or more; the first is the one below which certificates are signed now.
@@ -158,9 +158,13 @@ impl Taker {
         let (Some(roots), Some(held)) = (&offer.roots, held) else {
             return Ok(());
         };
-        if self.identity.trust(roots)? {
-            tracing::info!(roots = roots.all().len(), "other roots are trusted");
-            self.place.keep(&self.identity);
+        match self.identity.trust(roots)? {
+            Trusting::Anew => {
+                tracing::info!(roots = roots.all().len(), "other roots are trusted");
+                self.place.keep(&self.identity);
+            }
+            Trusting::AsBefore => {}
+            Trusting::NotTheirs => return Ok(()),
         }
         let own = &held.credential;
         if shown.streams != offer.streams || shown.certificate.as_ref() != own.chain.first() {

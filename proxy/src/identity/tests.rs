@@ -356,8 +356,8 @@ fn roots_that_were_told_hold_until_another_mesh_is_joined() {
 
     let told = [own.clone(), other.roots[0].clone()];
     let roots = Arc::new(Roots::read(&told.iter().map(pem).collect::<String>()).expect("two"));
-    assert!(identity.trust(&roots).expect("they are right"));
-    assert!(!identity.trust(&roots).expect("they are right"), "nothing new");
+    assert_eq!(identity.trust(&roots), Ok(Trusting::Anew));
+    assert_eq!(identity.trust(&roots), Ok(Trusting::AsBefore));
     assert_eq!(trusted(), told);
     let renewed = renewed.below(&[own]);
     let after = keeper.trust(None, Some(&renewed)).expect("known roots");
@@ -365,9 +365,35 @@ fn roots_that_were_told_hold_until_another_mesh_is_joined() {
     keeper.publish(renewed, after.clone()).expect("it is right");
     assert_eq!(trusted(), told, "not only what came along");
 
+    identity.offer(Arc::clone(&roots));
     let theirs = elsewhere.roots.clone();
     keeper.publish(elsewhere, after).expect("it is right");
     assert_eq!(trusted(), theirs);
+    // What was told before is neither offered any more nor taken, by whoever had it in hand.
+    assert!(identity.shared.offers.borrow().roots.is_none());
+    assert_eq!(identity.trust(&roots), Ok(Trusting::NotTheirs));
+    assert_eq!(trusted(), theirs);
+}
+
+#[test]
+fn roots_that_are_told_again_wake_nobody() {
+    let one = Arc::new(Roots::read(&pem(&credential().roots[0])).expect("one"));
+    let same = Arc::new(Roots::clone(&one));
+    let joining = Joining {
+        token_file: None,
+        ca_file: None,
+        keep: KeepIdentity::No,
+    };
+    let endpoint = Endpoint::from_static("https://127.0.0.1:1");
+    let condition = Readiness::default().condition("has a certificate");
+    let workload = "citizen/portal-1".parse().expect("a workload");
+    let (identity, ..) = start(endpoint, joining, workload, None, condition);
+    let mut offers = identity.shared.offers.subscribe();
+    identity.offer(one);
+    assert!(offers.has_changed().expect("it is there"));
+    offers.mark_unchanged();
+    identity.offer(same);
+    assert!(!offers.has_changed().expect("it is there"));
 }
 
 #[tokio::test]
