@@ -45,7 +45,7 @@ pub struct Validation {
     /// The upstream's name: it is asked for by this (SNI, RFC 6066 section 3), and its certificate must be for it,
     /// unless there are `subjectAltNames`.
     ///
-    /// Rule: an IP address is none.
+    /// Rule: an IP address is none, and its last part is no number, decimal or hexadecimal: `a.1` could be read as one.
     #[schemars(with = "Subdomain")]
     pub hostname: String,
     /// Whom the certificate may be for instead: it must have at least one of these names. `hostname` is none of them
@@ -93,7 +93,7 @@ pub enum SubjectAltName {
     Hostname {
         /// The name; one with `*` in front is in a certificate only as it stands.
         ///
-        /// Rule: an IP address is none.
+        /// Rule: an IP address is none, and its last part is no number.
         #[schemars(with = "Host")]
         hostname: String,
     },
@@ -161,7 +161,9 @@ fn read_validation(node: &Node<'_>, errors: &mut Errors) -> Option<Validation> {
         ),
         (true, None) | (false, Some(_)) => {}
     }
-    let hostname = fields.required("hostname", errors, read_precise_hostname);
+    let hostname = fields.required("hostname", errors, |node, errors| {
+        read_precise_hostname(node, errors).filter(|name| is_no_number(node, name, errors))
+    });
     let names = fields.optional("subjectAltNames", errors, |node, errors| {
         node.list(errors, ALT_NAMES_MAX, read_alt_name)
     });
@@ -219,7 +221,7 @@ fn read_alt_name(node: &Node<'_>, errors: &mut Errors) -> Option<SubjectAltName>
     };
     match of {
         Of::Hostname => Some(SubjectAltName::Hostname {
-            hostname: read_hostname(&given, errors)?,
+            hostname: read_hostname(&given, errors).filter(|name| is_no_number(&given, name, errors))?,
         }),
         Of::Uri => {
             let remedy = "a URI like spiffe://example.org/ns/a/sa/b is right: scheme, \"://\" and the rest, in ASCII";
@@ -227,6 +229,19 @@ fn read_alt_name(node: &Node<'_>, errors: &mut Errors) -> Option<SubjectAltName>
             Some(SubjectAltName::Uri { uri })
         }
     }
+}
+
+/// Whether a name does not end in a number: proxies would read it as an address, and no certificate is for it (WHATWG
+/// URL, "ends in a number checker").
+fn is_no_number(node: &Node<'_>, name: &str, errors: &mut Errors) -> bool {
+    let last = name.rsplit('.').next().unwrap_or_default();
+    let is_hex = |digits: &str| digits.bytes().all(|b| b.is_ascii_hexdigit());
+    let is_number = last.bytes().all(|b| b.is_ascii_digit()) || last.strip_prefix("0x").is_some_and(is_hex);
+    if is_number {
+        let remedy = "a name like a.example.org is right: its last part is no number";
+        node.refuse(errors, "ends in a number", remedy);
+    }
+    !is_number
 }
 
 /// An absolute URI with an authority (RFC 3986 section 3), as far as the Gateway API looks at it.
@@ -298,8 +313,18 @@ mod tests {
             &format!("{CA}, hostname: 10.0.0.1"),
             ".hostname: \"10.0.0.1\" is no host name",
         );
+        for name in ["a.1", "a.0x1f", "a.0x"] {
+            check(
+                &format!("{CA}, hostname: {name}"),
+                &format!(".hostname: \"{name}\" ends in a number"),
+            );
+        }
         check(&format!("{CA}, hostname: '*.a'"), ".hostname: \"*.a\" is no host name");
         let names = |names: &str| format!("{CA}, hostname: a, subjectAltNames: [{names}]");
+        check(
+            &names("{type: Hostname, hostname: '*.2019'}"),
+            ".subjectAltNames[0].hostname: \"*.2019\" ends in a number",
+        );
         check(
             &names("{type: Hostname, hostname: a, uri: 'x://a'}"),
             ".subjectAltNames[0].uri: \"x://a\" would be without effect; it belongs to type: URI",

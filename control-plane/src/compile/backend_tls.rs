@@ -73,7 +73,7 @@ pub(super) fn compiled(policy: &Of<'_, BackendTlsPolicySpec>, index: &Index) -> 
             policy.object.key(),
             problems.join("; ")
         );
-        return (BackendTls::Closed { why }, sources);
+        return (BackendTls::Closed { why: clipped(why) }, sources);
     };
     let names = validation.subject_alt_names.iter().map(|name| match name {
         SubjectAltName::Hostname { hostname } => backend_tls::SubjectAltName::Dns(hostname.clone()),
@@ -85,6 +85,14 @@ pub(super) fn compiled(policy: &Of<'_, BackendTlsPolicySpec>, index: &Index) -> 
         subject_alt_names: names.collect(),
     };
     (BackendTls::Verified(verified), sources)
+}
+
+/// A text that proxies take: one that is too long would be refused, and with it that the cluster is closed.
+fn clipped(text: String) -> String {
+    match text.char_indices().nth(WHY_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text,
+    }
 }
 
 /// Where a policy's references lead.
@@ -216,6 +224,9 @@ const CA_CRT: &str = "ca.crt";
 /// All that the systems of this world trust has a third of it, and a message to a proxy has room for it several times.
 const CERTIFICATE_BYTES_MAX: usize = 512 * 1024;
 
+/// A quarter of what proxies take: it stands in each answer of the closed service.
+const WHY_CHARS_MAX: usize = 1024;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -276,6 +287,23 @@ mod tests {
                     validation.authorities,
                     Authorities::Given(vec![Certificate(a.der().to_vec())])
                 );
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_long_list_of_what_is_wrong_is_cut() {
+        let names: Vec<String> = (0..8).map(|i| format!("{}{i}", "c".repeat(250))).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let objects = [
+            fixture::service("citizen", "portal", &[("https", 443)]),
+            fixture::tls_policy("p", 1, None, &names),
+        ];
+        match tls_of(&objects, "443").0 {
+            Some(BackendTls::Closed { why }) => {
+                assert_eq!(why.chars().count(), WHY_CHARS_MAX + 1);
+                assert!(why.ends_with('…'), "{why}");
             }
             other => panic!("{other:?}"),
         }

@@ -248,7 +248,7 @@ pub(crate) fn computed(wanted: &Wanted, index: &Index) -> Computed {
             match terms {
                 Terms::Weir => whole(encode::cluster(cluster), compiled.sources),
                 Terms::Grpc => said_or_not(encode::grpc::cluster(cluster), compiled.sources, index),
-                Terms::Envoy => said(encode::envoy::cluster(cluster), compiled.sources, index),
+                Terms::Envoy => said_or_not(encode::envoy::cluster(cluster), compiled.sources, index),
             }
         }),
         Wanted::Endpoints(terms, name) => endpoints::endpoints(name, index).map(|Compiled { resource, sources }| {

@@ -181,7 +181,17 @@ pub fn outbound_routes<'a>(services: impl Iterator<Item = &'a Hosts>) -> Any {
 }
 
 /// A cluster. Peak EWMA goes as least request: two drawn at random, the one with fewer requests taken.
-pub fn cluster(cluster: &model::Cluster) -> Sent {
+///
+/// # Errors
+/// When it carries TCP: an Envoy is told of it by routes alone, and would speak HTTP to it. As it is none, that share of a
+/// route's requests is answered by Envoy.
+pub fn cluster(cluster: &model::Cluster) -> Result<Sent, NotSent> {
+    if cluster.protocol == model::AppProtocol::Tcp {
+        return Err(NotSent {
+            place: Place::Protocol,
+            problem: "is TCP: routes, by which an Envoy is told of it, are for HTTP".to_owned(),
+        });
+    }
     let model::Cluster {
         name,
         protocol,
@@ -246,7 +256,7 @@ pub fn cluster(cluster: &model::Cluster) -> Sent {
         Balancing::PeakEwma { decay: _ } => LbPolicy::LeastRequest,
         Balancing::RoundRobin => LbPolicy::RoundRobin,
     };
-    notes.with(pack(&Cluster {
+    Ok(notes.with(pack(&Cluster {
         name: name.to_string(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
         eds_cluster_config: Some(EdsClusterConfig {
@@ -278,7 +288,7 @@ pub fn cluster(cluster: &model::Cluster) -> Sent {
             .map(|tls| super::backend_tls::envoy_socket(tls, *protocol)),
         metadata: shown_sources(sources),
         ..Cluster::default()
-    }))
+    })))
 }
 
 /// For people who read Envoy's `/config_dump`.
