@@ -2,7 +2,7 @@
 //! done, so that a process that is killed anywhere goes on where it was.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use rustls::RootCertStore;
@@ -29,7 +29,10 @@ use crate::xds::Xds;
 /// What is known of the rotation that is under way, and of who is behind.
 #[derive(Debug)]
 pub(super) struct Turning {
-    rotation: Mutex<Option<Rotation>>,
+    /// Held while the authority's files are written: one who changes them at a time. Only by threads that may block.
+    files: Mutex<()>,
+    /// Never held over work with files: who serves others asks for it.
+    rotation: Mutex<Option<Arc<Rotation>>>,
     /// What proxies showed last: which root they trust, and of which their own certificate is. At most
     /// [`SHOWN_MAX`].
     shown: Mutex<BTreeMap<WorkloadName, Shown>>,
@@ -83,16 +86,27 @@ pub(crate) enum TurningError {
 impl Turning {
     pub(super) fn new(rotation: Option<Rotation>) -> Turning {
         Turning {
-            rotation: Mutex::new(rotation),
+            files: Mutex::default(),
+            rotation: Mutex::new(rotation.map(Arc::new)),
             shown: Mutex::default(),
             behind: Mutex::default(),
             wake: Notify::new(),
         }
     }
 
-    /// Held while the authority's files are written: one who changes them at a time.
-    pub(super) fn rotation(&self) -> MutexGuard<'_, Option<Rotation>> {
+    /// To change the authority's files, and what is kept of them here. Blocks for as long as the disk takes.
+    pub(super) fn files(&self) -> MutexGuard<'_, ()> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The rotation that is under way; held only while what signs, or the rotation, is taken or replaced, so that both
+    /// are of one moment.
+    pub(super) fn rotation(&self) -> MutexGuard<'_, Option<Arc<Rotation>>> {
         self.rotation.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn under_way(&self) -> Option<Arc<Rotation>> {
+        self.rotation().clone()
     }
 
     fn shown(&self) -> MutexGuard<'_, BTreeMap<WorkloadName, Shown>> {
@@ -114,15 +128,16 @@ impl Authority {
             return Err(self.no_rotation(TurningError::OperatorsRoot));
         };
         let now = SystemTime::now();
-        let mut held = self.shared.turning.rotation();
-        let rotation = match held.as_ref() {
+        let turning = &self.shared.turning;
+        let _files = turning.files();
+        match turning.under_way() {
             Some(under_way) if despite.is_empty() => return Err(TurningError::UnderWay(under_way.step)),
             Some(under_way) => {
-                let mut rotation = under_way.clone();
+                let mut rotation = Rotation::clone(&under_way);
                 tracing::warn!(?despite, "the rotation of the root does not wait for these proxies");
                 rotation.despite.extend(despite);
                 directory.keep(&rotation)?;
-                rotation
+                *turning.rotation() = Some(Arc::new(rotation));
             }
             None => {
                 let mut rotation = directory.begin(&self.shared.trust_domain, now)?;
@@ -130,13 +145,12 @@ impl Authority {
                     rotation.despite = despite;
                     directory.keep(&rotation)?;
                 }
-                self.publish(directory.ca(Some(&rotation), &self.shared.trust_domain, now)?);
+                let ca = directory.ca(Some(&rotation), &self.shared.trust_domain, now)?;
                 tracing::info!(step = %rotation.step, "the rotation of the root begins");
-                rotation
+                self.publish(ca, Some(rotation));
             }
-        };
-        *held = Some(rotation);
-        self.shared.turning.wake.notify_one();
+        }
+        turning.wake.notify_one();
         Ok(())
     }
 
@@ -148,18 +162,18 @@ impl Authority {
         let Source::Directory(directory) = &self.shared.source else {
             return Err(self.no_rotation(TurningError::OperatorsRoot));
         };
-        let mut held = self.shared.turning.rotation();
-        match held.as_ref().map(|rotation| rotation.step) {
+        let turning = &self.shared.turning;
+        let _files = turning.files();
+        match turning.under_way().map(|rotation| rotation.step) {
             None => return Err(TurningError::NotUnderWay),
             Some(Step::Trust) => {}
             Some(step @ (Step::Sign | Step::Forget)) => return Err(TurningError::TooLate(step)),
         }
         directory.abort()?;
-        self.publish(directory.ca(None, &self.shared.trust_domain, SystemTime::now())?);
-        *held = None;
-        self.shared.turning.shown().clear();
+        self.publish(directory.ca(None, &self.shared.trust_domain, SystemTime::now())?, None);
+        turning.shown().clear();
         tracing::info!("the rotation of the root is aborted");
-        self.shared.turning.wake.notify_one();
+        turning.wake.notify_one();
         Ok(())
     }
 
@@ -172,12 +186,12 @@ impl Authority {
             return Err(self.no_rotation(TurningError::OperatorsIntermediate));
         };
         let now = SystemTime::now();
-        let held = self.shared.turning.rotation();
-        if let Some(rotation) = held.as_ref() {
+        let _files = self.shared.turning.files();
+        if let Some(rotation) = self.shared.turning.under_way() {
             return Err(TurningError::UnderWay(rotation.step));
         }
         directory.renew_intermediate(&self.shared.trust_domain, now)?;
-        self.publish(directory.ca(None, &self.shared.trust_domain, now)?);
+        self.publish(directory.ca(None, &self.shared.trust_domain, now)?, None);
         tracing::info!("the authority signs with another intermediate, as it was asked for");
         Ok(())
     }
@@ -237,7 +251,7 @@ impl Authority {
 
     /// The step of the rotation that is under way, and how many proxies are waited for.
     pub(crate) fn turning(&self) -> (Option<Step>, usize) {
-        let step = self.shared.turning.rotation().as_ref().map(|rotation| rotation.step);
+        let step = self.shared.turning.under_way().map(|rotation| rotation.step);
         (step, self.shared.turning.behind().since.len())
     }
 
@@ -288,7 +302,7 @@ impl Authority {
         if view.roots != published {
             return None;
         }
-        let new = self.shared.turning.rotation().as_ref().map(Rotation::new_root);
+        let new = self.shared.turning.under_way().map(|rotation| rotation.new_root());
         let new = new.and_then(Result::ok).map(|root| RootId::of(x509::sha256(&root)));
         let held = self.shared.turning.shown();
         let proxies: Vec<Proxy> = view
@@ -325,9 +339,8 @@ impl Authority {
             source,
             ..
         } = &*self.shared;
-        let mut held = turning.rotation();
-        let (Source::Directory(directory), Some(rotation)) = (source, held.as_ref()) else {
-            drop(held);
+        let _files = turning.files();
+        let (Source::Directory(directory), Some(rotation)) = (source, turning.under_way()) else {
             let behind = facts.proxies.iter().filter_map(|proxy| {
                 let why = match &proxy.roots {
                     Roots::Pending => Why::Outdated,
@@ -340,7 +353,7 @@ impl Authority {
             self.wait(Waiting { behind, until: None }, facts.now);
             return Ok(());
         };
-        match solve(rotation, facts) {
+        match solve(&rotation, facts) {
             Next::Wait(waiting) => self.wait(waiting, facts.now),
             Next::Go(step) => {
                 let mut next = rotation.at(step, facts.now);
@@ -360,16 +373,14 @@ impl Authority {
                         tracing::error!(%error, "can't write down until when certificates are good");
                     }
                 }
-                self.publish(ca);
+                self.publish(ca, Some(next));
                 tracing::info!(%step, "the rotation of the root goes on");
-                *held = Some(next);
                 turning.behind().since.clear();
                 turning.wake.notify_one();
             }
             Next::Finish => {
-                directory.finish(rotation, facts.now)?;
-                self.publish(directory.ca(None, trust_domain, facts.now)?);
-                *held = None;
+                directory.finish(&rotation, facts.now)?;
+                self.publish(directory.ca(None, trust_domain, facts.now)?, None);
                 turning.shown().clear();
                 self.wait(Waiting::default(), facts.now);
                 tracing::info!("the rotation of the root is done: the key of the old one is gone");
