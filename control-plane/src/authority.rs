@@ -5,6 +5,7 @@ pub(crate) mod ca;
 pub(crate) mod csr;
 mod files;
 pub(crate) mod rotation;
+mod shown;
 pub(crate) mod tokens;
 mod turning;
 pub(crate) mod x509;

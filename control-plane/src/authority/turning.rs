@@ -20,9 +20,11 @@ use weir_policy::roots::{Proof, RootId};
 use super::ca::rfc3339;
 use super::files::AuthorityError;
 use super::rotation::{Below, Facts, Next, Proxy, Roots, Rotation, Start, Step, Waiting, Why, solve};
+use super::shown::{Full, Shown};
 use super::{Authority, Shared, Source, unix_seconds, x509};
 use crate::compile::index::name_of;
 use crate::drain::Drain;
+use crate::refusals::{Refusals, Untold};
 use crate::store::Store;
 use crate::xds::Xds;
 
@@ -33,17 +35,11 @@ pub(super) struct Turning {
     files: Mutex<()>,
     /// Never held over work with files: who serves others asks for it.
     rotation: Mutex<Option<Arc<Rotation>>>,
-    /// What proxies showed last: which root they trust, and of which their own certificate is. At most
-    /// [`SHOWN_MAX`].
-    shown: Mutex<BTreeMap<WorkloadName, Shown>>,
+    shown: Mutex<Shown>,
+    /// Proofs that there was no place for.
+    too_many: Refusals,
     behind: Mutex<Behind>,
     wake: Notify,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Shown {
-    root: RootId,
-    certificate: Below,
 }
 
 /// Who is waited for.
@@ -89,6 +85,7 @@ impl Turning {
             files: Mutex::default(),
             rotation: Mutex::new(rotation.map(Arc::new)),
             shown: Mutex::default(),
+            too_many: Refusals::default(),
             behind: Mutex::default(),
             wake: Notify::new(),
         }
@@ -109,7 +106,7 @@ impl Turning {
         self.rotation().clone()
     }
 
-    fn shown(&self) -> MutexGuard<'_, BTreeMap<WorkloadName, Shown>> {
+    fn shown(&self) -> MutexGuard<'_, Shown> {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -203,22 +200,29 @@ impl Authority {
         }
     }
 
-    /// A proxy shook hands under a root, with this chain of its own.
+    /// A proxy shook hands under a root, with this chain of its own. Of any but the one that a rotation leads to it
+    /// says nothing.
     pub(crate) fn showed(&self, proof: &Proof, chain: &[CertificateDer<'_>]) {
-        let roots = self.shared.roots.borrow().clone();
-        let root = roots.iter().find(|root| RootId::of(x509::sha256(root)) == proof.root);
-        let Some(root) = root else { return };
-        let shown = Shown {
-            root: proof.root,
-            certificate: match leads_to(chain, root) {
-                true => Below::New,
-                false => Below::Old,
-            },
+        let turning = &self.shared.turning;
+        let new = turning.under_way().and_then(|rotation| rotation.new_root().ok());
+        let Some(new) = new.filter(|root| RootId::of(x509::sha256(root)) == proof.root) else {
+            return;
         };
-        let mut held = self.shared.turning.shown();
-        if held.len() < SHOWN_MAX || held.contains_key(&proof.workload) {
-            held.insert(proof.workload.clone(), shown);
-            self.shared.turning.wake.notify_one();
+        let certificate = match leads_to(chain, &new) {
+            true => Below::New,
+            false => Below::Old,
+        };
+        match turning.shown().put(&proof.workload, proof.root, certificate) {
+            Ok(()) => turning.wake.notify_one(),
+            Err(Full) => {
+                if let Some(Untold(untold)) = turning.too_many.count(std::time::Instant::now()) {
+                    tracing::warn!(
+                        workload = %proof.workload,
+                        untold,
+                        "a proxy trusts the new root, and is one too many to be remembered: the rotation waits for it"
+                    );
+                }
+            }
         }
     }
 
@@ -304,21 +308,19 @@ impl Authority {
         }
         let new = self.shared.turning.under_way().map(|rotation| rotation.new_root());
         let new = new.and_then(Result::ok).map(|root| RootId::of(x509::sha256(&root)));
-        let held = self.shared.turning.shown();
+        let mut shown = self.shared.turning.shown();
+        shown.connected(&view.proxies.iter().map(|(workload, ..)| workload).collect());
         let proxies: Vec<Proxy> = view
             .proxies
             .into_iter()
             .map(|(workload, kind, roots)| Proxy {
-                shown: held
-                    .get(&workload)
-                    .filter(|shown| Some(shown.root) == new)
-                    .map(|shown| shown.certificate),
+                shown: new.and_then(|new| shown.of(&workload, new)),
                 workload,
                 kind,
                 roots,
             })
             .collect();
-        drop(held);
+        drop(shown);
         let awaited = match start {
             Start::Recent => missing(store, &proxies),
             Start::Over => Vec::new(),
@@ -426,8 +428,6 @@ pub(super) fn leads_to(chain: &[CertificateDer<'_>], root: &CertificateDer<'stat
         && verify_server_cert_signed_by_trust_anchor(&leaf, &store, between, UnixTime::now(), algorithms).is_ok()
 }
 
-/// A mesh beyond that needs a second control plane.
-const SHOWN_MAX: usize = 20_000;
 /// How long proxies have to come back after a start: their longest wait between two attempts, twice.
 const BACK_WITHIN: Duration = Duration::from_secs(20);
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
