@@ -186,6 +186,18 @@ impl Directory {
         Ok(rotation)
     }
 
+    /// A rotation at the step Sign, as it is to be kept: below the old root for a time that begins now.
+    pub(super) fn at_sign(
+        &self,
+        rotation: &Rotation,
+        trust_domain: &TrustDomain,
+        now: SystemTime,
+    ) -> Result<Rotation, AuthorityError> {
+        let (old, _) = self.pairs(trust_domain, now)?;
+        let next = rotation.at(Step::Sign, now).crossed_by(&old, trust_domain, now);
+        next.map_err(|problem| AuthorityError::wrong(&self.file(ROTATION), problem))
+    }
+
     /// Writes how far a rotation is.
     pub(super) fn keep(&self, rotation: &Rotation) -> Result<(), AuthorityError> {
         let text = serde_json::to_vec_pretty(rotation).map_err(|error| at(&self.file(ROTATION))(error.into()))?;

@@ -358,7 +358,10 @@ impl Authority {
         match solve(&rotation, facts) {
             Next::Wait(waiting) => self.wait(waiting, facts.now),
             Next::Go(step) => {
-                let mut next = rotation.at(step, facts.now);
+                let mut next = match step {
+                    Step::Sign => directory.at_sign(&rotation, trust_domain, facts.now)?,
+                    Step::Trust | Step::Forget => rotation.at(step, facts.now),
+                };
                 // Held until the other signs: whatever is given before is below the old one, and counted.
                 let mut given = self.given();
                 if step == Step::Sign {

@@ -325,6 +325,27 @@ fn a_rotation_is_aborted_as_if_it_had_not_begun() {
     assert_eq!(prints(&open(&directory).expect("read")), before);
 }
 
+/// However long the step before it lasted, who trusts the old root alone believes what is signed.
+#[test]
+fn the_new_root_is_below_the_old_one_from_when_it_signs() {
+    let directory = tempfile::tempdir().expect("a directory");
+    open(&directory).expect("made");
+    let place = authority(&directory);
+    let now = SystemTime::now();
+    let begun = place.begin(&trust_domain(), now).expect("begun");
+    let cross = |rotation: &Rotation| rotation.bridges().expect("two").remove(0);
+    for days in [1, 59, 61, 200] {
+        let later = now + Duration::from_secs(days * 24 * 60 * 60);
+        let signs = place.at_sign(&begun, &trust_domain(), later).expect("it goes on");
+        let (_, until) = ca::times(&cross(&signs)).expect("read");
+        let left = until.duration_since(later).expect("it has not ended").as_secs();
+        assert_eq!(left.div_ceil(24 * 60 * 60), 60, "{days}");
+        assert_eq!((signs.step, signs.new_root()), (Step::Sign, begun.new_root()));
+        let ca = place.ca(Some(&signs), &trust_domain(), later).expect("it signs");
+        assert_eq!(ca.roots().len(), 2);
+    }
+}
+
 #[test]
 fn a_damaged_rotation_is_refused_with_what_to_do() {
     let directory = tempfile::tempdir().expect("a directory");
