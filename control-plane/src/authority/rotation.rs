@@ -163,6 +163,8 @@ fn one(pem: &str) -> Result<CertificateDer<'static>, CaProblem> {
 pub(crate) struct Facts {
     /// The time.
     pub(crate) now: SystemTime,
+    /// The roots that were published when it was asked: of others it says nothing.
+    pub(crate) roots: Vec<CertificateDer<'static>>,
     /// Each proxy that is connected by TLS.
     pub(crate) proxies: Vec<Proxy>,
     /// Those that were connected before this process began, and have not come back.

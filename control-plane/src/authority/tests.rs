@@ -316,6 +316,34 @@ async fn an_operators_files_are_followed_and_the_last_good_are_kept() {
     store.stop().await.expect("no panic");
 }
 
+fn open_in(directory: &tempfile::TempDir) -> (Authority, Keeper, StoreTask) {
+    let (store, task) = Store::open(Location::Memory).expect("a store");
+    let opened = Authority::open(AuthorityConfig::default(), Some(directory.path()), store);
+    let (authority, keeper) = opened.expect("an authority");
+    (authority, keeper, task)
+}
+
+#[tokio::test]
+async fn what_was_known_before_a_rotation_carries_it_no_step() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (authority, _keeper, store) = open_in(&directory);
+    let facts = |roots| rotation::Facts {
+        now: SystemTime::now(),
+        roots,
+        proxies: Vec::new(),
+        awaited: Vec::new(),
+        start: rotation::Start::Over,
+    };
+    let published = || authority.roots().borrow().clone();
+    let before = facts(published());
+    authority.rotate(Default::default()).expect("it begins");
+    authority.advance(&before).expect("nothing to do");
+    assert_eq!(authority.turning().0, Some(rotation::Step::Trust));
+    authority.advance(&facts(published())).expect("nobody is behind");
+    assert_eq!(authority.turning().0, Some(rotation::Step::Sign));
+    store.stop().await.expect("no panic");
+}
+
 /// A mount that hangs, as a pipe that nobody writes: who asks how the authority stands doesn't wait for it.
 #[tokio::test]
 async fn files_that_hang_hold_nobody_but_their_reader() {

@@ -328,13 +328,14 @@ impl Authority {
         let now = SystemTime::now();
         Some(Facts {
             now,
+            roots: published,
             proxies,
             awaited,
             start,
         })
     }
 
-    fn advance(&self, facts: &Facts) -> Result<(), AuthorityError> {
+    pub(super) fn advance(&self, facts: &Facts) -> Result<(), AuthorityError> {
         let Shared {
             trust_domain,
             turning,
@@ -342,6 +343,10 @@ impl Authority {
             ..
         } = &*self.shared;
         let _files = turning.files();
+        // A rotation was begun or aborted while it was asked or waited here: who was not behind then may be now.
+        if *self.shared.roots.borrow() != facts.roots {
+            return Ok(());
+        }
         let (Source::Directory(directory), Some(rotation)) = (source, turning.under_way()) else {
             let behind = facts.proxies.iter().filter_map(|proxy| {
                 let why = match &proxy.roots {
