@@ -1,5 +1,6 @@
 //! Where the authority's keys are on disk: a directory of its own, or files of an operator's.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
@@ -177,13 +178,29 @@ impl Directory {
         read.map(Some).map_err(|_| AuthorityError::wrong(&path, problem))
     }
 
-    /// Begins a rotation: a new root, its intermediate, and what the root of now says of it.
-    pub(super) fn begin(&self, trust_domain: &TrustDomain, now: SystemTime) -> Result<Rotation, AuthorityError> {
+    /// Begins a rotation that doesn't wait for `despite`: a new root, its intermediate, and what the root of now says
+    /// of it. Also what signs then. After an error none has begun.
+    pub(super) fn begin(
+        &self,
+        despite: BTreeSet<String>,
+        trust_domain: &TrustDomain,
+        now: SystemTime,
+    ) -> Result<(Rotation, Ca), AuthorityError> {
         let (root, _) = self.pairs(trust_domain, now)?;
-        let rotation = Rotation::begin(&root, trust_domain, now)
+        let mut rotation = Rotation::begin(&root, trust_domain, now)
             .map_err(|problem| AuthorityError::wrong(&self.file(ROOT), problem))?;
-        self.keep(&rotation)?;
-        Ok(rotation)
+        rotation.despite = despite;
+        let kept = self.keep(&rotation);
+        match kept.and_then(|()| self.ca(Some(&rotation), trust_domain, now)) {
+            Ok(ca) => Ok((rotation, ca)),
+            Err(error) => {
+                // Or the next start would go on with what was said to have failed.
+                if let Err(left) = self.abort() {
+                    tracing::error!(error = %left, "a rotation that failed to begin is left: remove this file");
+                }
+                Err(error)
+            }
+        }
     }
 
     /// A rotation at the step Sign, as it is to be kept: below the old root for a time that begins now.

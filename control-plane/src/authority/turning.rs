@@ -137,12 +137,7 @@ impl Authority {
                 *turning.rotation() = Some(Arc::new(rotation));
             }
             None => {
-                let mut rotation = directory.begin(&self.shared.trust_domain, now)?;
-                if !despite.is_empty() {
-                    rotation.despite = despite;
-                    directory.keep(&rotation)?;
-                }
-                let ca = directory.ca(Some(&rotation), &self.shared.trust_domain, now)?;
+                let (rotation, ca) = directory.begin(despite, &self.shared.trust_domain, now)?;
                 tracing::info!(step = %rotation.step, "the rotation of the root begins");
                 self.publish(ca, Some(rotation));
             }
