@@ -243,14 +243,26 @@ impl Directory {
         self.remove(ROTATION)
     }
 
-    /// What leads here from roots of the past, as long as it is good.
+    /// What leads here from roots of the past, as long as it is good: a root of which nothing leads here any more is
+    /// only one more certificate in each handshake.
     fn bridges(&self, now: SystemTime) -> Result<Vec<CertificateDer<'static>>, AuthorityError> {
         let path = self.file(BRIDGES);
         let Some(pem) = read_if_there(&path)? else {
             return Ok(Vec::new());
         };
         let held = ca::certificates(&pem).map_err(|problem| AuthorityError::wrong(&path, problem))?;
-        Ok(held.into_iter().filter(|one| ca::validity(one, now).is_ok()).collect())
+        let good = held.into_iter().filter(|one| ca::validity(one, now).is_ok());
+        let named: Result<Vec<_>, CaProblem> = good.map(|one| Ok((ca::names(&one)?, one))).collect();
+        let named = named.map_err(|problem| AuthorityError::wrong(&path, problem))?;
+        let issuers: BTreeSet<Vec<u8>> = named
+            .iter()
+            .filter(|(names, _)| !names.is_own())
+            .map(|(names, _)| names.issuer.clone())
+            .collect();
+        let leads = named
+            .into_iter()
+            .filter(|(names, _)| !names.is_own() || issuers.contains(&names.subject));
+        Ok(leads.map(|(_, one)| one).collect())
     }
 
     /// Until when certificates are good that were given below this root; `None`: nobody wrote it down.

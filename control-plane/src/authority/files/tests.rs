@@ -295,19 +295,19 @@ fn what_leads_from_roots_of_the_past_ends_with_its_time_and_grows_with_each_rota
     let (place, rotation) = forgetting(&directory);
     let now = SystemTime::now();
     place.finish(&rotation, now).expect("done");
-    let next = place.begin(BTreeSet::new(), &trust_domain(), now).expect("begun").0.at(Step::Forget, now);
-    place.finish(&next, now).expect("done");
-    assert_eq!(
-        place.ca(None, &trust_domain(), now).expect("it signs").bridges().len(),
-        4
-    );
-    let later = now + Duration::from_secs(61 * 24 * 60 * 60);
-    let roots = place
-        .ca(None, &trust_domain(), later)
-        .expect("it signs")
-        .bridges()
-        .len();
-    assert_eq!(roots, 2, "roots that nothing leads from any more");
+    let at = |days: u64| now + Duration::from_secs(days * 24 * 60 * 60);
+    let begun = place.begin(BTreeSet::new(), &trust_domain(), at(30)).expect("begun").0;
+    place.finish(&begun.at(Step::Forget, at(30)), at(30)).expect("done");
+    let second = begun.bridges().expect("two");
+    let bridges = |days| {
+        let ca = place.ca(None, &trust_domain(), at(days)).expect("it signs");
+        ca.bridges().to_vec()
+    };
+    assert_eq!(bridges(59).len(), 4);
+    let left = bridges(61);
+    assert_eq!(left.len(), 2, "of the first root nothing leads here any more");
+    assert!(second.iter().all(|one| left.contains(one)));
+    assert_eq!(bridges(91), []);
 }
 
 #[test]
