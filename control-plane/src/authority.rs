@@ -5,6 +5,7 @@ pub(crate) mod ca;
 pub(crate) mod csr;
 mod files;
 pub(crate) mod rotation;
+mod shown;
 pub(crate) mod tokens;
 mod turning;
 pub(crate) mod x509;
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rcgen::PublicKeyData;
 use rustls::pki_types::CertificateDer;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use weir_api::identity::{AuthorityStatus, CertificateStatus, IssuedToken, TOKEN_TTL_MAX_SECONDS, TOKEN_USES_MAX};
 use weir_policy::roots::RootId;
 use weir_policy::spiffe::{SpiffeId, TrustDomain};
@@ -30,6 +31,7 @@ use ca::{Ca, CaProblem, Leaf, Signed, rfc3339};
 use csr::Csr;
 pub use files::{AuthorityError, CaFiles};
 use files::{CaBytes, Directory};
+use rotation::Rotation;
 use tokens::{AUDIENCE, Claims, Grant, TokenError, TokenKey};
 use turning::Turning;
 pub(crate) use turning::TurningError;
@@ -71,7 +73,10 @@ struct Shared {
     ca: watch::Sender<Arc<Ca>>,
     /// What everybody is to trust, of what signs now.
     roots: watch::Sender<Vec<CertificateDer<'static>>>,
+    /// Held while it is written: only by threads that may block.
     given: Mutex<Given>,
+    /// A disk that hangs must not take all threads that may block.
+    signing: Arc<Semaphore>,
     turning: Turning,
     tokens: TokenKey,
     store: Store,
@@ -178,6 +183,7 @@ impl Authority {
             roots: watch::Sender::new(ca.roots().to_vec()),
             ca: watch::Sender::new(Arc::new(ca)),
             given: Mutex::new(given),
+            signing: Arc::new(Semaphore::new(SIGNING_MAX)),
             turning: Turning::new(rotation),
             tokens,
             store,
@@ -217,7 +223,32 @@ impl Authority {
         }
     }
 
+    /// Does what blocks on the disk on a thread that serves nobody else; no more than [`SIGNING_MAX`] at once, others
+    /// wait.
+    ///
+    /// # Errors
+    /// When the process ends.
+    ///
+    /// # Cancel safety
+    /// What has begun goes on to its end.
+    pub(crate) async fn aside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Authority) -> Result<T, Refused> + Send + 'static,
+    ) -> Result<T, Refused> {
+        let ended = |error: &dyn std::fmt::Display| Refused::Authority(CaProblem::System(error.to_string()));
+        let place = Arc::clone(&self.shared.signing).acquire_owned().await;
+        let place = place.map_err(|error| ended(&error))?;
+        let authority = self.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            let done = work(&authority);
+            drop(place);
+            done
+        });
+        done.await.map_err(|error| ended(&error))?
+    }
+
     /// A certificate for whoever has this key and is known to be `id`. `ttl` is shortened to what the authority gives.
+    /// Blocks on the disk: see [`Authority::aside`].
     ///
     /// # Errors
     /// When it is the control plane's own identity, or nothing can be signed now.
@@ -240,7 +271,7 @@ impl Authority {
         })
     }
 
-    /// A certificate that a person asked for over the API, for as long as they said.
+    /// A certificate that a person asked for over the API, for as long as they said. Blocks on the disk as well.
     ///
     /// # Errors
     /// As for [`Authority::issue`], and when it should last longer than [`CERT_TTL`] allows.
@@ -409,9 +440,10 @@ impl Authority {
 
     /// How it stands.
     pub(crate) fn status(&self) -> AuthorityStatus {
-        // Held, so that the step and what signs are of one moment.
-        let rotation = self.shared.turning.rotation();
-        let ca = self.shared.ca.borrow().clone();
+        // Held for both, so that the step and what signs are of one moment.
+        let held = self.shared.turning.rotation();
+        let (rotation, ca) = (held.clone(), self.shared.ca.borrow().clone());
+        drop(held);
         let now = SystemTime::now();
         AuthorityStatus {
             trust_domain: self.shared.trust_domain.to_string(),
@@ -469,9 +501,11 @@ impl Authority {
         let mut given = self.given();
         let signed = self.sign(leaf)?;
         given.until = given.until.max(signed.not_after);
+        // Not borrowed while it is written: who takes what signs would wait.
+        let root = self.shared.ca.borrow().root();
         if let Source::Directory(directory) = &self.shared.source
             && given.until > given.written
-            && let Some(root) = self.shared.ca.borrow().root()
+            && let Some(root) = root
         {
             // Ahead, so that it is written seldom.
             let written = given.until + (leaf.ttl / 10).max(WRITTEN_AHEAD_MIN);
@@ -488,8 +522,14 @@ impl Authority {
         self.shared.given.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on this signs.
-    fn publish(&self, ca: Ca) {
+    /// From now on this signs, and this rotation is under way.
+    fn publish(&self, ca: Ca, rotation: Option<Rotation>) {
+        let mut held = self.shared.turning.rotation();
+        *held = rotation.map(Arc::new);
+        self.sign_with(ca);
+    }
+
+    fn sign_with(&self, ca: Ca) {
         let roots = ca.roots().to_vec();
         self.shared.ca.send_replace(Arc::new(ca));
         self.shared.roots.send_if_modified(|held| {
@@ -559,7 +599,12 @@ impl Keeper {
                 self.look(SystemTime::now());
                 self
             });
-            match looked.await {
+            let looked = tokio::select! {
+                // A file whose mount hangs is not waited for.
+                () = drain.begun() => return,
+                looked = looked => looked,
+            };
+            match looked {
                 Ok(keeper) => self = keeper,
                 Err(error) => {
                     tracing::error!(%error, "the authority is no longer kept");
@@ -571,16 +616,19 @@ impl Keeper {
 
     fn look(&mut self, now: SystemTime) {
         let shared = &self.authority.shared;
-        // Held to the end: what a rotation publishes meanwhile must not be undone.
-        let rotation = shared.turning.rotation();
+        let _files;
         let found = match &shared.source {
             Source::Memory => return,
             Source::Directory(directory) => {
+                // Held to the end: what a rotation publishes meanwhile must not be undone.
+                _files = shared.turning.files();
                 if !shared.ca.borrow().is_due(now) {
                     return;
                 }
-                directory.ca(rotation.as_ref(), &shared.trust_domain, now)
+                let rotation = shared.turning.rotation().clone();
+                directory.ca(rotation.as_deref(), &shared.trust_domain, now)
             }
+            // Nothing rotates here, and only this task takes them: nobody has to wait while they are read.
             Source::Files(files) => match files.read() {
                 Ok(bytes) if self.in_use.as_ref() == Some(&bytes) => {
                     if self.authority.trouble().take().is_some() {
@@ -600,7 +648,7 @@ impl Keeper {
                     not_after = rfc3339(ca.not_after()),
                     "the authority signs with another intermediate"
                 );
-                self.authority.publish(ca);
+                self.authority.sign_with(ca);
             }
             Err(error) => {
                 let said = error.to_string();
@@ -677,6 +725,8 @@ fn unix_seconds(time: SystemTime) -> u64 {
 pub const CERT_TTL: RangeInclusive<Duration> = TTL_MIN..=Duration::from_secs(30 * 24 * 60 * 60);
 /// The shortest that a certificate or a token may be good for.
 const TTL_MIN: Duration = Duration::from_secs(60);
+/// Certificates that are made at once: each is a moment's work, on two cores.
+const SIGNING_MAX: usize = 8;
 /// Every certificate carries them to every peer.
 const LABELS_MAX: usize = 16;
 /// The control plane's name for clients that know no other than DNS names, as gRPC's.

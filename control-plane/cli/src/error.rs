@@ -55,6 +55,9 @@ pub(crate) enum CliError {
     /// It did not come to be in time.
     #[error("after {after}: {what}")]
     NotYet { after: String, what: String },
+    /// The rotation that was waited for was given up by somebody.
+    #[error("aborted: the rotation was given up by `weirctl ca rotate --abort`, and the root is that of before")]
+    Aborted,
     /// There is a difference; it was printed.
     #[error("there are differences")]
     Different,
@@ -107,6 +110,7 @@ impl CliError {
             | CliError::File { .. }
             | CliError::Some { .. }
             | CliError::NotYet { .. }
+            | CliError::Aborted
             | CliError::Different
             | CliError::NotWell(_)
             | CliError::ProxyRefused { .. }
@@ -132,6 +136,7 @@ impl CliError {
             | CliError::ProxyRefused { .. }
             | CliError::Absent(_)
             | CliError::NotYet { .. }
+            | CliError::Aborted
             | CliError::Different
             | CliError::NotWell(_)
             | CliError::Draft { .. }

@@ -86,8 +86,9 @@ fn rotate(client: &Client, args: &RotateArgs, out: &mut Out) -> Result<(), CliEr
         (false, true) => RotationAction::Abort,
         (false, false) => RotationAction::Root,
     };
-    let under_way = args.wait && args.despite.is_empty() && status(client)?.rotation.is_some();
-    if !under_way {
+    let before = args.wait.then(|| status(client)).transpose()?;
+    let joins = args.despite.is_empty() && before.as_ref().is_some_and(|before| before.rotation.is_some());
+    if !joins {
         let request = RotationRequest {
             action,
             despite: args.despite.clone(),
@@ -99,25 +100,37 @@ fn rotate(client: &Client, args: &RotateArgs, out: &mut Out) -> Result<(), CliEr
             RotationAction::Abort => "the rotation is aborted; the root is that of before",
         })?;
     }
-    match args.wait {
-        true => until_rotated(client, args.timeout, out),
-        false => Ok(()),
+    match before {
+        Some(before) => until_rotated(client, &before, args.timeout, out),
+        None => Ok(()),
     }
 }
 
-fn until_rotated(client: &Client, timeout: Duration, out: &mut Out) -> Result<(), CliError> {
+/// Waits for the end of the rotation that follows `before`. The control plane may be away meanwhile: it goes on after a
+/// restart.
+fn until_rotated(client: &Client, before: &AuthorityStatus, timeout: Duration, out: &mut Out) -> Result<(), CliError> {
     let start = Instant::now();
     let mut progress = Progress::new();
     loop {
-        let status = status(client)?;
-        let Some(rotation) = status.rotation else {
+        let status = match status(client) {
+            Err(error @ CliError::Unreachable { .. }) => {
+                progress.show(&error.to_string());
+                wait::pause(start, timeout, || error)?;
+                continue;
+            }
+            status => status?,
+        };
+        let Some(rotation) = &status.rotation else {
             drop(progress);
+            if is_aborted(before, &status) {
+                return Err(CliError::Aborted);
+            }
             return Ok(out.line("done: the old root is forgotten, and its key is gone")?);
         };
         let behind = status.behind.iter();
         let behind = behind.map(|proxy| format!("\n  {}: {}; {}", proxy.workload, proxy.why, proxy.remedy));
         let behind: Vec<String> = behind.collect();
-        let line = under_way(&rotation);
+        let line = under_way(rotation);
         progress.show(&match behind.len() {
             0 => line.clone(),
             count => format!("{line}; {count} behind"),
@@ -127,6 +140,15 @@ fn until_rotated(client: &Client, timeout: Duration, out: &mut Out) -> Result<()
             what: format!("{line}{}", behind.concat()),
         })?;
     }
+}
+
+/// Whether what signed before still does, where no rotation is under way any more. One at a later step than that in
+/// which it can be aborted has another root sign already.
+fn is_aborted(before: &AuthorityStatus, after: &AuthorityStatus) -> bool {
+    let began_here = before.rotation.as_ref().is_none_or(|rotation| rotation.can_abort);
+    // The one above what signs is first.
+    let signs = |status: &AuthorityStatus| status.roots.first().map(|root| root.sha256.clone());
+    began_here && signs(before) == signs(after)
 }
 
 /// How the authority stands.
@@ -253,3 +275,41 @@ fn to_value(of: &impl serde::Serialize) -> Value {
 const WHAT: &str = "authority";
 const PRIVATE: u32 = 0o600;
 const PUBLIC: u32 = 0o644;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rotation_is_done_when_another_root_signs() {
+        let status = |roots: &[&str], can_abort: Option<bool>| AuthorityStatus {
+            roots: roots
+                .iter()
+                .map(|sha256| CertificateStatus {
+                    sha256: (*sha256).to_owned(),
+                    ..CertificateStatus::default()
+                })
+                .collect(),
+            rotation: can_abort.map(|can_abort| RotationStatus {
+                can_abort,
+                ..RotationStatus::default()
+            }),
+            ..AuthorityStatus::default()
+        };
+        for (before, after, aborted) in [
+            (status(&["old"], None), "old", true),
+            (status(&["old"], None), "new", false),
+            // One that was under way: at Trust, and later.
+            (status(&["old", "new"], Some(true)), "old", true),
+            (status(&["old", "new"], Some(true)), "new", false),
+            (status(&["new", "old"], Some(false)), "new", false),
+            (status(&["new"], Some(false)), "new", false),
+        ] {
+            assert_eq!(
+                is_aborted(&before, &status(&[after], None)),
+                aborted,
+                "{before:?} {after}"
+            );
+        }
+    }
+}

@@ -481,6 +481,28 @@ fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>,
     parsed.map(|(_, parsed)| parsed).map_err(|_| CaProblem::Malformed)
 }
 
+/// Whom a certificate is of, and whom it is from, as they are encoded.
+pub(super) struct Names {
+    pub(super) subject: Vec<u8>,
+    pub(super) issuer: Vec<u8>,
+}
+
+impl Names {
+    /// Whether it is a root's, by itself.
+    pub(super) fn is_own(&self) -> bool {
+        self.subject == self.issuer
+    }
+}
+
+/// The names of a certificate.
+pub(super) fn names(certificate: &CertificateDer<'_>) -> Result<Names, CaProblem> {
+    let parsed = parse(certificate)?;
+    Ok(Names {
+        subject: parsed.subject().as_raw().to_vec(),
+        issuer: parsed.issuer().as_raw().to_vec(),
+    })
+}
+
 /// From when to when a certificate is good.
 pub(crate) fn times(certificate: &CertificateDer<'_>) -> Result<(SystemTime, SystemTime), CaProblem> {
     let parsed = parse(certificate)?;

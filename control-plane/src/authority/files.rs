@@ -1,5 +1,6 @@
 //! Where the authority's keys are on disk: a directory of its own, or files of an operator's.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
@@ -177,13 +178,41 @@ impl Directory {
         read.map(Some).map_err(|_| AuthorityError::wrong(&path, problem))
     }
 
-    /// Begins a rotation: a new root, its intermediate, and what the root of now says of it.
-    pub(super) fn begin(&self, trust_domain: &TrustDomain, now: SystemTime) -> Result<Rotation, AuthorityError> {
+    /// Begins a rotation that doesn't wait for `despite`: a new root, its intermediate, and what the root of now says
+    /// of it. Also what signs then. After an error none has begun.
+    pub(super) fn begin(
+        &self,
+        despite: BTreeSet<String>,
+        trust_domain: &TrustDomain,
+        now: SystemTime,
+    ) -> Result<(Rotation, Ca), AuthorityError> {
         let (root, _) = self.pairs(trust_domain, now)?;
-        let rotation = Rotation::begin(&root, trust_domain, now)
+        let mut rotation = Rotation::begin(&root, trust_domain, now)
             .map_err(|problem| AuthorityError::wrong(&self.file(ROOT), problem))?;
-        self.keep(&rotation)?;
-        Ok(rotation)
+        rotation.despite = despite;
+        let kept = self.keep(&rotation);
+        match kept.and_then(|()| self.ca(Some(&rotation), trust_domain, now)) {
+            Ok(ca) => Ok((rotation, ca)),
+            Err(error) => {
+                // Or the next start would go on with what was said to have failed.
+                if let Err(left) = self.abort() {
+                    tracing::error!(error = %left, "a rotation that failed to begin is left: remove this file");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// A rotation at the step Sign, as it is to be kept: below the old root for a time that begins now.
+    pub(super) fn at_sign(
+        &self,
+        rotation: &Rotation,
+        trust_domain: &TrustDomain,
+        now: SystemTime,
+    ) -> Result<Rotation, AuthorityError> {
+        let (old, _) = self.pairs(trust_domain, now)?;
+        let next = rotation.at(Step::Sign, now).crossed_by(&old, trust_domain, now);
+        next.map_err(|problem| AuthorityError::wrong(&self.file(ROTATION), problem))
     }
 
     /// Writes how far a rotation is.
@@ -214,14 +243,26 @@ impl Directory {
         self.remove(ROTATION)
     }
 
-    /// What leads here from roots of the past, as long as it is good.
+    /// What leads here from roots of the past, as long as it is good: a root of which nothing leads here any more is
+    /// only one more certificate in each handshake.
     fn bridges(&self, now: SystemTime) -> Result<Vec<CertificateDer<'static>>, AuthorityError> {
         let path = self.file(BRIDGES);
         let Some(pem) = read_if_there(&path)? else {
             return Ok(Vec::new());
         };
         let held = ca::certificates(&pem).map_err(|problem| AuthorityError::wrong(&path, problem))?;
-        Ok(held.into_iter().filter(|one| ca::validity(one, now).is_ok()).collect())
+        let good = held.into_iter().filter(|one| ca::validity(one, now).is_ok());
+        let named: Result<Vec<_>, CaProblem> = good.map(|one| Ok((ca::names(&one)?, one))).collect();
+        let named = named.map_err(|problem| AuthorityError::wrong(&path, problem))?;
+        let issuers: BTreeSet<Vec<u8>> = named
+            .iter()
+            .filter(|(names, _)| !names.is_own())
+            .map(|(names, _)| names.issuer.clone())
+            .collect();
+        let leads = named
+            .into_iter()
+            .filter(|(names, _)| !names.is_own() || issuers.contains(&names.subject));
+        Ok(leads.map(|(_, one)| one).collect())
     }
 
     /// Until when certificates are good that were given below this root; `None`: nobody wrote it down.

@@ -62,7 +62,7 @@ pub(crate) struct Rotation {
     pub(super) root: String,
     /// The intermediate below it and its key, PEM.
     pub(super) intermediate: String,
-    /// The new root, signed by the old one, PEM.
+    /// The new root, signed by the old one, PEM; made anew for the step Sign.
     cross: String,
 }
 
@@ -92,6 +92,19 @@ impl Rotation {
             intermediate: intermediate.to_pem(),
             cross: x509::to_pem(&cross),
         })
+    }
+
+    /// With what the old root says of the new one said anew: it is good from when it is needed, however long ago the
+    /// rotation began.
+    pub(super) fn crossed_by(
+        self,
+        old: &Pair,
+        trust_domain: &TrustDomain,
+        now: SystemTime,
+    ) -> Result<Rotation, CaProblem> {
+        let (_, new) = self.new_pair()?;
+        let cross = x509::to_pem(&old.cross(&new, trust_domain, CROSS_TTL, now)?);
+        Ok(Rotation { cross, ..self })
     }
 
     /// Goes on to another step.
@@ -150,6 +163,8 @@ fn one(pem: &str) -> Result<CertificateDer<'static>, CaProblem> {
 pub(crate) struct Facts {
     /// The time.
     pub(crate) now: SystemTime,
+    /// The roots that were published when it was asked: of others it says nothing.
+    pub(crate) roots: Vec<CertificateDer<'static>>,
     /// Each proxy that is connected by TLS.
     pub(crate) proxies: Vec<Proxy>,
     /// Those that were connected before this process began, and have not come back.

@@ -315,3 +315,57 @@ async fn an_operators_files_are_followed_and_the_last_good_are_kept() {
     kept.await.expect("no panic");
     store.stop().await.expect("no panic");
 }
+
+fn open_in(directory: &tempfile::TempDir) -> (Authority, Keeper, StoreTask) {
+    let (store, task) = Store::open(Location::Memory).expect("a store");
+    let opened = Authority::open(AuthorityConfig::default(), Some(directory.path()), store);
+    let (authority, keeper) = opened.expect("an authority");
+    (authority, keeper, task)
+}
+
+#[tokio::test]
+async fn what_was_known_before_a_rotation_carries_it_no_step() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (authority, _keeper, store) = open_in(&directory);
+    let facts = |roots| rotation::Facts {
+        now: SystemTime::now(),
+        roots,
+        proxies: Vec::new(),
+        awaited: Vec::new(),
+        start: rotation::Start::Over,
+    };
+    let published = || authority.roots().borrow().clone();
+    let before = facts(published());
+    authority.rotate(Default::default()).expect("it begins");
+    authority.advance(&before).expect("nothing to do");
+    assert_eq!(authority.turning().0, Some(rotation::Step::Trust));
+    authority.advance(&facts(published())).expect("nobody is behind");
+    assert_eq!(authority.turning().0, Some(rotation::Step::Sign));
+    store.stop().await.expect("no panic");
+}
+
+/// A mount that hangs, as a pipe that nobody writes: who asks how the authority stands doesn't wait for it.
+#[tokio::test]
+async fn files_that_hang_hold_nobody_but_their_reader() {
+    let now = SystemTime::now();
+    let files = Files::new(now);
+    let (authority, mut keeper, store) = open(files.config());
+    let (roots, pem) = (files.place("roots"), to_pem(&files.root.certificate));
+    std::fs::remove_file(&roots).expect("removed");
+    let made = std::process::Command::new("mkfifo").arg(&roots).status();
+    assert!(made.expect("mkfifo is there").success());
+    let looking = std::thread::spawn(move || keeper.look(now));
+    // It opens when the keeper reads.
+    let mut writer = std::fs::OpenOptions::new().write(true).open(&roots).expect("a pipe");
+    let (said, hears) = std::sync::mpsc::channel();
+    let asked = authority.clone();
+    let asking = std::thread::spawn(move || said.send((asked.turning(), asked.status().trouble)));
+    let heard = hears.recv_timeout(Duration::from_secs(10));
+    std::io::Write::write_all(&mut writer, pem.as_bytes()).expect("written");
+    drop(writer);
+    looking.join().expect("no panic");
+    asking.join().expect("no panic").expect("heard");
+    assert_eq!(heard.expect("at once"), ((None, 0), String::new()));
+    assert_eq!(authority.status().trouble, "", "the same as before");
+    store.stop().await.expect("no panic");
+}

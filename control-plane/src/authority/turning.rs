@@ -2,7 +2,7 @@
 //! done, so that a process that is killed anywhere goes on where it was.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use rustls::RootCertStore;
@@ -20,27 +20,26 @@ use weir_policy::roots::{Proof, RootId};
 use super::ca::rfc3339;
 use super::files::AuthorityError;
 use super::rotation::{Below, Facts, Next, Proxy, Roots, Rotation, Start, Step, Waiting, Why, solve};
+use super::shown::{Full, Shown};
 use super::{Authority, Shared, Source, unix_seconds, x509};
 use crate::compile::index::name_of;
 use crate::drain::Drain;
+use crate::refusals::{Refusals, Untold};
 use crate::store::Store;
 use crate::xds::Xds;
 
 /// What is known of the rotation that is under way, and of who is behind.
 #[derive(Debug)]
 pub(super) struct Turning {
-    rotation: Mutex<Option<Rotation>>,
-    /// What proxies showed last: which root they trust, and of which their own certificate is. At most
-    /// [`SHOWN_MAX`].
-    shown: Mutex<BTreeMap<WorkloadName, Shown>>,
+    /// Held while the authority's files are written: one who changes them at a time. Only by threads that may block.
+    files: Mutex<()>,
+    /// Never held over work with files: who serves others asks for it.
+    rotation: Mutex<Option<Arc<Rotation>>>,
+    shown: Mutex<Shown>,
+    /// Proofs that there was no place for.
+    too_many: Refusals,
     behind: Mutex<Behind>,
     wake: Notify,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Shown {
-    root: RootId,
-    certificate: Below,
 }
 
 /// Who is waited for.
@@ -83,19 +82,31 @@ pub(crate) enum TurningError {
 impl Turning {
     pub(super) fn new(rotation: Option<Rotation>) -> Turning {
         Turning {
-            rotation: Mutex::new(rotation),
+            files: Mutex::default(),
+            rotation: Mutex::new(rotation.map(Arc::new)),
             shown: Mutex::default(),
+            too_many: Refusals::default(),
             behind: Mutex::default(),
             wake: Notify::new(),
         }
     }
 
-    /// Held while the authority's files are written: one who changes them at a time.
-    pub(super) fn rotation(&self) -> MutexGuard<'_, Option<Rotation>> {
+    /// To change the authority's files, and what is kept of them here. Blocks for as long as the disk takes.
+    pub(super) fn files(&self) -> MutexGuard<'_, ()> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The rotation that is under way; held only while what signs, or the rotation, is taken or replaced, so that both
+    /// are of one moment.
+    pub(super) fn rotation(&self) -> MutexGuard<'_, Option<Arc<Rotation>>> {
         self.rotation.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn shown(&self) -> MutexGuard<'_, BTreeMap<WorkloadName, Shown>> {
+    fn under_way(&self) -> Option<Arc<Rotation>> {
+        self.rotation().clone()
+    }
+
+    fn shown(&self) -> MutexGuard<'_, Shown> {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -114,29 +125,24 @@ impl Authority {
             return Err(self.no_rotation(TurningError::OperatorsRoot));
         };
         let now = SystemTime::now();
-        let mut held = self.shared.turning.rotation();
-        let rotation = match held.as_ref() {
+        let turning = &self.shared.turning;
+        let _files = turning.files();
+        match turning.under_way() {
             Some(under_way) if despite.is_empty() => return Err(TurningError::UnderWay(under_way.step)),
             Some(under_way) => {
-                let mut rotation = under_way.clone();
+                let mut rotation = Rotation::clone(&under_way);
                 tracing::warn!(?despite, "the rotation of the root does not wait for these proxies");
                 rotation.despite.extend(despite);
                 directory.keep(&rotation)?;
-                rotation
+                *turning.rotation() = Some(Arc::new(rotation));
             }
             None => {
-                let mut rotation = directory.begin(&self.shared.trust_domain, now)?;
-                if !despite.is_empty() {
-                    rotation.despite = despite;
-                    directory.keep(&rotation)?;
-                }
-                self.publish(directory.ca(Some(&rotation), &self.shared.trust_domain, now)?);
+                let (rotation, ca) = directory.begin(despite, &self.shared.trust_domain, now)?;
                 tracing::info!(step = %rotation.step, "the rotation of the root begins");
-                rotation
+                self.publish(ca, Some(rotation));
             }
-        };
-        *held = Some(rotation);
-        self.shared.turning.wake.notify_one();
+        }
+        turning.wake.notify_one();
         Ok(())
     }
 
@@ -148,18 +154,18 @@ impl Authority {
         let Source::Directory(directory) = &self.shared.source else {
             return Err(self.no_rotation(TurningError::OperatorsRoot));
         };
-        let mut held = self.shared.turning.rotation();
-        match held.as_ref().map(|rotation| rotation.step) {
+        let turning = &self.shared.turning;
+        let _files = turning.files();
+        match turning.under_way().map(|rotation| rotation.step) {
             None => return Err(TurningError::NotUnderWay),
             Some(Step::Trust) => {}
             Some(step @ (Step::Sign | Step::Forget)) => return Err(TurningError::TooLate(step)),
         }
         directory.abort()?;
-        self.publish(directory.ca(None, &self.shared.trust_domain, SystemTime::now())?);
-        *held = None;
-        self.shared.turning.shown().clear();
+        self.publish(directory.ca(None, &self.shared.trust_domain, SystemTime::now())?, None);
+        turning.shown().clear();
         tracing::info!("the rotation of the root is aborted");
-        self.shared.turning.wake.notify_one();
+        turning.wake.notify_one();
         Ok(())
     }
 
@@ -172,12 +178,12 @@ impl Authority {
             return Err(self.no_rotation(TurningError::OperatorsIntermediate));
         };
         let now = SystemTime::now();
-        let held = self.shared.turning.rotation();
-        if let Some(rotation) = held.as_ref() {
+        let _files = self.shared.turning.files();
+        if let Some(rotation) = self.shared.turning.under_way() {
             return Err(TurningError::UnderWay(rotation.step));
         }
         directory.renew_intermediate(&self.shared.trust_domain, now)?;
-        self.publish(directory.ca(None, &self.shared.trust_domain, now)?);
+        self.publish(directory.ca(None, &self.shared.trust_domain, now)?, None);
         tracing::info!("the authority signs with another intermediate, as it was asked for");
         Ok(())
     }
@@ -189,22 +195,29 @@ impl Authority {
         }
     }
 
-    /// A proxy shook hands under a root, with this chain of its own.
+    /// A proxy shook hands under a root, with this chain of its own. Of any but the one that a rotation leads to it
+    /// says nothing.
     pub(crate) fn showed(&self, proof: &Proof, chain: &[CertificateDer<'_>]) {
-        let roots = self.shared.roots.borrow().clone();
-        let root = roots.iter().find(|root| RootId::of(x509::sha256(root)) == proof.root);
-        let Some(root) = root else { return };
-        let shown = Shown {
-            root: proof.root,
-            certificate: match leads_to(chain, root) {
-                true => Below::New,
-                false => Below::Old,
-            },
+        let turning = &self.shared.turning;
+        let new = turning.under_way().and_then(|rotation| rotation.new_root().ok());
+        let Some(new) = new.filter(|root| RootId::of(x509::sha256(root)) == proof.root) else {
+            return;
         };
-        let mut held = self.shared.turning.shown();
-        if held.len() < SHOWN_MAX || held.contains_key(&proof.workload) {
-            held.insert(proof.workload.clone(), shown);
-            self.shared.turning.wake.notify_one();
+        let certificate = match leads_to(chain, &new) {
+            true => Below::New,
+            false => Below::Old,
+        };
+        match turning.shown().put(&proof.workload, proof.root, certificate) {
+            Ok(()) => turning.wake.notify_one(),
+            Err(Full) => {
+                if let Some(Untold(untold)) = turning.too_many.count(std::time::Instant::now()) {
+                    tracing::warn!(
+                        workload = %proof.workload,
+                        untold,
+                        "a proxy trusts the new root, and is one too many to be remembered: the rotation waits for it"
+                    );
+                }
+            }
         }
     }
 
@@ -237,7 +250,7 @@ impl Authority {
 
     /// The step of the rotation that is under way, and how many proxies are waited for.
     pub(crate) fn turning(&self) -> (Option<Step>, usize) {
-        let step = self.shared.turning.rotation().as_ref().map(|rotation| rotation.step);
+        let step = self.shared.turning.under_way().map(|rotation| rotation.step);
         (step, self.shared.turning.behind().since.len())
     }
 
@@ -288,23 +301,21 @@ impl Authority {
         if view.roots != published {
             return None;
         }
-        let new = self.shared.turning.rotation().as_ref().map(Rotation::new_root);
+        let new = self.shared.turning.under_way().map(|rotation| rotation.new_root());
         let new = new.and_then(Result::ok).map(|root| RootId::of(x509::sha256(&root)));
-        let held = self.shared.turning.shown();
+        let mut shown = self.shared.turning.shown();
+        shown.connected(&view.proxies.iter().map(|(workload, ..)| workload).collect());
         let proxies: Vec<Proxy> = view
             .proxies
             .into_iter()
             .map(|(workload, kind, roots)| Proxy {
-                shown: held
-                    .get(&workload)
-                    .filter(|shown| Some(shown.root) == new)
-                    .map(|shown| shown.certificate),
+                shown: new.and_then(|new| shown.of(&workload, new)),
                 workload,
                 kind,
                 roots,
             })
             .collect();
-        drop(held);
+        drop(shown);
         let awaited = match start {
             Start::Recent => missing(store, &proxies),
             Start::Over => Vec::new(),
@@ -312,22 +323,26 @@ impl Authority {
         let now = SystemTime::now();
         Some(Facts {
             now,
+            roots: published,
             proxies,
             awaited,
             start,
         })
     }
 
-    fn advance(&self, facts: &Facts) -> Result<(), AuthorityError> {
+    pub(super) fn advance(&self, facts: &Facts) -> Result<(), AuthorityError> {
         let Shared {
             trust_domain,
             turning,
             source,
             ..
         } = &*self.shared;
-        let mut held = turning.rotation();
-        let (Source::Directory(directory), Some(rotation)) = (source, held.as_ref()) else {
-            drop(held);
+        let _files = turning.files();
+        // A rotation was begun or aborted while it was asked or waited here: who was not behind then may be now.
+        if *self.shared.roots.borrow() != facts.roots {
+            return Ok(());
+        }
+        let (Source::Directory(directory), Some(rotation)) = (source, turning.under_way()) else {
             let behind = facts.proxies.iter().filter_map(|proxy| {
                 let why = match &proxy.roots {
                     Roots::Pending => Why::Outdated,
@@ -340,10 +355,13 @@ impl Authority {
             self.wait(Waiting { behind, until: None }, facts.now);
             return Ok(());
         };
-        match solve(rotation, facts) {
+        match solve(&rotation, facts) {
             Next::Wait(waiting) => self.wait(waiting, facts.now),
             Next::Go(step) => {
-                let mut next = rotation.at(step, facts.now);
+                let mut next = match step {
+                    Step::Sign => directory.at_sign(&rotation, trust_domain, facts.now)?,
+                    Step::Trust | Step::Forget => rotation.at(step, facts.now),
+                };
                 // Held until the other signs: whatever is given before is below the old one, and counted.
                 let mut given = self.given();
                 if step == Step::Sign {
@@ -360,16 +378,14 @@ impl Authority {
                         tracing::error!(%error, "can't write down until when certificates are good");
                     }
                 }
-                self.publish(ca);
+                self.publish(ca, Some(next));
                 tracing::info!(%step, "the rotation of the root goes on");
-                *held = Some(next);
                 turning.behind().since.clear();
                 turning.wake.notify_one();
             }
             Next::Finish => {
-                directory.finish(rotation, facts.now)?;
-                self.publish(directory.ca(None, trust_domain, facts.now)?);
-                *held = None;
+                directory.finish(&rotation, facts.now)?;
+                self.publish(directory.ca(None, trust_domain, facts.now)?, None);
                 turning.shown().clear();
                 self.wait(Waiting::default(), facts.now);
                 tracing::info!("the rotation of the root is done: the key of the old one is gone");
@@ -415,8 +431,6 @@ pub(super) fn leads_to(chain: &[CertificateDer<'_>], root: &CertificateDer<'stat
         && verify_server_cert_signed_by_trust_anchor(&leaf, &store, between, UnixTime::now(), algorithms).is_ok()
 }
 
-/// A mesh beyond that needs a second control plane.
-const SHOWN_MAX: usize = 20_000;
 /// How long proxies have to come back after a start: their longest wait between two attempts, twice.
 const BACK_WITHIN: Duration = Duration::from_secs(20);
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);

@@ -91,7 +91,11 @@ impl IstioCertificateService for Certificates {
                 (identity, Bridges::Yes)
             }
         };
-        let signed = self.0.issue(&id, &labels, &csr, ttl).map_err(status)?;
+        let identity = id.clone();
+        let issued = self
+            .0
+            .aside(move |authority| authority.issue(&identity, &labels, &csr, ttl));
+        let signed = issued.await.map_err(status)?;
         tracing::info!(%id, not_after = rfc3339(signed.not_after), "certificate given");
         let ca = self.0.ca().borrow().clone();
         let bridges = match bridges {

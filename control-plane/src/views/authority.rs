@@ -56,7 +56,9 @@ async fn certificate(
     let authority = &views.authority;
     let id = authority.id(&namespace, &account)?;
     let csr = csr::read(&csr).map_err(|error| failure(Reason::BadRequest, error.to_string()))?;
-    let signed = authority.issue_to_person(&id, &csr, ttl.as_deref())?;
+    let identity = id.clone();
+    let issued = authority.aside(move |authority| authority.issue_to_person(&identity, &csr, ttl.as_deref()));
+    let signed = issued.await?;
     tracing::info!(%id, not_after = rfc3339(signed.not_after), "certificate given by the API");
     Ok(Json(IssuedCertificate {
         spiffe_id: id.to_string(),

@@ -250,7 +250,7 @@ fn forgetting(directory: &tempfile::TempDir) -> (Directory, Rotation) {
     open(directory).expect("made");
     let place = authority(directory);
     let now = SystemTime::now();
-    let begun = place.begin(&trust_domain(), now).expect("begun");
+    let begun = place.begin(BTreeSet::new(), &trust_domain(), now).expect("begun").0;
     let rotation = begun.at(Step::Forget, now);
     place.keep(&rotation).expect("kept");
     (place, rotation)
@@ -295,19 +295,19 @@ fn what_leads_from_roots_of_the_past_ends_with_its_time_and_grows_with_each_rota
     let (place, rotation) = forgetting(&directory);
     let now = SystemTime::now();
     place.finish(&rotation, now).expect("done");
-    let next = place.begin(&trust_domain(), now).expect("begun").at(Step::Forget, now);
-    place.finish(&next, now).expect("done");
-    assert_eq!(
-        place.ca(None, &trust_domain(), now).expect("it signs").bridges().len(),
-        4
-    );
-    let later = now + Duration::from_secs(61 * 24 * 60 * 60);
-    let roots = place
-        .ca(None, &trust_domain(), later)
-        .expect("it signs")
-        .bridges()
-        .len();
-    assert_eq!(roots, 2, "roots that nothing leads from any more");
+    let at = |days: u64| now + Duration::from_secs(days * 24 * 60 * 60);
+    let begun = place.begin(BTreeSet::new(), &trust_domain(), at(30)).expect("begun").0;
+    place.finish(&begun.at(Step::Forget, at(30)), at(30)).expect("done");
+    let second = begun.bridges().expect("two");
+    let bridges = |days| {
+        let ca = place.ca(None, &trust_domain(), at(days)).expect("it signs");
+        ca.bridges().to_vec()
+    };
+    assert_eq!(bridges(59).len(), 4);
+    let left = bridges(61);
+    assert_eq!(left.len(), 2, "of the first root nothing leads here any more");
+    assert!(second.iter().all(|one| left.contains(one)));
+    assert_eq!(bridges(91), []);
 }
 
 #[test]
@@ -316,13 +316,54 @@ fn a_rotation_is_aborted_as_if_it_had_not_begun() {
     let before = prints(&open(&directory).expect("made"));
     let place = authority(&directory);
     let now = SystemTime::now();
-    let rotation = place.begin(&trust_domain(), now).expect("begun");
+    let rotation = place.begin(BTreeSet::new(), &trust_domain(), now).expect("begun").0;
     let both = place.ca(Some(&rotation), &trust_domain(), now).expect("it signs");
     assert_eq!((prints(&both), both.roots().len()), (before.clone(), 2));
     place.abort().expect("aborted");
     place.abort().expect("once more");
     assert!(place.rotation().expect("read").is_none());
     assert_eq!(prints(&open(&directory).expect("read")), before);
+}
+
+/// However long the step before it lasted, who trusts the old root alone believes what is signed.
+#[test]
+fn the_new_root_is_below_the_old_one_from_when_it_signs() {
+    let directory = tempfile::tempdir().expect("a directory");
+    open(&directory).expect("made");
+    let place = authority(&directory);
+    let now = SystemTime::now();
+    let begun = place.begin(BTreeSet::new(), &trust_domain(), now).expect("begun").0;
+    let cross = |rotation: &Rotation| rotation.bridges().expect("two").remove(0);
+    for days in [1, 59, 61, 200] {
+        let later = now + Duration::from_secs(days * 24 * 60 * 60);
+        let signs = place.at_sign(&begun, &trust_domain(), later).expect("it goes on");
+        let (_, until) = ca::times(&cross(&signs)).expect("read");
+        let left = until.duration_since(later).expect("it has not ended").as_secs();
+        assert_eq!(left.div_ceil(24 * 60 * 60), 60, "{days}");
+        assert_eq!((signs.step, signs.new_root()), (Step::Sign, begun.new_root()));
+        let ca = place.ca(Some(&signs), &trust_domain(), later).expect("it signs");
+        assert_eq!(ca.roots().len(), 2);
+    }
+}
+
+#[test]
+fn a_rotation_that_fails_to_begin_has_not_begun() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let before = prints(&open(&directory).expect("made"));
+    let place = authority(&directory);
+    place.write(BRIDGES, b"garbage").expect("written");
+    let begun = place.begin(BTreeSet::new(), &trust_domain(), SystemTime::now());
+    let error = begun.map(|_| ()).expect_err("what is there is damaged").to_string();
+    assert!(error.contains("bridges.pem holds no certificate"), "{error}");
+    assert!(place.rotation().expect("read").is_none(), "a restart would go on");
+    place.remove(BRIDGES).expect("removed");
+    assert_eq!(prints(&open(&directory).expect("read")), before);
+    let despite = BTreeSet::from(["n/a".to_owned()]);
+    let (rotation, _) = place
+        .begin(despite.clone(), &trust_domain(), SystemTime::now())
+        .expect("begun");
+    assert_eq!(rotation.despite, despite);
+    assert!(place.rotation().expect("read") == Some(rotation), "as it was written");
 }
 
 #[test]

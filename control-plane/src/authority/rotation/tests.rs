@@ -32,6 +32,7 @@ fn proxy(name: &str, kind: ProxyKind, roots: Roots, shown: Option<Below>) -> Pro
 fn check(step: Step, proxies: &[Proxy], expect: Result<Next, &[(&str, Why)]>) {
     let facts = Facts {
         now: now(),
+        roots: Vec::new(),
         proxies: proxies.to_vec(),
         awaited: Vec::new(),
         start: Start::Over,
@@ -124,6 +125,7 @@ fn who_is_given_up_is_not_waited_for() {
     held.despite.insert("n/a".to_owned());
     let facts = Facts {
         now: now(),
+        roots: Vec::new(),
         proxies: vec![proxy("a", ProxyKind::Weir, Roots::Pending, None)],
         awaited: Vec::new(),
         start: Start::Over,
@@ -138,6 +140,7 @@ fn certificates_below_the_old_root_hold_it_and_those_who_have_not_come_back_hold
     held.old_given_until = Some(end);
     let at = |seconds: u64, awaited: &[&str]| Facts {
         now: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds),
+        roots: Vec::new(),
         proxies: Vec::new(),
         awaited: awaited.iter().map(|name| name.parse().expect("a workload")).collect(),
         start: Start::Over,
@@ -169,6 +172,7 @@ fn certificates_below_the_old_root_hold_it_and_those_who_have_not_come_back_hold
 fn soon_after_a_start_no_new_root_signs() {
     let facts = |start| Facts {
         now: now(),
+        roots: Vec::new(),
         proxies: Vec::new(),
         awaited: Vec::new(),
         start,
@@ -255,7 +259,7 @@ proptest! {
     /// No step is left with somebody who would not believe what comes next, and none is left out.
     #[test]
     fn nobody_is_left_behind(proxies in prop::collection::vec(any_proxy(), 0..6)) {
-        let facts = Facts { now: now(), proxies, awaited: Vec::new(), start: Start::Over };
+        let facts = Facts { now: now(), roots: Vec::new(), proxies, awaited: Vec::new(), start: Start::Over };
         for step in [Step::Trust, Step::Sign, Step::Forget] {
             let held = rotation(step);
             let next = solve(&held, &facts);
