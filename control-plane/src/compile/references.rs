@@ -29,10 +29,10 @@ impl<'a> References<'a> {
         self.object.key()
     }
 
-    /// The cluster that a reference leads to. Nothing is sent to another kind than a Service. One in another namespace needs a ReferenceGrant there; without it the
-    /// share of the backend is answered like that of one that does not exist (Gateway API,
-    /// BackendObjectReference.namespace). A route may send requests back to a parent of its own, though: its callers
-    /// reach that one without the route as well.
+    /// The cluster that a reference leads to. One of another kind than a Service leads nowhere; one in another
+    /// namespace needs a ReferenceGrant there: without it the share of the backend is answered like that of one that
+    /// does not exist (Gateway API, BackendObjectReference.namespace). A route may send requests back to a parent of
+    /// its own, though: its callers reach that one without the route as well.
     pub(crate) fn cluster(&self, to: Reference<'_>) -> ClusterName {
         let own = self.object.metadata.namespace.as_str();
         let namespace = to.namespace.unwrap_or(own);
