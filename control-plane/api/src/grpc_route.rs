@@ -145,6 +145,8 @@ enum GrpcRouteFilter {
 }
 
 /// Where calls go, by weight.
+///
+/// Rule: of a Service its name is a DNS label, and `port` is given.
 #[derive(JsonSchema)]
 #[schemars(rename = "GRPCBackendRef")]
 #[expect(dead_code, reason = "for its schema alone")]

@@ -9,7 +9,7 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
 use crate::duration;
-use crate::reference::{self, RefKind};
+use crate::reference::{self, BackendKind, RefKind};
 use crate::schema::texts::{
     FieldName, FieldPattern, FieldValue, Host, Label, Millis, ParameterPattern, Path, PathOrEmpty, PathPattern,
     Subdomain,
@@ -515,23 +515,25 @@ impl Serialize for PathModifier {
 }
 
 /// Where requests go, by weight.
+///
+/// Rule: of a Service its name is a DNS label, and `port` is given.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "HTTPBackendRef")]
 pub struct BackendRef {
-    /// Always a Service.
+    /// A Service, or what can't be used.
     #[serde(flatten)]
-    #[schemars(with = "reference::Implied")]
-    pub kind: RefKind,
+    pub kind: BackendKind,
     /// Its namespace. Default: the route's.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Label>")]
     pub namespace: Option<String>,
     /// Its name.
-    #[schemars(with = "Label")]
+    #[schemars(with = "Subdomain")]
     pub name: String,
-    /// The number of its port.
-    pub port: NonZeroU16,
+    /// The number of its port. Default: none, where it is no Service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<NonZeroU16>,
     /// Its share of the sum of all backends' weights; 0: no requests.
     #[schemars(default = "one_share", range(max = read::WEIGHT_MAX))]
     pub weight: u32,
@@ -547,6 +549,7 @@ impl BackendRef {
     /// Where it leads.
     pub fn reference(&self) -> Reference<'_> {
         Reference {
+            kind: &self.kind,
             namespace: self.namespace.as_deref(),
             name: &self.name,
             port: self.port,
@@ -555,28 +558,31 @@ impl BackendRef {
 }
 
 /// A port of a Service.
+///
+/// Rule: of a Service its name is a DNS label, and `port` is given.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[schemars(rename = "BackendObjectReference")]
 pub struct ObjectRef {
-    /// Always a Service.
+    /// A Service, or what can't be used.
     #[serde(flatten)]
-    #[schemars(with = "reference::Implied")]
-    pub kind: RefKind,
+    pub kind: BackendKind,
     /// Its namespace. Default: the route's.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Label>")]
     pub namespace: Option<String>,
     /// Its name.
-    #[schemars(with = "Label")]
+    #[schemars(with = "Subdomain")]
     pub name: String,
-    /// The number of its port.
-    pub port: NonZeroU16,
+    /// The number of its port. Default: none, where it is no Service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<NonZeroU16>,
 }
 
 impl ObjectRef {
     /// Where it leads.
     pub fn reference(&self) -> Reference<'_> {
         Reference {
+            kind: &self.kind,
             namespace: self.namespace.as_deref(),
             name: &self.name,
             port: self.port,
@@ -584,15 +590,17 @@ impl ObjectRef {
     }
 }
 
-/// Where a route's reference to a port of a Service leads, whatever it is for.
+/// Where a route's reference leads, whatever it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reference<'a> {
+    /// To what kind of resource.
+    pub kind: &'a BackendKind,
     /// The namespace; `None`: the route's.
     pub namespace: Option<&'a str>,
-    /// The Service.
+    /// Its name.
     pub name: &'a str,
-    /// Its port.
-    pub port: NonZeroU16,
+    /// Its port; every Service's has one.
+    pub port: Option<NonZeroU16>,
 }
 
 /// How long requests may take. `0s`: no limit, as if left out.

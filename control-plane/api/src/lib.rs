@@ -35,7 +35,7 @@ pub mod yaml;
 pub use error::FieldError;
 pub use kind::{Access, Kind, PatchFormat, Scope, StatusPart};
 pub use object::{Key, Metadata, Object, Spec};
-pub use reference::RefKind;
+pub use reference::{BackendKind, RefKind};
 pub use route::{RouteRule, RouteSpec};
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What a reference may point to.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::ser::SerializeMap;
@@ -9,6 +10,8 @@ use serde_json::json;
 
 use crate::decode::{Errors, Fields, Node};
 use crate::http_route::read::TWIN;
+use crate::names;
+use crate::schema::texts::{KindName, SubdomainOrEmpty};
 
 /// The kind of resource that a reference points to. Serializes as the two fields `group` and `kind`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -31,6 +34,45 @@ impl Serialize for RefKind {
     }
 }
 
+/// The kind of resource that a route's backend is. The Gateway API takes any: of another than a Service the route's
+/// status says that it can't be used.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
+pub struct BackendKind {
+    /// The group of `kind`: empty for a Service.
+    #[schemars(with = "SubdomainOrEmpty", default)]
+    pub group: String,
+    /// A Service. Nothing is sent to another kind: its share of requests is answered as if it was not there, and the
+    /// route's status says `InvalidKind`.
+    #[schemars(with = "KindName", default = "service_kind")]
+    pub kind: String,
+}
+
+impl BackendKind {
+    /// A Service's.
+    pub fn service() -> BackendKind {
+        BackendKind {
+            group: String::new(),
+            kind: service_kind(),
+        }
+    }
+
+    /// Whether it is a Service's, which alone can be used.
+    pub fn is_service(&self) -> bool {
+        self.group.is_empty() && self.kind == crate::Kind::Service.kind()
+    }
+}
+
+/// `Bucket.storage.example`; of the core group `Secret`.
+impl fmt::Display for BackendKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.kind)?;
+        match self.group.as_str() {
+            "" => Ok(()),
+            group => write!(f, ".{group}"),
+        }
+    }
+}
+
 /// What a policy is for: each target once. `empty` says what is right where there is none.
 pub(crate) fn policy_targets<T: PartialEq>(
     node: &Node<'_>,
@@ -47,23 +89,8 @@ pub(crate) fn policy_targets<T: PartialEq>(
 /// How many targets a policy may have, as many as the Gateway API's BackendTLSPolicy.
 pub(crate) const TARGETS_MAX: usize = 16;
 
-/// The schema of a [`RefKind`] where absent means `""` and `Service`.
-pub(crate) enum Implied {}
-
 /// The schema of a [`RefKind`] where absent means something else than a Service.
 pub(crate) enum Explicit {}
-
-impl JsonSchema for Implied {
-    fn schema_name() -> Cow<'static, str> {
-        "Implied".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        let group = json!({"type": "string", "enum": [""], "default": "", "description": GROUP});
-        let kind = json!({"type": "string", "enum": ["Service"], "default": "Service", "description": KIND});
-        json_schema!({"type": "object", "properties": {"group": group, "kind": kind}})
-    }
-}
 
 impl JsonSchema for Explicit {
     fn schema_name() -> Cow<'static, str> {
@@ -78,8 +105,31 @@ impl JsonSchema for Explicit {
     }
 }
 
-/// Reads `group` and `kind`, where absent means `""` and `Service`.
-pub(crate) fn service(fields: &mut Fields<'_>, errors: &mut Errors) -> Option<RefKind> {
+/// Reads `group` and `kind` of a backend, where absent means `""` and `Service`.
+pub(crate) fn backend_kind(fields: &mut Fields<'_>, errors: &mut Errors) -> Option<BackendKind> {
+    let group = match fields.get("group") {
+        Some(node) => {
+            let is_right = |group: &str| group.is_empty() || names::is_subdomain(group);
+            names::checked(&node, errors, is_right, "is no group", "\"\" is right, for a Service")
+        }
+        None => Some(String::new()),
+    };
+    let kind = match fields.get("kind") {
+        Some(node) => names::kind(&node, errors, "Service is right"),
+        None => Some(service_kind()),
+    };
+    Some(BackendKind {
+        group: group?,
+        kind: kind?,
+    })
+}
+
+/// What `kind` of a backend is where it is left out.
+fn service_kind() -> String {
+    crate::Kind::Service.kind().to_owned()
+}
+
+fn service(fields: &mut Fields<'_>, errors: &mut Errors) -> Option<RefKind> {
     let group = fields.optional("group", errors, |node, errors| node.choice(errors, &[("", ())]));
     let kind = fields.optional("kind", errors, |node, errors| {
         node.choice(errors, &[("Service", RefKind::Service)])

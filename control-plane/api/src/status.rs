@@ -178,7 +178,7 @@ pub struct RouteParentStatus {
     /// - `Accepted`: the parent is there and takes the route. Otherwise the reason is NoMatchingParent,
     ///   NotAllowedByListeners (the port carries TCP), UnsupportedValue, or Conflicted: an older route of the other
     ///   kind holds.
-    /// - `ResolvedRefs`: every backend is there and may be used. Otherwise the reason is BackendNotFound,
+    /// - `ResolvedRefs`: every backend is there and may be used. Otherwise the reason is InvalidKind, BackendNotFound,
     ///   UnsupportedProtocol (its port carries TCP) or RefNotPermitted.
     /// - `weir.dev/InForce`: it is in force on every connected proxy that it concerns. Otherwise the reason is
     ///   Rejected, Pending, NoSubscribers or NotAccepted.

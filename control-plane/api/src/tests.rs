@@ -608,9 +608,25 @@ fn rules_of_backends_timeouts_and_retries() {
         &backend("port: 1, weight: 0.5"),
         &[&format!("{at}.backendRefs[0].weight: 0.5 is not a whole number")],
     );
+    // The Gateway API takes any kind; the route's status says that it can't be used.
+    good(&backend("port: 1, kind: ServiceImport"));
+    good(&backend("group: unknown.example, kind: Other"));
+    good(&rule("backendRefs: [{name: a.b, kind: Secret}]"));
     bad(
-        &backend("port: 1, kind: ServiceImport"),
-        &[&format!("{at}.backendRefs[0].kind: ")],
+        &rule("backendRefs: [{name: a.b, port: 1}]"),
+        &[&format!("{at}.backendRefs[0].name: \"a.b\" is no name")],
+    );
+    bad(
+        &backend("port: 1, kind: A/B"),
+        &[&format!(
+            "{at}.backendRefs[0].kind: \"A/B\" is no kind; Service is right"
+        )],
+    );
+    bad(
+        &backend("port: 1, group: a_b"),
+        &[&format!(
+            "{at}.backendRefs[0].group: \"a_b\" is no group; \"\" is right"
+        )],
     );
     bad(
         &backend("port: 1, filters: [{type: ExtensionRef}]"),
@@ -1454,7 +1470,10 @@ backendRefs:
     let places = crate::RouteSpec::of(&object)
         .into_iter()
         .flat_map(crate::RouteSpec::references)
-        .map(|(at, to)| format!("{at}: {}.{}:{}", to.name, to.namespace.unwrap_or("-"), to.port));
+        .map(|(at, to)| {
+            let port = to.port.map(|port| port.to_string()).unwrap_or_default();
+            format!("{at}: {}.{}:{port}", to.name, to.namespace.unwrap_or("-"))
+        });
     let places: Vec<String> = places.collect();
     assert_eq!(
         places,

@@ -17,7 +17,7 @@ use weir_api::reference_grant::{GrantFrom, GrantTo, ReferenceGrantSpec};
 use weir_api::route_policy::{RoutePolicySpec, RouteTargetRef};
 use weir_api::service::{self, SERVICE_NAME_LABEL, ServicePort, ServiceSpec};
 use weir_api::workload::{WorkloadLocality, WorkloadPort, WorkloadSpec};
-use weir_api::{Kind, Object, RefKind, Spec, yaml};
+use weir_api::{BackendKind, Kind, Object, RefKind, Spec, yaml};
 use weir_policy::names::ServiceName;
 
 use super::index::Index;
@@ -109,10 +109,10 @@ pub(crate) fn rule(prefix: &str, backends: &[&str]) -> HttpRouteRule {
 /// Port 80 of a service in the route's namespace.
 pub(crate) fn backend(name: &str) -> BackendRef {
     BackendRef {
-        kind: RefKind::Service,
+        kind: BackendKind::service(),
         namespace: None,
         name: name.to_owned(),
-        port: port(80),
+        port: Some(port(80)),
         weight: 1,
         filters: Vec::new(),
     }

@@ -576,6 +576,7 @@ fn policy_targets(object: &Object) -> BTreeSet<Key> {
 fn namespaces_referred_to(object: &Object) -> BTreeSet<String> {
     let own = object.metadata.namespace.as_str();
     let references = RouteSpec::of(object).into_iter().flat_map(RouteSpec::references);
+    let references = references.filter(|(_, to)| to.kind.is_service());
     let namespaces = references.filter_map(|(_, to)| to.namespace);
     namespaces
         .filter(|namespace| *namespace != own)

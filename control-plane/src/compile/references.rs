@@ -1,6 +1,7 @@
 //! What a route's references lead to: Services of its own namespace, its parents, and what a ReferenceGrant opens.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU16;
 
 use weir_api::http_route::{ParentRef, Reference};
 use weir_api::{Key, Object, RouteSpec};
@@ -28,10 +29,10 @@ impl<'a> References<'a> {
         self.object.key()
     }
 
-    /// The cluster that a reference leads to. One in another namespace needs a ReferenceGrant there; without it the
-    /// share of the backend is answered like that of one that does not exist (Gateway API,
-    /// BackendObjectReference.namespace). A route may send requests back to a parent of its own, though: its callers
-    /// reach that one without the route as well.
+    /// The cluster that a reference leads to. One of another kind than a Service leads nowhere; one in another
+    /// namespace needs a ReferenceGrant there: without it the share of the backend is answered like that of one that
+    /// does not exist (Gateway API, BackendObjectReference.namespace). A route may send requests back to a parent of
+    /// its own, though: its callers reach that one without the route as well.
     pub(crate) fn cluster(&self, to: Reference<'_>) -> ClusterName {
         let own = self.object.metadata.namespace.as_str();
         let namespace = to.namespace.unwrap_or(own);
@@ -39,11 +40,13 @@ impl<'a> References<'a> {
             let mut parents = self.parents.iter();
             parents.any(|parent| parent.name == to.name && parent.namespace.as_deref().unwrap_or(own) == namespace)
         };
-        let may_follow = namespace == own || is_parent() || self.grant(namespace, to.name).is_some();
+        let may_follow =
+            to.kind.is_service() && (namespace == own || is_parent() || self.grant(namespace, to.name).is_some());
         let service = may_follow.then(|| service_name(namespace, to.name)).flatten();
         ClusterName {
             service: service.unwrap_or_else(not_permitted),
-            port: to.port,
+            // Only what is no Service may have none, and no request gets there.
+            port: to.port.unwrap_or(NonZeroU16::MIN),
         }
     }
 
@@ -59,7 +62,8 @@ impl<'a> References<'a> {
 pub(crate) fn grants_for(object: &Object, spec: RouteSpec<'_>, index: &Index) -> BTreeSet<(Key, i64)> {
     let references = References::of(object, spec.parent_refs(), index);
     let own = object.metadata.namespace.as_str();
-    let abroad = spec.references().filter_map(|(_, to)| {
+    let services = spec.references().filter(|(_, to)| to.kind.is_service());
+    let abroad = services.filter_map(|(_, to)| {
         let namespace = to.namespace.filter(|namespace| *namespace != own)?;
         references.grant(namespace, to.name)
     });
@@ -88,7 +92,7 @@ const NOT_PERMITTED: (&str, &str) = ("weir", "0-not-permitted");
 mod tests {
     use std::sync::Arc;
 
-    use weir_api::Spec;
+    use weir_api::{BackendKind, Spec};
 
     use super::*;
     use crate::compile::fixture;
@@ -106,9 +110,10 @@ mod tests {
         let references = References::of(&route, &spec.parent_refs, &index);
         let clusters = backends.iter().map(|(namespace, name)| {
             let to = Reference {
+                kind: &BackendKind::service(),
                 namespace: *namespace,
                 name,
-                port: fixture::port(80),
+                port: Some(fixture::port(80)),
             };
             references.cluster(to).to_string()
         });

@@ -40,7 +40,8 @@ pub(super) fn attachment(object: &Object, parent: &ParentRef, index: &Index) -> 
 
 /// The services that a route sends requests or copies to.
 pub(super) fn backends<'a>(object: &'a Object, spec: RouteSpec<'a>) -> impl Iterator<Item = ServiceName> + 'a {
-    spec.references().filter_map(|(_, to)| {
+    let services = spec.references().filter(|(_, to)| to.kind.is_service());
+    services.filter_map(|(_, to)| {
         let namespace = to.namespace.unwrap_or(&object.metadata.namespace);
         service_name(namespace, to.name)
     })
@@ -146,7 +147,13 @@ fn resolved(object: &Object, spec: RouteSpec<'_>, index: &Index) -> Verdict {
         let namespace = to.namespace.unwrap_or(&object.metadata.namespace);
         let shown = format!("Service {namespace}/{}", to.name);
         let cluster = references.cluster(to);
-        let (problem, message) = if is_not_permitted(&cluster.service) {
+        let (problem, message) = if !to.kind.is_service() {
+            let message = format!(
+                "it is a {} named {:?}, to which nothing can be sent; a Service is right (group \"\", kind Service)",
+                to.kind, to.name
+            );
+            ("InvalidKind", message)
+        } else if is_not_permitted(&cluster.service) {
             (
                 "RefNotPermitted",
                 format!("no ReferenceGrant in {namespace} permits {shown}"),

@@ -9,11 +9,11 @@ use proptest::prelude::*;
 use weir_api::backend_policy::{
     BackendPolicySpec, CHECK_INTERVAL, CHECK_TIMEOUT, HealthCheck, HealthCheckType, TargetRef,
 };
-use weir_api::http_route::{BackendRef, HttpMethod, HttpRouteFilter, RequestRedirect, Retry};
+use weir_api::http_route::{BackendRef, HttpMethod, HttpRouteFilter, ObjectRef, RequestMirror, RequestRedirect, Retry};
 use weir_api::route_policy::RouteRetry;
 use weir_api::telemetry_policy::{AccessLog, TelemetryPolicySpec, WorkloadSelector};
 use weir_api::views::Rejection;
-use weir_api::{Object, RefKind};
+use weir_api::{BackendKind, Object, RefKind};
 
 use super::*;
 use crate::compile::fixture::{self, spec_of};
@@ -199,10 +199,10 @@ fn a_backend_resolves_where_it_is_there_and_permitted() {
     let to = |backends: &[(Option<&str>, &str, u16)]| {
         with(route("r"), |spec| {
             let refs = backends.iter().map(|(namespace, name, port)| BackendRef {
-                kind: RefKind::Service,
+                kind: BackendKind::service(),
                 namespace: namespace.map(str::to_owned),
                 name: (*name).to_owned(),
-                port: fixture::port(*port),
+                port: Some(fixture::port(*port)),
                 weight: 1,
                 filters: Vec::new(),
             });
@@ -247,6 +247,58 @@ fn a_backend_resolves_where_it_is_there_and_permitted() {
         ],
         refused,
     );
+}
+
+#[test]
+fn a_backend_of_another_kind_than_a_service_is_told() {
+    let of = |group: &str, kind: &str| BackendKind {
+        group: group.to_owned(),
+        kind: kind.to_owned(),
+    };
+    let resolved = |backends: Vec<BackendRef>, filters: Vec<HttpRouteFilter>, expect: &str| {
+        let route = with(route("r"), |spec| {
+            spec.rules[0].backend_refs = backends;
+            spec.rules[0].filters = filters;
+        });
+        says(&[portal(), route.clone()], &route, "ResolvedRefs", expect);
+    };
+    let to = |kind: BackendKind| BackendRef {
+        kind,
+        ..fixture::backend("portal")
+    };
+    let right = "to which nothing can be sent; a Service is right (group \"\", kind Service)";
+    let expect = format!(
+        "False/InvalidKind: its share is answered with 500: rules[0].backendRefs[0]: it is a \
+         NonExistent.unknown.example named \"portal\", {right}"
+    );
+    let unknown = || vec![to(of("unknown.example", "NonExistent")), fixture::backend("portal")];
+    resolved(unknown(), Vec::new(), &expect);
+    // No grant opens anything for it: its kind is what is wrong.
+    let mut abroad = unknown();
+    abroad[0].namespace = Some("police".to_owned());
+    resolved(abroad, Vec::new(), &expect);
+    let mut portless = to(of("", "Secret"));
+    portless.port = None;
+    let secret = format!(
+        "False/InvalidKind: its share is answered with 500: rules[0].backendRefs[0]: it is a Secret named \
+         \"portal\", {right}"
+    );
+    resolved(vec![portless], Vec::new(), &secret);
+    let mirror = HttpRouteFilter::RequestMirror(RequestMirror {
+        backend_ref: ObjectRef {
+            kind: of("unknown.example", "Service"),
+            namespace: None,
+            name: "portal".to_owned(),
+            port: None,
+        },
+        percent: None,
+        fraction: None,
+    });
+    let uncopied = format!(
+        "False/InvalidKind: no copies are sent: rules[0].filters[0]: it is a Service.unknown.example named \
+         \"portal\", {right}"
+    );
+    resolved(vec![fixture::backend("portal")], vec![mirror], &uncopied);
 }
 
 #[test]

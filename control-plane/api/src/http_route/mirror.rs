@@ -124,10 +124,10 @@ mod tests {
         ] {
             let mirror = RequestMirror {
                 backend_ref: ObjectRef {
-                    kind: RefKind::Service,
+                    kind: BackendKind::service(),
                     namespace: None,
                     name: "a".to_owned(),
-                    port: NonZeroU16::MIN,
+                    port: Some(NonZeroU16::MIN),
                 },
                 percent,
                 fraction,

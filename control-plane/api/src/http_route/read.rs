@@ -327,12 +327,17 @@ fn read_value_match(fields: &mut Fields<'_>, chars_max: usize, errors: &mut Erro
     }
 }
 
-/// Reads the fields of a reference to a port of a Service.
+/// Reads the fields of a reference to a port of a Service, or to what the Gateway API takes in place of one.
 pub(super) fn read_object_ref(fields: &mut Fields<'_>, errors: &mut Errors) -> Option<ObjectRef> {
-    let kind = reference::service(fields, errors);
+    let kind = reference::backend_kind(fields, errors);
+    let is_foreign = kind.as_ref().is_some_and(|kind| !kind.is_service());
     let namespace = fields.optional("namespace", errors, names::label);
-    let name = fields.required("name", errors, names::label);
-    let port = fields.required("port", errors, port);
+    let read_name = if is_foreign { names::subdomain } else { names::label };
+    let name = fields.required("name", errors, read_name);
+    let port = match is_foreign {
+        true => Some(fields.optional("port", errors, port)),
+        false => fields.required("port", errors, port).map(Some),
+    };
     Some(ObjectRef {
         kind: kind?,
         namespace,

@@ -54,6 +54,7 @@ const RULES: &[(&str, &str)] = &[
     ("would be without effect", "it is there exactly for type Http"),
     ("would be without effect", "it is there for type Grpc only"),
     ("is missing", "it is there exactly for type Http"),
+    ("is missing", "`port` is given"),
     ("stands beside percent", "only one of"),
     ("is more than the whole", "at most `denominator`"),
     ("is longer than the whole request may take", "is at most `request`"),

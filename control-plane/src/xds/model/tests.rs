@@ -288,7 +288,7 @@ fn an_object_is_in_force_when_every_subscriber_has_confirmed_it() {
     );
     assert_eq!(list.items[0].in_force, 1);
 
-    fixture::spec_of(&mut route).rules[0].backend_refs[0].port = NonZeroU16::new(81).expect("not zero");
+    fixture::spec_of(&mut route).rules[0].backend_refs[0].port = NonZeroU16::new(81);
     assert_eq!(world.put(route.clone()).len(), 2);
     assert_eq!(world.view(&route.key()), "Progressing [0, 2, 0]");
     for id in [1, 2] {

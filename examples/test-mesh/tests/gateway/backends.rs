@@ -131,26 +131,47 @@ spec: {{from: [{from}], to: [{to}]}}
     world.case("HTTPRouteOmittedBackendRefs", &omitted, calls).await;
 }
 
-/// HTTPRouteInvalidBackendRefUnknownKind: refused when it is written, by the field's path.
+/// Taken as it is, told by the status, its share answered with 500; the other backends get theirs.
 #[tokio::test]
-async fn a_backend_of_an_unknown_kind_is_refused() {
-    let mesh = TestMesh::start().await;
-    let written = json!({
-        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
-        "metadata": {"name": "r", "namespace": "default"},
-        "spec": {
-            "parentRefs": [{"group": "", "kind": "Service", "name": "a"}],
-            "rules": [{"backendRefs": [{"group": "unknown.example", "kind": "Other", "name": "a", "port": 80}]}],
-        },
-    });
-    let path = Kind::HttpRoute.path(Some("default"));
-    let answer = mesh.api(Method::POST, &path, Some(&written)).await;
-    assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY, "{}", answer.text());
-    let text = answer.text();
-    assert!(
-        text.contains("spec.rules[0].backendRefs[0]") && text.contains("unknown.example"),
-        "{text}"
+async fn backends_of_a_kind_that_is_no_service() {
+    let world = World::start().await;
+    let failed = get("http://ECHO/").status(500);
+    let name = "HTTPRouteInvalidBackendRefUnknownKind";
+    let expect = (json!("False"), json!("InvalidKind"));
+    for backend in [
+        "{group: unknown.example, kind: NonExistent, name: v1, port: 80}",
+        "{kind: Secret, name: v1}",
+    ] {
+        let echo = world.prepare(&route(&format!("  - backendRefs: [{backend}]"))).await;
+        failed.check(name, &world.caller, &echo).await;
+        assert_eq!(resolved(&world.mesh, &echo).await, expect, "{backend}");
+    }
+
+    let partly = route(
+        "  - matches: [{path: {value: /unknown}}]
+    backendRefs:
+    - {group: unknown.example, kind: NonExistent, name: v1, port: 80}
+    - {name: v2, port: 80, weight: 0}
+  - backendRefs:
+    - {group: unknown.example, kind: NonExistent, name: v1, port: 80, weight: 0}
+    - {name: v2, port: 80}",
     );
+    let echo = world.prepare(&partly).await;
+    get("http://ECHO/unknown")
+        .status(500)
+        .check(name, &world.caller, &echo)
+        .await;
+    get("http://ECHO/")
+        .reaches("v2")
+        .check(name, &world.caller, &echo)
+        .await;
+    assert_eq!(resolved(&world.mesh, &echo).await, expect);
+
+    // What was written is what is read, the kind and the missing port as well.
+    let route = world.mesh.api(Method::GET, &route_key(&echo).path(), None).await.json();
+    let written = &route["spec"]["rules"][0]["backendRefs"][0];
+    assert_eq!(written["group"], "unknown.example");
+    assert_eq!(written["kind"], "NonExistent");
 }
 
 #[tokio::test]

@@ -84,7 +84,7 @@ fn route() -> impl Strategy<Value = Object> {
         parents[0].port = port.map(fixture::port);
         backends[0].namespace = backend.0.map(str::to_owned);
         backends[0].name = backend.1.to_owned();
-        backends[0].port = fixture::port(backend.2);
+        backends[0].port = Some(fixture::port(backend.2));
         route
     })
 }
