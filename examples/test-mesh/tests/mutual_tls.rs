@@ -678,8 +678,8 @@ async fn an_edge_takes_ordinary_tls() {
     assert_eq!(edge.metric("weir_tls_handshakes_total", &[]).await, 2.0);
 }
 
-/// An edge that carries TCP takes it in cleartext and, with an operator's certificate, by ordinary TLS, whatever is said
-/// to be spoken within.
+/// An edge that carries TCP takes it in cleartext and, with an operator's certificate, by ordinary TLS, whatever is
+/// said to be spoken within.
 #[tokio::test]
 async fn an_edge_takes_tcp_by_ordinary_tls() {
     let folder = tempfile::tempdir().expect("a folder");

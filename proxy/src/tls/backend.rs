@@ -37,7 +37,8 @@ pub(crate) struct BackendTls {
 }
 
 impl BackendTls {
-    /// What a cluster's configuration says, for what is spoken on this wire. May read the certificates of the system, once.
+    /// What a cluster's configuration says, for what is spoken on this wire. May read the certificates of the system,
+    /// once.
     pub(crate) fn new(config: &backend_tls::BackendTls, wire: Option<Wire>) -> BackendTls {
         let client = match config {
             backend_tls::BackendTls::Verified(validation) => Client::new(validation, wire).map(Arc::new),
