@@ -17,11 +17,16 @@ use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::version::{TLS12, TLS13};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use weir_api::{Key, Kind};
 use weir_policy::model::AppProtocol;
-use weir_test_mesh::{Answer, Envoy, Member, Processes, Protocol, Script, ScriptedApp, TestMesh, call, until};
+use weir_proxy::config::TcpListen;
+use weir_test_mesh::{
+    Answer, Envoy, Member, MemberSettings, Processes, Protocol, Script, ScriptedApp, TestMesh, call, until,
+};
 
 /// Somebody who signs for upstreams.
 struct Authority {
@@ -607,6 +612,80 @@ async fn those_whom_the_system_trusts_are_believed() {
             _ => assert_eq!(error(&answer), CERTIFICATE, "{}", answer.text()),
         }
     }
+}
+
+/// What a server of TCP saw of a handshake: the name that was asked for, and what is said to be spoken within.
+type Greeted = (Option<String>, Option<Vec<u8>>);
+
+/// A port that carries TCP is reached by TLS as well, and only where the policy's name is.
+#[tokio::test]
+async fn tcp_is_carried_by_tls() {
+    let mesh = TestMesh::start().await;
+    let ours = Authority::new("ours");
+    mesh.apply(&config_map("ours", "ca.crt", &ours.pem)).await;
+    let greeted: Arc<Mutex<Vec<Greeted>>> = Arc::default();
+    let mut apps = Vec::new();
+    for (service, name) in [("right", "b.old.example"), ("wrong", "c.old.example")] {
+        let acceptor = TlsAcceptor::from(Arc::new(ours.server(&[name]).config));
+        let greeted = Arc::clone(&greeted);
+        let echo = Script::raw(move |stream| {
+            let (acceptor, greeted) = (acceptor.clone(), Arc::clone(&greeted));
+            async move {
+                let Ok(stream) = acceptor.accept(stream).await else {
+                    return;
+                };
+                let (_, tls) = stream.get_ref();
+                let saw = (
+                    tls.server_name().map(str::to_owned),
+                    tls.alpn_protocol().map(<[u8]>::to_vec),
+                );
+                greeted.lock().expect("not poisoned").push(saw);
+                let (mut reads, mut writes) = tokio::io::split(stream);
+                let _ = tokio::io::copy(&mut reads, &mut writes).await;
+                let _ = writes.shutdown().await;
+            }
+        });
+        let app = ScriptedApp::start(echo).await;
+        mesh.apply(&policy(service, by("ours", "b.old.example"))).await;
+        mesh.plain_service(service, AppProtocol::Tcp, &[app.address()]).await;
+        apps.push(app);
+    }
+    let listens = ["right", "wrong"].map(|service| TcpListen {
+        address: SocketAddr::from(([127, 0, 0, 1], 0)),
+        service: format!("{service}.default.svc.cluster.local:80")
+            .parse()
+            .expect("a name"),
+    });
+    let settings = MemberSettings {
+        proxy: Box::new(move |config| config.listens = listens.into()),
+        ..MemberSettings::default()
+    };
+    let a = mesh.service_with("a", Script::answer(200, ""), settings).await;
+    let connect = async |place: usize| {
+        let stream = TcpStream::connect(a.addresses().listens[place]).await;
+        stream.expect("the sidecar accepts")
+    };
+    let mut stream = connect(0).await;
+    stream.write_all(b"hello").await.expect("written");
+    stream.shutdown().await.expect("ended");
+    let mut said = Vec::new();
+    stream.read_to_end(&mut said).await.expect("an end");
+    assert_eq!(said, b"hello");
+    // What is spoken within is the app's business: nothing is said of it.
+    let saw = [(Some("b.old.example".to_owned()), None)];
+    assert_eq!(*greeted.lock().expect("not poisoned"), saw);
+
+    let mut stream = connect(1).await;
+    let read = stream.read_to_end(&mut said).await;
+    let error = read.expect_err("it is somebody else").kind();
+    assert_eq!(error, std::io::ErrorKind::ConnectionReset);
+    assert_eq!(*greeted.lock().expect("not poisoned"), saw, "its handshake did not end");
+    until("both ends to be counted", || async {
+        let ended = async |flag| a.metric("weir_tcp_ended_total", &[flag]).await;
+        let counted = (ended("flag=\"none\"").await, ended("flag=\"tls_failed\"").await);
+        (counted == (1.0, 1.0)).then_some(())
+    })
+    .await;
 }
 
 /// A real Envoy under the same policies does the same.

@@ -678,6 +678,54 @@ async fn an_edge_takes_ordinary_tls() {
     assert_eq!(edge.metric("weir_tls_handshakes_total", &[]).await, 2.0);
 }
 
+/// An edge that carries TCP takes it in cleartext and, with an operator's certificate, by ordinary TLS, whatever is
+/// said to be spoken within.
+#[tokio::test]
+async fn an_edge_takes_tcp_by_ordinary_tls() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let made = rcgen::generate_simple_self_signed(["data.gov".to_owned()]).expect("a certificate");
+    let files = EdgeTlsFiles {
+        cert: folder.path().join("cert.pem"),
+        key: folder.path().join("key.pem"),
+    };
+    fs::write(&files.cert, made.cert.pem()).expect("written");
+    fs::write(&files.key, made.signing_key.serialize_pem()).expect("written");
+    let mesh = TestMesh::secured().await;
+    let settings = MemberSettings {
+        protocol: AppProtocol::Tcp,
+        edge: Edge::Yes,
+        proxy: Box::new(move |config| config.edge_tls = Some(files)),
+        ..MemberSettings::default()
+    };
+    let echo = Script::raw(|mut stream| async move {
+        let (mut reads, mut writes) = stream.split();
+        let _ = tokio::io::copy(&mut reads, &mut writes).await;
+        let _ = writes.shutdown().await;
+    });
+    let edge = mesh.service_with("edge", echo, settings).await;
+    enter_by(&mesh, &edge, "Strict").await;
+    let rows = [
+        (Comes::InCleartext, ""),
+        (Comes::ByTls(None), "postgresql"),
+        (Comes::ByTls(None), "h2"),
+    ];
+    for (comes, alpn) in rows {
+        let mut stream = connect(edge.inbound(), &comes, alpn).await.expect("it is open to all");
+        stream.write_all(b"hello").await.expect("written");
+        stream.shutdown().await.expect("ended");
+        let mut said = Vec::new();
+        stream.read_to_end(&mut said).await.expect("an end");
+        assert_eq!(said, b"hello", "{alpn}");
+    }
+    assert_eq!(edge.metric("weir_tls_handshakes_total", &[]).await, 2.0);
+    let (_, lines) = edge.stop().await;
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    for line in lines {
+        assert_eq!(line["weir.peer.identity"], Value::Null, "{line}");
+        assert_eq!(line["weir.flag"], "none", "{line}");
+    }
+}
+
 /// Somebody else of the mesh has come to an endpoint's address: no request reaches him.
 #[tokio::test]
 async fn no_request_goes_to_somebody_else_at_the_address() {

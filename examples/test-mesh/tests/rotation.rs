@@ -20,8 +20,8 @@ use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use weir_test_mesh::{
-    Api, Client, ControlProcess, Processes, Protocol, ProxyProcess, Script, ScriptedApp, call, free_port, until,
-    until_within,
+    Api, Client, ControlProcess, Finished, Processes, Protocol, ProxyProcess, Script, ScriptedApp, call, finish_within,
+    free_port, until, until_within,
 };
 
 /// A rotation lasts as long as certificates are good, which is a minute here; a busy machine needs more.
@@ -135,6 +135,14 @@ spec:
     async fn rotate(&self, flags: &[&str]) {
         let all = [&["ca", "rotate"], flags].concat();
         self.processes.weirctl(&self.control.api, &all).await;
+    }
+
+    /// How `weirctl` ends, well or not, which has as long as a rotation.
+    async fn weirctl(&self, args: &[&str]) -> Finished {
+        let mut command = Command::new(self.processes.folder().join("weirctl"));
+        let server = format!("http://{}", self.control.api.address);
+        command.args(args).env("WEIR_SERVER", server);
+        finish_within(ROTATED_WITHIN, command, b"").await
     }
 
     /// The status, once the rotation is at this step.
@@ -423,6 +431,27 @@ async fn a_rotation_that_is_held_up_is_aborted_and_one_that_goes_on_despite_it_i
         .await
         .stdout;
     assert!(check.contains("default/a-1") && check.contains("step Trust"), "{check}");
+    let check = mesh.weirctl(&["check"]).await.stdout;
+    for line in [
+        "note   rotation of the root: rotation of the root, begun ",
+        ": step Trust since ",
+        "see to the proxies that are named below",
+        "note   trust in the roots: default/a-1 since ",
+        ": it has not acknowledged the roots",
+        "`weirctl ca rotate --despite NAMESPACE/WORKLOAD`",
+    ] {
+        assert!(check.contains(line), "{line}: {check}");
+    }
+    // It is not begun a second time.
+    let waits = mesh.weirctl(&["ca", "rotate", "--wait", "--timeout", "1s"]).await;
+    assert!(!waits.success, "{waits:?}");
+    for part in [
+        "step Trust",
+        "default/a-1: it has not acknowledged the roots",
+        "--despite",
+    ] {
+        assert!(waits.stderr.contains(part), "{part}: {waits:?}");
+    }
     let metrics = mesh.control.api.request(Method::GET, "/metrics", None).await.text();
     for line in [
         "weir_control_rotation_step{step=\"Trust\"} 1",
@@ -459,6 +488,8 @@ async fn a_rotation_that_is_held_up_is_aborted_and_one_that_goes_on_despite_it_i
     mesh.rotate(&[]).await;
     mesh.until_behind("default/a-1", "it has not acknowledged the roots")
         .await;
+    // It is of the time when both are trusted and the old one signs.
+    let token_of_trust = mesh.token("t", 1).await;
     mesh.rotate(&["--despite", "default/a-1"]).await;
     let signing = mesh.until_step("Sign").await;
     assert_eq!(signing["rotation"]["despite"], json!(["default/a-1"]));
@@ -475,6 +506,30 @@ async fn a_rotation_that_is_held_up_is_aborted_and_one_that_goes_on_despite_it_i
         late.text()
     );
     signal("-CONT", a.running.pid()).await;
+
+    // Who joins by a token of the step Sign, and by one of an earlier step when all is over, gets in all the same.
+    let token_of_sign = mesh.token("s", 2).await;
+    let joined = mesh.proxy("s-1", &app, &["--token-file", text(&token_of_sign)]).await;
+    let waited = mesh.weirctl(&["ca", "rotate", "--wait", "--timeout", "5m"]).await;
+    assert!(waited.success, "{waited:?}");
+    assert_eq!(waited.stdout, "done: the old root is forgotten, and its key is gone\n");
+    let after = mesh.status().await;
+    assert!(after["rotation"].is_null(), "{after}");
+    assert_eq!(roots(&after), roots(&signing)[..1], "the one that signed then");
+    let late = [("t-1", &token_of_trust), ("s-2", &token_of_sign)];
+    let mut proxies = vec![joined];
+    for (name, token) in late {
+        proxies.push(mesh.proxy(name, &app, &["--token-file", text(token)]).await);
+    }
+    for proxy in &proxies {
+        let identity = get(proxy.admin, "localhost", "/ready").await.json()["identity"].clone();
+        let trusted = identity["roots"].as_array().expect("roots");
+        assert_eq!(trusted.len(), 1, "{identity}");
+        assert!(
+            roots(&after)[0].starts_with(trusted[0].as_str().expect("a text")),
+            "{identity}"
+        );
+    }
 }
 
 /// An authority of an operator's: a root and an intermediate, with its key, PEM.

@@ -655,6 +655,118 @@ async fn envoy_refuses_and_is_refused() {
     }
 }
 
+/// Envoy as a server that shows this certificate to whoever comes, by TLS alone.
+async fn envoy_server(shown: &Svid) -> (Envoy, SocketAddr) {
+    let manager = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+    let router = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
+    let context = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
+    let (chain, key) = (shown.file("cert.pem"), shown.file("key.pem"));
+    let config = json!({
+        "static_resources": {"listeners": [{
+            "name": "server", "address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}},
+            "filter_chains": [{
+                "transport_socket": {"name": "tls", "typed_config": {"@type": context, "common_tls_context": {
+                    "alpn_protocols": ["h2", "http/1.1"],
+                    "tls_certificates": [
+                        {"certificate_chain": {"filename": chain}, "private_key": {"filename": key}},
+                    ],
+                }}},
+                "filters": [{"name": "http", "typed_config": {
+                    "@type": format!("type.googleapis.com/{manager}"), "stat_prefix": "server",
+                    "http_filters": [{"name": "router", "typed_config": {"@type": router}}],
+                    "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [{
+                        "match": {"prefix": "/"},
+                        "direct_response": {"status": 200, "body": {"inline_string": "from Envoy"}},
+                    }]}]},
+                }}],
+            }],
+        }]},
+        "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}},
+    });
+    let envoy = Envoy::start(&config).await;
+    let address = envoy.listener("server").await;
+    (envoy, address)
+}
+
+/// A service whose only endpoint is `at`, and is to be this one, below these roots.
+fn service_of(name: &str, at: SocketAddr, roots: &str, peer: &str) -> [Value; 4] {
+    let metadata = json!({"name": name, "namespace": "default"});
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"ca.crt": roots}});
+    let policy = json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "BackendTLSPolicy", "metadata": metadata,
+        "spec": {
+            "targetRefs": [{"group": "", "kind": "Service", "name": name}],
+            "validation": {
+                "caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": name}],
+                "hostname": "records.example", "subjectAltNames": [{"type": "URI", "uri": peer}],
+            },
+        },
+    });
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"name": name, "namespace": "default", "labels": {"kubernetes.io/service-name": name}},
+        "addressType": "IPv4", "endpoints": [{"addresses": [at.ip()], "conditions": {"ready": true}}],
+        "ports": [{"name": "web", "port": at.port(), "protocol": "TCP"}],
+    });
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": metadata,
+        "spec": {"ports": [{"name": "web", "port": 80, "appProtocol": "http"}]},
+    });
+    [map, policy, slice, service]
+}
+
+/// An Envoy that has a certificate of the mesh and no sidecar is called as the one that it is, and as nobody else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn envoy_is_called_by_the_name_in_its_certificate() {
+    let mesh = Mesh::start().await;
+    let records = mesh.svid("records").await;
+    let other = mesh.stranger("other.gov", "records").await;
+    let (envoy, at) = envoy_server(&records).await;
+    let pem = |svid: &Svid| fs::read_to_string(svid.roots()).expect("roots");
+    const RECORDS: &str = "spiffe://cluster.local/ns/default/sa/records";
+    const NOT_RECORDS: &str = "it is for spiffe://cluster.local/ns/default/sa/records, and should be for";
+    let rows = [
+        ("right", pem(&records), RECORDS, Ok("from Envoy")),
+        (
+            "another-name",
+            pem(&records),
+            "spiffe://cluster.local/ns/default/sa/record",
+            Err(NOT_RECORDS),
+        ),
+        (
+            "another-domain",
+            pem(&records),
+            "spiffe://other.gov/ns/default/sa/records",
+            Err(NOT_RECORDS),
+        ),
+        ("another-root", pem(&other), RECORDS, Err("UnknownIssuer")),
+    ];
+    for (name, roots, peer, _) in &rows {
+        for object in service_of(name, at, roots, peer) {
+            mesh.control.api.apply(&object.to_string()).await;
+        }
+    }
+    for (name, _, _, expect) in rows {
+        let answer = get(mesh.b.outbound, name, "/x", &[]).await;
+        let said = format!("{name}: {answer:?}: {}", answer.text());
+        match expect {
+            Ok(text) => assert_eq!(
+                (answer.status, answer.text().as_str()),
+                (StatusCode::OK, text),
+                "{said}"
+            ),
+            Err(text) => {
+                let status = answer.header("proxy-status").unwrap_or_default();
+                assert!(status.contains("error=tls_certificate_error"), "{said}");
+                assert!(answer.text().contains(text), "{said}");
+            }
+        }
+    }
+    let requests = envoy.counter("http.server.downstream_rq_total").await;
+    assert_eq!(requests, 1, "nothing is said to somebody else");
+    drop(envoy);
+}
+
 /// py-spiffe reads what `weirctl cert` writes, and with its roots a verifier that is neither openssl's nor rustls'
 /// takes that chain and the one that a sidecar shows. With another authority's roots it takes neither.
 const SPIFFE: &str = r#"

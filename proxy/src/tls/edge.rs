@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
-use super::{H2, HANDSHAKE_TIMEOUT, HTTP11, Session, TlsError, provider, session};
+use super::{Carries, H2, HANDSHAKE_TIMEOUT, HTTP11, Session, TlsError, provider, session};
 use crate::config::EdgeTlsFiles;
 use crate::http::io::Io;
 use crate::identity::token::open_to_others;
@@ -27,8 +27,17 @@ pub(crate) struct EdgeTls(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     files: EdgeTlsFiles,
-    config: ArcSwap<ServerConfig>,
+    configs: ArcSwap<Configs>,
     seen: Mutex<Seen>,
+}
+
+/// How a handshake goes, by what the port carries.
+#[derive(Debug)]
+struct Configs {
+    http: Arc<ServerConfig>,
+    /// Says nothing of what is spoken within, which is the app's business, and takes whatever a client says of it (RFC
+    /// 7301 section 3.2: a server without names of its own passes the extension over).
+    tcp: Arc<ServerConfig>,
 }
 
 /// What the files held when they were looked at last.
@@ -62,13 +71,13 @@ impl EdgeTls {
     /// What is wrong with which of them.
     pub(crate) fn open(files: EdgeTlsFiles) -> Result<EdgeTls, String> {
         let held = Held::read(&files)?;
-        let config = held.config(&files)?;
+        let configs = held.configs(&files)?;
         if let Some(mode) = open_to_others(&files.key) {
             tracing::warn!(file = %files.key.display(), mode, "others can read the key of the edge");
         }
         Ok(EdgeTls(Arc::new(Shared {
             files,
-            config: ArcSwap::from_pointee(config),
+            configs: ArcSwap::from_pointee(configs),
             seen: Mutex::new(Seen { held, trouble: None }),
         })))
     }
@@ -83,16 +92,16 @@ impl EdgeTls {
     }
 
     fn look(&self) {
-        let Shared { files, config, seen } = &*self.0;
+        let Shared { files, configs, seen } = &*self.0;
         let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
         let read = Held::read(files);
         if read.as_ref().is_ok_and(|held| *held == seen.held) {
             seen.trouble = None;
             return;
         }
-        match read.and_then(|held| Ok((held.config(files)?, held))) {
+        match read.and_then(|held| Ok((held.configs(files)?, held))) {
             Ok((new, held)) => {
-                config.store(Arc::new(new));
+                configs.store(Arc::new(new));
                 *seen = Seen { held, trouble: None };
                 tracing::info!(file = %files.cert.display(), "the edge has another certificate");
             }
@@ -106,8 +115,13 @@ impl EdgeTls {
     }
 
     /// Shakes hands with whoever connected.
-    pub(super) async fn accept(&self, stream: TcpStream) -> Result<(Io, Session), TlsError> {
-        let accepting = TlsAcceptor::from(self.0.config.load_full()).accept(stream);
+    pub(super) async fn accept(&self, stream: TcpStream, carries: Carries) -> Result<(Io, Session), TlsError> {
+        let configs = self.0.configs.load_full();
+        let config = match carries {
+            Carries::Http => &configs.http,
+            Carries::Tcp => &configs.tcp,
+        };
+        let accepting = TlsAcceptor::from(Arc::clone(config)).accept(stream);
         let stream = timeout(HANDSHAKE_TIMEOUT, accepting)
             .await
             .map_err(|_| TlsError::TimedOut(HANDSHAKE_TIMEOUT))?
@@ -128,7 +142,7 @@ impl Held {
         })
     }
 
-    fn config(&self, files: &EdgeTlsFiles) -> Result<ServerConfig, String> {
+    fn configs(&self, files: &EdgeTlsFiles) -> Result<Configs, String> {
         let wrong = |flag: &str, path: &Path, problem: &str| format!("{flag} {}: {problem}", path.display());
         let chain = CertificateDer::pem_slice_iter(&self.cert).collect::<Result<Vec<_>, _>>();
         let chain = chain.map_err(|error| wrong("--edge-cert", &files.cert, &error.to_string()))?;
@@ -148,7 +162,14 @@ impl Held {
                 .with_single_cert(chain, key)?;
             config.alpn_protocols = [H2, HTTP11].map(<[u8]>::to_vec).into();
             config.ticketer = Ticketer::new()?;
-            Ok(config)
+            let mut tcp = config.clone();
+            tcp.alpn_protocols.clear();
+            // What was agreed on for requests is not taken up again for something else.
+            tcp.ticketer = Ticketer::new()?;
+            Ok(Configs {
+                http: Arc::new(config),
+                tcp: Arc::new(tcp),
+            })
         };
         made().map_err(|error: rustls::Error| {
             let key = files.key.display();
@@ -225,7 +246,7 @@ mod tests {
         write(&files.cert, &cert);
         write(&files.key, &key);
         let edge = EdgeTls::open(files.clone()).expect("they fit");
-        let in_use = || Arc::as_ptr(&edge.0.config.load_full());
+        let in_use = || Arc::as_ptr(&edge.0.configs.load_full());
         let first = in_use();
         edge.look();
         assert_eq!(in_use(), first, "nothing changed");
