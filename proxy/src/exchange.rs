@@ -47,8 +47,8 @@ pub(crate) struct Exchange {
     awaits: Option<SocketAddr>,
     out_of_time: Option<Pin<Box<Sleep>>>,
     cors: Option<Box<AnswerFields>>,
-    /// Held, not read: the app's own calls find the context for as long as the request is under way.
-    _open: Option<OpenContext>,
+    /// The app's own calls find the context for as long as the request is under way.
+    open: Option<OpenContext>,
 }
 
 /// What an attempt holds until its answer has ended.
@@ -78,7 +78,7 @@ impl Exchange {
             awaits: None,
             out_of_time: None,
             cors: None,
-            _open: open,
+            open,
         }
     }
 
@@ -192,6 +192,9 @@ impl Exchange {
         // It has no body, and what was kept of that is not needed any more.
         self.request = None;
         self.attempt = Some(attempt);
+        if let Some(open) = &mut self.open {
+            open.goes_on();
+        }
         let direction = self.record.as_ref().map(|record| record.direction);
         self.recorder.metrics().tunnel(direction.unwrap_or(Direction::Outbound))
     }

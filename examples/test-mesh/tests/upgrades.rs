@@ -449,6 +449,14 @@ spec:
     })
     .await;
     echoed(&mut tunnel, b"still").await;
+    // Nor does it end the calls that the app makes from within, with what came in the handshake.
+    let heads = app.heads();
+    let told = heads.first().expect("the handshake").lines();
+    let told = told.filter(|line| line.starts_with("traceparent: ") || line.starts_with("tracestate: "));
+    let told: String = told.map(|line| format!("{line}\r\n")).collect();
+    assert!(told.contains("traceparent: "), "{heads:?}");
+    let (_, answer, _) = ask(b.outbound(), &format!("GET / HTTP/1.1\r\nHost: a\r\n{told}\r\n")).await;
+    assert!(answer.starts_with("http/1.1 200 "), "{answer}");
     drop(tunnel);
     until("its place to be free", || async {
         let (_, answer, _) = ask(a.outbound(), &handshake()).await;
