@@ -217,6 +217,10 @@ async fn connect(
     };
     let service = identify_in_mesh(worker, exchange, call.deadline, authority.as_str()).await?;
     exchange.note(|record| record.service = Arc::clone(&service.label));
+    if service.tcp.is_some() {
+        let name = service.name.to_string();
+        return Err(ProxyError::CarriesTcp { name });
+    }
     let name = place(worker, authority.as_str()).ok_or(ProxyError::NotCarried("CONNECT to no service of the mesh"))?;
     Ok(Carried::Direct(tunnel::inside(name)))
 }
