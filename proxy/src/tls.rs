@@ -429,8 +429,8 @@ fn forwarded(own: &SpiffeId, peer: &SpiffeId) -> HeaderValue {
 pub(crate) enum Door {
     /// Those who have a certificate of the mesh; what the port carries.
     Mesh(Identity, Carries),
-    /// Everybody.
-    Edge(EdgeTls),
+    /// Everybody; what the port carries.
+    Edge(EdgeTls, Carries),
 }
 
 /// How a connection to an inbound port came.
@@ -493,8 +493,8 @@ async fn shake_hands(stream: TcpStream, door: &Door, drain: Drain) -> Result<Ent
             let drain = drain.until(peer.ends);
             Ok(Entered::Mutual(io, peer, drain))
         }
-        Door::Edge(edge) => {
-            let (io, session) = edge.accept(stream).await?;
+        Door::Edge(edge, carries) => {
+            let (io, session) = edge.accept(stream, *carries).await?;
             Ok(Entered::Outside(io, session, drain))
         }
     }

@@ -221,7 +221,7 @@ impl Worker {
     /// Who may come by TLS to an inbound port; `None`: it is not spoken there.
     pub(crate) fn door(&self, edge: Edge, carries: Carries) -> Option<Door> {
         match (edge, &self.edge_tls, &self.identity) {
-            (Edge::Yes, Some(edge), _) => Some(Door::Edge(edge.clone())),
+            (Edge::Yes, Some(edge), _) => Some(Door::Edge(edge.clone(), carries)),
             (Edge::Yes, None, Some(identity)) | (Edge::No, _, Some(identity)) => {
                 Some(Door::Mesh(identity.clone(), carries))
             }

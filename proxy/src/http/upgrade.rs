@@ -46,7 +46,9 @@ pub(crate) enum NotSwitched {
     #[error("it answers extended CONNECT with a success other than 200")]
     Success,
     /// RFC 9113 section 8.5: an HTTP/2 caller takes any 2xx for the begin of the tunnel.
-    #[error("it answers as if nothing had been asked to go on, with a success that an HTTP/2 caller would take for a yes")]
+    #[error(
+        "it answers as if nothing had been asked to go on, with a success that an HTTP/2 caller would take for a yes"
+    )]
     Ignored,
 }
 

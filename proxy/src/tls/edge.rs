@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
-use super::{H2, HANDSHAKE_TIMEOUT, HTTP11, Session, TlsError, provider, session};
+use super::{Carries, H2, HANDSHAKE_TIMEOUT, HTTP11, Session, TlsError, provider, session};
 use crate::config::EdgeTlsFiles;
 use crate::http::io::Io;
 use crate::identity::token::open_to_others;
@@ -27,8 +27,16 @@ pub(crate) struct EdgeTls(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     files: EdgeTlsFiles,
-    config: ArcSwap<ServerConfig>,
+    configs: ArcSwap<Configs>,
     seen: Mutex<Seen>,
+}
+
+/// One for each kind of port: with tickets of its own, so that no session goes from one to the other.
+#[derive(Debug)]
+struct Configs {
+    http: Arc<ServerConfig>,
+    /// Without ALPN: what is spoken is the app's, and what a client offers of it is passed over (RFC 7301 section 3.2).
+    tcp: Arc<ServerConfig>,
 }
 
 /// What the files held when they were looked at last.
@@ -62,13 +70,13 @@ impl EdgeTls {
     /// What is wrong with which of them.
     pub(crate) fn open(files: EdgeTlsFiles) -> Result<EdgeTls, String> {
         let held = Held::read(&files)?;
-        let config = held.config(&files)?;
+        let configs = held.configs(&files)?;
         if let Some(mode) = open_to_others(&files.key) {
             tracing::warn!(file = %files.key.display(), mode, "others can read the key of the edge");
         }
         Ok(EdgeTls(Arc::new(Shared {
             files,
-            config: ArcSwap::from_pointee(config),
+            configs: ArcSwap::from_pointee(configs),
             seen: Mutex::new(Seen { held, trouble: None }),
         })))
     }
@@ -83,16 +91,16 @@ impl EdgeTls {
     }
 
     fn look(&self) {
-        let Shared { files, config, seen } = &*self.0;
+        let Shared { files, configs, seen } = &*self.0;
         let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
         let read = Held::read(files);
         if read.as_ref().is_ok_and(|held| *held == seen.held) {
             seen.trouble = None;
             return;
         }
-        match read.and_then(|held| Ok((held.config(files)?, held))) {
+        match read.and_then(|held| Ok((held.configs(files)?, held))) {
             Ok((new, held)) => {
-                config.store(Arc::new(new));
+                configs.store(Arc::new(new));
                 *seen = Seen { held, trouble: None };
                 tracing::info!(file = %files.cert.display(), "the edge has another certificate");
             }
@@ -105,9 +113,16 @@ impl EdgeTls {
         }
     }
 
-    /// Shakes hands with whoever connected.
-    pub(super) async fn accept(&self, stream: TcpStream) -> Result<(Io, Session), TlsError> {
-        let accepting = TlsAcceptor::from(self.0.config.load_full()).accept(stream);
+    /// Shakes hands with whoever connected to a port that carries this.
+    pub(super) async fn accept(&self, stream: TcpStream, carries: Carries) -> Result<(Io, Session), TlsError> {
+        let config = {
+            let configs = self.0.configs.load();
+            match carries {
+                Carries::Http => Arc::clone(&configs.http),
+                Carries::Tcp => Arc::clone(&configs.tcp),
+            }
+        };
+        let accepting = TlsAcceptor::from(config).accept(stream);
         let stream = timeout(HANDSHAKE_TIMEOUT, accepting)
             .await
             .map_err(|_| TlsError::TimedOut(HANDSHAKE_TIMEOUT))?
@@ -128,7 +143,7 @@ impl Held {
         })
     }
 
-    fn config(&self, files: &EdgeTlsFiles) -> Result<ServerConfig, String> {
+    fn configs(&self, files: &EdgeTlsFiles) -> Result<Configs, String> {
         let wrong = |flag: &str, path: &Path, problem: &str| format!("{flag} {}: {problem}", path.display());
         let chain = CertificateDer::pem_slice_iter(&self.cert).collect::<Result<Vec<_>, _>>();
         let chain = chain.map_err(|error| wrong("--edge-cert", &files.cert, &error.to_string()))?;
@@ -141,16 +156,22 @@ impl Held {
             let problem = "holds no private key; a PEM block \"PRIVATE KEY\" is right";
             wrong("--edge-key", &files.key, problem)
         })?;
-        let made = || {
+        let made = |alpn: &[&[u8]]| -> Result<Arc<ServerConfig>, rustls::Error> {
             let mut config = ServerConfig::builder_with_provider(Arc::new(provider()))
                 .with_protocol_versions(&[&TLS13])?
                 .with_no_client_auth()
-                .with_single_cert(chain, key)?;
-            config.alpn_protocols = [H2, HTTP11].map(<[u8]>::to_vec).into();
+                .with_single_cert(chain.clone(), key.clone_key())?;
+            config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
             config.ticketer = Ticketer::new()?;
-            Ok(config)
+            Ok(Arc::new(config))
         };
-        made().map_err(|error: rustls::Error| {
+        let both = || {
+            Ok(Configs {
+                http: made(&[H2, HTTP11])?,
+                tcp: made(&[])?,
+            })
+        };
+        both().map_err(|error: rustls::Error| {
             let key = files.key.display();
             wrong(
                 "--edge-cert",
@@ -213,6 +234,53 @@ mod tests {
         }
     }
 
+    /// RFC 7301 section 3.2: a server that speaks HTTP's names alone would end a handshake that offers another.
+    #[tokio::test]
+    async fn a_port_of_tcp_leaves_its_protocol_to_the_app() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let files = EdgeTlsFiles {
+            cert: folder.path().join("cert.pem"),
+            key: folder.path().join("key.pem"),
+        };
+        let (cert, key) = made("portal.gov");
+        std::fs::write(&files.cert, &cert).expect("written");
+        std::fs::write(&files.key, &key).expect("written");
+        let edge = EdgeTls::open(files).expect("they fit");
+        let mut roots = rustls::RootCertStore::empty();
+        let root = CertificateDer::from_pem_slice(cert.as_bytes()).expect("a certificate");
+        roots.add(root).expect("a root");
+        let roots = Arc::new(roots);
+        for (carries, offers, expect) in [
+            (Carries::Http, "h2", Some(Some(b"h2".to_vec()))),
+            (Carries::Http, "postgresql", None),
+            (Carries::Tcp, "h2", Some(None)),
+            (Carries::Tcp, "postgresql", Some(None)),
+        ] {
+            let config = rustls::ClientConfig::builder_with_provider(Arc::new(provider()));
+            let config = config.with_protocol_versions(&[&TLS13]).expect("TLS 1.3");
+            let mut config = config.with_root_certificates(Arc::clone(&roots)).with_no_client_auth();
+            config.alpn_protocols = vec![offers.as_bytes().to_vec()];
+            let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+            let address = listener.local_addr().expect("an address");
+            let accepts = async {
+                let (stream, _) = listener.accept().await.expect("a connection");
+                edge.accept(stream, carries).await
+            };
+            let connects = async {
+                let stream = TcpStream::connect(address).await.expect("a connection");
+                let name = "portal.gov".try_into().expect("a name");
+                let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+                connector.connect(name, stream).await
+            };
+            let (accepted, connected) = tokio::join!(accepts, connects);
+            let agreed = connected
+                .ok()
+                .map(|stream| stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec));
+            assert_eq!(agreed, expect, "{carries:?}, {offers}");
+            assert_eq!(accepted.is_ok(), expect.is_some(), "{carries:?}, {offers}");
+        }
+    }
+
     #[test]
     fn a_certificate_is_taken_anew_when_it_fits_its_key() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -225,7 +293,7 @@ mod tests {
         write(&files.cert, &cert);
         write(&files.key, &key);
         let edge = EdgeTls::open(files.clone()).expect("they fit");
-        let in_use = || Arc::as_ptr(&edge.0.config.load_full());
+        let in_use = || Arc::as_ptr(&edge.0.configs.load_full());
         let first = in_use();
         edge.look();
         assert_eq!(in_use(), first, "nothing changed");
