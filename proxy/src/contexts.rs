@@ -113,6 +113,25 @@ fn strictest<'a>(entries: impl Iterator<Item = &'a Entry>) -> Option<Entry> {
     })
 }
 
+impl OpenContext {
+    /// The request was answered in time and goes on for as long as its two ends like: so may the calls that are made
+    /// for it from now on.
+    pub(crate) fn goes_on(&mut self) {
+        self.entry.deadline = Deadline::NONE;
+        let Entry { context, place, .. } = self.entry;
+        let lift = |entries: &mut Vec<Entry>| {
+            let own = entries.iter_mut().filter(|entry| entry.place.span_id == place.span_id);
+            own.for_each(|entry| entry.deadline = Deadline::NONE);
+        };
+        if let Some(mut entries) = self.contexts.by_id.get_mut(&context.id) {
+            lift(&mut entries);
+        }
+        if let Some(mut entries) = self.contexts.by_trace.get_mut(&place.trace_id) {
+            lift(&mut entries);
+        }
+    }
+}
+
 impl Drop for OpenContext {
     fn drop(&mut self) {
         let Place { trace_id, span_id, .. } = self.entry.place;
@@ -177,6 +196,25 @@ mod tests {
         drop(three);
         assert_eq!(found(11), Some(ContextId(1)));
         drop((one, two));
+        assert!(contexts.by_id.is_empty() && contexts.by_trace.is_empty());
+    }
+
+    #[test]
+    fn what_goes_on_has_no_deadline_for_its_calls_and_others_keep_theirs() {
+        let contexts = Arc::new(Contexts::default());
+        let soon = Deadline::at(Time::from_nanos(Duration::from_secs(1).as_nanos() as u64));
+        let mut tunnel = contexts.open(context(1), soon, spans(1, 11)).expect("room");
+        let request = contexts.open(context(1), soon, spans(2, 12)).expect("room");
+        tunnel.goes_on();
+        let deadline = |id, span| {
+            let found = contexts.find(id, Some(&parent(span)));
+            found.expect("it is open").deadline
+        };
+        for id in [Some(ContextId(1)), None] {
+            assert_eq!(deadline(id, 11), Deadline::NONE, "by {id:?}");
+            assert_eq!(deadline(id, 12), soon, "by {id:?}");
+        }
+        drop((tunnel, request));
         assert!(contexts.by_id.is_empty() && contexts.by_trace.is_empty());
     }
 

@@ -696,7 +696,8 @@ impl ProxyError {
                 "compare its certificate with validation of the BackendTLSPolicy (`weirctl describe backendtlspolicy`)"
             }
             ProxyError::TlsClosed { .. } => {
-                "give the policy what it lacks; its status says the same (`weirctl describe backendtlspolicy`)"
+                "give the policy what it lacks; its status says the same (`weirctl describe backendtlspolicy`). What \
+                 this proxy's system lacks is looked for again when its configuration changes or it starts"
             }
             ProxyError::Tls { .. } => "look at the certificates of both (`weirctl proxy config`), and at both clocks",
             ProxyError::CleartextRefused { .. } => {

@@ -47,8 +47,8 @@ pub(crate) struct Exchange {
     awaits: Option<SocketAddr>,
     out_of_time: Option<Pin<Box<Sleep>>>,
     cors: Option<Box<AnswerFields>>,
-    /// Held, not read: the app's own calls find the context for as long as the request is under way.
-    _open: Option<OpenContext>,
+    /// The app's own calls find the context for as long as the request is under way.
+    open: Option<OpenContext>,
 }
 
 /// What an attempt holds until its answer has ended.
@@ -78,7 +78,7 @@ impl Exchange {
             awaits: None,
             out_of_time: None,
             cors: None,
-            _open: open,
+            open,
         }
     }
 
@@ -192,32 +192,21 @@ impl Exchange {
         // It has no body, and what was kept of that is not needed any more.
         self.request = None;
         self.attempt = Some(attempt);
+        if let Some(open) = &mut self.open {
+            open.goes_on();
+        }
         let direction = self.record.as_ref().map(|record| record.direction);
         self.recorder.metrics().tunnel(direction.unwrap_or(Direction::Outbound))
     }
 
     /// The bytes both ways have ended; `idle` is how long they might have rested.
     pub(crate) fn relayed(mut self: Box<Self>, relayed: Relayed, idle: Duration) {
-        let (outcome, seen, flag, error) = match relayed.end {
-            RelayEnd::Finished => (Outcome::Success, None, ResponseFlag::None, None),
-            RelayEnd::DownstreamLost(error) => {
-                let error = format!("the downstream broke off: {error}");
-                (Outcome::Abandoned, None, ResponseFlag::DownstreamReset, Some(error))
-            }
-            RelayEnd::UpstreamLost(error) => {
-                let error = format!("the upstream broke off: {error}");
-                let seen = Some(Seen::NoAnswer);
-                (Outcome::Failure, seen, ResponseFlag::UpstreamReset, Some(error))
-            }
-            RelayEnd::Idle => {
-                let error = format!("nothing crossed it for {idle:?}");
-                (Outcome::Abandoned, None, ResponseFlag::RequestTimeout, Some(error))
-            }
-            RelayEnd::Drained => {
-                let error = "the proxy stops, and the time for its drain is over".to_owned();
-                (Outcome::Abandoned, None, ResponseFlag::Draining, Some(error))
-            }
-        };
+        let RelayVerdict {
+            outcome,
+            seen,
+            flag,
+            error,
+        } = RelayVerdict::of(relayed.end, idle);
         self.end_attempt(outcome, seen);
         self.note(|record| {
             record.request_bytes = relayed.from_downstream;
@@ -383,6 +372,49 @@ fn seen(status: u16, grpc_status: Option<u32>) -> Seen {
     }
 }
 
+/// What the end of bytes both ways says.
+#[derive(Debug, PartialEq)]
+struct RelayVerdict {
+    outcome: Outcome,
+    /// Of the endpoint; `None`: nothing.
+    seen: Option<Seen>,
+    flag: ResponseFlag,
+    /// What went wrong, where something did.
+    error: Option<String>,
+}
+
+impl RelayVerdict {
+    /// `idle` is how long the bytes might have rested.
+    fn of(end: RelayEnd, idle: Duration) -> RelayVerdict {
+        let (outcome, seen, flag, error) = match end {
+            RelayEnd::Finished => (Outcome::Success, None, ResponseFlag::None, None),
+            RelayEnd::DownstreamLost(error) => {
+                let error = format!("the downstream broke off: {error}");
+                (Outcome::Abandoned, None, ResponseFlag::DownstreamReset, Some(error))
+            }
+            RelayEnd::UpstreamLost(error) => {
+                let error = format!("the upstream broke off: {error}");
+                let seen = Some(Seen::NoAnswer);
+                (Outcome::Failure, seen, ResponseFlag::UpstreamReset, Some(error))
+            }
+            RelayEnd::Idle => {
+                let error = format!("nothing crossed it for {idle:?}");
+                (Outcome::Abandoned, None, ResponseFlag::IdleTimeout, Some(error))
+            }
+            RelayEnd::Drained => {
+                let error = "the proxy stops, and the time for its drain is over".to_owned();
+                (Outcome::Abandoned, None, ResponseFlag::Draining, Some(error))
+            }
+        };
+        RelayVerdict {
+            outcome,
+            seen,
+            flag,
+            error,
+        }
+    }
+}
+
 /// A request on its way at an endpoint: counted in the endpoint's load until dropped. What became of it is told once,
 /// as soon as it is known: a stream may go on for hours.
 pub(crate) struct InFlight {
@@ -473,6 +505,40 @@ impl Drop for InFlight {
             Latency::Measured(latency) => load.end(Some(latency), self.clock.now(), decay),
             Latency::Failed => load.end(None, self.clock.now(), decay),
             Latency::Open => load.abandon(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_tunnel_says_whose_it_is() {
+        let reset = || io::Error::from(io::ErrorKind::ConnectionReset);
+        for (end, outcome, seen, flag) in [
+            (RelayEnd::Finished, Outcome::Success, None, ResponseFlag::None),
+            (RelayEnd::Idle, Outcome::Abandoned, None, ResponseFlag::IdleTimeout),
+            (RelayEnd::Drained, Outcome::Abandoned, None, ResponseFlag::Draining),
+            (
+                RelayEnd::DownstreamLost(reset()),
+                Outcome::Abandoned,
+                None,
+                ResponseFlag::DownstreamReset,
+            ),
+            (
+                RelayEnd::UpstreamLost(reset()),
+                Outcome::Failure,
+                Some(Seen::NoAnswer),
+                ResponseFlag::UpstreamReset,
+            ),
+        ] {
+            let verdict = RelayVerdict::of(end, Duration::from_secs(3600));
+            let error = verdict.error.is_some();
+            assert_eq!((verdict.outcome, verdict.seen, verdict.flag), (outcome, seen, flag));
+            assert_eq!(error, flag != ResponseFlag::None, "{flag:?}");
         }
     }
 }

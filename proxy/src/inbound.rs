@@ -93,7 +93,7 @@ pub(crate) async fn serve(
     request: Request<DownstreamBody>,
 ) -> Response<ResponseBody> {
     let (parts, body) = request.into_parts();
-    let grpc = Grpc::of(&parts.headers);
+    let grpc = Grpc::of(&parts.method, &parts.headers);
     let caller = Caller::of(worker, app, &downstream);
     let check = Asks::of(&parts, &body).filter(|_| caller == Caller::Sidecar);
     let path = parts.uri.path();

@@ -152,7 +152,7 @@ async fn exchange(
         security: &endpoint.security,
         reuse: Reuse::Allowed,
     };
-    let grpc = Grpc::of(request.headers());
+    let grpc = Grpc::of(request.method(), request.headers());
     let sent = attempt::send(&worker.upstreams, &target, &cluster.label, None, || request).await;
     let (mut response, lease) = sent.map_err(|failed| {
         // A copy that was given up fails as if its sender had left.

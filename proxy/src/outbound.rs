@@ -46,6 +46,9 @@ use crate::worker::Worker;
 /// busy control plane, but less than what a person waits for a page.
 pub(crate) const CONFIG_WAIT: Duration = Duration::from_secs(5);
 
+/// A success to an extended CONNECT says that it is connected (RFC 9113 section 8.5), and to us it is not.
+const NO_TUNNEL_HERE: ProxyError = ProxyError::NotCarried("an extended CONNECT where a route answers with a success");
+
 /// Carries one request; `inside`: it came within a CONNECT to that service.
 ///
 /// # Cancel safety
@@ -57,7 +60,7 @@ pub(crate) async fn serve(
     request: Request<DownstreamBody>,
 ) -> Response<ResponseBody> {
     let (parts, body) = request.into_parts();
-    let grpc = Grpc::of(&parts.headers);
+    let grpc = Grpc::of(&parts.method, &parts.headers);
     let (call, told) = calls::outbound(worker, &parts.headers, parts.uri.path());
     let record = calls::record(
         Direction::Outbound,
@@ -74,6 +77,7 @@ pub(crate) async fn serve(
         grpc,
         None,
     ));
+    let extended = parts.method == Method::CONNECT && parts.version == Version::HTTP_2;
     let carried = if parts.method == Method::CONNECT && parts.version < Version::HTTP_2 {
         Box::pin(connect(worker, &mut exchange, &call, parts, inside)).await
     } else {
@@ -86,6 +90,11 @@ pub(crate) async fn serve(
         }
     };
     let cors = exchange.says();
+    let carried = match carried {
+        Ok(Carried::Direct(response)) if extended && response.status().is_success() => Err(NO_TUNNEL_HERE),
+        Err(error) if extended && error.status().is_success() => Err(NO_TUNNEL_HERE),
+        carried => carried,
+    };
     let mut response = match carried {
         Ok(Carried::Upstream {
             response,
@@ -208,6 +217,10 @@ async fn connect(
     };
     let service = identify_in_mesh(worker, exchange, call.deadline, authority.as_str()).await?;
     exchange.note(|record| record.service = Arc::clone(&service.label));
+    if service.tcp.is_some() {
+        let name = service.name.to_string();
+        return Err(ProxyError::CarriesTcp { name });
+    }
     let name = place(worker, authority.as_str()).ok_or(ProxyError::NotCarried("CONNECT to no service of the mesh"))?;
     Ok(Carried::Direct(tunnel::inside(name)))
 }

@@ -11,6 +11,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::Command;
+use weir_policy::model::AppProtocol;
 use weir_test_mesh::{Answer, Member, PATIENCE, Protocol, Script, TestMesh, call, finish, until};
 
 async fn mesh() -> (TestMesh, Member, Member) {
@@ -158,7 +159,8 @@ async fn http2_is_spoken_within_as_well() {
 /// RFC 9110 section 9.3.6, RFC 9112 section 3.2.3.
 #[tokio::test]
 async fn a_connect_that_can_not_be_read_in_one_way_is_refused() {
-    let (_mesh, a, b) = mesh().await;
+    let (mesh, a, b) = mesh().await;
+    mesh.plain_service("tcp", AppProtocol::Tcp, &[]).await;
     for (request, status) in [
         ("CONNECT b HTTP/1.1\r\nHost: b\r\n\r\n", 400),
         ("CONNECT http://b/ HTTP/1.1\r\nHost: b\r\n\r\n", 400),
@@ -176,6 +178,8 @@ async fn a_connect_that_can_not_be_read_in_one_way_is_refused() {
         ("CONNECT example.com:443 HTTP/1.1\r\nHost: example.com\r\n\r\n", 502),
         ("CONNECT 127.0.0.1:80 HTTP/1.1\r\nHost: b\r\n\r\n", 502),
         ("CONNECT b:81 HTTP/1.1\r\nHost: b\r\n\r\n", 502),
+        // What is within would be refused: it is requests, and that is for TCP.
+        ("CONNECT tcp:80 HTTP/1.1\r\nHost: tcp:80\r\n\r\n", 501),
     ] {
         let answer = refused(a.outbound(), request).await;
         assert!(

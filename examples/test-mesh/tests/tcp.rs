@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use weir_policy::model::AppProtocol;
 use weir_proxy::Drained;
 use weir_proxy::config::{ProxyConfig, TcpListen};
-use weir_test_mesh::{ClosedPort, Member, MemberSettings, Script, ScriptedApp, TestMesh, until};
+use weir_test_mesh::{ClosedPort, Member, MemberSettings, Script, ScriptedApp, TestMesh, until, until_within};
 
 /// Sends back what comes, and ends when that ends.
 fn echo() -> Script {
@@ -260,6 +260,27 @@ async fn an_endpoint_that_refuses_costs_no_connection() {
             .all(|line| line["weir.endpoint"] == live.address().to_string()),
         "{lines:?}"
     );
+}
+
+/// A sidecar takes connections whose app doesn't: one that is cut off so is the last.
+#[tokio::test]
+async fn an_app_that_refuses_is_looked_at_at_once() {
+    let mesh = TestMesh::start().await;
+    let mut b = mesh.service_with("b", echo(), tcp()).await;
+    let a = mesh.service_with("a", Script::answer(200, ""), reaches(&["b"])).await;
+    let mut stream = connect(&a).await;
+    stream.write_all(b"x").await.expect("written");
+    stream.shutdown().await.expect("ended");
+    assert_eq!(end(&mut stream).await.as_deref(), Ok(&b"x"[..]));
+    b.close_app().await;
+    assert_eq!(end(&mut connect(&a).await).await, Err(io::ErrorKind::ConnectionReset));
+    // Without that it is looked at every five seconds.
+    until_within(Duration::from_secs(3), "the endpoint to be gone", || async {
+        let _ = end(&mut connect(&a).await).await;
+        let gone = a.metric("weir_tcp_ended_total", &["flag=\"no_endpoint\""]).await;
+        (gone > 0.0).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

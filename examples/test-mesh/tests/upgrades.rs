@@ -449,6 +449,14 @@ spec:
     })
     .await;
     echoed(&mut tunnel, b"still").await;
+    // Nor does it end the calls that the app makes from within, with what came in the handshake.
+    let heads = app.heads();
+    let told = heads.first().expect("the handshake").lines();
+    let told = told.filter(|line| line.starts_with("traceparent: ") || line.starts_with("tracestate: "));
+    let told: String = told.map(|line| format!("{line}\r\n")).collect();
+    assert!(told.contains("traceparent: "), "{heads:?}");
+    let (_, answer, _) = ask(b.outbound(), &format!("GET / HTTP/1.1\r\nHost: a\r\n{told}\r\n")).await;
+    assert!(answer.starts_with("http/1.1 200 "), "{answer}");
     drop(tunnel);
     until("its place to be free", || async {
         let (_, answer, _) = ask(a.outbound(), &handshake()).await;
@@ -553,6 +561,42 @@ async fn an_http2_caller_opens_a_websocket_of_an_http1_app() {
             "{head}"
         );
     }
+}
+
+/// RFC 9113 section 8.5: by HTTP/2 any success says that the tunnel is open.
+#[tokio::test]
+async fn an_app_that_ignores_the_upgrade_is_no_open_tunnel_to_an_http2_caller() {
+    let mesh = TestMesh::start().await;
+    let b = mesh.service("b", Script::answer(200, "a page")).await;
+    let a = mesh.service("a", Script::answer(200, "")).await;
+    for to in [a.outbound(), b.inbound()] {
+        let (answer, _sends) = extended_connect(to, "websocket").await;
+        assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
+        let why = answer.headers()["proxy-status"].to_str().expect("text");
+        assert!(why.contains("error=http_upgrade_failed"), "{why}");
+    }
+    // By HTTP/1.1 it is the page.
+    let (_, answer, _) = ask(a.outbound(), &handshake()).await;
+    assert!(answer.starts_with("http/1.1 200 "), "{answer}");
+    // What is refused by a sidecar is refused as well, also where the caller calls itself one of gRPC.
+    let stream = TcpStream::connect(a.outbound()).await.expect("a connection");
+    let (sender, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
+    tokio::spawn(connection);
+    let mut sender = within(sender.ready()).await.expect("it is open");
+    until("SETTINGS_ENABLE_CONNECT_PROTOCOL", || async {
+        sender.is_extended_connect_protocol_enabled().then_some(())
+    })
+    .await;
+    let request = Request::builder()
+        .method(Method::CONNECT)
+        .uri("http://nobody/chat")
+        .header("content-type", "application/grpc")
+        .extension(h2::ext::Protocol::from("websocket"));
+    let (answer, _sends) = sender
+        .send_request(request.body(()).expect("a request"), false)
+        .expect("sent");
+    let answer = within(answer).await.expect("an answer");
+    assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
 }
 
 /// A head as it came, and what came with it.

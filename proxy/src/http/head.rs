@@ -22,10 +22,11 @@ pub(crate) enum Grpc {
 }
 
 impl Grpc {
-    /// By the content type (gRPC, PROTOCOL-HTTP2.md: it begins with `application/grpc`).
-    pub(crate) fn of(headers: &HeaderMap) -> Grpc {
+    /// By the content type (gRPC, PROTOCOL-HTTP2.md: it begins with `application/grpc`). A CONNECT is none, whatever it
+    /// says: refusals of gRPC have status 200, by which it would take itself to be connected.
+    pub(crate) fn of(method: &Method, headers: &HeaderMap) -> Grpc {
         match headers.get(header::CONTENT_TYPE) {
-            Some(value) if value.as_bytes().starts_with(b"application/grpc") => Grpc::Yes,
+            Some(value) if *method != Method::CONNECT && value.as_bytes().starts_with(b"application/grpc") => Grpc::Yes,
             _ => Grpc::No,
         }
     }

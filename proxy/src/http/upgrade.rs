@@ -45,6 +45,11 @@ pub(crate) enum NotSwitched {
     /// RFC 9113 section 8.5 takes any 2xx; hyper goes on after 200 alone.
     #[error("it answers extended CONNECT with a success other than 200")]
     Success,
+    /// RFC 9113 section 8.5: an HTTP/2 caller takes any 2xx for the begin of the tunnel.
+    #[error(
+        "it answers as if nothing had been asked to go on, with a success that an HTTP/2 caller would take for a yes"
+    )]
+    Ignored,
 }
 
 /// An upgrade that can't be asked for at an upstream.
@@ -177,7 +182,7 @@ impl Upgrade {
     /// What an answer goes on with; `None`: it is an ordinary answer, which refuses.
     ///
     /// # Errors
-    /// When it goes on with what was not asked for.
+    /// When it goes on with what was not asked for, or does not and would look to the downstream as if it did.
     pub(crate) fn switched<B>(&self, wire: Wire, answer: &Response<B>) -> Result<Option<HeaderValue>, NotSwitched> {
         match (wire, answer.status()) {
             (Wire::Http1, StatusCode::SWITCHING_PROTOCOLS) => {
@@ -192,6 +197,7 @@ impl Upgrade {
             }
             (Wire::Http2, StatusCode::OK) => Ok(Some(HeaderValue::from_static(WEBSOCKET))),
             (Wire::Http2, status) if status.is_success() => Err(NotSwitched::Success),
+            (Wire::Http1, status) if self.asked_by == Wire::Http2 && status.is_success() => Err(NotSwitched::Ignored),
             (Wire::Http1 | Wire::Http2, _) => Ok(None),
         }
     }
@@ -474,6 +480,13 @@ mod tests {
         switches(&asked, Wire::Http1, 101, &[upgrade], Err(NotSwitched::Accept));
         let other = [upgrade, ("sec-websocket-accept", KEY)];
         switches(&asked, Wire::Http1, 101, &other, Err(NotSwitched::Accept));
+        // An app that knows no upgrade answers as always; an HTTP/2 caller would take that for the tunnel's begin.
+        for ignores in [200, 204, 206] {
+            switches(&asked, Wire::Http1, ignores, &[], Err(NotSwitched::Ignored));
+        }
+        for refuses in [301, 403, 426, 500] {
+            switches(&asked, Wire::Http1, refuses, &[], Ok(None));
+        }
         let mut answer = Response::builder()
             .status(101)
             .header("sec-websocket-accept", ACCEPT)

@@ -63,7 +63,7 @@ pub(crate) async fn serve(
         Err(error) => return connection.refuse(&io, &error),
     };
     connection.record.endpoint = Some(app.address);
-    let upstream = match connect(app).await {
+    let upstream = match connect(worker, app).await {
         Ok(upstream) => upstream,
         Err(error) => {
             connection.attempt_failed(app.address);
@@ -125,7 +125,7 @@ async fn enter(
 /// Says whether the app takes connections, by how this one ends.
 async fn answer_check(worker: &Worker, app: &InboundApp, mut io: Io) {
     let connected = match app.checks.admit_connection() {
-        Ok(_permit) => connect(app).await.is_ok(),
+        Ok(_permit) => connect(worker, app).await.is_ok(),
         Err(_) => false,
     };
     let found = if connected { Found::Passed } else { Found::Failed };
@@ -136,7 +136,16 @@ async fn answer_check(worker: &Worker, app: &InboundApp, mut io: Io) {
     }
 }
 
-async fn connect(app: &InboundApp) -> Result<Io, ProxyError> {
+/// A connection to the app. One that it does not take has its port checked at once, so that callers hear of it.
+async fn connect(worker: &Worker, app: &InboundApp) -> Result<Io, ProxyError> {
+    let connected = open(app).await;
+    if connected.is_err() {
+        worker.health.refused(app.port);
+    }
+    connected
+}
+
+async fn open(app: &InboundApp) -> Result<Io, ProxyError> {
     let endpoint = app.address;
     let failed = |source| ProxyError::Connect { endpoint, source };
     let stream = match timeout(CONNECT_TIMEOUT, TcpStream::connect(endpoint)).await {

@@ -104,8 +104,18 @@ async fn open(worker: &Worker, service: &TcpService, connection: &mut Connection
     let slot = breaker.admit_connection().map_err(refused)?;
     let _pending = breaker.admit_pending().map_err(refused)?;
     let mut tried: Vec<SocketAddr> = Vec::with_capacity(ATTEMPTS_MAX);
+    let mut last = None;
     loop {
-        let endpoint = choose(worker, &cluster, &tried).ok_or_else(|| cluster.no_endpoint())?;
+        let Some(endpoint) = choose(worker, &cluster, &tried) else {
+            // Those that were tried may be out of use by now: how they failed says more than that none is left.
+            return Err(match last {
+                Some(error) => {
+                    permit.finish(Outcome::Failure, worker.clock.now());
+                    error
+                }
+                None => cluster.no_endpoint(),
+            });
+        };
         let mut in_flight = InFlight::begin(&cluster, endpoint, worker.clock);
         connection.record.endpoint = Some(endpoint.address);
         connection.record.peer_workload.clone_from(&endpoint.workload);
@@ -134,6 +144,7 @@ async fn open(worker: &Worker, service: &TcpService, connection: &mut Connection
                     permit.finish(Outcome::Failure, worker.clock.now());
                     return Err(error);
                 }
+                last = Some(error);
             }
         }
     }

@@ -51,9 +51,11 @@ impl BackendTls {
         }
     }
 
-    /// Whether it is what this says.
+    /// Whether it is what this says, and need not be made anew. What failed is tried again: the system may have got the
+    /// certificates that it lacked.
     pub(crate) fn is(&self, config: &backend_tls::BackendTls, wire: Option<Wire>) -> bool {
-        self.wire == wire && self.config == *config
+        let may_get_better = self.client.is_err() && matches!(config, backend_tls::BackendTls::Verified(_));
+        self.wire == wire && self.config == *config && !may_get_better
     }
 }
 
@@ -262,3 +264,29 @@ impl OtherNames {
 
 /// Of a certificate's names in an error.
 const NAMES_MAX: usize = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_failed_is_made_anew_and_what_is_closed_or_works_is_not() {
+        let verified = backend_tls::BackendTls::Verified(Validation {
+            hostname: "bank.gov".to_owned(),
+            authorities: Authorities::Given(Vec::new()),
+            subject_alt_names: Vec::new(),
+        });
+        let works = BackendTls::new(&verified, Some(Wire::Http1));
+        assert!(works.client.is_ok() && works.is(&verified, Some(Wire::Http1)));
+        assert!(!works.is(&verified, None), "something else is spoken within");
+        let failed = BackendTls {
+            client: Err("no certificates".into()),
+            ..works
+        };
+        assert!(!failed.is(&verified, Some(Wire::Http1)));
+        let closed = backend_tls::BackendTls::Closed {
+            why: "it names none".to_owned(),
+        };
+        assert!(BackendTls::new(&closed, None).is(&closed, None));
+    }
+}
