@@ -254,14 +254,14 @@ async fn openssl_is_refused_by_alert() {
     let no_group = |own: &Svid, group: &str| [own.shown(), options("-groups"), options(group)].concat();
     let old = [own.shown(), options("-tls1_2")].concat();
     for (what, to, more, alert) in [
-        // Descriptions of RFC 8446 section 6. The roots of both authorities have one name: the signature is wrong then.
+        // Descriptions of RFC 8446 section 6. Each root has a name of its own.
         ("no certificate", sidecar, no_certificate, "116"),
-        ("another root of the same name", sidecar, namesake.shown(), "51"),
+        ("another root of the same domain", sidecar, namesake.shown(), "48"),
         ("another root", sidecar, other.shown(), "48"),
         ("TLS 1.2", sidecar, old.clone(), "70"),
         ("P-521", sidecar, no_group(&own, "P-521"), "40"),
         ("X448", sidecar, no_group(&own, "X448"), "40"),
-        ("another root of the same name", control, namesake.shown(), "51"),
+        ("another root of the same domain", control, namesake.shown(), "48"),
         ("another root", control, other.shown(), "48"),
         ("TLS 1.2", control, old, "70"),
         ("P-521", control, no_group(&own, "P-521"), "40"),
