@@ -1158,6 +1158,6 @@ mod tests {
             json!({"appPort": 8080, "protocol": "http", "inbound": "0.0.0.0:15006", "edge": true})
         );
         assert_eq!(dump["drainTimeoutMs"], 30_000);
-        assert_eq!(dump.as_object().map(serde_json::Map::len), Some(22));
+        assert_eq!(dump.as_object().map(serde_json::Map::len), Some(23));
     }
 }

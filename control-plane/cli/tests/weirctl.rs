@@ -206,7 +206,7 @@ fn wrong_usage_is_2_and_sends_nothing() {
     for (args, problem) in [
         (&[][..], "Usage:"),
         (&["get"], "<KIND>"),
-        (&["get", "pods"], "known are namespaces, meshconfigs, services"),
+        (&["get", "pods"], "known are namespaces, meshconfigs, configmaps"),
         (&["get", "svc", "A"], "is no name"),
         (&["get", "svc", "../ns"], "is no name"),
         (&["get", "svc", "-n", "a/b"], "is no namespace"),

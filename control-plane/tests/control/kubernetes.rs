@@ -31,7 +31,7 @@ async fn every_kind_is_discovered_in_both_forms_alike() {
         .iter()
         .filter_map(|group| group["name"].as_str())
         .collect();
-    assert_eq!(named, ["weir.dev", "discovery.k8s.io", "gateway.networking.k8s.io"]);
+    assert_eq!(named, ["weir.dev", "gateway.networking.k8s.io", "discovery.k8s.io"]);
     let group = client.get("/apis/weir.dev/").await.expect(200);
     assert_eq!(group["preferredVersion"]["groupVersion"], "weir.dev/v1");
     let core = client.get_as("/api", AGGREGATED).await.expect(200);

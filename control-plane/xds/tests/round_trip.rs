@@ -198,7 +198,8 @@ fn host_match() -> impl Strategy<Value = HostMatch> {
 }
 
 fn dns_name() -> impl Strategy<Value = String> {
-    "[a-z0-9_-]{1,8}(\\.[a-z0-9_-]{1,8}){0,3}"
+    // No part begins or ends with a hyphen, and the last is no number.
+    "([a-z0-9_]([a-z0-9_-]{0,6}[a-z0-9_])?\\.){0,3}[a-z]([a-z0-9_-]{0,6}[a-z0-9_])?"
 }
 
 /// Routes; the name is given by who collects them.

@@ -11,6 +11,7 @@ const RULES: &[(&str, &str)] = &[
     ("is there already", "once"),
     ("is there already", "twice"),
     ("is no name", "its name is a DNS label"),
+    ("ends in a number", "its last part is no number"),
     ("is not the mesh's", "named `mesh`"),
     ("is in no namespace", "a kind of the whole cluster has none"),
     ("stands under a key that is no label's", "keys"),
