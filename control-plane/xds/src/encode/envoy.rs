@@ -183,8 +183,8 @@ pub fn outbound_routes<'a>(services: impl Iterator<Item = &'a Hosts>) -> Any {
 /// A cluster. Peak EWMA goes as least request: two drawn at random, the one with fewer requests taken.
 ///
 /// # Errors
-/// When it carries TCP: an Envoy is told of it by routes alone, and would speak HTTP to it. As it is none, that share of a
-/// route's requests is answered by Envoy.
+/// When it carries TCP: an Envoy is told of it by routes alone, and would speak HTTP to it. As it is none, that share
+/// of a route's requests is answered by Envoy.
 pub fn cluster(cluster: &model::Cluster) -> Result<Sent, NotSent> {
     if cluster.protocol == model::AppProtocol::Tcp {
         return Err(NotSent {
