@@ -1,25 +1,15 @@
 //! The measurement of handshakes runs: with few of them, it gives a row for each way to begin a connection.
 
-use std::process::{Command, Stdio};
+#[path = "support/built.rs"]
+mod built;
+
+use std::process::Command;
+
+use built::built;
 
 #[test]
 fn each_beginning_gives_a_row() {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
-    let mut build = Command::new(cargo);
-    build.args([
-        "build",
-        "--manifest-path",
-        manifest,
-        "-p",
-        "weir-proxy",
-        "-p",
-        "weir-control",
-    ]);
-    if !cfg!(debug_assertions) {
-        build.arg("--release");
-    }
-    assert!(build.stdin(Stdio::null()).status().expect("cargo starts").success());
+    built(&["weir-proxy", "weir-control"]);
     let output = Command::new(env!("CARGO_BIN_EXE_handshake"))
         .args(["--rounds", "1", "--connections", "16", "--idle", "10", "--markdown"])
         .output()

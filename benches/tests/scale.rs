@@ -1,17 +1,15 @@
 //! The measurement of many proxies runs: with few of them, it says what each costs.
 
-use std::process::{Command, Stdio};
+#[path = "support/built.rs"]
+mod built;
+
+use std::process::Command;
+
+use built::built;
 
 #[test]
 fn each_measurement_is_said() {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
-    let mut build = Command::new(cargo);
-    build.args(["build", "--manifest-path", manifest, "-p", "weir-control"]);
-    if !cfg!(debug_assertions) {
-        build.arg("--release");
-    }
-    assert!(build.stdin(Stdio::null()).status().expect("cargo starts").success());
+    built(&["weir-control"]);
     let output = Command::new(env!("CARGO_BIN_EXE_scale"))
         .args(["--proxies", "100", "--services", "50", "--uses", "5", "--changes", "5"])
         .output()

@@ -134,7 +134,8 @@ struct Identity {
     #[arg(long, value_name = "FILE", env = "WEIR_CA_KEY", requires = "ca_cert")]
     ca_key: Option<PathBuf>,
 
-    /// The roots above --ca-cert that workloads are to trust, PEM.
+    /// The roots that workloads are to trust, PEM: one above --ca-cert, and while the root is changed the other one as
+    /// well.
     #[arg(long, value_name = "FILE", env = "WEIR_CA_ROOTS", requires = "ca_cert")]
     ca_roots: Option<PathBuf>,
 }

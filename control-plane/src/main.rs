@@ -4,6 +4,7 @@ mod cli;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
@@ -33,7 +34,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("can't start the runtime")?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         // Before anything runs: a signal that comes while starting is not lost.
         let mut terminate = signal(SignalKind::terminate()).context("can't listen for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for SIGINT")?;
@@ -51,7 +52,10 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
             None => Ok(()),
             Some(ended) => Err(ended.into()),
         }
-    })
+    });
+    // A file whose mount hangs is read by a thread that nobody can end.
+    runtime.shutdown_timeout(THREADS_END_WITHIN);
+    ended
 }
 
 /// One line for whoever waits for it: a script, a test, a person.
@@ -83,3 +87,5 @@ fn log_to_stderr(cli: &Cli) -> anyhow::Result<()> {
 
 /// The control plane works little and waits much; the store has a thread of its own.
 const WORKERS: usize = 2;
+/// All that is to end in order has by then.
+const THREADS_END_WITHIN: Duration = Duration::from_secs(1);

@@ -510,6 +510,18 @@ fn what_kubectl_makes_itself_is_taken() {
         kubectl.done(&["get", "svc", "portal", "-n", "citizen", "-o", port]),
         "80-8080 80 8080 portal"
     );
+    let literal = "--from-literal=ca.crt=a text";
+    kubectl.done(&["create", "configmap", "roots", literal, "-n", "citizen"]);
+    let held = [
+        "get",
+        "configmap",
+        "roots",
+        "-n",
+        "citizen",
+        "-o",
+        "jsonpath={.data.ca\\.crt}",
+    ];
+    assert_eq!(kubectl.done(&held), "a text");
     let seen = kubectl.refused(&["create", "namespace", "citizen"]);
     holds(&seen, &["AlreadyExists"]);
     let dry = kubectl.done(&["create", "namespace", "other", "--dry-run=server", "-o", "name"]);

@@ -26,7 +26,8 @@ pub struct Args {
     #[arg(long, value_name = "FILE", env = "WEIR_TOKEN_FILE", hide_env_values = true)]
     pub token_file: Option<String>,
 
-    /// Roots (PEM) by which the control plane is known, instead of those that the join token names
+    /// Roots (PEM) by which the control plane is known, instead of those that the join token names,
+    /// until it has told of its own
     #[arg(long, value_name = "FILE", env = "WEIR_CA_FILE", hide_env_values = true)]
     pub ca_file: Option<String>,
 
@@ -153,8 +154,8 @@ pub struct Args {
     )]
     pub workers: String,
 
-    /// How long a drain waits for requests under way (500ms, 30s, 2m). 30s by default, as Kubernetes waits before it
-    /// kills
+    /// How long a drain waits for requests, tunnels and TCP connections under way (500ms, 30s, 2m). 30s by default, as
+    /// Kubernetes waits before it kills
     #[arg(
         long,
         value_name = "DURATION",
@@ -179,8 +180,8 @@ pub struct Args {
     )]
     pub trace_sampling: String,
 
-    /// Where a JSON line for each request goes: off, stdout, or a file's path. For which requests, a TelemetryPolicy
-    /// may say. The proxy's own events go to stderr
+    /// Where a JSON line for each request and each TCP connection goes: off, stdout, or a file's path. For which
+    /// requests, a TelemetryPolicy may say. The proxy's own events go to stderr
     #[arg(
         long,
         value_name = "off|stdout|FILE",

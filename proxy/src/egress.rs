@@ -19,7 +19,6 @@ use weir_policy::split::Split;
 use weir_policy::time::Time;
 use weir_policy::trace::{self, TRACESTATE_HEADER};
 
-use crate::config::OutboundAddr;
 use crate::error::ProxyError;
 use crate::http::head::{FORWARDED_CLIENT_CERT, strip_own};
 use crate::http::upstream::Wire;
@@ -107,31 +106,13 @@ impl Closed {
 impl Exit {
     /// For the proxy of this workload that listens there.
     pub(crate) fn new(dns: Dns, workload: &WorkloadName, addresses: &Addresses) -> Exit {
-        let Addresses {
-            outbound,
-            listens,
-            inbound,
-            admin,
-            metrics,
-            health,
-        } = addresses;
-        let outbound = match outbound {
-            OutboundAddr::Tcp(address) => Some(address),
-            OutboundAddr::Unix(_) => None,
-        };
-        let inbound = inbound.iter().map(|(_, address)| address);
-        let own = [admin, metrics, health]
-            .into_iter()
-            .chain(outbound)
-            .chain(inbound)
-            .chain(listens);
         let label: Arc<str> = Arc::from(LABEL);
         let config = |protocol| Arc::new(cluster(workload, protocol));
         let http1 = config(AppProtocol::Http1);
         Exit {
             shared: Arc::new(Shared {
                 dns,
-                own_ports: own.map(SocketAddr::port).collect(),
+                own_ports: addresses.ports().collect(),
                 state: Arc::new(ClusterState::labelled(&http1, Arc::clone(&label))),
                 http1,
                 http2: config(AppProtocol::Http2),
@@ -367,7 +348,7 @@ pub(crate) mod tests {
     pub(crate) fn exit() -> Exit {
         let port = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
         let addresses = Addresses {
-            outbound: OutboundAddr::Tcp(port(15001)),
+            outbound: crate::config::OutboundAddr::Tcp(port(15001)),
             listens: Vec::new(),
             inbound: vec![(std::num::NonZeroU16::MIN, port(15006))],
             admin: port(15000),

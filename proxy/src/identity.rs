@@ -264,7 +264,10 @@ impl Identity {
         };
         match &*told {
             Some(_) if held.credential.roots == roots.all() => return Ok(Trusting::AsBefore),
-            None if !roots.share(&held.credential.roots) => return Ok(Trusting::NotTheirs),
+            // The same authority may be told by another certificate, which ours is below as well.
+            None if !roots.share(&held.credential.roots) && !roots.are_above(&held.credential) => {
+                return Ok(Trusting::NotTheirs);
+            }
             Some(_) | None => {}
         }
         let held = Held::new(
@@ -509,12 +512,14 @@ impl Keeper {
     fn publish(&self, credential: Credential, trust: Trust) -> Result<(), JoinError> {
         let mut told = self.identity.told();
         // Who joined another mesh's control plane by a token begins anew with what that has.
-        let still = told.take().filter(|told| told.share(&credential.roots));
+        let before = told.take();
+        let was_told = before.is_some();
+        let still = before.filter(|told| told.share(&credential.roots));
         let held = match &still {
             Some(told) => Held::new(credential.below(told.all()), self.identity.beyond(told, &credential.id))?,
             None => Held::new(credential, trust)?,
         };
-        if still.is_none() {
+        if was_told && still.is_none() {
             // What another mesh's control plane told of is not to be taken up again.
             self.identity.shared.offers.send_modify(|offer| offer.roots = None);
             self.identity.shared.taken.send_replace(None);

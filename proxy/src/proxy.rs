@@ -118,6 +118,27 @@ pub struct Addresses {
     pub health: SocketAddr,
 }
 
+impl Addresses {
+    /// All ports that are the proxy's own.
+    pub fn ports(&self) -> impl Iterator<Item = u16> {
+        let Addresses {
+            outbound,
+            inbound,
+            listens,
+            admin,
+            metrics,
+            health,
+        } = self;
+        let outbound = match outbound {
+            OutboundAddr::Tcp(address) => Some(address),
+            OutboundAddr::Unix(_) => None,
+        };
+        let all = [admin, metrics, health].into_iter().chain(outbound).chain(listens);
+        all.chain(inbound.iter().map(|(_, address)| address))
+            .map(SocketAddr::port)
+    }
+}
+
 impl Proxy {
     /// Starts a proxy. Tasks beside the data path run on the caller's runtime; workers have threads of their own. What
     /// `state_dir` holds is in force when this returns.

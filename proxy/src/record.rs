@@ -213,7 +213,7 @@ impl AttemptOutcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum ResponseFlag {
-    /// The upstream's own answer, whole.
+    /// The upstream's own answer, whole; or both sides of a connection ended what they sent.
     None,
     /// A route's redirect or own answer.
     Direct,

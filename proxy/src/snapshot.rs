@@ -338,7 +338,7 @@ impl ClusterState {
             round_robin: Arc::new(RoundRobin::default()),
             detector: config.outlier_detection.map(|config| Arc::new(Detector::new(config))),
             checks: new_checks(config),
-            backend_tls: new_backend_tls(config),
+            backend_tls: new_backend_tls(config, None),
             changes: Changes::default(),
             retry_budget: config.retry_budget,
         }
@@ -386,7 +386,7 @@ impl ClusterState {
             checks,
             backend_tls: match same_tls {
                 true => self.backend_tls.clone(),
-                false => new_backend_tls(config),
+                false => new_backend_tls(config, self.backend_tls.as_deref()),
             },
             changes: self.changes.clone(),
             retry_budget: config.retry_budget,
@@ -414,9 +414,13 @@ fn wire_within(config: &model::Cluster) -> Option<Wire> {
     }
 }
 
-fn new_backend_tls(config: &model::Cluster) -> Option<Arc<BackendTls>> {
+/// `before`: what it was, of which nothing is said twice.
+fn new_backend_tls(config: &model::Cluster, before: Option<&BackendTls>) -> Option<Arc<BackendTls>> {
     let tls = BackendTls::new(config.backend_tls.as_ref()?, wire_within(config));
-    if let Err(why) = &tls.client {
+    let said = before.and_then(|before| before.client.as_ref().err());
+    if let Err(why) = &tls.client
+        && said != Some(why)
+    {
         tracing::warn!(cluster = %config.name, %why, "nothing is sent to endpoints without an identity");
     }
     Some(Arc::new(tls))
@@ -728,6 +732,7 @@ fn bind_cluster(previous: &Snapshot, states: &States, name: &ClusterName, answer
         Some(ClusterPart::Held { config, endpoints }) => {
             if let Some(Backend::Cluster(old)) = previous.clusters.get(name)
                 && Arc::ptr_eq(&old.config, config)
+                && old.state.backend_tls.as_ref().is_none_or(|tls| !tls.may_get_better())
                 && match endpoints {
                     Some(endpoints) => Arc::ptr_eq(&old.all, endpoints),
                     None => old.all.endpoints.is_empty(),
@@ -943,6 +948,32 @@ mod tests {
             "who holds the old one sees the old one"
         );
         assert_eq!(addresses(&only(&third).1), ["10.0.0.2:80"]);
+    }
+
+    /// The system may have got what it lacked, and nothing that is told says so.
+    #[test]
+    fn tls_that_failed_here_is_tried_again_whatever_changes() {
+        use weir_policy::backend_tls::{Authorities, BackendTls, Certificate, Validation};
+        let fixture = Fixture::new();
+        let config = |backend_tls| {
+            let mut config = cluster_model(NAME);
+            config.backend_tls = Some(backend_tls);
+            Arc::new(config)
+        };
+        let endpoints = Arc::new(endpoints_model(NAME, &["10.0.0.1:80"]));
+        let is_made_anew = |config: &Arc<model::Cluster>| {
+            let first = fixture.next(&Snapshot::default(), config, &endpoints);
+            let second = fixture.next(&first, config, &endpoints);
+            !Arc::ptr_eq(&only(&first).1, &only(&second).1)
+        };
+        let failing = config(BackendTls::Verified(Validation {
+            hostname: "a.example".to_owned(),
+            authorities: Authorities::Given(vec![Certificate(vec![1, 2, 3])]),
+            subject_alt_names: Vec::new(),
+        }));
+        assert!(is_made_anew(&failing));
+        let why = "it lacks certificates".to_owned();
+        assert!(!is_made_anew(&config(BackendTls::Closed { why })));
     }
 
     #[test]

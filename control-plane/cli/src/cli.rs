@@ -66,7 +66,7 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Shows the latest traces, or one as a tree
     Trace(TraceArgs),
-    /// Shows the certificate authority
+    /// Shows the certificate authority, and changes its root
     Ca(CaArgs),
     /// Gets a certificate, for Envoy, a test or a person
     Cert(CertArgs),

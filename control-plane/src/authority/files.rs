@@ -203,16 +203,21 @@ impl Directory {
         }
     }
 
-    /// A rotation at the step Sign, as it is to be kept: below the old root for a time that begins now.
+    /// A rotation at the step Sign, as it is to be kept: below the old root for a time that begins now. One whose old
+    /// root has ended goes on without: nobody believes that any more.
     pub(super) fn at_sign(
         &self,
         rotation: &Rotation,
         trust_domain: &TrustDomain,
         now: SystemTime,
     ) -> Result<Rotation, AuthorityError> {
+        let wrong = |problem| AuthorityError::wrong(&self.file(ROTATION), problem);
+        if rotation.old_root_has_ended(now).map_err(wrong)? {
+            return Ok(rotation.at(Step::Sign, now));
+        }
         let (old, _) = self.pairs(trust_domain, now)?;
         let next = rotation.at(Step::Sign, now).crossed_by(&old, trust_domain, now);
-        next.map_err(|problem| AuthorityError::wrong(&self.file(ROTATION), problem))
+        next.map_err(wrong)
     }
 
     /// Writes how far a rotation is.

@@ -142,6 +142,15 @@ impl Rotation {
         Ok(vec![one(&self.cross)?, one(&self.old_root)?])
     }
 
+    /// Whether the root that is to go is good no longer.
+    pub(super) fn old_root_has_ended(&self, now: SystemTime) -> Result<bool, CaProblem> {
+        match ca::validity(&one(&self.old_root)?, now) {
+            Ok(_) => Ok(false),
+            Err(CaProblem::Ended { .. }) => Ok(true),
+            Err(problem) => Err(problem),
+        }
+    }
+
     /// The root that is to stay.
     pub(super) fn new_root(&self) -> Result<CertificateDer<'static>, CaProblem> {
         one(&self.root)

@@ -161,8 +161,10 @@ impl Authority {
             Some(Step::Trust) => {}
             Some(step @ (Step::Sign | Step::Forget)) => return Err(TurningError::TooLate(step)),
         }
+        // What may fail comes before what is written: what is said to have failed has not happened.
+        let ca = directory.ca(None, &self.shared.trust_domain, SystemTime::now())?;
         directory.abort()?;
-        self.publish(directory.ca(None, &self.shared.trust_domain, SystemTime::now())?, None);
+        self.publish(ca, None);
         turning.shown().clear();
         tracing::info!("the rotation of the root is aborted");
         turning.wake.notify_one();
@@ -367,8 +369,8 @@ impl Authority {
                 if step == Step::Sign {
                     next.old_given_until = Some(unix_seconds(given.until) + 1);
                 }
-                directory.keep(&next)?;
                 let ca = directory.ca(Some(&next), trust_domain, facts.now)?;
+                directory.keep(&next)?;
                 if step == Step::Sign
                     && let Some(root) = ca.root()
                 {

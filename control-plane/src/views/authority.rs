@@ -1,5 +1,5 @@
-//! The authority over HTTP: how it stands, certificates and join tokens for people. Whoever asks for one of these could
-//! be anybody in the mesh with it, so that they are given only to this host.
+//! The authority over HTTP: how it stands, certificates and join tokens for people, the rotation of its root. All but
+//! the status is for this host alone: whoever may ask for it could be anybody in the mesh, or shut others out.
 
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{RawQuery, State};
@@ -126,7 +126,7 @@ fn asked<T>(
     let client = client.ip().to_canonical();
     if !client.is_loopback() {
         let problem = format!(
-            "identities are given to this host only, and the request came from {client}: run weirctl beside weir-control"
+            "the authority takes this from its own host only, and the request came from {client}: run weirctl beside weir-control"
         );
         return Err(failure(Reason::Forbidden, problem));
     }

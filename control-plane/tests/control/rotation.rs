@@ -124,33 +124,33 @@ async fn rotate(client: Client, request: Value) -> super::client::Reply {
     client.post("/authority/rotation", &request).await
 }
 
-/// The status, once this is said of the only proxy.
-async fn until_behind(client: Client, why: &str) -> Value {
-    let said = async {
+/// The status, once it is so.
+async fn until(client: Client, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+    let come = async {
         loop {
             let status = client.get("/authority").await.expect(200);
-            let held = status["behind"][0]["why"].as_str().unwrap_or_default().to_owned();
-            if held.contains(why) {
-                assert_eq!(status["behind"][0]["workload"], WORKLOAD);
+            if is_so(&status) {
                 return status;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    within(why, said).await
+    within(what, come).await
+}
+
+/// The status, once this is said of the only proxy.
+async fn until_behind(client: Client, why: &str) -> Value {
+    let is_said = |status: &Value| {
+        let held = status["behind"][0]["why"].as_str();
+        held.is_some_and(|held| held.contains(why))
+    };
+    let status = until(client, why, is_said).await;
+    assert_eq!(status["behind"][0]["workload"], WORKLOAD);
+    status
 }
 
 async fn until_step(client: Client, step: &str) -> Value {
-    let reached = async {
-        loop {
-            let status = client.get("/authority").await.expect(200);
-            if status["rotation"]["step"] == step {
-                return status;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    within(step, reached).await
+    until(client, step, |status| status["rotation"]["step"] == step).await
 }
 
 #[tokio::test]
@@ -193,16 +193,8 @@ async fn a_proxy_has_to_acknowledge_the_roots_and_to_show_that_it_trusts_them() 
     until_behind(client, "its certificate is below the old root").await;
     let renewed = certificate(client, "citizen", "portal").await;
     assert!(show(&control, &renewed, &both[1], WORKLOAD).await);
-    let nobody = async {
-        loop {
-            let status = client.get("/authority").await.expect(200);
-            if status["behind"] == json!([]) {
-                return status;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    let waits = within("nobody to be behind", nobody).await;
+    let nobody = |status: &Value| status["behind"] == json!([]);
+    let waits = until(client, "nobody to be behind", nobody).await;
     assert_eq!(
         waits["rotation"]["step"], "Sign",
         "certificates below the old root are good for a day"

@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use http::Request;
 use http_body_util::Full;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
@@ -88,4 +88,35 @@ impl Envoy {
         let found = stats.find(|stat| stat["name"] == name);
         found.and_then(|stat| stat["value"].as_u64()).unwrap_or_default()
     }
+}
+
+/// A bootstrap configuration with which an Envoy takes all that it does from this control plane. `variant` is
+/// `envoy.config.core.v3.ApiConfigSource.ApiType`, `asks` what its node's metadata has for Weir.
+pub fn bootstrap(control: SocketAddr, name: &str, variant: &str, asks: Value) -> Value {
+    let ads = json!({"ads": {}, "resource_api_version": "V3"});
+    let http2 = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    json!({
+        "node": {"id": format!("default/{name}"), "cluster": "test", "metadata": {"weir.dev": asks}},
+        "dynamic_resources": {
+            "ads_config": {
+                "api_type": variant, "transport_api_version": "V3",
+                "grpc_services": [{"envoy_grpc": {"cluster_name": "weir-control"}}],
+            },
+            "cds_config": ads, "lds_config": ads,
+        },
+        "static_resources": {"clusters": [{
+            "name": "weir-control", "type": "STATIC", "connect_timeout": "1s",
+            "typed_extension_protocol_options": {
+                "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                    "@type": http2, "explicit_http_config": {"http2_protocol_options": {}},
+                },
+            },
+            "load_assignment": {"cluster_name": "weir-control", "endpoints": [{"lb_endpoints": [{
+                "endpoint": {"address": {"socket_address": {
+                    "address": control.ip(), "port_value": control.port(),
+                }}},
+            }]}]},
+        }]},
+        "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}},
+    })
 }

@@ -26,7 +26,7 @@ mod web_sockets;
 
 pub use api::Api;
 pub use client::{Answer, Client, Protocol, call};
-pub use envoy::Envoy;
+pub use envoy::{Envoy, bootstrap};
 pub use member::{Member, MemberSettings};
 pub use mesh::TestMesh;
 pub use name_server::{NameServer, Says, own_address};

@@ -10,18 +10,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Request, Response};
+use http_body_util::channel::Channel;
+use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 type Http = dyn Fn(Seen) -> Boxed<Response<Full<Bytes>>> + Send + Sync;
-type Streamed =
-    dyn Fn(Request<Incoming>) -> Boxed<Response<http_body_util::combinators::BoxBody<Bytes, Infallible>>> + Send + Sync;
+type Streamed = dyn Fn(Request<Incoming>) -> Boxed<Response<BoxBody<Bytes, Infallible>>> + Send + Sync;
 type Raw = dyn Fn(TcpStream) -> Boxed<()> + Send + Sync;
 
 /// What an app does with what it gets.
@@ -75,9 +77,28 @@ impl Script {
     /// An answer to each request, both streamed.
     pub fn streamed<F>(answer: impl Fn(Request<Incoming>) -> F + Send + Sync + 'static) -> Script
     where
-        F: Future<Output = Response<http_body_util::combinators::BoxBody<Bytes, Infallible>>> + Send + 'static,
+        F: Future<Output = Response<BoxBody<Bytes, Infallible>>> + Send + 'static,
     {
         Script(Kind::Streamed(Arc::new(move |request| Box::pin(answer(request)))))
+    }
+
+    /// `begin end` in two parts, the second one on `/long` only when `ended` says so.
+    pub fn begin_and_end(ended: watch::Receiver<bool>) -> Script {
+        Script::streamed(move |request| {
+            let mut ended = ended.clone();
+            async move {
+                let (mut sender, body) = Channel::new(1);
+                let long = request.uri().path() == "/long";
+                tokio::spawn(async move {
+                    let _ = sender.send_data(Bytes::from_static(b"begin ")).await;
+                    if long {
+                        let _ = ended.wait_for(|ended| *ended).await;
+                    }
+                    let _ = sender.send_data(Bytes::from_static(b"end")).await;
+                });
+                Response::new(BoxBody::new(body))
+            }
+        })
     }
 
     /// Whatever it likes with each connection.

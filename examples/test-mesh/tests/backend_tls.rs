@@ -25,7 +25,7 @@ use weir_api::{Key, Kind};
 use weir_policy::model::AppProtocol;
 use weir_proxy::config::TcpListen;
 use weir_test_mesh::{
-    Answer, Envoy, Member, MemberSettings, Processes, Protocol, Script, ScriptedApp, TestMesh, call, until,
+    Answer, Envoy, Member, MemberSettings, Processes, Protocol, Script, ScriptedApp, TestMesh, bootstrap, call, until,
 };
 
 /// Somebody who signs for upstreams.
@@ -757,7 +757,13 @@ async fn an_envoy_believes_and_refuses_the_same() {
         expected.push((name, upstream, believed));
     }
     let control = mesh.control().xds_addr().expect("it is on");
-    let envoy = Envoy::start(&envoy_config(control)).await;
+    let envoy = Envoy::start(&bootstrap(
+        control,
+        "e",
+        "DELTA_GRPC",
+        json!({"outbound": "127.0.0.1:0"}),
+    ))
+    .await;
     let outbound = envoy.listener("weir-outbound").await;
     for (name, upstream, believed) in expected {
         let ask = async || {
@@ -781,33 +787,4 @@ async fn an_envoy_believes_and_refuses_the_same() {
             assert_eq!(saw.sni.as_deref(), Some("b.old.example"), "{name}");
         }
     }
-}
-
-fn envoy_config(control: SocketAddr) -> Value {
-    let ads = json!({"ads": {}, "resource_api_version": "V3"});
-    json!({
-        "node": {"id": "default/e", "cluster": "test", "metadata": {"weir.dev": {"outbound": "127.0.0.1:0"}}},
-        "dynamic_resources": {
-            "ads_config": {
-                "api_type": "DELTA_GRPC", "transport_api_version": "V3",
-                "grpc_services": [{"envoy_grpc": {"cluster_name": "weir-control"}}],
-            },
-            "cds_config": ads, "lds_config": ads,
-        },
-        "static_resources": {"clusters": [{
-            "name": "weir-control", "type": "STATIC", "connect_timeout": "1s",
-            "typed_extension_protocol_options": {
-                "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                    "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                    "explicit_http_config": {"http2_protocol_options": {}},
-                },
-            },
-            "load_assignment": {"cluster_name": "weir-control", "endpoints": [{"lb_endpoints": [{
-                "endpoint": {"address": {"socket_address": {
-                    "address": control.ip(), "port_value": control.port(),
-                }}},
-            }]}]},
-        }]},
-        "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}},
-    })
 }

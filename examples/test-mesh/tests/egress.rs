@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::Full;
 use serde_json::Value;
+use weir_proxy::proxy::Addresses;
 use weir_test_mesh::{
     Answer, Member, MemberSettings, NameServer, Protocol, Says, Script, ScriptedApp, TestMesh, call, own_address, until,
 };
@@ -16,6 +17,17 @@ struct World {
     a: Member,
     names: NameServer,
     outside: ScriptedApp,
+}
+
+/// An app at another address of this host than loopback. The system gives a port of loopback to another address as
+/// well, and then it is the proxy's own by its number.
+async fn start_outside(proxy: &Addresses) -> ScriptedApp {
+    loop {
+        let outside = ScriptedApp::start_at(own_address(), Script::answer(200, "outside")).await;
+        if proxy.ports().all(|own| own != outside.address().port()) {
+            return outside;
+        }
+    }
 }
 
 impl World {
@@ -32,19 +44,7 @@ impl World {
             ..MemberSettings::default()
         };
         let a = mesh.service_with("a", Script::answer(200, "a"), settings).await;
-        let addresses = a.addresses();
-        let own = [
-            addresses.admin,
-            addresses.metrics,
-            addresses.health,
-            a.outbound(),
-            a.inbound(),
-        ];
-        let mut outside = ScriptedApp::start_at(own_address(), Script::answer(200, "outside")).await;
-        // The system gives a port of loopback to another address as well, and then it is the proxy's own by its number.
-        while own.iter().any(|its| its.port() == outside.address().port()) {
-            outside = ScriptedApp::start_at(own_address(), Script::answer(200, "outside")).await;
-        }
+        let outside = start_outside(a.addresses()).await;
         World {
             mesh,
             a,
@@ -336,7 +336,6 @@ async fn explain_says_where_a_request_would_leave() {
 async fn the_mode_outlives_the_control_plane_and_a_restart() {
     let state = tempfile::tempdir().expect("a folder");
     let (mesh, names) = (TestMesh::start().await, NameServer::start().await);
-    let outside = ScriptedApp::start_at(own_address(), Script::answer(200, "outside")).await;
     names.says("www.example.org", Says::Addresses(vec![own_address()], 60));
     let (directory, server) = (state.path().to_owned(), names.address());
     let settings = MemberSettings {
@@ -372,6 +371,7 @@ async fn the_mode_outlives_the_control_plane_and_a_restart() {
     let weir_proxy::config::OutboundAddr::Tcp(outbound) = proxy.addresses().outbound.clone() else {
         panic!("tcp")
     };
+    let outside = start_outside(proxy.addresses()).await;
     let host = format!("www.example.org:{}", outside.address().port());
     let request = Request::get("/")
         .header("host", host)

@@ -10,7 +10,7 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 use weir_policy::model::AppProtocol;
 use weir_test_mesh::{
-    Answer, Envoy, MemberSettings, Protocol, Script, ScriptedApp, TestMesh, Through, WebSocketApp, call,
+    Answer, Envoy, MemberSettings, Protocol, Script, ScriptedApp, TestMesh, Through, WebSocketApp, bootstrap, call,
     call_web_sockets, until,
 };
 
@@ -21,7 +21,7 @@ const VARIANTS: [&str; 2] = ["DELTA_GRPC", "GRPC"];
 async fn start(mesh: &TestMesh, name: &str, variant: &str, mut asks: Value) -> Envoy {
     asks["outbound"] = json!("127.0.0.1:0");
     let control = mesh.control().xds_addr().expect("it is on");
-    Envoy::start(&config(control, name, variant, asks)).await
+    Envoy::start(&bootstrap(control, name, variant, asks)).await
 }
 
 async fn outbound(envoy: &Envoy) -> SocketAddr {
@@ -45,35 +45,6 @@ async fn stat(envoy: &Envoy, filter: &str) -> u64 {
     let stats = envoy.admin(&format!("/stats?filter={filter}&format=json")).await.json();
     let values = stats["stats"].as_array().expect("stats").iter();
     values.filter_map(|stat| stat["value"].as_u64()).sum()
-}
-
-fn config(control: SocketAddr, name: &str, variant: &str, asks: Value) -> Value {
-    let ads = json!({"ads": {}, "resource_api_version": "V3"});
-    let http2 = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
-    json!({
-        "node": {"id": format!("default/{name}"), "cluster": "test", "metadata": {"weir.dev": asks}},
-        "dynamic_resources": {
-            "ads_config": {
-                "api_type": variant, "transport_api_version": "V3",
-                "grpc_services": [{"envoy_grpc": {"cluster_name": "weir-control"}}],
-            },
-            "cds_config": ads, "lds_config": ads,
-        },
-        "static_resources": {"clusters": [{
-            "name": "weir-control", "type": "STATIC", "connect_timeout": "1s",
-            "typed_extension_protocol_options": {
-                "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                    "@type": http2, "explicit_http_config": {"http2_protocol_options": {}},
-                },
-            },
-            "load_assignment": {"cluster_name": "weir-control", "endpoints": [{"lb_endpoints": [{
-                "endpoint": {"address": {"socket_address": {
-                    "address": control.ip(), "port_value": control.port(),
-                }}},
-            }]}]},
-        }]},
-        "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}},
-    })
 }
 
 async fn send(to: SocketAddr, host: &str, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {

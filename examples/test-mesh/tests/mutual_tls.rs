@@ -10,8 +10,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
-use http_body_util::channel::Channel;
-use http_body_util::combinators::BoxBody;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     SanType, date_time_ymd,
@@ -768,21 +766,7 @@ async fn certificates_are_renewed_and_no_request_fails() {
     config.authority.cert_ttl = Duration::from_secs(45);
     let mesh = TestMesh::with(config).await;
     let (end, ended) = watch::channel(false);
-    let script = Script::streamed(move |request| {
-        let mut ended = ended.clone();
-        async move {
-            let (mut sender, body) = Channel::new(1);
-            let long = request.uri().path() == "/long";
-            tokio::spawn(async move {
-                let _ = sender.send_data(Bytes::from_static(b"begin ")).await;
-                if long {
-                    let _ = ended.wait_for(|ended| *ended).await;
-                }
-                let _ = sender.send_data(Bytes::from_static(b"end")).await;
-            });
-            Response::new(BoxBody::new(body))
-        }
-    });
+    let script = Script::begin_and_end(ended);
     let b = mesh.service("b", script).await;
     let a = mesh.service("a", Script::answer(200, "from a")).await;
     enter_by(&mesh, &b, "Strict").await;

@@ -11,8 +11,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::channel::Channel;
-use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full};
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use serde_json::{Value, json};
@@ -72,10 +70,7 @@ impl Mesh {
     /// Kills the control plane and brings it back.
     async fn again(&mut self) {
         // Its ports are the same: it has to be gone first.
-        let kill = Command::new("kill")
-            .args(["-KILL", &self.control.running.pid().to_string()])
-            .status();
-        assert!(kill.await.expect("kill").success());
+        signal("-KILL", self.control.running.pid()).await;
         let api = self.control.api;
         until("it to be gone", || async {
             tokio::net::TcpStream::connect(api.address).await.err().map(drop)
@@ -145,6 +140,18 @@ spec:
         finish_within(ROTATED_WITHIN, command, b"").await
     }
 
+    /// Asks the API for this, which can't be done as things stand.
+    async fn refuses(&self, action: &str, why: &str) {
+        let asked = json!({"action": action});
+        let asking = self
+            .control
+            .api
+            .request(Method::POST, "/authority/rotation", Some(&asked));
+        let refused = asking.await;
+        assert_eq!(refused.status, StatusCode::CONFLICT, "{}", refused.text());
+        assert!(refused.text().contains(why), "{}", refused.text());
+    }
+
     /// The status, once the rotation is at this step.
     async fn until_step(&self, step: &str) -> Value {
         until_within(ROTATED_WITHIN, &format!("the step {step}"), || async {
@@ -205,6 +212,16 @@ fn roots(status: &Value) -> Vec<String> {
 }
 
 /// Stops a process or lets it go on.
+/// Waits until a proxy trusts this root and no other; it shows the begin of its fingerprint.
+async fn until_trusted_alone(proxy: &ProxyProcess, root: &str) {
+    until("the proxy to trust one root alone", || async {
+        let identity = get(proxy.admin, "localhost", "/ready").await.json()["identity"].clone();
+        let trusted = identity["roots"].as_array()?.clone();
+        (trusted.len() == 1 && root.starts_with(trusted[0].as_str()?)).then_some(())
+    })
+    .await;
+}
+
 async fn signal(name: &str, pid: u32) {
     let done = Command::new("kill")
         .args([name, &pid.to_string()])
@@ -264,26 +281,6 @@ impl Load {
     }
 }
 
-/// An app over HTTP/1.1 that answers at once, and on `/long` when it is told to.
-fn plain(end: &watch::Sender<bool>) -> Script {
-    let ended = end.subscribe();
-    Script::streamed(move |request| {
-        let mut ended = ended.clone();
-        async move {
-            let (mut sender, body) = Channel::new(1);
-            let long = request.uri().path() == "/long";
-            tokio::spawn(async move {
-                let _ = sender.send_data(Bytes::from_static(b"begin ")).await;
-                if long {
-                    let _ = ended.wait_for(|ended| *ended).await;
-                }
-                let _ = sender.send_data(Bytes::from_static(b"end")).await;
-            });
-            Response::new(BoxBody::new(body))
-        }
-    })
-}
-
 fn grpc() -> Script {
     Script::streamed(|_| async {
         let mut trailers = HeaderMap::new();
@@ -318,7 +315,10 @@ async fn everything_is_rotated_and_no_request_fails_whenever_the_control_plane_i
     let mut mesh = Mesh::start().await;
     strict(&mesh.control.api).await;
     let (end, _ended) = watch::channel(false);
-    let (app, apps_grpc) = (ScriptedApp::start(plain(&end)).await, ScriptedApp::start(grpc()).await);
+    let (app, apps_grpc) = (
+        ScriptedApp::start(Script::begin_and_end(end.subscribe())).await,
+        ScriptedApp::start(grpc()).await,
+    );
     mesh.service("b", "b", app.address().port(), "http").await;
     mesh.service("g", "b", apps_grpc.address().port(), "grpc").await;
     let grpc_app = format!("{}=grpc@0", apps_grpc.address().port());
@@ -402,11 +402,7 @@ async fn everything_is_rotated_and_no_request_fails_whenever_the_control_plane_i
 
     // All have certificates below the new root, and still speak with each other.
     for proxy in [&a, &b, &c] {
-        let identity = get(proxy.admin, "localhost", "/ready").await.json()["identity"].clone();
-        let trusted = identity["roots"].as_array().expect("roots");
-        assert_eq!(trusted.len(), 1, "{identity}");
-        let new = &roots(&after)[0];
-        assert!(new.starts_with(trusted[0].as_str().expect("a text")), "{identity}");
+        until_trusted_alone(proxy, &roots(&after)[0]).await;
     }
     end.send_replace(true);
     assert_eq!(long.await.expect("no panic"), "begin end", "it was not cut off");
@@ -460,29 +456,13 @@ async fn a_rotation_that_is_held_up_is_aborted_and_one_that_goes_on_despite_it_i
     ] {
         assert!(metrics.contains(line), "{line}: {metrics}");
     }
-    let again = json!({"action": "Root"});
-    let refused = mesh
-        .control
-        .api
-        .request(Method::POST, "/authority/rotation", Some(&again))
-        .await;
-    assert_eq!(refused.status, StatusCode::CONFLICT, "{}", refused.text());
-    assert!(
-        refused.text().contains("a rotation is under way, at the step Trust"),
-        "{}",
-        refused.text()
-    );
+    mesh.refuses("Root", "a rotation is under way, at the step Trust").await;
     mesh.rotate(&["--abort"]).await;
     let aborted = mesh.status().await;
     assert_eq!(roots(&aborted), roots(&before));
     assert!(aborted["rotation"].is_null(), "{aborted}");
     signal("-CONT", a.running.pid()).await;
-    until("the proxy to trust the old root alone", || async {
-        let identity = get(a.admin, "localhost", "/ready").await.json()["identity"].clone();
-        let trusted = identity["roots"].as_array()?.clone();
-        (trusted.len() == 1 && roots(&before)[0].starts_with(trusted[0].as_str()?)).then_some(())
-    })
-    .await;
+    until_trusted_alone(&a, &roots(&before)[0]).await;
 
     signal("-STOP", a.running.pid()).await;
     mesh.rotate(&[]).await;
@@ -493,18 +473,7 @@ async fn a_rotation_that_is_held_up_is_aborted_and_one_that_goes_on_despite_it_i
     mesh.rotate(&["--despite", "default/a-1"]).await;
     let signing = mesh.until_step("Sign").await;
     assert_eq!(signing["rotation"]["despite"], json!(["default/a-1"]));
-    let abort = json!({"action": "Abort"});
-    let late = mesh
-        .control
-        .api
-        .request(Method::POST, "/authority/rotation", Some(&abort))
-        .await;
-    assert_eq!(late.status, StatusCode::CONFLICT, "{}", late.text());
-    assert!(
-        late.text().contains("the rotation is at the step Sign"),
-        "{}",
-        late.text()
-    );
+    mesh.refuses("Abort", "the rotation is at the step Sign").await;
     signal("-CONT", a.running.pid()).await;
 
     // Who joins by a token of the step Sign, and by one of an earlier step when all is over, gets in all the same.
@@ -522,13 +491,7 @@ async fn a_rotation_that_is_held_up_is_aborted_and_one_that_goes_on_despite_it_i
         proxies.push(mesh.proxy(name, &app, &["--token-file", text(token)]).await);
     }
     for proxy in &proxies {
-        let identity = get(proxy.admin, "localhost", "/ready").await.json()["identity"].clone();
-        let trusted = identity["roots"].as_array().expect("roots");
-        assert_eq!(trusted.len(), 1, "{identity}");
-        assert!(
-            roots(&after)[0].starts_with(trusted[0].as_str().expect("a text")),
-            "{identity}"
-        );
+        until_trusted_alone(proxy, &roots(&after)[0]).await;
     }
 }
 
@@ -591,7 +554,10 @@ async fn an_operators_root_is_changed_by_files_and_no_request_fails() {
     let mesh = Mesh::with(tempfile::tempdir().expect("a folder"), &flags).await;
     strict(&mesh.control.api).await;
     let (end, _ended) = watch::channel(false);
-    let (app, apps_grpc) = (ScriptedApp::start(plain(&end)).await, ScriptedApp::start(grpc()).await);
+    let (app, apps_grpc) = (
+        ScriptedApp::start(Script::begin_and_end(end.subscribe())).await,
+        ScriptedApp::start(grpc()).await,
+    );
     mesh.service("b", "b", app.address().port(), "http").await;
     mesh.service("g", "b", apps_grpc.address().port(), "grpc").await;
     let grpc_app = format!("{}=grpc@0", apps_grpc.address().port());
@@ -602,20 +568,8 @@ async fn an_operators_root_is_changed_by_files_and_no_request_fails() {
     let a = mesh.proxy("a-1", &app, &["--token-file", text(&token_a)]).await;
     until_answered(a.outbound, "b").await;
     let load = Load::start(a.outbound);
-    let request = json!({"action": "Root"});
-    let refused = mesh
-        .control
-        .api
-        .request(Method::POST, "/authority/rotation", Some(&request))
+    mesh.refuses("Root", "put the new root beside the old one into --ca-roots")
         .await;
-    assert_eq!(refused.status, StatusCode::CONFLICT, "{}", refused.text());
-    assert!(
-        refused
-            .text()
-            .contains("put the new root beside the old one into --ca-roots"),
-        "{}",
-        refused.text()
-    );
     let identity =
         async |proxy: &ProxyProcess| get(proxy.admin, "localhost", "/ready").await.json()["identity"].clone();
     let until_trusted = async |count: usize| {

@@ -14,7 +14,7 @@ pub enum Egress {
     /// They are refused.
     #[default]
     Refuse,
-    /// They go to what the name is in public DNS.
+    /// They go to what the name is in DNS.
     Passthrough,
 }
 

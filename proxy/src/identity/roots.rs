@@ -68,15 +68,24 @@ impl Roots {
 
     /// Whether a certificate is below another of them than those that are signed now.
     pub(super) fn are_ahead_of(&self, own: &Credential) -> bool {
-        let Some(first) = self.0.first() else { return false };
-        let first = Trust {
-            roots: vec![first.clone()],
-            pins: Vec::new(),
-            id: own.id.clone(),
-        };
-        let now = trust::unix_time(std::time::SystemTime::now());
-        first.check(&own.chain, &own.id, now).is_err()
+        let first = self.0.first();
+        first.is_some_and(|first| !is_below(own, std::slice::from_ref(first)))
     }
+
+    /// Whether a certificate is below one of them.
+    pub(super) fn are_above(&self, own: &Credential) -> bool {
+        is_below(own, &self.0)
+    }
+}
+
+fn is_below(own: &Credential, roots: &[CertificateDer<'static>]) -> bool {
+    let trust = Trust {
+        roots: roots.to_vec(),
+        pins: Vec::new(),
+        id: own.id.clone(),
+    };
+    let now = trust::unix_time(std::time::SystemTime::now());
+    trust.check(&own.chain, &own.id, now).is_ok()
 }
 
 /// What root a certificate is called by.
@@ -164,7 +173,12 @@ impl Taker {
                 self.place.keep(&self.identity);
             }
             Trusting::AsBefore => {}
-            Trusting::NotTheirs => return Ok(()),
+            Trusting::NotTheirs => {
+                let trouble = "the roots that it was told are not those of its certificate";
+                tracing::warn!(trouble, "keeps the roots that it has");
+                *self.identity.roots_trouble() = Some(trouble.to_owned());
+                return Ok(());
+            }
         }
         let own = &held.credential;
         if shown.streams != offer.streams || shown.certificate.as_ref() != own.chain.first() {

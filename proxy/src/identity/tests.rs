@@ -375,10 +375,25 @@ fn roots_that_were_told_hold_until_another_mesh_is_joined() {
     assert_eq!(trusted(), theirs);
 }
 
+/// A root that was issued anew, with the key that it had, is another certificate: what is below one is below the other.
 #[test]
-fn roots_that_are_told_again_wake_nobody() {
-    let one = Arc::new(Roots::read(&pem(&credential().roots[0])).expect("one"));
-    let same = Arc::new(Roots::clone(&one));
+fn a_root_that_was_issued_anew_is_taken() {
+    let (mut held, other) = (credential(), credential());
+    let anew = Arc::new(Roots::read(&pem(&held.roots[0])).expect("one"));
+    let stranger = Arc::new(Roots::read(&pem(&credential().roots[0])).expect("one"));
+    held.roots.clone_from(&other.roots);
+    let (identity, keeper, _taker) = without_files();
+    let trust = Trust {
+        roots: held.roots.clone(),
+        pins: Vec::new(),
+        id: held.id.clone(),
+    };
+    keeper.publish(held, trust).expect("it is right");
+    assert_eq!(identity.trust(&stranger), Ok(Trusting::NotTheirs));
+    assert_eq!(identity.trust(&anew), Ok(Trusting::Anew));
+}
+
+fn without_files() -> (Identity, Keeper, Taker) {
     let joining = Joining {
         token_file: None,
         ca_file: None,
@@ -387,7 +402,14 @@ fn roots_that_are_told_again_wake_nobody() {
     let endpoint = Endpoint::from_static("https://127.0.0.1:1");
     let condition = Readiness::default().condition("has a certificate");
     let workload = "citizen/portal-1".parse().expect("a workload");
-    let (identity, ..) = start(endpoint, joining, workload, None, condition);
+    start(endpoint, joining, workload, None, condition)
+}
+
+#[test]
+fn roots_that_are_told_again_wake_nobody() {
+    let one = Arc::new(Roots::read(&pem(&credential().roots[0])).expect("one"));
+    let same = Arc::new(Roots::clone(&one));
+    let (identity, ..) = without_files();
     let mut offers = identity.shared.offers.subscribe();
     identity.offer(one);
     assert!(offers.has_changed().expect("it is there"));

@@ -54,8 +54,12 @@ impl BackendTls {
     /// Whether it is what this says, and need not be made anew. What failed is tried again: the system may have got the
     /// certificates that it lacked.
     pub(crate) fn is(&self, config: &backend_tls::BackendTls, wire: Option<Wire>) -> bool {
-        let may_get_better = self.client.is_err() && matches!(config, backend_tls::BackendTls::Verified(_));
-        self.wire == wire && self.config == *config && !may_get_better
+        self.wire == wire && self.config == *config && !self.may_get_better()
+    }
+
+    /// Whether it failed for what may change without its configuration.
+    pub(crate) fn may_get_better(&self) -> bool {
+        self.client.is_err() && matches!(self.config, backend_tls::BackendTls::Verified(_))
     }
 }
 

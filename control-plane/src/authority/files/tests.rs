@@ -346,6 +346,19 @@ fn the_new_root_is_below_the_old_one_from_when_it_signs() {
     }
 }
 
+/// A root that has ended says nothing any more, and nobody believes it: the rotation goes on without.
+#[test]
+fn a_rotation_outlives_the_root_that_is_to_go() {
+    let directory = tempfile::tempdir().expect("a directory");
+    open(&directory).expect("made");
+    let place = authority(&directory);
+    let now = SystemTime::now();
+    let begun = place.begin(BTreeSet::new(), &trust_domain(), now).expect("begun").0;
+    let late = now + Duration::from_secs(11 * 365 * 24 * 60 * 60);
+    let signs = place.at_sign(&begun, &trust_domain(), late).expect("it goes on");
+    assert_eq!((signs.step, signs.bridges()), (Step::Sign, begun.bridges()));
+}
+
 #[test]
 fn a_rotation_that_fails_to_begin_has_not_begun() {
     let directory = tempfile::tempdir().expect("a directory");

@@ -167,7 +167,7 @@ async fn backends_of_a_kind_that_is_no_service() {
         .await;
     assert_eq!(resolved(&world.mesh, &echo).await, expect);
 
-    // What was written is what is read, the kind and the missing port as well.
+    // What was written is what is read, the kind as well.
     let route = world.mesh.api(Method::GET, &route_key(&echo).path(), None).await.json();
     let written = &route["spec"]["rules"][0]["backendRefs"][0];
     assert_eq!(written["group"], "unknown.example");
