@@ -4,10 +4,10 @@
 pub(crate) mod ca;
 pub(crate) mod csr;
 mod files;
+mod rotating;
 pub(crate) mod rotation;
 mod shown;
 pub(crate) mod tokens;
-mod turning;
 pub(crate) mod x509;
 
 use std::collections::BTreeMap;
@@ -31,10 +31,10 @@ use ca::{Ca, CaProblem, Leaf, Signed, rfc3339};
 use csr::Csr;
 pub use files::{AuthorityError, CaFiles};
 use files::{CaBytes, Directory};
+use rotating::Rotating;
+pub(crate) use rotating::RotationError;
 use rotation::Rotation;
 use tokens::{AUDIENCE, Claims, Grant, TokenError, TokenKey};
-use turning::Turning;
-pub(crate) use turning::TurningError;
 use x509::{Labels, hex, sha256, to_pem};
 
 /// What an authority runs with.
@@ -77,7 +77,7 @@ struct Shared {
     given: Mutex<Given>,
     /// A disk that hangs must not take all threads that may block.
     signing: Arc<Semaphore>,
-    turning: Turning,
+    rotating: Rotating,
     tokens: TokenKey,
     store: Store,
     /// Why the operator's files, as they are now, are not in use.
@@ -123,7 +123,7 @@ pub(crate) enum Refused {
     #[error("the use of the token can't be written down: {0}")]
     Store(UseError),
     #[error(transparent)]
-    Turning(#[from] TurningError),
+    Rotation(#[from] RotationError),
 }
 
 impl Authority {
@@ -184,7 +184,7 @@ impl Authority {
             ca: watch::Sender::new(Arc::new(ca)),
             given: Mutex::new(given),
             signing: Arc::new(Semaphore::new(SIGNING_MAX)),
-            turning: Turning::new(rotation),
+            rotating: Rotating::new(rotation),
             tokens,
             store,
             trouble: Mutex::default(),
@@ -441,7 +441,7 @@ impl Authority {
     /// How it stands.
     pub(crate) fn status(&self) -> AuthorityStatus {
         // Held for both, so that the step and what signs are of one moment.
-        let held = self.shared.turning.rotation();
+        let held = self.shared.rotating.rotation();
         let (rotation, ca) = (held.clone(), self.shared.ca.borrow().clone());
         drop(held);
         let now = SystemTime::now();
@@ -475,7 +475,7 @@ impl Authority {
     /// What of it ends soon, each with what to do; it is said for a month.
     pub(crate) fn ends_soon(&self, now: SystemTime) -> Vec<String> {
         const DAY: i64 = 24 * 60 * 60;
-        let remedy = match (&self.shared.source, self.turning().0) {
+        let remedy = match (&self.shared.source, self.rotation_progress().0) {
             (_, Some(_)) => "a rotation is under way: `weirctl ca status` says what it waits for",
             (Source::Files(_), None) => "replace the files of --ca-cert, --ca-key and --ca-roots",
             (Source::Directory(_), None) => "`weirctl ca rotate` makes new ones",
@@ -524,7 +524,7 @@ impl Authority {
 
     /// From now on this signs, and this rotation is under way.
     fn publish(&self, ca: Ca, rotation: Option<Rotation>) {
-        let mut held = self.shared.turning.rotation();
+        let mut held = self.shared.rotating.rotation();
         *held = rotation.map(Arc::new);
         self.sign_with(ca);
     }
@@ -621,11 +621,11 @@ impl Keeper {
             Source::Memory => return,
             Source::Directory(directory) => {
                 // Held to the end: what a rotation publishes meanwhile must not be undone.
-                _files = shared.turning.files();
+                _files = shared.rotating.files();
                 if !shared.ca.borrow().is_due(now) {
                     return;
                 }
-                let rotation = shared.turning.rotation().clone();
+                let rotation = shared.rotating.rotation().clone();
                 directory.ca(rotation.as_deref(), &shared.trust_domain, now)
             }
             // Nothing rotates here, and only this task takes them: nobody has to wait while they are read.

@@ -61,7 +61,7 @@ struct Rotation(Authority);
 
 impl Collector for Rotation {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let (under_way, behind) = self.0.turning();
+        let (under_way, behind) = self.0.rotation_progress();
         let help = "The step of the rotation of the root that is under way: 1; of the others: 0";
         let gauge = ConstGauge::new(0_i64).metric_type();
         let mut family = encoder.encode_descriptor("rotation_step", help, None, gauge)?;

@@ -338,9 +338,9 @@ async fn what_was_known_before_a_rotation_carries_it_no_step() {
     let before = facts(published());
     authority.rotate(Default::default()).expect("it begins");
     authority.advance(&before).expect("nothing to do");
-    assert_eq!(authority.turning().0, Some(rotation::Step::Trust));
+    assert_eq!(authority.rotation_progress().0, Some(rotation::Step::Trust));
     authority.advance(&facts(published())).expect("nobody is behind");
-    assert_eq!(authority.turning().0, Some(rotation::Step::Sign));
+    assert_eq!(authority.rotation_progress().0, Some(rotation::Step::Sign));
     store.stop().await.expect("no panic");
 }
 
@@ -359,7 +359,7 @@ async fn files_that_hang_hold_nobody_but_their_reader() {
     let mut writer = std::fs::OpenOptions::new().write(true).open(&roots).expect("a pipe");
     let (said, hears) = std::sync::mpsc::channel();
     let asked = authority.clone();
-    let asking = std::thread::spawn(move || said.send((asked.turning(), asked.status().trouble)));
+    let asking = std::thread::spawn(move || said.send((asked.rotation_progress(), asked.status().trouble)));
     let heard = hears.recv_timeout(Duration::from_secs(10));
     std::io::Write::write_all(&mut writer, pem.as_bytes()).expect("written");
     drop(writer);

@@ -137,7 +137,7 @@ fn status(refused: Refused) -> Status {
         Refused::Token(_) | Refused::UsedUp { .. } => Status::unauthenticated(text),
         Refused::ControlPlane(_) => Status::permission_denied(text),
         Refused::Request { .. } => Status::invalid_argument(text),
-        Refused::Authority(_) | Refused::Store(_) | Refused::Turning(_) => Status::unavailable(text),
+        Refused::Authority(_) | Refused::Store(_) | Refused::Rotation(_) => Status::unavailable(text),
     }
 }
 

@@ -18,7 +18,7 @@ use super::{Failed, Views, failure, no_parameters, only_get};
 use crate::api::server::ClientAddr;
 use crate::authority::ca::rfc3339;
 use crate::authority::x509::to_pem;
-use crate::authority::{Refused, TurningError, csr};
+use crate::authority::{Refused, RotationError, csr};
 
 /// Each view by its path.
 pub(super) fn routes() -> [(&'static str, MethodRouter<Views>); 4] {
@@ -140,16 +140,16 @@ impl From<Refused> for Failed {
             Refused::ControlPlane(_) => Reason::Forbidden,
             Refused::Request { .. } => Reason::BadRequest,
             Refused::Token(_) | Refused::UsedUp { .. } => Reason::Forbidden,
-            Refused::Authority(_) | Refused::Store(_) | Refused::Turning(TurningError::Files(_)) => {
+            Refused::Authority(_) | Refused::Store(_) | Refused::Rotation(RotationError::Files(_)) => {
                 Reason::InternalError
             }
-            Refused::Turning(
-                TurningError::OperatorsRoot
-                | TurningError::OperatorsIntermediate
-                | TurningError::Memory
-                | TurningError::UnderWay(_)
-                | TurningError::NotUnderWay
-                | TurningError::TooLate(_),
+            Refused::Rotation(
+                RotationError::OperatorsRoot
+                | RotationError::OperatorsIntermediate
+                | RotationError::Memory
+                | RotationError::UnderWay(_)
+                | RotationError::NotUnderWay
+                | RotationError::TooLate(_),
             ) => Reason::Conflict,
         };
         failure(reason, refused.to_string())

@@ -223,7 +223,7 @@ fn what_is_signed_is_believed_by_all_who_may_meet_it() {
         ttl: Duration::from_secs(60),
     };
     let signed = |ca: &Ca| ca.sign(&leaf, now).expect("signed").chain;
-    let leads = |chain: &[CertificateDer<'static>], root| super::super::turning::leads_to(chain, root);
+    let leads = |chain: &[CertificateDer<'static>], root| super::super::rotating::leads_to(chain, root);
     let (by_old, crossed, by_new) = (signed(&before), signed(&signing), signed(&after));
     assert!(leads(&by_old, &old_root) && !leads(&by_old, &new_root));
     assert!(leads(&crossed, &old_root) && leads(&crossed, &new_root));

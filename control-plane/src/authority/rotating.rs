@@ -30,7 +30,7 @@ use crate::xds::Xds;
 
 /// What is known of the rotation that is under way, and of who is behind.
 #[derive(Debug)]
-pub(super) struct Turning {
+pub(super) struct Rotating {
     /// Held while the authority's files are written: one who changes them at a time. Only by threads that may block.
     files: Mutex<()>,
     /// Never held over work with files: who serves others asks for it.
@@ -52,7 +52,7 @@ struct Behind {
 
 /// Why a rotation is not begun, or not aborted.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum TurningError {
+pub(crate) enum RotationError {
     #[error(
         "the authority signs with an operator's files, so that its root is changed by these: 1. put the new root beside the \
          old one into --ca-roots, and wait until `weirctl ca status` names no proxy that is behind; 2. replace --ca-cert \
@@ -79,9 +79,9 @@ pub(crate) enum TurningError {
     Files(#[from] AuthorityError),
 }
 
-impl Turning {
-    pub(super) fn new(rotation: Option<Rotation>) -> Turning {
-        Turning {
+impl Rotating {
+    pub(super) fn new(rotation: Option<Rotation>) -> Rotating {
+        Rotating {
             files: Mutex::default(),
             rotation: Mutex::new(rotation.map(Arc::new)),
             shown: Mutex::default(),
@@ -120,21 +120,21 @@ impl Authority {
     ///
     /// # Errors
     /// When there can be none, or it is under way already.
-    pub(crate) fn rotate(&self, despite: BTreeSet<String>) -> Result<(), TurningError> {
+    pub(crate) fn rotate(&self, despite: BTreeSet<String>) -> Result<(), RotationError> {
         let Source::Directory(directory) = &self.shared.source else {
-            return Err(self.no_rotation(TurningError::OperatorsRoot));
+            return Err(self.no_rotation(RotationError::OperatorsRoot));
         };
         let now = SystemTime::now();
-        let turning = &self.shared.turning;
-        let _files = turning.files();
-        match turning.under_way() {
-            Some(under_way) if despite.is_empty() => return Err(TurningError::UnderWay(under_way.step)),
+        let rotating = &self.shared.rotating;
+        let _files = rotating.files();
+        match rotating.under_way() {
+            Some(under_way) if despite.is_empty() => return Err(RotationError::UnderWay(under_way.step)),
             Some(under_way) => {
                 let mut rotation = Rotation::clone(&under_way);
                 tracing::warn!(?despite, "the rotation of the root does not wait for these proxies");
                 rotation.despite.extend(despite);
                 directory.keep(&rotation)?;
-                *turning.rotation() = Some(Arc::new(rotation));
+                *rotating.rotation() = Some(Arc::new(rotation));
             }
             None => {
                 let (rotation, ca) = directory.begin(despite, &self.shared.trust_domain, now)?;
@@ -142,7 +142,7 @@ impl Authority {
                 self.publish(ca, Some(rotation));
             }
         }
-        turning.wake.notify_one();
+        rotating.wake.notify_one();
         Ok(())
     }
 
@@ -150,24 +150,24 @@ impl Authority {
     ///
     /// # Errors
     /// When no rotation is under way, or it is too late.
-    pub(crate) fn abort_rotation(&self) -> Result<(), TurningError> {
+    pub(crate) fn abort_rotation(&self) -> Result<(), RotationError> {
         let Source::Directory(directory) = &self.shared.source else {
-            return Err(self.no_rotation(TurningError::OperatorsRoot));
+            return Err(self.no_rotation(RotationError::OperatorsRoot));
         };
-        let turning = &self.shared.turning;
-        let _files = turning.files();
-        match turning.under_way().map(|rotation| rotation.step) {
-            None => return Err(TurningError::NotUnderWay),
+        let rotating = &self.shared.rotating;
+        let _files = rotating.files();
+        match rotating.under_way().map(|rotation| rotation.step) {
+            None => return Err(RotationError::NotUnderWay),
             Some(Step::Trust) => {}
-            Some(step @ (Step::Sign | Step::Forget)) => return Err(TurningError::TooLate(step)),
+            Some(step @ (Step::Sign | Step::Forget)) => return Err(RotationError::TooLate(step)),
         }
         // What may fail comes before what is written: what is said to have failed has not happened.
         let ca = directory.ca(None, &self.shared.trust_domain, SystemTime::now())?;
         directory.abort()?;
         self.publish(ca, None);
-        turning.shown().clear();
+        rotating.shown().clear();
         tracing::info!("the rotation of the root is aborted");
-        turning.wake.notify_one();
+        rotating.wake.notify_one();
         Ok(())
     }
 
@@ -175,14 +175,14 @@ impl Authority {
     ///
     /// # Errors
     /// When the intermediate is an operator's, or the root is rotated, which brings another.
-    pub(crate) fn renew_intermediate(&self) -> Result<(), TurningError> {
+    pub(crate) fn renew_intermediate(&self) -> Result<(), RotationError> {
         let Source::Directory(directory) = &self.shared.source else {
-            return Err(self.no_rotation(TurningError::OperatorsIntermediate));
+            return Err(self.no_rotation(RotationError::OperatorsIntermediate));
         };
         let now = SystemTime::now();
-        let _files = self.shared.turning.files();
-        if let Some(rotation) = self.shared.turning.under_way() {
-            return Err(TurningError::UnderWay(rotation.step));
+        let _files = self.shared.rotating.files();
+        if let Some(rotation) = self.shared.rotating.under_way() {
+            return Err(RotationError::UnderWay(rotation.step));
         }
         directory.renew_intermediate(&self.shared.trust_domain, now)?;
         self.publish(directory.ca(None, &self.shared.trust_domain, now)?, None);
@@ -190,18 +190,18 @@ impl Authority {
         Ok(())
     }
 
-    fn no_rotation(&self, operators: TurningError) -> TurningError {
+    fn no_rotation(&self, operators: RotationError) -> RotationError {
         match &self.shared.source {
             Source::Files(_) => operators,
-            Source::Memory | Source::Directory(_) => TurningError::Memory,
+            Source::Memory | Source::Directory(_) => RotationError::Memory,
         }
     }
 
     /// A proxy shook hands under a root, with this chain of its own. Of any but the one that a rotation leads to it
     /// says nothing.
     pub(crate) fn showed(&self, proof: &Proof, chain: &[CertificateDer<'_>]) {
-        let turning = &self.shared.turning;
-        let new = turning.under_way().and_then(|rotation| rotation.new_root().ok());
+        let rotating = &self.shared.rotating;
+        let new = rotating.under_way().and_then(|rotation| rotation.new_root().ok());
         let Some(new) = new.filter(|root| RootId::of(x509::sha256(root)) == proof.root) else {
             return;
         };
@@ -209,10 +209,10 @@ impl Authority {
             true => Below::New,
             false => Below::Old,
         };
-        match turning.shown().put(&proof.workload, proof.root, certificate) {
-            Ok(()) => turning.wake.notify_one(),
+        match rotating.shown().put(&proof.workload, proof.root, certificate) {
+            Ok(()) => rotating.wake.notify_one(),
             Err(Full) => {
-                if let Some(Untold(untold)) = turning.too_many.count(std::time::Instant::now()) {
+                if let Some(Untold(untold)) = rotating.too_many.count(std::time::Instant::now()) {
                     tracing::warn!(
                         workload = %proof.workload,
                         untold,
@@ -226,7 +226,7 @@ impl Authority {
     /// How a rotation stands.
     pub(super) fn rotation_status(&self, rotation: &Rotation, now: SystemTime) -> RotationStatus {
         let time = |seconds: u64| rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
-        let until = self.shared.turning.behind().waiting.until;
+        let until = self.shared.rotating.behind().waiting.until;
         RotationStatus {
             step: rotation.step.to_string(),
             began: time(rotation.began),
@@ -239,7 +239,7 @@ impl Authority {
 
     /// Proxies that are waited for, each with why.
     pub(super) fn behind(&self) -> Vec<ProxyBehind> {
-        let behind = self.shared.turning.behind();
+        let behind = self.shared.rotating.behind();
         let all = behind.since.iter();
         all.map(|(workload, (why, since))| ProxyBehind {
             workload: workload.to_string(),
@@ -251,9 +251,9 @@ impl Authority {
     }
 
     /// The step of the rotation that is under way, and how many proxies are waited for.
-    pub(crate) fn turning(&self) -> (Option<Step>, usize) {
-        let step = self.shared.turning.under_way().map(|rotation| rotation.step);
-        (step, self.shared.turning.behind().since.len())
+    pub(crate) fn rotation_progress(&self) -> (Option<Step>, usize) {
+        let step = self.shared.rotating.under_way().map(|rotation| rotation.step);
+        (step, self.shared.rotating.behind().since.len())
     }
 
     /// Carries rotations out, until drained.
@@ -263,7 +263,7 @@ impl Authority {
             // Cancel safe: a wake-up that was not taken stays.
             tokio::select! {
                 () = drain.begun() => return,
-                () = self.shared.turning.wake.notified() => {}
+                () = self.shared.rotating.wake.notified() => {}
                 () = tokio::time::sleep(LOOK_INTERVAL) => {}
             }
             let start = match began.elapsed() < BACK_WITHIN && !self.is_new() {
@@ -303,9 +303,9 @@ impl Authority {
         if view.roots != published {
             return None;
         }
-        let new = self.shared.turning.under_way().map(|rotation| rotation.new_root());
+        let new = self.shared.rotating.under_way().map(|rotation| rotation.new_root());
         let new = new.and_then(Result::ok).map(|root| RootId::of(x509::sha256(&root)));
-        let mut shown = self.shared.turning.shown();
+        let mut shown = self.shared.rotating.shown();
         shown.connected(&view.proxies.iter().map(|(workload, ..)| workload).collect());
         let proxies: Vec<Proxy> = view
             .proxies
@@ -335,16 +335,16 @@ impl Authority {
     pub(super) fn advance(&self, facts: &Facts) -> Result<(), AuthorityError> {
         let Shared {
             trust_domain,
-            turning,
+            rotating,
             source,
             ..
         } = &*self.shared;
-        let _files = turning.files();
+        let _files = rotating.files();
         // A rotation was begun or aborted while it was asked or waited here: who was not behind then may be now.
         if *self.shared.roots.borrow() != facts.roots {
             return Ok(());
         }
-        let (Source::Directory(directory), Some(rotation)) = (source, turning.under_way()) else {
+        let (Source::Directory(directory), Some(rotation)) = (source, rotating.under_way()) else {
             let behind = facts.proxies.iter().filter_map(|proxy| {
                 let why = match &proxy.roots {
                     Roots::Pending => Why::Outdated,
@@ -382,13 +382,13 @@ impl Authority {
                 }
                 self.publish(ca, Some(next));
                 tracing::info!(%step, "the rotation of the root goes on");
-                turning.behind().since.clear();
-                turning.wake.notify_one();
+                rotating.behind().since.clear();
+                rotating.wake.notify_one();
             }
             Next::Finish => {
                 directory.finish(&rotation, facts.now)?;
                 self.publish(directory.ca(None, trust_domain, facts.now)?, None);
-                turning.shown().clear();
+                rotating.shown().clear();
                 self.wait(Waiting::default(), facts.now);
                 tracing::info!("the rotation of the root is done: the key of the old one is gone");
             }
@@ -397,7 +397,7 @@ impl Authority {
     }
 
     fn wait(&self, waiting: Waiting, now: SystemTime) {
-        let mut behind = self.shared.turning.behind();
+        let mut behind = self.shared.rotating.behind();
         let mut since = BTreeMap::new();
         for (workload, why) in &waiting.behind {
             let before = behind.since.get(workload).filter(|(before, _)| before == why);
