@@ -7,6 +7,7 @@
 //! And what a proxy costs the control plane: `scale`, with thousands of simulated ones; what a connection by mutual TLS
 //! costs, beside a bare relay's and Envoy's: `handshake`.
 
+pub mod callgrind;
 pub mod certificates;
 pub mod fleet;
 pub mod load;

@@ -142,6 +142,21 @@ impl Load {
     /// When one has not the answer that it should.
     pub async fn run(&mut self, duration: Duration) -> anyhow::Result<u64> {
         let end = Instant::now() + duration;
+        self.until(move |_answered| Instant::now() >= end).await
+    }
+
+    /// Sends so many requests, the same number on each stream, and more where they can't be parted so; gives how many
+    /// were answered.
+    ///
+    /// # Errors
+    /// When one has not the answer that it should.
+    pub async fn send(&mut self, requests: u64) -> anyhow::Result<u64> {
+        let each = requests.div_ceil(self.streams.len() as u64);
+        self.until(move |answered| answered >= each).await
+    }
+
+    /// Sends requests on all streams, on each until this is true of the number of its answers; at least one.
+    async fn until(&mut self, enough: impl Fn(u64) -> bool + Copy + Send + 'static) -> anyhow::Result<u64> {
         let mut running = JoinSet::new();
         for mut stream in self.streams.drain(..) {
             let (request, body, expect) = (self.request.clone(), self.body.clone(), self.expect);
@@ -151,7 +166,7 @@ impl Load {
                     let answer = stream.send(request.clone().map(|()| Full::new(body.clone()))).await?;
                     check(answer, expect).await?;
                     answered += 1;
-                    if Instant::now() >= end {
+                    if enough(answered) {
                         return anyhow::Ok((stream, answered));
                     }
                 }

@@ -10,6 +10,7 @@ use anyhow::Context;
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
 
+use crate::callgrind::Callgrind;
 use crate::certificates::Identity;
 use crate::load::post;
 use crate::process::{Place, Process, Processors, Ready, beside, strings};
@@ -39,6 +40,8 @@ pub struct Sidecar<'a> {
     pub health: SocketAddr,
     /// As `--access-log` takes it.
     pub access_log: &'a str,
+    /// What counts its instructions.
+    pub callgrind: Option<&'a Callgrind>,
 }
 
 impl Mesh {
@@ -87,6 +90,7 @@ impl Mesh {
             metrics,
             health,
             access_log,
+            callgrind,
         } = sidecar;
         let token = self.folder.join(format!("{workload}.token"));
         write_private(&token, &self.token(workload).await?)?;
@@ -119,7 +123,11 @@ impl Mesh {
         args.extend(strings(&["--access-log", access_log, "--inbound-address", "127.0.0.1"]));
         args.extend(strings(&["--log-level", "warn"]));
         let (program, ready) = (beside("weir-proxy")?, Ready::Accepts(outbound));
-        let (process, _) = Process::start(&program, &args, (processors, Place::First), ready).await?;
+        let place = (processors, Place::First);
+        let (process, _) = match callgrind {
+            None => Process::start(&program, &args, place, ready).await?,
+            Some(callgrind) => Process::start_under(callgrind, &program, &args, place, ready).await?,
+        };
         Ok(process)
     }
 

@@ -10,6 +10,8 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
+use crate::callgrind::Callgrind;
+
 /// A running program; killed when this is dropped.
 pub struct Process {
     name: String,
@@ -48,11 +50,38 @@ impl Process {
         (processors, place): (&Processors, Place),
         ready: Ready<'_>,
     ) -> anyhow::Result<(Process, String)> {
+        let mut command = processors.command(program, place);
+        command.args(args);
+        Process::started(command, program, ready, READY_TIMEOUT).await
+    }
+
+    /// As [`Process::start`], with its instructions counted: some fifty times slower, and given as much more time.
+    ///
+    /// # Errors
+    /// As [`Process::start`], and when valgrind is missing.
+    pub async fn start_under(
+        callgrind: &Callgrind,
+        program: &Path,
+        args: &[String],
+        (processors, place): (&Processors, Place),
+        ready: Ready<'_>,
+    ) -> anyhow::Result<(Process, String)> {
+        let [valgrind, before @ ..] = callgrind.before();
+        let mut command = processors.command(Path::new(&valgrind), place);
+        command.args(before).arg(program).args(args);
+        Process::started(command, program, ready, READY_TIMEOUT_COUNTED).await
+    }
+
+    async fn started(
+        mut command: Command,
+        program: &Path,
+        ready: Ready<'_>,
+        within: Duration,
+    ) -> anyhow::Result<(Process, String)> {
         let name = program
             .file_name()
             .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-        let mut command = processors.command(program, place);
-        command.args(args).stdin(Stdio::null()).kill_on_drop(true);
+        command.stdin(Stdio::null()).kill_on_drop(true);
         match ready {
             Ready::Accepts(_) => command.stdout(Stdio::null()),
             Ready::Line(_) => command.stdout(Stdio::piped()),
@@ -84,7 +113,7 @@ impl Process {
                 },
             }
         };
-        let said = timeout(READY_TIMEOUT, said)
+        let said = timeout(within, said)
             .await
             .with_context(|| format!("{name} is not ready in time"))??;
         let process = Process {
@@ -94,6 +123,11 @@ impl Process {
             _stdout: stdout,
         };
         Ok((process, said))
+    }
+
+    /// Its number.
+    pub fn pid(&self) -> u32 {
+        self.pid
     }
 
     /// The processor time that its threads have used so far.
@@ -287,6 +321,7 @@ pub fn strings(args: &[&str]) -> Vec<String> {
 }
 
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
+const READY_TIMEOUT_COUNTED: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(10);
 
 #[cfg(test)]

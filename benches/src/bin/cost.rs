@@ -201,6 +201,7 @@ impl Stage {
                 metrics: next()?,
                 health: next()?,
                 access_log: &args.access_log,
+                callgrind: None,
             };
             mesh.sidecar(sidecar, processors).await
         };

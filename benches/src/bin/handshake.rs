@@ -153,6 +153,7 @@ impl Stage {
             metrics,
             health,
             access_log: "stdout",
+            callgrind: None,
         };
         let mut measured = Vec::new();
         for (listen, tls) in [(relay, None), (relay_tls, Some(&callee))] {
