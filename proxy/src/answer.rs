@@ -6,7 +6,7 @@ use weir_policy::names::WorkloadName;
 
 use crate::error::ProxyError;
 use crate::http::body::ResponseBody;
-use crate::http::head::Grpc;
+use crate::http::head::{GRPC_STATUS, Grpc};
 
 /// Says to whoever gets it why the proxy, and not the app, answered (RFC 9209).
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
@@ -42,7 +42,7 @@ pub(crate) fn refusal(error: &ProxyError, grpc: Grpc, proxy: &WorkloadName) -> R
             let mut response = Response::new(ResponseBody::text(String::new()));
             let headers = response.headers_mut();
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-            headers.insert("grpc-status", error.grpc_status().into());
+            headers.insert(GRPC_STATUS, error.grpc_status().into());
             if let Ok(message) = HeaderValue::try_from(percent_encoded(&format!("{error}; {}", error.hint()))) {
                 headers.insert("grpc-message", message);
             }

@@ -21,7 +21,7 @@ use crate::error::ProxyError;
 use crate::exchange::Exchange;
 use crate::http::body::ResponseBody;
 use crate::http::h1::violation::Refused;
-use crate::http::head::Grpc;
+use crate::http::head::{GRPC_TIMEOUT, Grpc};
 use crate::inbound::InboundApp;
 use crate::record::{Direction, DownstreamAddr, Purpose, RequestRecord, ResponseFlag, Sampled, Sampler, TraceIds};
 use crate::snapshot::ServiceRoute;
@@ -40,11 +40,10 @@ pub(crate) struct Call {
 }
 
 /// For a call of our app: its context is that of the request the app works on.
-pub(crate) fn outbound(worker: &Worker, headers: &HeaderMap, path: &str) -> (Call, Told) {
+pub(crate) fn outbound(worker: &Worker, headers: &HeaderMap, path: &str, now: Time) -> (Call, Told) {
     let parent = parent(headers);
     let id = text(headers, &TRACESTATE_HEADER).and_then(trace::weir_id);
     let found = worker.contexts.find(id, parent.as_ref());
-    let now = worker.clock.now();
     let (trace, passed_on, told) = place(worker, parent.as_ref(), headers, path);
     let call = Call {
         trace,
@@ -80,8 +79,7 @@ impl Caller {
 
 /// For a request to our app. Where it enters the mesh the context is made, and the trace begins: nothing of either is
 /// taken from outside.
-pub(crate) fn inbound(worker: &Worker, headers: &HeaderMap, path: &str, caller: Caller) -> (Call, Told) {
-    let now = worker.clock.now();
+pub(crate) fn inbound(worker: &Worker, headers: &HeaderMap, path: &str, caller: Caller, now: Time) -> (Call, Told) {
     let (parent, context) = match caller {
         Caller::Outside => (None, Some(Context::new(ContextId(worker.random())))),
         Caller::Other => (parent(headers), None),
@@ -308,7 +306,8 @@ pub(crate) fn unread_record(
 
 /// Answers it; counted and logged as a request.
 pub(crate) fn refuse_unread(worker: &Worker, record: RequestRecord, refused: &Refused) -> Response<ResponseBody> {
-    let mut exchange = Exchange::new(record, Rc::clone(&worker.recorder), worker.clock, Grpc::No, None);
+    let (recorder, clock) = (Rc::clone(&worker.recorder), worker.clock);
+    let mut exchange = Exchange::new(record, recorder, clock, clock.now(), Grpc::No, None);
     worker.recorder.metrics().violated(refused.violation);
     refuse(worker, &mut exchange, &ProxyError::Violation(refused.violation))
 }
@@ -328,7 +327,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> Option<&'a str> 
 /// The deadline a gRPC caller sets (gRPC, PROTOCOL-HTTP2.md: at most 8 digits and a unit).
 fn grpc_deadline(headers: &HeaderMap, now: Time) -> Deadline {
     let timeout = headers
-        .get("grpc-timeout")
+        .get(GRPC_TIMEOUT)
         .and_then(|value| value.to_str().ok())
         .and_then(grpc_timeout);
     Deadline::after(now, timeout)

@@ -281,14 +281,21 @@ pub(crate) enum Hop {
     Endpoint,
 }
 
-impl fmt::Display for Hop {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Hop {
+    /// As in answers and logs.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
             Hop::Listener => "listener",
             Hop::Route => "route",
             Hop::Cluster => "cluster",
             Hop::Endpoint => "endpoint",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Hop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

@@ -1,6 +1,7 @@
 //! One request and its answer, from the answer's head to its end: what is held until then, and what is recorded.
 
 use std::future::Future;
+use std::mem;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -25,7 +26,7 @@ use crate::clock::Clock;
 use crate::contexts::OpenContext;
 use crate::endpoints::{Endpoint, EndpointState};
 use crate::http::body::Replay;
-use crate::http::head::Grpc;
+use crate::http::head::{GRPC_STATUS, Grpc};
 use crate::http::upstream::{Lease, Wire};
 use crate::metrics::TunnelGuard;
 use crate::record::{AttemptEvent, AttemptOutcome, Direction, Recorder, RequestRecord, ResponseFlag};
@@ -64,6 +65,7 @@ impl Exchange {
         record: RequestRecord,
         recorder: Rc<Recorder>,
         clock: Clock,
+        began: Time,
         grpc: Grpc,
         open: Option<OpenContext>,
     ) -> Exchange {
@@ -71,7 +73,7 @@ impl Exchange {
             record: Some(record),
             recorder,
             clock,
-            began: clock.now(),
+            began,
             grpc,
             request: None,
             attempt: None,
@@ -128,11 +130,12 @@ impl Exchange {
     pub(crate) fn attempt_answered(
         &mut self,
         endpoint: SocketAddr,
-        workload: Option<&WorkloadName>,
+        workload: Option<&Arc<WorkloadName>>,
         wire: Wire,
         response: &Response<Incoming>,
+        now: Time,
     ) {
-        let at = self.elapsed();
+        let at = now.saturating_since(self.began);
         let status = response.status().as_u16();
         self.attempted(endpoint, workload, AttemptOutcome::Answered(status), at);
         self.note(|record| {
@@ -147,7 +150,7 @@ impl Exchange {
     pub(crate) fn attempt_failed(
         &mut self,
         endpoint: SocketAddr,
-        workload: Option<&WorkloadName>,
+        workload: Option<&Arc<WorkloadName>>,
         outcome: AttemptOutcome,
     ) {
         let at = self.elapsed();
@@ -157,7 +160,7 @@ impl Exchange {
     fn attempted(
         &mut self,
         endpoint: SocketAddr,
-        workload: Option<&WorkloadName>,
+        workload: Option<&Arc<WorkloadName>>,
         outcome: AttemptOutcome,
         at: Duration,
     ) {
@@ -241,6 +244,7 @@ impl Exchange {
         let statuses = self.record.as_ref().map(|record| (record.status, record.grpc_status));
         let failed = statuses.is_some_and(|(status, grpc_status)| is_failure(status, grpc_status));
         let request_sent = self.request.as_ref().is_none_or(Replay::is_spent);
+        let now = self.clock.now();
         if let Some(Attempt {
             permit,
             in_flight,
@@ -248,15 +252,15 @@ impl Exchange {
         }) = self.attempt.take()
         {
             let outcome = if failed { Outcome::Failure } else { Outcome::Success };
-            finish(permit, outcome, self.clock.now());
-            if let (Some(mut in_flight), Some((status, grpc_status))) = (in_flight, statuses) {
-                in_flight.saw(seen(status, grpc_status));
+            finish(permit, outcome, now);
+            if let (Some(in_flight), Some((status, grpc_status))) = (in_flight, statuses) {
+                in_flight.complete(seen(status, grpc_status), now);
             }
             if request_sent {
                 lease.release();
             }
         }
-        self.record();
+        self.record_at(now);
     }
 
     /// The upstream ended its answer before its end.
@@ -290,7 +294,7 @@ impl Exchange {
         match grpc {
             Grpc::Yes => {
                 let mut trailers = HeaderMap::new();
-                trailers.insert("grpc-status", DEADLINE_EXCEEDED.into());
+                trailers.insert(GRPC_STATUS, DEADLINE_EXCEEDED.into());
                 trailers.insert(
                     "grpc-message",
                     http::HeaderValue::from_static("the time for the request ran out"),
@@ -311,8 +315,12 @@ impl Exchange {
     }
 
     fn record(&mut self) {
+        self.record_at(self.clock.now());
+    }
+
+    fn record_at(&mut self, now: Time) {
         let Some(mut record) = self.record.take() else { return };
-        record.duration = self.clock.now().saturating_since(self.began);
+        record.duration = now.saturating_since(self.began);
         if let Some(request) = &self.request {
             record.request_bytes = request.received_bytes();
         }
@@ -361,7 +369,7 @@ pub(crate) fn is_failure(status: u16, grpc_status: Option<u32>) -> bool {
 
 /// The `grpc-status` of a header or of trailers.
 pub(crate) fn grpc_status(headers: &HeaderMap) -> Option<u32> {
-    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+    headers.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
 }
 
 /// What an answer says of the endpoint that gave it.
@@ -434,30 +442,38 @@ enum Latency {
     Failed,
     /// Nobody waited for it.
     Open,
+    /// The load has been told.
+    Ended,
 }
 
 impl InFlight {
-    pub(crate) fn begin(cluster: &Arc<Cluster>, endpoint: &Endpoint, clock: Clock) -> InFlight {
+    pub(crate) fn begin(cluster: &Arc<Cluster>, endpoint: &Endpoint, clock: Clock, now: Time) -> InFlight {
         endpoint.state.load.begin();
         InFlight {
             cluster: Arc::clone(cluster),
             address: endpoint.address,
             endpoint: Arc::clone(&endpoint.state),
             clock,
-            began: clock.now(),
+            began: now,
             latency: Latency::Open,
             told: false,
         }
     }
 
     /// The answer's head has come. What a gRPC answer is, its trailers say, unless it is an error already.
-    pub(crate) fn answered(&mut self, response: &Response<Incoming>, grpc: Grpc) {
-        self.latency = Latency::Measured(self.clock.now().saturating_since(self.began));
+    pub(crate) fn answered(&mut self, response: &Response<Incoming>, grpc: Grpc, now: Time) {
+        self.latency = Latency::Measured(now.saturating_since(self.began));
         let status = response.status().as_u16();
         let grpc_status = grpc_status(response.headers());
         if grpc == Grpc::No || grpc_status.is_some() || status >= 500 {
-            self.saw(seen(status, grpc_status));
+            self.saw_at(seen(status, grpc_status), now);
         }
+    }
+
+    /// The answer has been passed on to its end.
+    fn complete(mut self, seen: Seen, now: Time) {
+        self.saw_at(seen, now);
+        self.end(now);
     }
 
     /// A TCP connection is open: what of that took time is known, and the rest is as long as its two ends like.
@@ -488,23 +504,34 @@ impl InFlight {
     }
 
     fn saw(&mut self, seen: Seen) {
+        self.saw_at(seen, self.clock.now());
+    }
+
+    fn saw_at(&mut self, seen: Seen, now: Time) {
         if !self.told {
             self.told = true;
-            self.cluster.saw(self.address, &self.endpoint, seen, self.clock.now());
+            self.cluster.saw(self.address, &self.endpoint, seen, now);
+        }
+    }
+
+    /// Takes it out of the endpoint's load, once.
+    fn end(&mut self, now: Time) {
+        let load = &self.endpoint.load;
+        let latency = mem::replace(&mut self.latency, Latency::Ended);
+        match (latency, &self.cluster.config.balancing) {
+            (Latency::Ended, _) => {}
+            (Latency::Measured(latency), Balancing::PeakEwma { decay }) => load.end(Some(latency), now, *decay),
+            (Latency::Failed, Balancing::PeakEwma { decay }) => load.end(None, now, *decay),
+            (Latency::Open, Balancing::PeakEwma { .. })
+            | (Latency::Measured(_) | Latency::Failed | Latency::Open, Balancing::RoundRobin) => load.abandon(),
         }
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let load = &self.endpoint.load;
-        let Balancing::PeakEwma { decay } = self.cluster.config.balancing else {
-            return load.abandon();
-        };
-        match self.latency {
-            Latency::Measured(latency) => load.end(Some(latency), self.clock.now(), decay),
-            Latency::Failed => load.end(None, self.clock.now(), decay),
-            Latency::Open => load.abandon(),
+        if !matches!(self.latency, Latency::Ended) {
+            self.end(self.clock.now());
         }
     }
 }

@@ -97,9 +97,10 @@ pub(crate) async fn serve(
     let caller = Caller::of(worker, app, &downstream);
     let check = Asks::of(&parts, &body).filter(|_| caller == Caller::Sidecar);
     let path = parts.uri.path();
+    let began = worker.clock.now();
     let (call, told) = match check {
         Some(_) => calls::check(worker, &parts.headers, path),
-        None => calls::inbound(worker, &parts.headers, path, caller),
+        None => calls::inbound(worker, &parts.headers, path, caller, began),
     };
     let label = Arc::clone(&app.label);
     let mut record = calls::record(Direction::Inbound, label, &parts, downstream.address, &call, told);
@@ -115,6 +116,7 @@ pub(crate) async fn serve(
         record,
         Rc::clone(&worker.recorder),
         worker.clock,
+        began,
         grpc,
         open,
     ));
@@ -255,7 +257,7 @@ async fn carry(
         };
         let failed = match tried {
             Ok((mut response, lease)) => {
-                exchange.attempt_answered(app.address, None, lease.wire(), &response);
+                exchange.attempt_answered(app.address, None, lease.wire(), &response, worker.clock.now());
                 *response.version_mut() = http::Version::HTTP_11;
                 strip_hop_by_hop(response.headers_mut());
                 strip_own(response.headers_mut());

@@ -106,7 +106,7 @@ async fn carry(worker: Rc<Worker>, copy: Copy) {
         state,
         until,
     } = copy;
-    let mut in_flight = InFlight::begin(&cluster, &endpoint, worker.clock);
+    let mut in_flight = InFlight::begin(&cluster, &endpoint, worker.clock, worker.clock.now());
     let exchanged = async {
         tokio::select! {
             answered = exchange(&worker, &cluster, &endpoint, request, &state, &mut in_flight) => answered,
@@ -161,7 +161,7 @@ async fn exchange(
         }
         Unanswered
     })?;
-    in_flight.answered(&response, grpc);
+    in_flight.answered(&response, grpc, worker.clock.now());
     while let Some(frame) = response.body_mut().frame().await {
         frame.map_err(|_| Unanswered)?;
     }

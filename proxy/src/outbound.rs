@@ -61,7 +61,8 @@ pub(crate) async fn serve(
 ) -> Response<ResponseBody> {
     let (parts, body) = request.into_parts();
     let grpc = Grpc::of(&parts.method, &parts.headers);
-    let (call, told) = calls::outbound(worker, &parts.headers, parts.uri.path());
+    let began = worker.clock.now();
+    let (call, told) = calls::outbound(worker, &parts.headers, parts.uri.path(), began);
     let record = calls::record(
         Direction::Outbound,
         Arc::clone(&worker.no_service),
@@ -74,6 +75,7 @@ pub(crate) async fn serve(
         record,
         Rc::clone(&worker.recorder),
         worker.clock,
+        began,
         grpc,
         None,
     ));
@@ -290,7 +292,7 @@ async fn identify(
     head: &Head,
 ) -> Result<Destination, ProxyError> {
     let authority = head.authority.as_str();
-    if let Some(service) = worker.known_service(authority) {
+    if let Some(service) = worker.known_service(authority, exchange.began()) {
         return Ok(Destination::Service(service));
     }
     let found = Box::pin(async {
@@ -313,7 +315,7 @@ async fn identify_in_mesh(
     within: Deadline,
     authority: &str,
 ) -> Result<Arc<Service>, ProxyError> {
-    if let Some(service) = worker.known_service(authority) {
+    if let Some(service) = worker.known_service(authority, exchange.began()) {
         return Ok(service);
     }
     let found = match in_mesh(worker, within, authority).await {
@@ -484,18 +486,20 @@ async fn forward(
             began,
             until: deadline.per_try(began, plan.timeouts.backend_request),
         };
-        let mut in_flight = InFlight::begin(cluster, endpoint, worker.clock);
+        let mut in_flight = InFlight::begin(cluster, endpoint, worker.clock, began);
         exchange.attempts(endpoint.address);
         let mut grpc_status = None;
         let mut unanswered = None;
         let sent = match attempt_at(worker, head, call, &body, plan, &at).await {
             Ok((mut response, lease)) => {
-                in_flight.answered(&response, exchange.grpc());
+                let now = worker.clock.now();
+                in_flight.answered(&response, exchange.grpc(), now);
                 let status = response.status();
                 grpc_status = plan.retry.and_then(|_| exchange::grpc_status(response.headers()));
-                exchange.attempt_answered(endpoint.address, endpoint.workload.as_deref(), lease.wire(), &response);
+                let (wire, workload) = (lease.wire(), endpoint.workload.as_ref());
+                exchange.attempt_answered(endpoint.address, workload, wire, &response, now);
                 exchange.note(|record| record.peer_identity = lease.peer());
-                exchange::report(&mut permit, &response, exchange.grpc(), worker.clock.now());
+                exchange::report(&mut permit, &response, exchange.grpc(), now);
                 unanswered = match endpoint.is_sidecar_to(worker.identity.as_ref()) {
                     true => calls::unanswered(response.headers()),
                     false => None,
@@ -518,7 +522,7 @@ async fn forward(
                 Sent::Answered(status)
             }
             Err(failed) => {
-                exchange.attempt_failed(endpoint.address, endpoint.workload.as_deref(), failed.outcome());
+                exchange.attempt_failed(endpoint.address, endpoint.workload.as_ref(), failed.outcome());
                 if let Some(failure) = body.failure() {
                     return Err(ProxyError::RequestBody(failure));
                 }

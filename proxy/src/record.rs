@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use foldhash::fast::RandomState;
 use http::{Method, Version};
 use weir_policy::context::Priority;
 use weir_policy::health_check::Found;
@@ -68,7 +69,7 @@ pub(crate) struct RequestRecord {
     /// The endpoint that answered, or was tried last.
     pub(crate) endpoint: Option<SocketAddr>,
     /// The workload at the other side, where it is known: upstream's for outbound, downstream's for inbound.
-    pub(crate) peer_workload: Option<WorkloadName>,
+    pub(crate) peer_workload: Option<Arc<WorkloadName>>,
     /// Who is at the other side by its certificate: the upstream for outbound, the downstream for inbound. `None`: it
     /// was spoken to in cleartext, or not at all.
     pub(crate) peer_identity: Option<Arc<SpiffeId>>,
@@ -410,7 +411,7 @@ const RANDOM_SPACE: f64 = 72_057_594_037_927_936.0;
 pub(crate) struct Recorder {
     metrics: Arc<WorkerMetrics>,
     /// Counters by where the labels lie; the labels are held so that nothing else can come to lie there.
-    tracks: RefCell<HashMap<TrackPlace, (TrackLabels, Arc<Track>)>>,
+    tracks: RefCell<HashMap<TrackPlace, (TrackLabels, Arc<Track>), RandomState>>,
     log: Option<LogBuffer>,
     spans: Option<SpanSink>,
 }
@@ -510,7 +511,7 @@ pub(crate) mod tests {
             route: Some(Arc::from("HTTPRoute/police/identity#rules[0]")),
             cluster: Some(Arc::from("identity.police:80")),
             endpoint: Some(endpoint),
-            peer_workload: Some("police/identity-1".parse().expect("a workload")),
+            peer_workload: "police/identity-1".parse().ok().map(Arc::new),
             peer_identity: "spiffe://mesh.gov/ns/police/sa/identity".parse().ok().map(Arc::new),
             downstream: DownstreamAddr::Tcp("127.0.0.1:40000".parse().expect("an address")),
             status: 200,

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use futures_util::future::Either;
 use http::{HeaderMap, Request, Response};
 use tokio::sync::mpsc;
@@ -22,6 +23,7 @@ use weir_policy::breaker::Refusal;
 use weir_policy::model::{AbortAnswer, AppProtocol};
 use weir_policy::mutual_tls::Mode;
 use weir_policy::names::{ListenerName, WorkloadName};
+use weir_policy::time::Time;
 use weir_policy::trace::TraceParent;
 
 use crate::app_health::AppHealth;
@@ -117,7 +119,7 @@ pub(crate) struct Worker {
 #[derive(Default)]
 struct Names {
     snapshot_version: u64,
-    services: HashMap<Box<str>, Arc<Service>>,
+    services: HashMap<Box<str>, Arc<Service>, RandomState>,
 }
 
 /// A request that waits by a fault of its route.
@@ -160,13 +162,13 @@ impl Worker {
     }
 
     /// The service that an authority means, if a request has asked for it under the snapshot in force.
-    pub(crate) fn known_service(&self, authority: &str) -> Option<Arc<Service>> {
+    pub(crate) fn known_service(&self, authority: &str, now: Time) -> Option<Arc<Service>> {
         let names = self.names.borrow();
         if names.snapshot_version != self.mesh.current().version {
             return None;
         }
         let service = names.services.get(authority)?;
-        service.touch(self.clock.now());
+        service.touch(now);
         Some(Arc::clone(service))
     }
 
@@ -569,15 +571,16 @@ impl downstream::Service for Hop {
     }
 
     fn refuse(&self, refused: &Refused) -> Response<ResponseBody> {
-        let unread = HeaderMap::new();
+        let (unread, now) = (HeaderMap::new(), self.worker.clock.now());
         let path = refused.line.as_ref().map_or("", |(_, uri)| uri.path());
         let (direction, service, (call, told)) = match &self.to {
             To::Outbound => {
-                let call = calls::outbound(&self.worker, &unread, path);
+                let call = calls::outbound(&self.worker, &unread, path, now);
                 (Direction::Outbound, &self.worker.no_service, call)
             }
             To::Inbound(app) => {
-                let call = calls::inbound(&self.worker, &unread, path, Caller::of(&self.worker, app, &self.from));
+                let caller = Caller::of(&self.worker, app, &self.from);
+                let call = calls::inbound(&self.worker, &unread, path, caller, now);
                 (Direction::Inbound, &app.label, call)
             }
         };

@@ -192,10 +192,10 @@ fn is_value(value: &str) -> bool {
 }
 
 fn put_hex(text: &mut [u8], at: usize, bytes: &[u8]) {
-    let places = text.iter_mut().skip(at);
-    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    for (place, digit) in places.zip(digits) {
-        *place = if digit < 10 { b'0' + digit } else { b'a' + digit - 10 };
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let places = text.get_mut(at..).unwrap_or_default();
+    for (place, byte) in places.chunks_exact_mut(2).zip(bytes) {
+        place.copy_from_slice(&[byte >> 4, byte & 15].map(|digit| DIGITS[usize::from(digit)]));
     }
 }
 

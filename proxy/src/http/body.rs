@@ -584,7 +584,8 @@ mod tests {
         };
         let begin = |metrics: &Metrics, content: Content| {
             let recorder = Rc::new(Recorder::new(metrics.worker(), None, None));
-            let exchange = Exchange::new(record(), recorder, Clock::start(), Grpc::No, None);
+            let clock = Clock::start();
+            let exchange = Exchange::new(record(), recorder, clock, clock.now(), Grpc::No, None);
             ResponseBody::of(content, Box::new(exchange))
         };
 

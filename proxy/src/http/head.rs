@@ -32,6 +32,12 @@ impl Grpc {
     }
 }
 
+/// How a gRPC call ended (gRPC, PROTOCOL-HTTP2.md).
+pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
+/// How long a gRPC caller waits.
+pub(crate) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
 /// A request's head that can be sent to an upstream, any number of times.
 pub(crate) struct Head {
     pub(crate) method: Method,
@@ -197,8 +203,16 @@ pub(crate) const FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-
 
 /// Takes that out of a head or of trailers.
 pub(crate) fn strip_own(headers: &mut HeaderMap) {
-    for name in OWN {
-        headers.remove(name);
+    remove_all(headers, &OWN);
+}
+
+/// Takes all of these out. Nearly always there is none: to look at each name that is there takes less than to look up
+/// each that may be.
+fn remove_all(headers: &mut HeaderMap, names: &[HeaderName]) {
+    if headers.keys().any(|held| names.contains(held)) {
+        for name in names {
+            headers.remove(name);
+        }
     }
 }
 
@@ -234,10 +248,10 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
         // message there or wait for more (RFC 9112 section 6.3).
         headers.remove(header::CONTENT_LENGTH);
     }
-    for name in ALWAYS {
-        headers.remove(name);
-    }
-    if let Some(te) = headers.remove(header::TE) {
+    remove_all(headers, &ALWAYS);
+    if headers.contains_key(header::TE)
+        && let Some(te) = headers.remove(header::TE)
+    {
         let trailers = te.to_str().is_ok_and(|te| {
             te.split(',')
                 .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))

@@ -14,6 +14,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use foldhash::fast::RandomState;
 use http::{HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
@@ -130,7 +131,7 @@ pub(crate) struct Upstreams {
     metrics: Arc<WorkerMetrics>,
     /// Who we are; `None`: all is in cleartext.
     own: Option<Identity>,
-    pools: RefCell<HashMap<PoolKey, Rc<Pool>>>,
+    pools: RefCell<HashMap<PoolKey, Rc<Pool>, RandomState>>,
 }
 
 /// Pools are apart by breaker, not only by address: two clusters may share an endpoint and have limits of their own.

@@ -116,7 +116,7 @@ async fn open(worker: &Worker, service: &TcpService, connection: &mut Connection
                 None => cluster.no_endpoint(),
             });
         };
-        let mut in_flight = InFlight::begin(&cluster, endpoint, worker.clock);
+        let mut in_flight = InFlight::begin(&cluster, endpoint, worker.clock, worker.clock.now());
         connection.record.endpoint = Some(endpoint.address);
         connection.record.peer_workload.clone_from(&endpoint.workload);
         match connect(worker, &cluster, endpoint).await {
