@@ -11,6 +11,7 @@ mod conditions;
 mod effect;
 mod in_force;
 mod policy;
+mod references;
 mod route;
 mod route_policy;
 mod telemetry_policy;

@@ -23,6 +23,7 @@ pub(crate) mod read;
 pub use cors::{ANY, CorsFilter, CorsMethod, CorsOrigin};
 pub use mirror::{Fraction, RequestMirror};
 
+pub(crate) use mirror::read as read_mirror;
 pub(crate) use read::{read, read_header_name, read_path};
 
 /// Where HTTP requests for some services go: which requests, what changes on them, to which services they go, how long
@@ -566,7 +567,7 @@ pub struct ObjectRef {
     /// A Service, or what can't be used.
     #[serde(flatten)]
     pub kind: BackendKind,
-    /// Its namespace. Default: the route's.
+    /// Its namespace. Default: that of the resource that refers to it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Label>")]
     pub namespace: Option<String>,
@@ -590,12 +591,12 @@ impl ObjectRef {
     }
 }
 
-/// Where a route's reference leads, whatever it is for.
+/// Where a reference of a route or a policy leads, whatever it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reference<'a> {
     /// To what kind of resource.
     pub kind: &'a BackendKind,
-    /// The namespace; `None`: the route's.
+    /// The namespace; `None`: that of who refers.
     pub namespace: Option<&'a str>,
     /// Its name.
     pub name: &'a str,

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::decode::{Errors, Fields, Node};
 use crate::http_route::read::TWIN;
+use crate::kind::Kind;
 use crate::names;
 use crate::schema::texts::{KindName, SubdomainOrEmpty};
 
@@ -34,15 +35,15 @@ impl Serialize for RefKind {
     }
 }
 
-/// The kind of resource that a route's backend is. The Gateway API takes any: of another than a Service the route's
-/// status says that it can't be used.
+/// The kind of resource that a backend or a mirror is. The Gateway API takes any: of another than a Service the status
+/// says that it can't be used.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 pub struct BackendKind {
     /// The group of `kind`: empty for a Service.
     #[schemars(with = "SubdomainOrEmpty", default)]
     pub group: String,
-    /// A Service. Nothing is sent to another kind: its share of requests is answered as if it was not there, and the
-    /// route's status says `InvalidKind`.
+    /// A Service. Nothing is sent to another kind: a backend's share of requests is answered as if it was not there, a
+    /// mirror gets no copy, and the status says `InvalidKind`.
     #[schemars(with = "KindName", default = "service_kind")]
     pub kind: String,
 }
@@ -58,7 +59,7 @@ impl BackendKind {
 
     /// Whether it is a Service's, which alone can be used.
     pub fn is_service(&self) -> bool {
-        self.group.is_empty() && self.kind == crate::Kind::Service.kind()
+        self.group.is_empty() && self.kind == Kind::Service.kind()
     }
 }
 
@@ -84,6 +85,25 @@ pub(crate) fn policy_targets<T: PartialEq>(
     node.refuse_empty(errors, empty);
     node.refuse_twins(errors, &targets, |a, b| a == b, TWIN, "each target stands once");
     Some(targets)
+}
+
+/// Reads the group of a kind that was read before it, if that one could be read. `groups`: a kind of each group that
+/// is right somewhere.
+pub(crate) fn group_of<const N: usize>(
+    kind: Option<Kind>,
+    groups: &[Kind; N],
+    node: &Node<'_>,
+    errors: &mut Errors,
+) -> Option<()> {
+    let group = node.choice(errors, &groups.map(|kind| (kind.group(), kind.group())))?;
+    match kind {
+        Some(kind) if kind.group() != group => {
+            let remedy = format!("{:?} is right for {kind}", kind.group());
+            node.refuse(errors, format!("is not the group of {kind}"), remedy);
+            None
+        }
+        Some(_) | None => Some(()),
+    }
 }
 
 /// How many targets a policy may have, as many as the Gateway API's BackendTLSPolicy.
@@ -126,7 +146,7 @@ pub(crate) fn backend_kind(fields: &mut Fields<'_>, errors: &mut Errors) -> Opti
 
 /// What `kind` of a backend is where it is left out.
 fn service_kind() -> String {
-    crate::Kind::Service.kind().to_owned()
+    Kind::Service.kind().to_owned()
 }
 
 fn service(fields: &mut Fields<'_>, errors: &mut Errors) -> Option<RefKind> {

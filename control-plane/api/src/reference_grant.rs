@@ -14,7 +14,8 @@ use crate::reference::{self, RefKind};
 use crate::schema::texts::Label;
 
 /// References from other namespaces that its own namespace allows: each from any of `from` to any of `to`. Without one
-/// a route's backend in another namespace gets no requests: its share is answered with 500.
+/// a route's backend in another namespace gets no requests: its share is answered with 500. Nor does a mirror there get
+/// copies, whether a route or a RoutePolicy names it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct ReferenceGrantSpec {
     /// Whose references are allowed.
@@ -26,11 +27,13 @@ pub struct ReferenceGrantSpec {
 }
 
 /// Resources that may refer to something here.
+///
+/// Rule: the group is weir.dev for a RoutePolicy, and gateway.networking.k8s.io for a route.
 #[derive(Clone, Debug, PartialEq, Eq, JsonSchema)]
 #[schemars(rename = "ReferenceGrantFrom")]
 pub struct GrantFrom {
-    /// Of which kind: one of the routes.
-    #[schemars(flatten, with = "RouteKind")]
+    /// HTTPRoute, GRPCRoute or RoutePolicy.
+    #[schemars(flatten, with = "ReferrerKind")]
     pub kind: Kind,
     /// The namespace that they are in.
     #[schemars(with = "Label")]
@@ -62,16 +65,17 @@ pub struct GrantTo {
 }
 
 /// The schema of a [`Kind`] that may refer to Services.
-enum RouteKind {}
+enum ReferrerKind {}
 
-impl JsonSchema for RouteKind {
+impl JsonSchema for ReferrerKind {
     fn schema_name() -> Cow<'static, str> {
-        "RouteKind".into()
+        "ReferrerKind".into()
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        let group = json!({"type": "string", "enum": [GATEWAY_GROUP], "description": "The group of `kind`."});
-        let kinds = ROUTES.map(Kind::kind);
+        let groups = GROUPS.map(Kind::group);
+        let group = json!({"type": "string", "enum": groups, "description": "The group of `kind`."});
+        let kinds = REFERRERS.map(Kind::kind);
         let kind = json!({"type": "string", "enum": kinds, "description": "The kind of what refers."});
         let properties = json!({"group": group, "kind": kind});
         json_schema!({"type": "object", "properties": properties, "required": ["group", "kind"]})
@@ -109,11 +113,11 @@ pub(crate) fn read(node: &Node<'_>, errors: &mut Errors) -> Option<ReferenceGran
 
 fn read_from(node: &Node<'_>, errors: &mut Errors) -> Option<GrantFrom> {
     let mut fields = node.fields(errors)?;
-    let group = fields.required("group", errors, |node, errors| {
-        node.choice(errors, &[(GATEWAY_GROUP, ())])
-    });
     let kind = fields.required("kind", errors, |node, errors| {
-        node.choice(errors, &ROUTES.map(|kind| (kind.kind(), kind)))
+        node.choice(errors, &REFERRERS.map(|kind| (kind.kind(), kind)))
+    });
+    let group = fields.required("group", errors, |node, errors| {
+        reference::group_of(kind, &GROUPS, node, errors)
     });
     let namespace = fields.required("namespace", errors, names::label);
     fields.finish(errors);
@@ -132,10 +136,11 @@ fn read_to(node: &Node<'_>, errors: &mut Errors) -> Option<GrantTo> {
     Some(GrantTo { kind: kind?, name })
 }
 
-const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
-
 /// The kinds that have references to Services of other namespaces.
-const ROUTES: [Kind; 2] = [Kind::HttpRoute, Kind::GrpcRoute];
+const REFERRERS: [Kind; 3] = [Kind::HttpRoute, Kind::GrpcRoute, Kind::RoutePolicy];
+
+/// A kind of each group that one of them is of.
+const GROUPS: [Kind; 2] = [Kind::HttpRoute, Kind::RoutePolicy];
 
 /// The CRD's limit.
 const LIST_MAX: usize = 16;
@@ -167,6 +172,7 @@ mod tests {
             (Kind::HttpRoute, "b", "z", false),
             (Kind::HttpRoute, "c", "x", false),
             (Kind::BackendPolicy, "a", "x", false),
+            (Kind::RoutePolicy, "a", "x", false),
         ] {
             let allowed = named.allows(kind, namespace, service);
             assert_eq!(allowed, expect, "{kind} {namespace} {service}");

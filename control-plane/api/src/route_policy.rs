@@ -10,7 +10,9 @@ use serde_json::json;
 
 use crate::decode::{Errors, Node};
 use crate::duration;
+use crate::http_route::filters::FILTERS_MAX;
 use crate::http_route::read::{ATTEMPTS_MAX, CODES_MAX, TWIN, TWIN_REMEDY};
+use crate::http_route::{Reference, RequestMirror, read_mirror};
 use crate::kind::Kind;
 use crate::names;
 use crate::object::Key;
@@ -47,6 +49,44 @@ pub struct RoutePolicySpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 7))]
     pub priority: Option<u8>,
+    /// Where copies of requests go, in place of all RequestMirror filters of the rule and of its backends; an empty
+    /// list: nowhere. Nobody waits for a copy or sees its answer. A mirror that can't be used (no such Service or port,
+    /// no Service, or in another namespace without a ReferenceGrant there for RoutePolicies of this one) gets no
+    /// copies; requests go their way all the same, and `ResolvedRefs` in the status says why. Default: as the rule has
+    /// it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = FILTERS_MAX), extend("x-kubernetes-list-type" = "atomic"))]
+    pub mirror: Option<Vec<RequestMirror>>,
+}
+
+impl RoutePolicySpec {
+    /// The fields that are given, by name: what holds in place of what a rule says.
+    pub fn given(&self) -> impl Iterator<Item = &'static str> {
+        let RoutePolicySpec {
+            target_refs: _,
+            retry,
+            rate_limit,
+            fault,
+            priority,
+            mirror,
+        } = self;
+        let fields = [
+            ("retry", retry.is_some()),
+            ("rateLimit", rate_limit.is_some()),
+            ("fault", fault.is_some()),
+            ("priority", priority.is_some()),
+            ("mirror", mirror.is_some()),
+        ];
+        fields.into_iter().filter_map(|(name, given)| given.then_some(name))
+    }
+
+    /// Where its copies go, in the order of `mirror`.
+    pub fn references(&self) -> impl Iterator<Item = Reference<'_>> {
+        self.mirror
+            .iter()
+            .flatten()
+            .map(|mirror| mirror.backend_ref.reference())
+    }
 }
 
 /// What a policy is for: a route, a rule of it, or a Service.
@@ -101,7 +141,7 @@ impl JsonSchema for TargetKind {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        let groups = [Kind::Service.group(), Kind::HttpRoute.group()];
+        let groups = GROUPS.map(Kind::group);
         let group = json!({"type": "string", "enum": groups, "description": "The group of `kind`."});
         let kinds = TARGETS.map(Kind::kind);
         let kind = json!({"type": "string", "enum": kinds, "description": "The kind of what it is for."});
@@ -301,6 +341,9 @@ pub(crate) fn read(node: &Node<'_>, errors: &mut Errors) -> Option<RoutePolicySp
     let rate_limit = fields.optional("rateLimit", errors, read_rate_limit);
     let fault = fields.optional("fault", errors, read_fault);
     let priority = fields.optional("priority", errors, |node, errors| node.integer(errors, 0..=7));
+    let mirror = fields.optional("mirror", errors, |node, errors| {
+        node.list(errors, FILTERS_MAX, read_mirror)
+    });
     fields.finish(errors);
     Some(RoutePolicySpec {
         target_refs: target_refs?,
@@ -308,6 +351,7 @@ pub(crate) fn read(node: &Node<'_>, errors: &mut Errors) -> Option<RoutePolicySp
         rate_limit,
         fault,
         priority,
+        mirror,
     })
 }
 
@@ -317,18 +361,7 @@ fn read_target(node: &Node<'_>, errors: &mut Errors) -> Option<RouteTargetRef> {
         node.choice(errors, &TARGETS.map(|kind| (kind.kind(), kind)))
     });
     let group = fields.required("group", errors, |node, errors| {
-        let group = node.choice(
-            errors,
-            &[Kind::Service, Kind::HttpRoute].map(|kind| (kind.group(), kind.group())),
-        )?;
-        match kind {
-            Some(kind) if kind.group() != group => {
-                let remedy = format!("{:?} is right for {kind}", kind.group());
-                node.refuse(errors, format!("is not the group of {kind}"), remedy);
-                None
-            }
-            Some(_) | None => Some(()),
-        }
+        reference::group_of(kind, &GROUPS, node, errors)
     });
     let name = fields.required("name", errors, names::subdomain);
     let section_name = fields.optional("sectionName", errors, |node, errors| {
@@ -473,6 +506,9 @@ fn read_percent(node: &Node<'_>, errors: &mut Errors) -> Option<u8> {
 
 /// What a policy may be for.
 const TARGETS: [Kind; 3] = [Kind::HttpRoute, Kind::GrpcRoute, Kind::Service];
+
+/// A kind of each group that one of them is of.
+const GROUPS: [Kind; 2] = [Kind::Service, Kind::HttpRoute];
 
 const RETRY_ON: &[(&str, RetryOn)] = &[
     ("5xx", RetryOn::ServerError),

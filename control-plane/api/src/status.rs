@@ -16,8 +16,8 @@ pub const CONTROLLER_NAME: &str = "weir.dev/weir-control";
 pub mod condition {
     /// What it refers to takes it. Gateway API, RouteConditionAccepted and PolicyConditionAccepted.
     pub const ACCEPTED: &str = "Accepted";
-    /// What a route sends requests to, or a policy takes certificates from, is there and may be used. Gateway API,
-    /// RouteConditionResolvedRefs and BackendTLSPolicyConditionResolvedRefs.
+    /// What a route or a policy sends requests or copies to, or a policy takes certificates from, is there and may be
+    /// used. Gateway API, RouteConditionResolvedRefs and BackendTLSPolicyConditionResolvedRefs.
     pub const RESOLVED_REFS: &str = "ResolvedRefs";
     /// It is in force on every connected proxy that it concerns.
     pub const IN_FORCE: &str = "weir.dev/InForce";
@@ -210,9 +210,13 @@ pub struct PolicyAncestorStatus {
     ///   older one holds. Otherwise the reason is TargetNotFound, Invalid: it can't be in force there, Conflicted: an
     ///   older policy holds, or NoValidCACertificate: a BackendTLSPolicy has none to go by, and closes its target.
     /// - `ResolvedRefs`, of a BackendTLSPolicy: each of its references leads to certificates. Otherwise the reason is
-    ///   InvalidKind or InvalidCACertificateRef.
+    ///   InvalidKind or InvalidCACertificateRef. Of a RoutePolicy with mirrors: each is there and may be used.
+    ///   Otherwise some get no copies, and the reason is InvalidKind, BackendNotFound, UnsupportedProtocol (its port
+    ///   carries TCP) or RefNotPermitted.
     /// - `weir.dev/InForce`: it is in force on every connected proxy that it concerns. Otherwise the reason is
     ///   Rejected, Pending, NoSubscribers, NotAccepted or Overridden.
+    /// - `weir.dev/Ineffective`: some of it has no effect on some rules, and only there if it is so; the reason is
+    ///   RulesRedirect.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
 }

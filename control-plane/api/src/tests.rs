@@ -1064,6 +1064,32 @@ fn route_policies() {
     let expect = serde_json::json!({"on": ["5xx", "unavailable"], "backoff": {"base": "10ms"}});
     assert_eq!(value, expect, "what is left out is the rule's own");
     good(&spec("retry: {}"));
+    let mirrors = good(&spec(
+        "mirror: [{backendRef: {name: b, port: 80}, percent: 5}, {backendRef: {group: x.y, kind: Z, name: b}}]",
+    ));
+    let value = mirrors.to_value()["spec"]["mirror"].clone();
+    let service = serde_json::json!({"group": "", "kind": "Service", "name": "b", "port": 80});
+    let other = serde_json::json!({"group": "x.y", "kind": "Z", "name": "b"});
+    let expect = serde_json::json!([{"backendRef": service, "percent": 5}, {"backendRef": other}]);
+    assert_eq!(value, expect);
+    let none = good(&spec("mirror: []")).to_value();
+    assert_eq!(
+        none["spec"]["mirror"],
+        serde_json::json!([]),
+        "it is not left out: no copies are asked for"
+    );
+    bad(
+        &spec(
+            "mirror: [{backendRef: {name: b}, percent: 101}, {percent: 1, fraction: {numerator: 2, denominator: 1}}]",
+        ),
+        &[
+            "f:4: spec.mirror[0].backendRef.port: is missing",
+            "f:4: spec.mirror[0].percent: 101 is out of range",
+            "f:4: spec.mirror[1].backendRef: is missing",
+            "f:4: spec.mirror[1].fraction: {\"denominator\":1,\"numerator\":2} is more than the whole",
+            "f:4: spec.mirror[1].fraction: {\"denominator\":1,\"numerator\":2} stands beside percent",
+        ],
+    );
     let targets = |targets: &str| format!("{head}spec: {{targetRefs: [{targets}]}}");
     bad(&targets(""), &["f:4: spec.targetRefs: [] is empty"]);
     bad(
@@ -1436,9 +1462,24 @@ fn grants_are_read_in_both_versions_and_written_in_one() {
     bad(
         &grant("v1beta1", others),
         &[
-            "f:4: spec.from[0].kind: \"Gateway\" is not supported; \"HTTPRoute\" or \"GRPCRoute\" is right",
+            "f:4: spec.from[0].kind: \"Gateway\" is not supported; \"HTTPRoute\" or \"GRPCRoute\" or \"RoutePolicy\" is \
+             right",
             "f:4: spec.to[0].kind: \"Secret\" is not supported; \"Service\" is right",
             "f:4: spec.to[0].nam: \"b\" stands in an unknown field; ",
+        ],
+    );
+    let of_policies = |group: &str| {
+        format!(
+            "{{from: [{{group: {group}, kind: RoutePolicy, namespace: police}}], to: [{{group: '', kind: Service}}]}}"
+        )
+    };
+    let value = good(&grant("v1", &of_policies("weir.dev"))).to_value();
+    assert_eq!(value["spec"]["from"][0]["group"], "weir.dev");
+    bad(
+        &grant("v1", &of_policies("gateway.networking.k8s.io")),
+        &[
+            "f:4: spec.from[0].group: \"gateway.networking.k8s.io\" is not the group of RoutePolicy; \"weir.dev\" is right \
+             for RoutePolicy",
         ],
     );
     bad(

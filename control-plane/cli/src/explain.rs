@@ -119,9 +119,11 @@ struct PassedRoute {
 struct Route {
     name: String,
     matches: String,
+    policy: Option<Policy>,
     request_headers: Vec<String>,
     response_headers: Vec<String>,
     cors: Option<String>,
+    mirrors: Vec<String>,
     rewritten_target: Option<String>,
     rewritten_host: Option<String>,
     timeouts: Option<Timeouts>,
@@ -129,6 +131,13 @@ struct Route {
     rate_limit: Option<RateLimit>,
     fault: Option<Fault>,
     priority: Option<u8>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Policy {
+    name: String,
+    fields: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -390,10 +399,17 @@ impl Printer<'_> {
                 .map(|change| format!("{change} of the answer")),
         );
         policies.extend(route.cors.clone());
-        if policies.is_empty() {
-            return Ok(());
+        policies.extend(route.mirrors.iter().map(|mirror| format!("copies {mirror}")));
+        if !policies.is_empty() {
+            self.field("", &policies.join("; "))?;
         }
-        self.field("", &policies.join("; "))
+        let Some(Policy { name, fields }) = &route.policy else {
+            return Ok(());
+        };
+        match fields.as_slice() {
+            [] => self.field("policy", &format!("{name}, which says nothing")),
+            fields => self.field("policy", &format!("{name}, which says its {}", fields.join(", "))),
+        }
     }
 
     fn backend(&mut self, backend: &Backend) -> Result<(), CliError> {

@@ -383,15 +383,16 @@ fn surroundings(kind: Kind) -> Vec<Object> {
                 fixture::grpc_spec_of(&mut route).rules[0].backend_refs = abroad(to).to_vec();
                 objects.push(route);
             }
+            let mut policy = fixture::route_policy("copies", &[(Kind::Service, "other", None)]);
+            let mirror = fixture::mirror(Some("labs"), "nat-v2");
+            fixture::route_policy_spec_of(&mut policy).mirror = Some(vec![mirror]);
+            objects.push(policy);
         }
         Kind::HttpRoute | Kind::GrpcRoute => {
             for from in ["citizen", "labs"] {
                 for to in ["citizen", "labs"] {
-                    let mut grant = fixture::grant(to, &format!("from-{from}"), from, None);
-                    if let Spec::ReferenceGrant(spec) = &mut grant.spec {
-                        spec.from[0].kind = kind;
-                    }
-                    objects.push(grant);
+                    let name = format!("from-{from}");
+                    objects.push(fixture::grant_for(kind, to, &name, from, None));
                 }
             }
         }
@@ -432,6 +433,7 @@ fn surroundings(kind: Kind) -> Vec<Object> {
             objects.push(fixture::grpc_route("citizen", "vaccination", "citizen", "vaccination"));
             objects.push(fixture::service("citizen", "portal", &[("http", 80)]));
             objects.push(fixture::route("citizen", "portal", "citizen", "portal"));
+            objects.push(fixture::grant_for(kind, "labs", "from-citizen", "citizen", None));
         }
         Kind::TelemetryPolicy => {
             let mut workload = fixture::workload("citizen", "portal-1", "10.1.2.3", &[(8080, 15006)]);

@@ -11,7 +11,9 @@ use weir_api::endpoint_slice::{
     AddressType, Conditions, EndpointSliceBody, SliceEndpoint, SlicePort, TargetRef as EndpointTarget,
 };
 use weir_api::grpc_route::{GrpcRouteRule, GrpcRouteSpec};
-use weir_api::http_route::{BackendRef, HttpRouteMatch, HttpRouteRule, HttpRouteSpec, ParentRef, PathMatch};
+use weir_api::http_route::{
+    BackendRef, HttpRouteMatch, HttpRouteRule, HttpRouteSpec, ObjectRef, ParentRef, PathMatch, RequestMirror,
+};
 use weir_api::mesh_config;
 use weir_api::reference_grant::{GrantFrom, GrantTo, ReferenceGrantSpec};
 use weir_api::route_policy::{RoutePolicySpec, RouteTargetRef};
@@ -120,9 +122,14 @@ pub(crate) fn backend(name: &str) -> BackendRef {
 
 /// A grant in `namespace` for HTTPRoutes of `from` to one service or to all.
 pub(crate) fn grant(namespace: &str, name: &str, from: &str, to: Option<&str>) -> Object {
+    grant_for(Kind::HttpRoute, namespace, name, from, to)
+}
+
+/// The same for another kind.
+pub(crate) fn grant_for(kind: Kind, namespace: &str, name: &str, from: &str, to: Option<&str>) -> Object {
     let spec = ReferenceGrantSpec {
         from: vec![GrantFrom {
-            kind: Kind::HttpRoute,
+            kind,
             namespace: from.to_owned(),
         }],
         to: vec![GrantTo {
@@ -145,6 +152,20 @@ pub(crate) fn route_policy(name: &str, targets: &[(Kind, &str, Option<&str>)]) -
         ..RoutePolicySpec::default()
     };
     Object::new("citizen", name, Spec::RoutePolicy(spec))
+}
+
+/// All requests are copied to port 80 of a service.
+pub(crate) fn mirror(namespace: Option<&str>, name: &str) -> RequestMirror {
+    RequestMirror {
+        backend_ref: ObjectRef {
+            kind: BackendKind::service(),
+            namespace: namespace.map(str::to_owned),
+            name: name.to_owned(),
+            port: Some(port(80)),
+        },
+        percent: None,
+        fraction: None,
+    }
 }
 
 /// What a RoutePolicy asks for, to be changed.

@@ -44,7 +44,7 @@ fn expand_rule(
         backends: &rule.backend_refs,
         timeouts: None,
         retry: None,
-        policy: policies.for_rule(rule.name.as_deref()).map(|policy| policy.spec),
+        policy: policies.for_rule(rule.name.as_deref()),
         limit: policies.limit_name(at.name(), rule.name.as_deref()),
     };
     let done = rules::done(references, &at, &parts)?;
@@ -217,7 +217,7 @@ mod tests {
         rules[1].name = Some("named".to_owned());
         let index = fixture::index([policy]);
         let policies = RoutePolicies::of(&route, &fixture::service_named("portal.citizen"), &index);
-        let references = References::of(&route, &[], &index);
+        let references = References::of(&route, &index);
         let Spec::GrpcRoute(spec) = &route.spec else {
             panic!("a route")
         };

@@ -36,7 +36,7 @@ fn expand_rule(
         backends: &rule.backend_refs,
         timeouts: rule.timeouts,
         retry: rule.retry.as_ref(),
-        policy: policies.for_rule(rule.name.as_deref()).map(|policy| policy.spec),
+        policy: policies.for_rule(rule.name.as_deref()),
         limit: policies.limit_name(at.name(), rule.name.as_deref()),
     };
     let done = rules::done(references, &at, &parts)?;

@@ -21,7 +21,7 @@ use weir_policy::spiffe::TrustDomain;
 
 use super::backend_tls;
 use super::mutual_tls::{UNSAID, mutual_tls};
-use super::references::is_not_permitted;
+use super::references::{is_not_permitted, namespaces_of};
 use super::route_policies::service_key;
 
 /// Objects that configuration is made from, found by the service they are about.
@@ -38,7 +38,7 @@ pub(crate) struct Index {
     /// RoutePolicies by what they are for, and BackendTLSPolicies by what they take certificates from, whether or not
     /// it exists.
     policies_for: BTreeMap<Key, BTreeSet<Key>>,
-    /// Routes by each namespace other than their own that one of their references names.
+    /// Routes and policies by each namespace other than their own that one of their references names.
     refer_to: BTreeMap<String, BTreeSet<Key>>,
 }
 
@@ -277,6 +277,11 @@ impl Index {
         }
     }
 
+    /// The routes and policies of other namespaces that refer to something in this one.
+    pub(crate) fn referring_to(&self, namespace: &str) -> impl Iterator<Item = &Key> {
+        self.refer_to.get(namespace).into_iter().flatten()
+    }
+
     /// Every object held, by key.
     pub(crate) fn objects(&self) -> &BTreeMap<Key, Arc<Object>> {
         &self.objects
@@ -321,7 +326,7 @@ impl Index {
         for target in policy_targets(object) {
             self.policies_for.entry(target).or_default().insert(key.clone());
         }
-        for namespace in namespaces_referred_to(object) {
+        for namespace in namespaces_of(object) {
             self.refer_to.entry(namespace).or_default().insert(key.clone());
         }
     }
@@ -336,7 +341,7 @@ impl Index {
         for target in policy_targets(object) {
             remove(&mut self.policies_for, &target, key);
         }
-        for namespace in namespaces_referred_to(object) {
+        for namespace in namespaces_of(object) {
             remove(&mut self.refer_to, &namespace, key);
         }
     }
@@ -450,7 +455,7 @@ impl Index {
             | Spec::GrpcRoute(_) => return about(object),
         };
         let others = others.into_iter().flatten().filter_map(|key| self.objects.get(key));
-        others.flat_map(|other| about(other)).collect()
+        others.flat_map(|other| self.touches(other)).collect()
     }
 }
 
@@ -570,18 +575,6 @@ fn policy_targets(object: &Object) -> BTreeSet<Key> {
         }
         _ => BTreeSet::new(),
     }
-}
-
-/// The namespaces other than its own that a route refers to.
-fn namespaces_referred_to(object: &Object) -> BTreeSet<String> {
-    let own = object.metadata.namespace.as_str();
-    let references = RouteSpec::of(object).into_iter().flat_map(RouteSpec::references);
-    let references = references.filter(|(_, to)| to.kind.is_service());
-    let namespaces = references.filter_map(|(_, to)| to.namespace);
-    namespaces
-        .filter(|namespace| *namespace != own)
-        .map(str::to_owned)
-        .collect()
 }
 
 /// The workload that an endpoint of a slice in namespace `own` refers to; `None`: it refers to something else.

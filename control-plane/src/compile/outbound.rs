@@ -181,8 +181,11 @@ impl Routes {
             model::Action::Forward(forward) => Some(forward),
             model::Action::Redirect(_) | model::Action::Respond(_) => None,
         });
-        let backends = forwards.flat_map(|forward| &forward.backends);
-        self.clusters.extend(backends.map(|backend| backend.cluster.clone()));
+        for forward in forwards {
+            let backends = forward.backends.iter().map(|backend| &backend.cluster);
+            let named = backends.chain(forward.mirrors.iter().map(|mirror| &mirror.cluster));
+            self.clusters.extend(named.cloned());
+        }
         self.hosts.extend(envoy::hosts(names, hosts));
     }
 }
@@ -217,6 +220,7 @@ mod tests {
     use std::time::Duration;
 
     use weir_api::Object;
+    use weir_api::http_route::HttpRouteFilter;
     use weir_api::route_policy::RouteRateLimit;
 
     use super::super::fixture;
@@ -240,6 +244,21 @@ mod tests {
             .into_iter()
             .map(|(key, text)| (key.to_string(), text))
             .collect()
+    }
+
+    #[test]
+    fn the_clusters_that_copies_go_to_are_named() {
+        let mut route = fixture::route("citizen", "r", "citizen", "a");
+        let mirror = HttpRouteFilter::RequestMirror(fixture::mirror(None, "shadow"));
+        fixture::spec_of(&mut route).rules[0].filters = vec![mirror];
+        let index = fixture::index([fixture::service("citizen", "a", &[("", 80)]), route]);
+        let scope = Scope {
+            client: "citizen".parse().expect("a name"),
+            services: Some([fixture::service_named("a.citizen")].into()),
+        };
+        let table = Table::new(scope, &index);
+        let named: Vec<String> = table.clusters().into_iter().map(ClusterName::to_string).collect();
+        assert_eq!(named, ["a.citizen:80", "shadow.citizen:80"]);
     }
 
     #[test]

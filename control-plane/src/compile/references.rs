@@ -1,10 +1,11 @@
-//! What a route's references lead to: Services of its own namespace, its parents, and what a ReferenceGrant opens.
+//! What references of routes and policies lead to: Services of the own namespace, a route's parents, and what a
+//! ReferenceGrant opens.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU16;
 
 use weir_api::http_route::{ParentRef, Reference};
-use weir_api::{Key, Object, RouteSpec};
+use weir_api::{Key, Object, RouteSpec, Spec};
 use weir_policy::names::{ClusterName, Label, ServiceName};
 
 use super::index::{Index, service_name};
@@ -19,12 +20,21 @@ pub(crate) struct References<'a> {
 }
 
 impl<'a> References<'a> {
-    /// Those of a route with these parents.
-    pub(crate) fn of(object: &'a Object, parents: &'a [ParentRef], index: &'a Index) -> References<'a> {
-        References { object, parents, index }
+    /// Those of a route or a policy.
+    pub(crate) fn of(object: &'a Object, index: &'a Index) -> References<'a> {
+        References {
+            object,
+            parents: RouteSpec::of(object).map_or(&[], RouteSpec::parent_refs),
+            index,
+        }
     }
 
-    /// The route's key.
+    /// Those of another object.
+    pub(crate) fn of_another(&self, object: &'a Object) -> References<'a> {
+        References::of(object, self.index)
+    }
+
+    /// The key of who refers.
     pub(crate) fn key(&self) -> Key {
         self.object.key()
     }
@@ -58,16 +68,40 @@ impl<'a> References<'a> {
     }
 }
 
-/// The grants that open a way for a route, with their generations.
-pub(crate) fn grants_for(object: &Object, spec: RouteSpec<'_>, index: &Index) -> BTreeSet<(Key, i64)> {
-    let references = References::of(object, spec.parent_refs(), index);
+/// All references of a route or a policy to what requests, or copies of them, are sent to.
+pub(crate) fn references_of(object: &Object) -> impl Iterator<Item = Reference<'_>> {
+    let policy = match &object.spec {
+        Spec::RoutePolicy(spec) => Some(spec),
+        _ => None,
+    };
+    let of_policy = policy.into_iter().flat_map(|policy| policy.references());
+    let of_route = RouteSpec::of(object).into_iter().flat_map(RouteSpec::references);
+    of_route.map(|(_, to)| to).chain(of_policy)
+}
+
+/// The services that it sends requests or copies to, whether or not it may.
+pub(crate) fn services_of(object: &Object) -> impl Iterator<Item = ServiceName> {
+    let services = references_of(object).filter(|to| to.kind.is_service());
+    services.filter_map(|to| service_name(to.namespace.unwrap_or(&object.metadata.namespace), to.name))
+}
+
+/// The namespaces other than its own that it refers to.
+pub(crate) fn namespaces_of(object: &Object) -> BTreeSet<String> {
+    abroad(object).map(|(namespace, _)| namespace.to_owned()).collect()
+}
+
+/// The grants that open a way for it, with their generations.
+pub(crate) fn grants_for(object: &Object, index: &Index) -> BTreeSet<(Key, i64)> {
+    let references = References::of(object, index);
+    let grants = abroad(object).filter_map(|(namespace, to)| references.grant(namespace, to.name));
+    grants.map(source).collect()
+}
+
+/// Its references to Services of other namespaces, with these.
+fn abroad(object: &Object) -> impl Iterator<Item = (&str, Reference<'_>)> {
     let own = object.metadata.namespace.as_str();
-    let services = spec.references().filter(|(_, to)| to.kind.is_service());
-    let abroad = services.filter_map(|(_, to)| {
-        let namespace = to.namespace.filter(|namespace| *namespace != own)?;
-        references.grant(namespace, to.name)
-    });
-    abroad.map(source).collect()
+    let services = references_of(object).filter(|to| to.kind.is_service());
+    services.filter_map(move |to| Some((to.namespace.filter(|namespace| *namespace != own)?, to)))
 }
 
 /// What a reference that may not be followed points to: a service that never exists for proxies, whatever objects there
@@ -92,7 +126,7 @@ const NOT_PERMITTED: (&str, &str) = ("weir", "0-not-permitted");
 mod tests {
     use std::sync::Arc;
 
-    use weir_api::{BackendKind, Spec};
+    use weir_api::{BackendKind, Kind};
 
     use super::*;
     use crate::compile::fixture;
@@ -101,13 +135,10 @@ mod tests {
     #[track_caller]
     fn leads(grants: &[(&str, Option<&str>)], backends: &[(Option<&str>, &str)], expect: &[&str]) {
         let route = fixture::route("police", "r", "citizen", "portal");
-        let Spec::HttpRoute(spec) = &route.spec else {
-            panic!("a route")
-        };
         let grants = grants.iter().enumerate();
         let grants = grants.map(|(at, (from, to))| fixture::grant("citizen", &format!("g{at}"), from, *to));
         let index = fixture::index(grants);
-        let references = References::of(&route, &spec.parent_refs, &index);
+        let references = References::of(&route, &index);
         let clusters = backends.iter().map(|(namespace, name)| {
             let to = Reference {
                 kind: &BackendKind::service(),
@@ -147,6 +178,47 @@ mod tests {
     fn the_service_that_never_exists_never_does() {
         let index = fixture::index([fixture::service("weir", "0-not-permitted", &[("", 80)])]);
         assert!(index.service(&not_permitted()).is_none());
+    }
+
+    #[test]
+    fn a_grant_for_policies_is_none_for_routes_and_touches_what_they_are_for() {
+        let portal = fixture::service("citizen", "portal", &[("", 80)]);
+        let route = fixture::route("citizen", "r", "citizen", "portal");
+        let mut policy = fixture::route_policy("p", &[(Kind::HttpRoute, "r", None)]);
+        fixture::route_policy_spec_of(&mut policy).mirror = Some(vec![fixture::mirror(Some("labs"), "lab")]);
+        let mut index = fixture::index([portal, route, policy.clone()]);
+        let copies_to = |index: &Index| {
+            let name = "portal.citizen:80/*".parse().expect("a name");
+            let compiled = crate::compile::routes::route_config(&name, index).expect("there");
+            let weir_policy::model::Action::Forward(forward) = &compiled.resource.virtual_hosts[0].routes[0].action
+            else {
+                panic!("it is forwarded")
+            };
+            let grants = compiled
+                .sources
+                .iter()
+                .filter(|(key, _)| key.kind == Kind::ReferenceGrant);
+            (forward.mirrors[0].cluster.to_string(), grants.count())
+        };
+        let touches = |index: &mut Index, key: &Key, grant: Option<&Object>| {
+            let touched = index.apply(key, grant.cloned().map(Arc::new)).expect("something else");
+            let services = touched.services.into_iter().map(|(service, _)| service);
+            services.collect::<Vec<_>>()
+        };
+        let portal = [fixture::service_named("portal.citizen")];
+        let closed = ("0-not-permitted.weir:80".to_owned(), 0);
+        assert_eq!(copies_to(&index), closed);
+        let of_routes = fixture::grant("labs", "g", "citizen", None);
+        assert_eq!(touches(&mut index, &of_routes.key(), Some(&of_routes)), portal);
+        assert_eq!(copies_to(&index), closed);
+        let of_policies = fixture::grant_for(Kind::RoutePolicy, "labs", "g", "citizen", Some("lab"));
+        assert_eq!(touches(&mut index, &of_policies.key(), Some(&of_policies)), portal);
+        assert_eq!(copies_to(&index), ("lab.labs:80".to_owned(), 1));
+        assert_eq!(touches(&mut index, &of_policies.key(), None), portal);
+        // One that refers to nothing there any more is touched by none.
+        fixture::route_policy_spec_of(&mut policy).mirror = Some(Vec::new());
+        index.apply(&policy.key(), Some(Arc::new(policy)));
+        assert_eq!(touches(&mut index, &of_policies.key(), Some(&of_policies)), []);
     }
 
     #[test]

@@ -131,7 +131,7 @@ mod tests {
     use std::collections::BTreeSet;
     use std::time::Duration;
 
-    use weir_api::http_route::Retry;
+    use weir_api::http_route::{HttpRouteFilter, Retry};
     use weir_api::route_policy::{RetryBackoff, RetryMethods, RetryOn, RouteRateLimit, RouteRetry};
     use weir_policy::model;
 
@@ -354,6 +354,43 @@ mod tests {
             methods: model::RetryMethods::Idempotent,
         };
         merges(None, RouteRetry::default(), Some(by_default));
+    }
+
+    #[test]
+    fn a_policys_mirrors_are_in_place_of_all_that_its_rule_has() {
+        let of_rule = |name: &str| HttpRouteFilter::RequestMirror(fixture::mirror(None, name));
+        let mut route = route("citizen");
+        let rule = &mut spec_of(&mut route).rules[0];
+        rule.filters = vec![of_rule("own")];
+        rule.backend_refs[0].filters = vec![of_rule("of-backend")];
+        let copies = |mirrors: Option<&[&str]>| {
+            let mut policy = route_policy("p", &[RULE]);
+            let spec = route_policy_spec_of(&mut policy);
+            spec.priority = Some(1);
+            spec.mirror = mirrors.map(|names| names.iter().map(|name| fixture::mirror(None, name)).collect());
+            let index = fixture::index([portal(), route.clone(), policy]);
+            let config = route_config(&"portal.citizen:80/*".parse().expect("a name"), &index).expect("there");
+            let route = &config.resource.virtual_hosts[0].routes[0];
+            let model::Action::Forward(forward) = &route.action else {
+                panic!("forwarded")
+            };
+            let names = |mirrors: &[model::Mirror]| -> Vec<String> {
+                mirrors
+                    .iter()
+                    .map(|mirror| mirror.cluster.service.service.to_string())
+                    .collect()
+            };
+            let held = route.policy.clone().expect("a policy holds");
+            assert_eq!(held.name, "RoutePolicy/citizen/p");
+            let of_backend = names(&forward.backends[0].filters.mirrors);
+            (names(&forward.mirrors), of_backend, held.fields)
+        };
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        let (own, of_backend) = (texts(&["own"]), texts(&["of-backend"]));
+        assert_eq!(copies(None), (own, of_backend, texts(&["priority"])));
+        let both = texts(&["priority", "mirror"]);
+        assert_eq!(copies(Some(&[])), (texts(&[]), texts(&[]), both.clone()));
+        assert_eq!(copies(Some(&["a", "b"])), (texts(&["a", "b"]), texts(&[]), both));
     }
 
     #[test]

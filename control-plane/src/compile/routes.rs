@@ -14,7 +14,7 @@ use weir_policy::precedence;
 use weir_policy::route::{CompileError, RouteTable};
 
 use super::hosts::{Host, hosts, intersect};
-use super::index::{Attached, Index, service_name};
+use super::index::{Attached, Index, Of, service_name};
 use super::references::{References, grants_for};
 use super::route_policies::RoutePolicies;
 use super::rules::{Done, wrong};
@@ -39,25 +39,26 @@ pub(crate) fn route_config(name: &RouteName, index: &Index) -> Option<Compiled<m
     let routes = accepted(attached).routes;
     let mut sources = vec![source(service.object)];
     sources.extend(routes.iter().map(|route| source(route.object)));
-    let grants = routes.iter().map(|route| grants_for(route.object, route.spec, index));
-    sources.extend(grants.flatten().collect::<BTreeSet<_>>());
     let at = &name.cluster.service;
+    let mut holding: Vec<&Object> = Vec::new();
     let virtual_hosts = match routes.as_slice() {
         [] => {
             let policies = RoutePolicies::without_routes(at, index);
             let policy = policies.for_rule(None);
-            sources.extend(policy.map(|policy| source(policy.object)));
-            vec![to_own_cluster(&name.cluster, policy.map(|policy| policy.spec))]
+            holding.extend(policy.map(|policy| policy.object));
+            vec![to_own_cluster(&name.cluster, policy, index)]
         }
         routes => {
-            let policies = routes.iter().flat_map(|route| {
-                let policies = RoutePolicies::of(route.object, at, index);
-                policies.holding(route.spec).into_iter().map(source).collect::<Vec<_>>()
-            });
-            sources.extend(policies.collect::<BTreeSet<_>>());
+            let policies = routes.iter();
+            let policies = policies.flat_map(|route| RoutePolicies::of(route.object, at, index).holding(route.spec));
+            holding.extend(policies);
             virtual_hosts(routes, Some(at), index)
         }
     };
+    sources.extend(holding.iter().map(|policy| source(policy)).collect::<BTreeSet<_>>());
+    let referring = routes.iter().map(|route| route.object).chain(holding);
+    let grants = referring.flat_map(|object| grants_for(object, index));
+    sources.extend(grants.collect::<BTreeSet<_>>());
     let resource = model::RouteConfig {
         name: name.clone(),
         virtual_hosts,
@@ -133,7 +134,7 @@ pub(crate) fn hosts_of(object: &Object, index: &Index) -> Vec<model::VirtualHost
 pub(crate) fn check(object: &Object, spec: RouteSpec<'_>) -> Result<(), Vec<FieldError>> {
     // Where references lead is no matter of the object alone.
     let index = Index::default();
-    let references = References::of(object, spec.parent_refs(), &index);
+    let references = References::of(object, &index);
     expand(&references, &RoutePolicies::default(), spec).map_err(|error| vec![error])?;
     let hosts = virtual_hosts(&[Attached { object, spec }], None, &index);
     let Err(wrong) = RouteTable::compile(&hosts) else {
@@ -207,7 +208,11 @@ fn routes_of<'a>(of: &ClusterName, written_in: &Label, index: &'a Index) -> Vec<
 }
 
 /// What holds without any route: every request goes to the service port itself.
-fn to_own_cluster(cluster: &ClusterName, policy: Option<&RoutePolicySpec>) -> model::VirtualHost {
+fn to_own_cluster(
+    cluster: &ClusterName,
+    policy: Option<&Of<'_, RoutePolicySpec>>,
+    index: &Index,
+) -> model::VirtualHost {
     let service = &cluster.service;
     let name = format!("Service/{}/{}", service.namespace, service.service);
     let forward = model::Forward {
@@ -223,7 +228,7 @@ fn to_own_cluster(cluster: &ClusterName, policy: Option<&RoutePolicySpec>) -> mo
     };
     let own = Done::only(model::Action::Forward(forward));
     let done = match policy {
-        Some(policy) => own.under(policy, &name),
+        Some(policy) => own.under(policy.spec, &References::of(policy.object, index), &name),
         None => Ok(own),
     };
     let route = match done {
@@ -277,7 +282,7 @@ fn virtual_hosts(
 /// All routes of a route object, in its own order. One that can't be converted, which admission should have refused,
 /// answers its requests with 500: part of it would be something else than what was written.
 fn expand_all(route: &Attached<'_>, service: Option<&ServiceName>, index: &Index) -> Expanded {
-    let references = References::of(route.object, route.spec.parent_refs(), index);
+    let references = References::of(route.object, index);
     let policies = service.map(|service| RoutePolicies::of(route.object, service, index));
     expand(&references, &policies.unwrap_or_default(), route.spec).unwrap_or_else(|error| Expanded {
         http: vec![unusable(route.object.key().to_string(), &error)],
@@ -709,7 +714,7 @@ mod tests {
             panic!("a route")
         };
         let index = Index::default();
-        let references = References::of(&object, &spec.parent_refs, &index);
+        let references = References::of(&object, &index);
         let routes = http_route::expand(&references, &RoutePolicies::default(), spec).expect("it converts");
         let changes = model::HeaderChanges {
             remove: vec![HeaderName::from_static("x-gone")],
@@ -733,6 +738,7 @@ mod tests {
             rate_limit: None,
             fault: None,
             priority: None,
+            policy: None,
             action: model::Action::Forward(model::Forward {
                 backends: vec![model::WeightedBackend {
                     cluster: "portal.citizen:80".parse().expect("a cluster"),
@@ -782,7 +788,7 @@ mod tests {
             panic!("a route")
         };
         let index = Index::default();
-        let references = References::of(&object, &spec.parent_refs, &index);
+        let references = References::of(&object, &index);
         let routes = http_route::expand(&references, &RoutePolicies::default(), spec).expect("it converts");
         let model::Action::Forward(forward) = &routes[0].action else {
             panic!("forwarded")

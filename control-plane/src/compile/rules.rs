@@ -4,13 +4,14 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use weir_api::FieldError;
 use weir_api::http_route::{
     BackendRef, HeaderField, HeaderMatch, HeaderModifier, HttpRouteFilter, PathModifier, RETRY_ATTEMPTS, RETRY_BACKOFF,
-    RedirectScheme, RequestRedirect, Retry, RouteTimeouts, ValueMatch,
+    RedirectScheme, RequestMirror, RequestRedirect, Retry, RouteTimeouts, ValueMatch,
 };
 use weir_api::route_policy::{RetryBackoff, RetryMethods, RetryOn, RouteFault, RoutePolicySpec, RouteRetry};
 use weir_policy::context::Priority;
 use weir_policy::model;
 
 use super::cors::cors;
+use super::index::Of;
 use super::references::References;
 
 /// Where a rule stands.
@@ -49,7 +50,7 @@ pub(super) struct RuleParts<'a> {
     pub(super) timeouts: Option<RouteTimeouts>,
     pub(super) retry: Option<&'a Retry>,
     /// The policy that holds for it.
-    pub(super) policy: Option<&'a RoutePolicySpec>,
+    pub(super) policy: Option<&'a Of<'a, RoutePolicySpec>>,
     /// What the limit of its requests is called.
     pub(super) limit: String,
 }
@@ -62,6 +63,7 @@ pub(super) struct Done {
     rate_limit: Option<model::RateLimit>,
     fault: Option<model::Fault>,
     priority: Option<Priority>,
+    policy: Option<model::HeldPolicy>,
     action: model::Action,
 }
 
@@ -75,32 +77,51 @@ impl Done {
             rate_limit: None,
             fault: None,
             priority: None,
+            policy: None,
             action,
         }
     }
 
-    /// With what a policy says, in place of what the rule says itself. `name`: what the limit of its requests is
-    /// called.
-    pub(super) fn under(mut self, policy: &RoutePolicySpec, name: &str) -> Result<Done, FieldError> {
+    /// With what a policy says, in place of what the rule says itself. `references`: the policy's. `limit`: what the
+    /// limit of its requests is called.
+    pub(super) fn under(
+        mut self,
+        policy: &RoutePolicySpec,
+        references: &References<'_>,
+        limit: &str,
+    ) -> Result<Done, FieldError> {
         let RoutePolicySpec {
             target_refs: _,
             retry,
             rate_limit,
             fault,
             priority,
+            mirror: mirrors,
         } = policy;
-        if let (Some(over), model::Action::Forward(forward)) = (retry, &mut self.action) {
-            forward.timeouts.backend_request = over.per_try_timeout.or(forward.timeouts.backend_request);
-            forward.retry = overridden_retry(forward.retry.take(), over)?;
+        if let model::Action::Forward(forward) = &mut self.action {
+            if let Some(over) = retry {
+                forward.timeouts.backend_request = over.per_try_timeout.or(forward.timeouts.backend_request);
+                forward.retry = overridden_retry(forward.retry.take(), over)?;
+            }
+            if let Some(mirrors) = mirrors {
+                forward.mirrors = mirrors.iter().map(|one| mirror(references, one)).collect();
+                for backend in &mut forward.backends {
+                    backend.filters.mirrors.clear();
+                }
+            }
         }
-        self.rate_limit = rate_limit.map(|limit| model::RateLimit {
-            name: name.to_owned(),
-            requests: limit.requests,
-            per: limit.per,
-            burst: limit.burst.unwrap_or(limit.requests),
+        self.rate_limit = rate_limit.map(|given| model::RateLimit {
+            name: limit.to_owned(),
+            requests: given.requests,
+            per: given.per,
+            burst: given.burst.unwrap_or(given.requests),
         });
         self.fault = fault.as_ref().map(injected).transpose()?;
         self.priority = priority.and_then(Priority::from_level);
+        self.policy = Some(model::HeldPolicy {
+            name: references.key().to_string(),
+            fields: policy.given().map(str::to_owned).collect(),
+        });
         Ok(self)
     }
 
@@ -114,6 +135,7 @@ impl Done {
             rate_limit: self.rate_limit.clone(),
             fault: self.fault,
             priority: self.priority,
+            policy: self.policy.clone(),
             action: self.action.clone(),
         }
     }
@@ -149,7 +171,7 @@ pub(super) fn done(references: &References<'_>, at: &Place, rule: &RuleParts<'_>
         ..Done::only(action)
     };
     match rule.policy {
-        Some(policy) => own.under(policy, &rule.limit),
+        Some(policy) => own.under(policy.spec, &references.of_another(policy.object), &rule.limit),
         None => Ok(own),
     }
 }
@@ -249,14 +271,18 @@ fn filters(references: &References<'_>, path: &str, given: &[HttpRouteFilter]) -
                     path: rewrite.path.as_ref().map(path_rewrite),
                 };
             }
-            HttpRouteFilter::RequestMirror(mirror) => filters.mirrors.push(model::Mirror {
-                cluster: references.cluster(mirror.backend_ref.reference()),
-                parts_per_million: mirror.parts_per_million(),
-            }),
+            HttpRouteFilter::RequestMirror(given) => filters.mirrors.push(mirror(references, given)),
             HttpRouteFilter::Cors(given) => filters.cors = Some(cors(&format!("{path}.cors"), given)?),
         }
     }
     Ok(filters)
+}
+
+fn mirror(references: &References<'_>, given: &RequestMirror) -> model::Mirror {
+    model::Mirror {
+        cluster: references.cluster(given.backend_ref.reference()),
+        parts_per_million: given.parts_per_million(),
+    }
 }
 
 fn header_changes(path: &str, modifier: &HeaderModifier) -> Result<model::HeaderChanges, FieldError> {

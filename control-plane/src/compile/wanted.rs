@@ -375,6 +375,7 @@ fn sets(policy: &RoutePolicySpec, field: RouteField) -> bool {
         RouteField::RateLimit => policy.rate_limit.is_some(),
         RouteField::Fault => policy.fault.is_some(),
         RouteField::Priority => policy.priority.is_some(),
+        RouteField::Mirror => policy.mirror.is_some(),
     }
 }
 

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use weir_api::{Key, Kind, Object, RouteSpec, Spec};
+use weir_api::{Key, Kind, Object};
 use weir_policy::names::ServiceName;
 
-use super::{route, says_in_force};
+use super::says_in_force;
 use crate::compile::index::{Index, Part};
+use crate::compile::references::services_of;
 use crate::compile::route_policies::service_key;
 use crate::store::{Change, Event, Stored};
 
@@ -16,7 +17,7 @@ use crate::store::{Change, Event, Stored};
 #[derive(Debug, Default)]
 pub(super) struct Book {
     index: Index,
-    /// Routes by the services that they send requests to.
+    /// Routes and policies by the services that they send requests or copies to.
     senders: BTreeMap<ServiceName, BTreeSet<Key>>,
     dirty: BTreeSet<Key>,
     /// Not to be written before: those that were written a moment ago. Never more than are written within
@@ -128,9 +129,12 @@ impl Book {
             .index
             .objects()
             .get(key)
-            .map(|held| sends_to(held))
+            .map(|held| services_of(held).collect())
             .unwrap_or_default();
-        let after = object.as_ref().map(|object| sends_to(object)).unwrap_or_default();
+        let after: BTreeSet<ServiceName> = object
+            .as_ref()
+            .map(|object| services_of(object).collect())
+            .unwrap_or_default();
         let is_there = object.is_some();
         let Some(touched) = self.index.apply(key, object) else {
             return;
@@ -161,6 +165,13 @@ impl Book {
         // One that is gone is none of its services' any more.
         for key in self.policies_of(key) {
             self.mark(key);
+        }
+        // Also of one that is attached to nothing yet.
+        if key.kind == Kind::ReferenceGrant {
+            let referring: Vec<Key> = self.index.referring_to(&key.namespace).cloned().collect();
+            for key in referring {
+                self.mark(key);
+            }
         }
         if key.kind == Kind::TelemetryPolicy || !touched.workloads.is_empty() {
             for key in self.policies_in(&key.namespace) {
@@ -231,29 +242,12 @@ fn is_read(kind: Kind) -> bool {
     }
 }
 
-fn sends_to(object: &Object) -> BTreeSet<ServiceName> {
-    match &object.spec {
-        Spec::HttpRoute(spec) => route::backends(object, RouteSpec::Http(spec)).collect(),
-        Spec::GrpcRoute(spec) => route::backends(object, RouteSpec::Grpc(spec)).collect(),
-        Spec::Namespace(_)
-        | Spec::MeshConfig(_)
-        | Spec::ConfigMap(_)
-        | Spec::BackendTlsPolicy(_)
-        | Spec::Service(_)
-        | Spec::EndpointSlice(_)
-        | Spec::Workload(_)
-        | Spec::ReferenceGrant(_)
-        | Spec::BackendPolicy(_)
-        | Spec::RoutePolicy(_)
-        | Spec::TelemetryPolicy(_) => BTreeSet::new(),
-    }
-}
-
 /// Between two writes of one status: often enough for people, and the store has better to do.
 pub(super) const INTERVAL: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
+    use weir_api::Spec;
     use weir_api::telemetry_policy::{AccessLog, TelemetryPolicySpec};
 
     use super::*;
@@ -373,6 +367,35 @@ mod tests {
         let mut said = for_service;
         said.status = Some(serde_json::json!({"ancestors": []}));
         assert_eq!(put(said), [""; 0], "what was said is nothing new");
+    }
+
+    #[test]
+    fn a_policy_hears_of_what_its_copies_go_to() {
+        let now = Instant::now();
+        let mut near = fixture::route_policy("near", &[(Kind::HttpRoute, "own", None)]);
+        fixture::route_policy_spec_of(&mut near).mirror = Some(vec![fixture::mirror(None, "shadow")]);
+        // It is for nothing yet, and its status speaks of its references all the same.
+        let mut abroad = fixture::route_policy("abroad", &[(Kind::HttpRoute, "gone", None)]);
+        fixture::route_policy_spec_of(&mut abroad).mirror = Some(vec![fixture::mirror(Some("labs"), "lab")]);
+        let held = [portal(), route("own", "portal"), near.clone(), abroad];
+        let due_after = |key: &Key, object: Option<Object>| {
+            let mut book = settled(&held, now);
+            book.apply(key, object.map(Arc::new));
+            names(book.take_due(now))
+        };
+        let put = |object: Object| due_after(&object.key(), Some(object));
+        assert_eq!(put(fixture::service("citizen", "shadow", &[("", 80)])), ["near"]);
+        assert_eq!(put(fixture::service("labs", "lab", &[("", 80)])), ["abroad"]);
+        assert_eq!(put(fixture::service("labs", "other", &[("", 80)])), [""; 0]);
+        let grant = |namespace: &str| fixture::grant_for(Kind::RoutePolicy, namespace, "g", "citizen", None);
+        assert_eq!(put(grant("labs")), ["abroad"]);
+        assert_eq!(put(grant("police")), [""; 0]);
+        let mut book = settled(&held, now);
+        book.apply(&near.key(), None);
+        book.take_due(now);
+        let shadow = fixture::service("citizen", "shadow", &[("", 80)]);
+        book.apply(&shadow.key(), Some(Arc::new(shadow)));
+        assert_eq!(names(book.take_due(now)), [""; 0], "it is gone");
     }
 
     #[test]

@@ -76,6 +76,15 @@ pub(super) fn few(named: &[String], separator: &str, count: usize) -> String {
     }
 }
 
+/// A list in words: `a`, `a and b`, `a, b and c`.
+pub(super) fn all(named: &[&str]) -> String {
+    match named {
+        [] => String::new(),
+        [only] => (*only).to_owned(),
+        [first @ .., last] => format!("{} and {last}", first.join(", ")),
+    }
+}
+
 /// A text of somebody else's as part of a message: its first characters, on one line.
 pub(super) fn quoted(text: &str) -> String {
     let mut clean = text.chars().map(|c| if c.is_control() { ' ' } else { c });
@@ -137,6 +146,13 @@ mod tests {
             (3, 42, "p0, p1, p2 and 39 more"),
         ] {
             assert_eq!(few(&names(named), ", ", count), expect);
+        }
+        for (named, expect) in [
+            (&["a"][..], "a"),
+            (&["a", "b"], "a and b"),
+            (&["a", "b", "c"], "a, b and c"),
+        ] {
+            assert_eq!(all(named), expect);
         }
         assert_eq!(quoted("a\nb\u{1b}[0m"), "a b [0m");
         let long = quoted(&"界".repeat(1_000));

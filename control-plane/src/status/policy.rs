@@ -36,7 +36,7 @@ pub(super) struct Claim<'a> {
 }
 
 /// What became of the references of a policy.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct References {
     /// Whether each leads somewhere.
     pub(super) resolved: Verdict,

@@ -3,18 +3,18 @@
 use std::collections::BTreeMap;
 
 use weir_api::http_route::ParentRef;
-use weir_api::service::ServiceSpec;
 use weir_api::status::{CONTROLLER_NAME, ConditionStatus, ParentReference, RouteParentStatus, RouteStatus, condition};
 use weir_api::{FieldError, Object, RouteSpec};
 use weir_policy::model::AppProtocol;
-use weir_policy::names::{ClusterName, Consumers, Label, RouteName, ServiceName};
+use weir_policy::names::{ClusterName, Consumers, Label, RouteName};
 
 use super::conditions::{Observation, Verdict, conditions, few, quoted};
 use super::effect::{self, Unreachable};
+use super::references::{self, Unusable, ports};
 use super::{Standings, in_force};
 use crate::compile;
 use crate::compile::index::{Index, service_name};
-use crate::compile::references::{References, is_not_permitted};
+use crate::compile::references::References;
 use crate::compile::routes;
 use crate::proxies::Attachment;
 
@@ -36,15 +36,6 @@ pub(super) fn attachment(object: &Object, parent: &ParentRef, index: &Index) -> 
         }
     };
     Some(Attachment { service, port })
-}
-
-/// The services that a route sends requests or copies to.
-pub(super) fn backends<'a>(object: &'a Object, spec: RouteSpec<'a>) -> impl Iterator<Item = ServiceName> + 'a {
-    let services = spec.references().filter(|(_, to)| to.kind.is_service());
-    services.filter_map(|(_, to)| {
-        let namespace = to.namespace.unwrap_or(&object.metadata.namespace);
-        service_name(namespace, to.name)
-    })
 }
 
 /// What is to be said of a route.
@@ -140,38 +131,16 @@ fn accepted(object: &Object, parent: &ParentRef, index: &Index, usable: &Result<
 
 /// Whether each backend is there and may be used.
 fn resolved(object: &Object, spec: RouteSpec<'_>, index: &Index) -> Verdict {
-    let references = References::of(object, spec.parent_refs(), index);
+    let references = References::of(object, index);
     let mut reason = None;
     let (mut unsent, mut uncopied) = (Vec::new(), Vec::new());
     for (place, to) in spec.references() {
-        let namespace = to.namespace.unwrap_or(&object.metadata.namespace);
-        let shown = format!("Service {namespace}/{}", to.name);
-        let cluster = references.cluster(to);
-        let (problem, message) = if !to.kind.is_service() {
-            let message = format!(
-                "it is a {} named {:?}, to which nothing can be sent; a Service is right (group \"\", kind Service)",
-                to.kind, to.name
-            );
-            ("InvalidKind", message)
-        } else if is_not_permitted(&cluster.service) {
-            (
-                "RefNotPermitted",
-                format!("no ReferenceGrant in {namespace} permits {shown}"),
-            )
-        } else {
-            match index.service(&cluster.service) {
-                None => ("BackendNotFound", format!("there is no {shown}")),
-                Some(service) if service.spec.ports.iter().all(|port| port.port != cluster.port) => {
-                    let held = ports(service.spec);
-                    let message = format!("{shown} has no port {}, only {held}", cluster.port);
-                    ("BackendNotFound", message)
-                }
-                Some(_) if compile::carries_tcp(&cluster, index) => {
-                    let message = format!("port {} of {shown} carries TCP, not HTTP", cluster.port);
-                    ("UnsupportedProtocol", message)
-                }
-                Some(_) => continue,
-            }
+        let Some(Unusable {
+            reason: problem,
+            message,
+        }) = references::unusable(&references, to, index)
+        else {
+            continue;
         };
         reason.get_or_insert(problem);
         match place.filter {
@@ -180,20 +149,12 @@ fn resolved(object: &Object, spec: RouteSpec<'_>, index: &Index) -> Verdict {
         }
     }
     let answered = format!("its share is answered with {}", effect::without_backend(spec));
-    let lists = [(answered.as_str(), unsent), ("no copies are sent", uncopied)];
+    let lists = [(answered.as_str(), unsent), (references::NO_COPIES, uncopied)];
     let lists = lists.iter().filter(|(_, problems)| !problems.is_empty());
-    let said = lists.map(|(effect, problems)| format!("{effect}: {}", few(problems, "; ", problems.len())));
+    let said = lists.map(|(effect, problems)| references::said(effect, problems));
     match reason {
-        Some(reason) => {
-            let message = said.collect::<Vec<_>>().join("; ");
-            Verdict::new(condition::RESOLVED_REFS, ConditionStatus::False, reason, message)
-        }
-        None => Verdict::new(
-            condition::RESOLVED_REFS,
-            ConditionStatus::True,
-            "ResolvedRefs",
-            "every backend is there",
-        ),
+        Some(reason) => references::unresolved(reason, said.collect::<Vec<_>>().join("; ")),
+        None => references::resolved("every backend is there"),
     }
 }
 
@@ -230,13 +191,4 @@ impl Known {
             unreachable
         })
     }
-}
-
-fn ports(service: &ServiceSpec) -> String {
-    let ports = service.ports.iter().map(|port| match &port.name {
-        Some(name) => format!("{} ({name})", port.port),
-        None => port.port.to_string(),
-    });
-    let ports: Vec<String> = ports.collect();
-    few(&ports, ", ", ports.len())
 }

@@ -6,9 +6,11 @@ use weir_api::status::ParentReference;
 use weir_api::{Kind, Object, RouteSpec};
 use weir_policy::names::ServiceName;
 
-use super::conditions::few;
-use super::policy::{Claim, names, others};
+use super::conditions::{all, few};
+use super::policy::{Claim, References, names, others};
+use super::references::{self, Unusable};
 use super::route;
+use crate::compile;
 use crate::compile::index::{Attached, Index, Of, service_name};
 use crate::compile::route_policies::RoutePolicies;
 use crate::proxies::{Attachment, Extent};
@@ -16,6 +18,7 @@ use crate::proxies::{Attachment, Extent};
 /// What a policy claims, in the order of its spec.
 pub(super) fn claims<'a>(object: &Object, spec: &RoutePolicySpec, index: &'a Index) -> Vec<Claim<'a>> {
     let own = &object.metadata.namespace;
+    let resolved = resolved(object, spec, index);
     let claim = |target: &RouteTargetRef| {
         let policies = index.route_policies(&target.key(own));
         let claims = |policy: &&Of<'_, RoutePolicySpec>| policy.spec.target_refs.contains(target);
@@ -24,7 +27,7 @@ pub(super) fn claims<'a>(object: &Object, spec: &RoutePolicySpec, index: &'a Ind
             found: found(object, target, index),
             misfit: None,
             oldest: policies.iter().find(claims).map(|oldest| oldest.object),
-            references: None,
+            references: resolved.clone(),
             partly: None,
             extent: extent(object, target, index),
             overridden: overridden(object, target, index),
@@ -32,6 +35,31 @@ pub(super) fn claims<'a>(object: &Object, spec: &RoutePolicySpec, index: &'a Ind
         }
     };
     spec.target_refs.iter().map(claim).collect()
+}
+
+/// What its mirrors lead to; `None`: it names none.
+fn resolved(object: &Object, spec: &RoutePolicySpec, index: &Index) -> Option<References> {
+    let mirrors = compile::references::References::of(object, index);
+    let mut reason = None;
+    let mut uncopied = Vec::new();
+    for (at, to) in spec.references().enumerate() {
+        if let Some(Unusable {
+            reason: problem,
+            message,
+        }) = references::unusable(&mirrors, to, index)
+        {
+            reason.get_or_insert(problem);
+            uncopied.push(format!("mirror[{at}]: {message}"));
+        }
+    }
+    spec.references().next()?;
+    Some(References {
+        resolved: match reason {
+            Some(reason) => references::unresolved(reason, references::said(references::NO_COPIES, &uncopied)),
+            None => references::resolved("every mirror is there"),
+        },
+        closed: None,
+    })
 }
 
 /// Where the callers of each target are.
@@ -96,14 +124,15 @@ fn overridden(object: &Object, target: &RouteTargetRef, index: &Index) -> Option
     ))
 }
 
-/// What of it has no effect: rules that redirect send no request that could be sent again, or matter.
+/// What of it has no effect: rules that redirect send no request that could be sent again, matter or be copied.
 fn ineffective(object: &Object, spec: &RoutePolicySpec, target: &RouteTargetRef, index: &Index) -> Option<String> {
-    let fields = [("retry", spec.retry.is_some()), ("priority", spec.priority.is_some())];
-    let fields: Vec<&str> = fields
-        .iter()
-        .filter(|(_, given)| *given)
-        .map(|(name, _)| *name)
-        .collect();
+    let in_vain = |name: &&str| match *name {
+        "retry" | "priority" => true,
+        // Where none are asked for, none are sent.
+        "mirror" => spec.references().next().is_some(),
+        _ => false,
+    };
+    let fields: Vec<&str> = spec.given().filter(in_vain).collect();
     if fields.is_empty() {
         return None;
     }
@@ -140,7 +169,7 @@ fn ineffective(object: &Object, spec: &RoutePolicySpec, target: &RouteTargetRef,
     let has = if fields.len() > 1 { "have" } else { "has" };
     Some(format!(
         "{} {has} no effect there, since {} {verb}",
-        fields.join(" and "),
+        all(&fields),
         few(&redirecting, ", ", redirecting.len())
     ))
 }

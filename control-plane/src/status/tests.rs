@@ -483,6 +483,15 @@ fn a_policy_says_which_of_its_fields_a_redirect_leaves_without_effect() {
             expect,
         );
     };
+    let mut all = policy("p", None, true, Some(1));
+    fixture::route_policy_spec_of(&mut all).mirror = Some(vec![fixture::mirror(None, "portal")]);
+    let none = "True/RulesRedirect: retry, priority and mirror have no effect there, since rules[1] of \
+                HTTPRoute/citizen/r redirects";
+    check(&[1], &all, none);
+    fixture::route_policy_spec_of(&mut all).mirror = Some(Vec::new());
+    let but_mirrors = "True/RulesRedirect: retry and priority have no effect there, since rules[1] of \
+                       HTTPRoute/citizen/r redirects";
+    check(&[1], &all, but_mirrors);
     let both = policy("p", None, true, Some(1));
     check(&[], &both, "-");
     let one =
@@ -663,6 +672,67 @@ fn a_policy_for_workloads_says_for_which_it_holds_and_who_holds_instead() {
 }
 
 #[test]
+fn a_policy_says_what_its_mirrors_lead_to_and_holds_all_the_same() {
+    let mut policy = fixture::route_policy("p", &[(Kind::HttpRoute, "r", None), (Kind::Service, "gone", None)]);
+    let mut mirrored = |mirrors: Vec<RequestMirror>| {
+        fixture::route_policy_spec_of(&mut policy).mirror = Some(mirrors);
+        policy.clone()
+    };
+    let shadow = fixture::service("citizen", "shadow", &[("", 80)]);
+    let good = mirrored(vec![fixture::mirror(None, "shadow")]);
+    let resolves = "True/ResolvedRefs: every mirror is there";
+    says(
+        &[portal(), route("r"), shadow.clone(), good.clone()],
+        &good,
+        "ResolvedRefs",
+        resolves,
+    );
+    let missing = "False/BackendNotFound: no copies are sent: mirror[0]: there is no Service citizen/shadow";
+    let objects = [portal(), route("r"), good.clone()];
+    says(&objects, &good, "ResolvedRefs", missing);
+    says(
+        &objects,
+        &good,
+        "Accepted",
+        "True/Accepted: it holds for HTTPRoute citizen/r",
+    );
+    says(&objects, &good, "weir.dev/InForce", "True/InForce: in force on 1 of 1");
+    // Of each target, as the policy is the same everywhere.
+    let status = status_of(&fixture::index(objects), &good.key());
+    assert_eq!(shown(&status, "/ancestors/1")[1], format!("ResolvedRefs={missing}"));
+    let mut bucket = fixture::mirror(None, "b");
+    bucket.backend_ref.kind = BackendKind {
+        group: "storage.example".to_owned(),
+        kind: "Bucket".to_owned(),
+    };
+    bucket.backend_ref.port = None;
+    let mut wrong_port = fixture::mirror(None, "shadow");
+    wrong_port.backend_ref.port = NonZeroU16::new(81);
+    let wrong = mirrored(vec![bucket, wrong_port, fixture::mirror(Some("labs"), "lab")]);
+    let all = "False/InvalidKind: no copies are sent: mirror[0]: it is a Bucket.storage.example named \"b\", to which \
+               nothing can be sent; a Service is right (group \"\", kind Service); mirror[1]: Service citizen/shadow has \
+               no port 81, only 80; mirror[2]: no ReferenceGrant in labs permits Service labs/lab";
+    let objects = [portal(), route("r"), shadow, wrong.clone()];
+    says(&objects, &wrong, "ResolvedRefs", all);
+    let abroad = mirrored(vec![fixture::mirror(Some("labs"), "lab")]);
+    let lab = fixture::service("labs", "lab", &[("", 80)]);
+    let of_routes = fixture::grant("labs", "routes", "citizen", None);
+    let closed = "False/RefNotPermitted: no copies are sent: mirror[0]: no ReferenceGrant in labs permits Service \
+                  labs/lab";
+    let objects = [portal(), route("r"), lab.clone(), of_routes, abroad.clone()];
+    says(&objects, &abroad, "ResolvedRefs", closed);
+    let of_policies = fixture::grant_for(Kind::RoutePolicy, "labs", "policies", "citizen", None);
+    let objects = [portal(), route("r"), lab, of_policies, abroad.clone()];
+    says(&objects, &abroad, "ResolvedRefs", resolves);
+    // One without any says nothing of them.
+    for without in [None, Some(Vec::new())] {
+        let mut policy = policy.clone();
+        fixture::route_policy_spec_of(&mut policy).mirror = without;
+        says(&[portal(), route("r"), policy.clone()], &policy, "ResolvedRefs", "-");
+    }
+}
+
+#[test]
 fn a_policy_has_an_entry_for_each_target_and_says_which_is_missing() {
     let own = policy(
         "p",
@@ -748,7 +818,20 @@ fn some_objects() -> impl Strategy<Value = Vec<Object>> {
         0..3_u32,
     );
     let policy = claims.prop_map(|(own, target, section, age)| created(policy(own, &[(target, section)]), age));
-    prop::collection::vec(prop_oneof![service, route, policy], 0..16)
+    let mirrors = prop::collection::vec((prop::option::of(namespace()), name()), 0..3);
+    let route_policy = (name(), name(), mirrors).prop_map(|(own, target, mirrors)| {
+        let targets = [(Kind::HttpRoute, target, None), (Kind::Service, target, None)];
+        let mut policy = fixture::route_policy(own, &targets);
+        let mirrors = mirrors
+            .into_iter()
+            .map(|(namespace, name)| fixture::mirror(namespace, name));
+        fixture::route_policy_spec_of(&mut policy).mirror = Some(mirrors.collect());
+        policy
+    });
+    prop::collection::vec(
+        prop_oneof![3 => service, 3 => route, 3 => policy, 2 => route_policy],
+        0..16,
+    )
 }
 
 fn some_summary() -> impl Strategy<Value = Summary> {

@@ -71,8 +71,9 @@ fn nothing<T>(_: &mut T) {}
 fields! { route_fields:
     RouteConfig { name, virtual_hosts }
     VirtualHost { name, hosts, routes }
-    Route { name, matches, request_headers, response_headers, cors, rate_limit, fault, priority, action }
+    Route { name, matches, request_headers, response_headers, cors, rate_limit, fault, priority, policy, action }
     RateLimit { name, requests, per, burst }
+    HeldPolicy { name, fields }
     Fault { delay, abort }
     FaultDelay { parts_per_million, duration }
     FaultAbort { parts_per_million, answer }
@@ -114,6 +115,7 @@ fn routes() -> RouteConfig {
                 rate_limit: None,
                 fault: None,
                 priority: None,
+                policy: None,
                 action: Action::Forward(Forward {
                     backends: vec![backend("portal.citizen:80", 1)],
                     mirrors: Vec::new(),
@@ -281,6 +283,17 @@ fn abort(config: &mut RouteConfig) -> &mut FaultAbort {
     fault(config).abort.as_mut().expect("an answer")
 }
 
+fn held(config: &mut RouteConfig) {
+    route(config).policy = Some(HeldPolicy {
+        name: "RoutePolicy/citizen/p".to_owned(),
+        fields: vec!["mirror".to_owned()],
+    });
+}
+
+fn policy(config: &mut RouteConfig) -> &mut HeldPolicy {
+    route(config).policy.as_mut().expect("a policy")
+}
+
 fn limit(config: &mut RouteConfig) -> &mut RateLimit {
     route(config).rate_limit.as_mut().expect("a limit")
 }
@@ -368,6 +381,10 @@ const ROUTES: &[Row<RouteConfig>] = &[
     Row("RateLimit.burst", limited, |c| limit(c).burst = 2, [Said, Nothing, Said]),
     Row("Route.fault", nothing, harmed, [Said, Said, Said]),
     Row("Route.priority", nothing, |c| route(c).priority = Priority::from_level(1), [Said, No, No]),
+    // It is for people, in `explain` of weir proxies.
+    Row("Route.policy", nothing, held, [Said, Nothing, Nothing]),
+    Row("HeldPolicy.name", held, |c| policy(c).name = "x".to_owned(), [Said, Nothing, Nothing]),
+    Row("HeldPolicy.fields", held, |c| policy(c).fields.clear(), [Said, Nothing, Nothing]),
     Row("Fault.delay", harmed, |c| fault(c).delay = None, [Said, Said, Said]),
     Row("Fault.abort", harmed, |c| fault(c).abort = None, [Said, Said, Said]),
     Row("FaultDelay.parts_per_million", harmed, |c| delay(c).parts_per_million = 2, [Said, Said, Said]),

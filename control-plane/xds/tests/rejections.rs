@@ -175,6 +175,10 @@ fn sound_routes() -> Any {
             }),
         }),
         priority: Priority::from_level(2),
+        policy: Some(model::HeldPolicy {
+            name: "RoutePolicy/a/b".to_owned(),
+            fields: vec!["priority".to_owned(), "mirror".to_owned()],
+        }),
         action: model::Action::Forward(Forward {
             backends: vec![backend("a.b:80", 9), backend("c.b:80", 1)],
             mirrors: vec![Mirror {
@@ -205,6 +209,7 @@ fn sound_routes() -> Any {
         rate_limit: None,
         fault: None,
         priority: None,
+        policy: None,
         action,
         ..forward.clone()
     };
@@ -2565,7 +2570,7 @@ fn endpoints() {
 }
 
 #[test]
-fn priorities_of_routes() {
+fn what_only_weir_says_of_routes() {
     fn extras(change: impl FnOnce(&mut v1::RouteExtras), refused: Refused) {
         let change = |route: &mut Route| {
             let held = route.typed_per_filter_config.get_mut("weir.dev").expect("is set");
@@ -2576,16 +2581,37 @@ fn priorities_of_routes() {
         };
         route(0, change, refused);
     }
-    macro_rules! at_priority {
-        ($problem:pat) => {
+    fn policy(change: impl FnOnce(&mut v1::HeldPolicy), refused: Refused) {
+        extras(|extras| change(extras.policy.as_mut().expect("is set")), refused);
+    }
+    macro_rules! at_extras {
+        ($field:literal, $problem:pat) => {
             refused!(
-                "virtual_hosts[0].routes[0].typed_per_filter_config[\"weir.dev\"].priority",
+                concat!(
+                    "virtual_hosts[0].routes[0].typed_per_filter_config[\"weir.dev\"]",
+                    $field
+                ),
                 $problem
             )
         };
     }
-    extras(|e| e.priority = None, at_priority!(Problem::Missing));
-    extras(|e| e.priority = Some(8), at_priority!(Problem::OutOfRange { .. }));
+    extras(
+        |e| *e = v1::RouteExtras::default(),
+        at_extras!("", Problem::WithoutEffect),
+    );
+    extras(
+        |e| e.priority = Some(8),
+        at_extras!(".priority", Problem::OutOfRange { .. }),
+    );
+    policy(|p| p.name.clear(), at_extras!(".policy.name", Problem::Missing));
+    policy(
+        |p| p.fields[1].clear(),
+        at_extras!(".policy.fields[1]", Problem::Missing),
+    );
+    policy(
+        |p| p.fields[0] = "x".repeat(5000),
+        at_extras!(".policy.fields[0]", Problem::Malformed { .. }),
+    );
 }
 
 // ---- workload policies ----

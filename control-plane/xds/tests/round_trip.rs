@@ -209,11 +209,12 @@ fn route() -> BoxedStrategy<Route> {
         option::of(rate_limit()),
         option::of(fault()),
         option::of(0..8_u8),
+        option::of(held_policy()),
     );
     let parts = (route_match(), header_changes(), header_changes(), filters, action());
     parts
         .prop_map(|(matches, request_headers, response_headers, filters, mut action)| {
-            let (cors, rate_limit, fault, level) = filters;
+            let (cors, rate_limit, fault, level, policy) = filters;
             let rewrites: Vec<_> = match &mut action {
                 Action::Forward(forward) => {
                     let of_backends = forward.backends.iter_mut().flat_map(|backend| {
@@ -242,10 +243,15 @@ fn route() -> BoxedStrategy<Route> {
                 rate_limit,
                 fault,
                 priority: level.and_then(Priority::from_level),
+                policy,
                 action,
             }
         })
         .boxed()
+}
+
+fn held_policy() -> impl Strategy<Value = HeldPolicy> {
+    ("[a-z]{1,9}", vec("[a-z]{1,9}", 0..3)).prop_map(|(name, fields)| HeldPolicy { name, fields })
 }
 
 fn fault() -> impl Strategy<Value = Fault> {

@@ -391,6 +391,42 @@ async fn a_route_policy_is_told_in_its_own_filters() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_go_where_a_policy_says() {
+    let mesh = TestMesh::start().await;
+    let a = mesh.service("a", echo("a")).await;
+    let shadow = mesh.service("shadow", echo("shadow")).await;
+    // It is given what it calls, and with that what copies go to.
+    let envoy = start(&mesh, "envoy-1", VARIANTS[0], json!({"services": ["a"]})).await;
+    let outbound = outbound(&envoy).await;
+    until_answer(outbound, "a", "/", 200, "a/").await;
+    assert_eq!(shadow.seen().len(), 0);
+    let mirror = |name: &str| json!({"backendRef": {"name": name, "port": 80}});
+    let spec = json!({
+        "targetRefs": [{"group": "", "kind": "Service", "name": "a"}],
+        "mirror": [mirror("gone"), mirror("shadow")],
+    });
+    let metadata = json!({"name": "p", "namespace": "default"});
+    let policy = json!({"apiVersion": "weir.dev/v1", "kind": "RoutePolicy", "metadata": metadata, "spec": spec});
+    mesh.apply(&policy.to_string()).await;
+    until("a copy to come", || async {
+        let answer = get(outbound, "a", "/copied").await;
+        assert_eq!(answer.text(), "a/copied", "whatever becomes of copies");
+        let copied = shadow.seen().iter().any(|seen| seen.head.uri.path() == "/copied");
+        copied.then_some(())
+    })
+    .await;
+    let before = (a.seen().len(), shadow.seen().len());
+    for _ in 0..3 {
+        get(outbound, "a", "/counted").await;
+    }
+    until("a copy of each", || async {
+        (shadow.seen().len() >= before.1 + 3).then_some(())
+    })
+    .await;
+    assert_eq!(a.seen().len(), before.0 + 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_it_cannot_do_and_what_it_refuses_is_said() {
     let mesh = TestMesh::start().await;
     let _a = mesh.service("a", echo("a")).await;

@@ -451,6 +451,7 @@ async fn faults_are_its_own_and_what_of_a_route_policy_it_cannot_do_is_the_polic
             "targetRefs": [{"group": "", "kind": "Service", "name": "one"}],
             "fault": {"abort": {"percent": 100, "grpcStatus": 9}},
             "rateLimit": {"requests": 1},
+            "mirror": [{"backendRef": {"name": "one", "port": 80}}],
         },
     });
     mesh.apply(&policy.to_string()).await;
@@ -463,7 +464,8 @@ async fn faults_are_its_own_and_what_of_a_route_policy_it_cannot_do_is_the_polic
     })
     .await;
     let expect = "in force on 0 of 1; default/grpc-1 rejected: not sent: Service/default/one limits the rate of calls, \
-                  which a gRPC client can't; all are made";
+                  which a gRPC client can't; all are made; Service/default/one copies calls, which a gRPC client can't; \
+                  none are sent";
     assert_eq!(why, expect);
     // It takes what it is told a moment after it is told.
     let until = Instant::now() + PATIENCE;

@@ -526,3 +526,127 @@ async fn a_priority_is_set_where_nobody_said_one_and_then_only_lowered() {
     assert_eq!(*d, [Some(5)]);
     assert_eq!(*e, [Some(2), None], "it travels where no policy is");
 }
+
+/// An HTTPRoute for `b` whose rule has requests copied to `own`.
+const COPIES: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: b, namespace: default}
+spec:
+  parentRefs: [{group: '', kind: Service, name: b}]
+  rules:
+  - filters: [{type: RequestMirror, requestMirror: {backendRef: {name: own, port: 80}}}]
+    backendRefs: [{name: b, port: 80}]
+";
+
+fn copied(member: &Member, path: &str) -> usize {
+    member.seen().iter().filter(|seen| seen.head.uri.path() == path).count()
+}
+
+async fn until_copied(member: &Member, path: &str) {
+    until(&format!("a copy of {path}"), || async {
+        (copied(member, path) == 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_go_where_a_policy_says_in_place_of_where_its_rule_does() {
+    let mesh = TestMesh::start().await;
+    let _b = mesh.service("b", Script::answer(200, "b")).await;
+    let own = mesh.service("own", Script::answer(500, "")).await;
+    let shadow = mesh.service("shadow", Script::answer(500, "")).await;
+    let a = caller(&mesh).await;
+    let call = async |path: &str| assert_eq!(a.get(&format!("http://b{path}")).await.text(), "b", "{path}");
+    mesh.apply_in_force(COPIES).await;
+    call("/own").await;
+    until_copied(&own, "/own").await;
+    let to_shadow = "mirror: [{backendRef: {name: shadow, port: 80}}]";
+    mesh.apply_in_force(&policy("p", ROUTE, to_shadow)).await;
+    call("/policy").await;
+    until_copied(&shadow, "/policy").await;
+    assert_eq!(copied(&own, "/policy"), 0, "in its place");
+    until_says(&mesh, "p", "ResolvedRefs", "True ResolvedRefs: every mirror is there").await;
+    let explained = a.admin(Method::POST, "/explain?url=http://b/").await.json();
+    let route = &explained["route"];
+    assert_eq!(route["mirrors"], serde_json::json!(["100 % to shadow.default:80"]));
+    let held = serde_json::json!({"name": "RoutePolicy/default/p", "fields": ["mirror"]});
+    assert_eq!(route["policy"], held);
+    // The Service's own policy is for it where there is no route.
+    mesh.delete(&key(Kind::HttpRoute, "b")).await;
+    mesh.apply_in_force(&policy("p", SERVICE, to_shadow)).await;
+    call("/service").await;
+    until_copied(&shadow, "/service").await;
+    mesh.apply_in_force(COPIES).await;
+    mesh.apply_in_force(&policy("p", SERVICE, "mirror: []")).await;
+    call("/none").await;
+    mesh.apply_in_force(&policy("p", SERVICE, "priority: 1")).await;
+    call("/again").await;
+    until_copied(&own, "/again").await;
+    // Each copy is sent before its request is answered, on this worker's connections in their order.
+    assert_eq!((copied(&own, "/none"), copied(&shadow, "/none")), (0, 0));
+    let answered = a.metric("weir_mirrored_total", &["outcome=\"answered\""]).await;
+    assert_eq!(answered, 4.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mirror_that_cannot_be_used_gets_no_copy_and_stops_no_request() {
+    let mesh = TestMesh::start().await;
+    let _b = mesh.service("b", Script::answer(200, "b")).await;
+    let shadow = mesh.service("shadow", Script::answer(200, "")).await;
+    let labs = MemberSettings {
+        namespace: "labs",
+        ..MemberSettings::default()
+    };
+    let lab = mesh.service_with("lab", Script::answer(200, ""), labs).await;
+    let a = caller(&mesh).await;
+    let call = async |path: &str| assert_eq!(a.get(&format!("http://b{path}")).await.text(), "b", "{path}");
+    let wrong = "mirror: [
+      {backendRef: {name: gone, port: 80}},
+      {backendRef: {name: shadow, port: 81}},
+      {backendRef: {group: storage.example, kind: Bucket, name: c}},
+      {backendRef: {name: lab, namespace: labs, port: 80}},
+      {backendRef: {name: shadow, port: 80}}]";
+    mesh.apply_in_force(&policy("p", SERVICE, wrong)).await;
+    call("/one").await;
+    until_copied(&shadow, "/one").await;
+    let refused = async || a.metric("weir_mirrored_total", &["outcome=\"refused\""]).await;
+    assert_eq!(refused().await, 4.0);
+    let said = "False BackendNotFound: no copies are sent: mirror[0]: there is no Service default/gone; mirror[1]: \
+                Service default/shadow has no port 81, only 80 (web); mirror[2]: it is a Bucket.storage.example named \"c\", to \
+                which nothing can be sent; a Service is right (group \"\", kind Service) and 1 more";
+    until_says(&mesh, "p", "ResolvedRefs", said).await;
+    until_says(&mesh, "p", IN_FORCE, "True InForce: in force on 1 of 1").await;
+
+    let abroad = "mirror: [{backendRef: {name: lab, namespace: labs, port: 80}}]";
+    mesh.apply_in_force(&policy("p", SERVICE, abroad)).await;
+    let closed =
+        "False RefNotPermitted: no copies are sent: mirror[0]: no ReferenceGrant in labs permits Service labs/lab";
+    until_says(&mesh, "p", "ResolvedRefs", closed).await;
+    let grant = |kind: &str| {
+        format!(
+            "{{apiVersion: gateway.networking.k8s.io/v1, kind: ReferenceGrant, metadata: {{name: g, namespace: labs}},
+               spec: {{from: [{{{kind}, namespace: default}}], to: [{{group: '', kind: Service}}]}}}}"
+        )
+    };
+    mesh.apply_in_force(&grant("group: gateway.networking.k8s.io, kind: HTTPRoute"))
+        .await;
+    call("/closed").await;
+    assert_eq!(refused().await, 5.0, "a grant for routes is none for policies");
+    mesh.apply_in_force(&grant("group: weir.dev, kind: RoutePolicy")).await;
+    call("/open").await;
+    until_copied(&lab, "/open").await;
+    until_says(&mesh, "p", "ResolvedRefs", "True ResolvedRefs: every mirror is there").await;
+    let grant = Key {
+        namespace: "labs".to_owned(),
+        ..key(Kind::ReferenceGrant, "g")
+    };
+    mesh.delete(&grant).await;
+    until_says(&mesh, "p", "ResolvedRefs", closed).await;
+    until("the door to be closed", || async {
+        call("/closing").await;
+        (refused().await >= 6.0).then_some(())
+    })
+    .await;
+    assert_eq!(copied(&lab, "/closed"), 0);
+}

@@ -114,8 +114,19 @@ pub struct Route {
     pub fault: Option<Fault>,
     /// How much they matter, where nobody has said that they matter less; `None`: as they came.
     pub priority: Option<Priority>,
+    /// The policy that is in the route, for people; `None`: none is.
+    pub policy: Option<HeldPolicy>,
     /// What becomes of the request.
     pub action: Action,
+}
+
+/// A policy that holds for a route, for people: what it says is in the route's own fields.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldPolicy {
+    /// The resource, never empty: `RoutePolicy/citizen/health-code`.
+    pub name: String,
+    /// What it says in place of the route, in the resource's words, none of them empty: `retry`, `mirror`.
+    pub fields: Vec<String>,
 }
 
 /// How many requests come through, by proxy. Limits of one name are one, wherever it stands.

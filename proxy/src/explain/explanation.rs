@@ -9,7 +9,7 @@ use weir_policy::context::Priority;
 use weir_policy::cors::{self, Next};
 use weir_policy::egress::{Egress, Outside};
 use weir_policy::model::{
-    Action, BackendFilters, Cors, DirectResponse, Fault, Forward, HeaderChanges, HostMatch, Listed, Mirror,
+    Action, BackendFilters, Cors, DirectResponse, Fault, Forward, HeaderChanges, HeldPolicy, HostMatch, Listed, Mirror,
     OriginMatch, PathRewrite, RateLimit, Redirect, RetryMethods, RetryPolicy, Rewrite, Route, Timeouts,
     WeightedBackend,
 };
@@ -120,6 +120,9 @@ struct RoutePart {
     name: String,
     /// The resource it was written in: `HTTPRoute/citizen/portal`.
     source: String,
+    /// The policy that holds for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<PolicyPart>,
     matches: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     request_headers: Vec<String>,
@@ -137,6 +140,15 @@ struct RoutePart {
     priority: Option<u8>,
     #[serde(flatten)]
     forward: Option<ForwardPart>,
+}
+
+/// A policy that holds for a route.
+#[derive(Debug, Serialize)]
+struct PolicyPart {
+    /// The resource: `RoutePolicy/citizen/portal`.
+    name: String,
+    /// What it says in place of the route, in the resource's words.
+    fields: Vec<String>,
 }
 
 /// How many requests come through.
@@ -494,6 +506,10 @@ impl RoutePart {
         RoutePart {
             name: route.name.clone(),
             source: source.to_owned(),
+            policy: route.policy.as_ref().map(|HeldPolicy { name, fields }| PolicyPart {
+                name: name.clone(),
+                fields: fields.clone(),
+            }),
             matches: Matches(&route.matches).to_string(),
             request_headers: changes(&route.request_headers),
             response_headers: changes(&route.response_headers),

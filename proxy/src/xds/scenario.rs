@@ -99,6 +99,7 @@ fn to(path: PathMatch, clusters: &[&str]) -> VirtualHost {
             cors: None,
             rate_limit: None,
             priority: None,
+            policy: None,
             fault: None,
             action: Action::Forward(Forward {
                 backends: clusters.iter().map(backend).collect(),

@@ -50,7 +50,7 @@ impl RequestMirror {
     }
 }
 
-pub(super) fn read(node: &Node<'_>, errors: &mut Errors) -> Option<RequestMirror> {
+pub(crate) fn read(node: &Node<'_>, errors: &mut Errors) -> Option<RequestMirror> {
     let mut fields = node.fields(errors)?;
     let backend_ref = fields.required("backendRef", errors, |node, errors| {
         let mut fields = node.fields(errors)?;

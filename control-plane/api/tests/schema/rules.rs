@@ -43,6 +43,7 @@ const RULES: &[(&str, &str)] = &[
     ("stands beside status", "exactly one of"),
     ("answers with nothing", "exactly one of"),
     ("is not the group of", "the group is empty for a Service"),
+    ("is not the group of", "the group is weir.dev for a RoutePolicy"),
     ("would be without effect for a Service", "a Service has none"),
     (
         "with or without a sectionName",

@@ -35,6 +35,7 @@ spec:
   retry: {on: [5xx], codes: [429], methods: Any}
   rateLimit: {requests: 5, burst: 50}
   fault: {delay: {percent: 1, duration: 2s}, abort: {percent: 0, status: 503}}
+  mirror: [{backendRef: {name: other, port: 80}, percent: 25}]
 ";
 
 #[tokio::test]
@@ -78,7 +79,8 @@ async fn a_request_is_explained_from_anywhere() {
             "route     HTTPRoute/default/shop#rules[1].matches[0] (path under /cart)\n",
             "has 9000 ms in all; is sent again up to 1 times on 5xx, 429, whatever the method, after 25 ms first; ",
             "takes 5 requests in 1000 ms, 50 at once; lets 1 % of its requests wait 2000 ms on purpose; ",
-            "answers 0 % of its requests on purpose, with 503 or grpc-status 14\n",
+            "answers 0 % of its requests on purpose, with 503 or grpc-status 14; copies 25 % to other.default:80\n",
+            "policy    RoutePolicy/default/for-routes, which says its retry, rateLimit, fault, mirror\n",
             "backend   shop.default:80 (weight 1, 100.0 %): http1, peak_ewma, breaker closed, requests 0 of 99",
             "made from Service/default/shop, BackendPolicy/default/for-shop\n",
             &inbound,

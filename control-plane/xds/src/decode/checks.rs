@@ -185,6 +185,12 @@ pub(super) fn text(at: &At<'_>, text: String) -> Result<String, Fault> {
     bounded(at, text)
 }
 
+/// Texts that are not empty and of bounded length.
+pub(super) fn texts(at: &At<'_>, texts: Vec<String>) -> Result<Vec<String>, Fault> {
+    let texts = texts.into_iter().enumerate();
+    texts.map(|(i, one)| text(&at.index(i), one)).collect()
+}
+
 /// A text of bounded length.
 pub(super) fn bounded(at: &At<'_>, text: String) -> Result<String, Fault> {
     if text.chars().nth(TEXT_CHARS_MAX).is_some() {

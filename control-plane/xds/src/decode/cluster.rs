@@ -22,7 +22,7 @@ use weir_policy::model::{
 };
 
 use super::at::{At, Fault, take};
-use super::checks::{equal, from_ads, name, number_or, own_metadata, percent, positive, unpack, whole_percent};
+use super::checks::{equal, from_ads, name, number_or, own_metadata, percent, positive, texts, unpack, whole_percent};
 use super::{backend_tls, health_check, lb_config, outlier};
 use crate::meaning::{
     DEFAULT_CONNECT_TIMEOUT, DEFAULT_IDLE_TIMEOUT, DEFAULT_PANIC_PERCENT, HTTP_OPTIONS, METADATA_KEY,
@@ -119,7 +119,7 @@ pub(super) fn cluster(at: &At<'_>, wire: Cluster) -> Result<model::Cluster, Faul
             closed,
             protocol,
         )?,
-        sources: self::sources(&at_policy.field("sources"), sources)?,
+        sources: texts(&at_policy.field("sources"), sources)?,
     })
 }
 
@@ -278,13 +278,6 @@ fn connection_pool(at: &At<'_>, wire: Option<CommonProtocolOptions>) -> Result<C
         max_requests_per_connection: Some(number_or(max_requests_per_connection, 0)).filter(|limit| *limit > 0),
         max_concurrent_streams: None,
     })
-}
-
-fn sources(at: &At<'_>, wire: Vec<String>) -> Result<Vec<String>, Fault> {
-    match wire.iter().position(String::is_empty) {
-        Some(i) => Err(at.index(i).fault("", Problem::Missing)),
-        None => Ok(wire),
-    }
 }
 
 fn locality(at: &At<'_>, wire: v1::LocalityPreference) -> Result<LocalityPreference, Fault> {

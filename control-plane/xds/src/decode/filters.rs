@@ -15,7 +15,7 @@ use weir_policy::context::Priority;
 use weir_policy::model;
 
 use super::at::{At, Fault, take};
-use super::checks::{number_or, own_filter_config, parts_per_million, positive, status, text, unpack};
+use super::checks::{number_or, own_filter_config, parts_per_million, positive, status, text, texts, unpack};
 use super::cors;
 use crate::meaning::{CORS_FILTER, FAULT_FILTER, METADATA_KEY, RATE_LIMIT_FILTER, WHOLE_PARTS};
 use crate::rejection::Problem;
@@ -28,6 +28,7 @@ pub(super) struct Filters {
     pub(super) rate_limit: Option<model::RateLimit>,
     pub(super) fault: Option<model::Fault>,
     pub(super) priority: Option<Priority>,
+    pub(super) policy: Option<model::HeldPolicy>,
 }
 
 pub(super) fn filters(at: &At<'_>, configs: HashMap<String, Any>) -> Result<Filters, Fault> {
@@ -45,10 +46,17 @@ pub(super) fn filters(at: &At<'_>, configs: HashMap<String, Any>) -> Result<Filt
             }
             METADATA_KEY => {
                 let own = HashMap::from([(key, any)]);
-                let extras = own_filter_config::<v1::RouteExtras>(at, own, "a weir.v1.RouteExtras")?;
-                filters.priority = extras
-                    .map(|extras| priority(&at.key(METADATA_KEY), extras))
-                    .transpose()?;
+                if let Some(extras) = own_filter_config::<v1::RouteExtras>(at, own, "a weir.v1.RouteExtras")? {
+                    let at = at.key(METADATA_KEY);
+                    take!(at, extras, v1::RouteExtras { priority, policy; });
+                    if (&priority, &policy) == (&None, &None) {
+                        return Err(at.fault("", Problem::WithoutEffect));
+                    }
+                    filters.priority = priority
+                        .map(|level| self::priority(&at.field("priority"), level))
+                        .transpose()?;
+                    filters.policy = policy.map(|wire| held_policy(&at.field("policy"), wire)).transpose()?;
+                }
             }
             _ => return Err(at.fault(format_args!("{key:?}"), Problem::WithoutEffect)),
         }
@@ -56,10 +64,15 @@ pub(super) fn filters(at: &At<'_>, configs: HashMap<String, Any>) -> Result<Filt
     Ok(filters)
 }
 
-fn priority(at: &At<'_>, wire: v1::RouteExtras) -> Result<Priority, Fault> {
-    take!(at, wire, v1::RouteExtras { priority; });
-    let at = at.field("priority");
-    let level = at.need(priority)?;
+fn held_policy(at: &At<'_>, wire: v1::HeldPolicy) -> Result<model::HeldPolicy, Fault> {
+    take!(at, wire, v1::HeldPolicy { name, fields; });
+    Ok(model::HeldPolicy {
+        name: text(&at.field("name"), name)?,
+        fields: texts(&at.field("fields"), fields)?,
+    })
+}
+
+fn priority(at: &At<'_>, level: u32) -> Result<Priority, Fault> {
     let priority = u8::try_from(level).ok().and_then(Priority::from_level);
     priority.ok_or_else(|| at.fault(level, Problem::OutOfRange { allowed: "0 to 7" }))
 }

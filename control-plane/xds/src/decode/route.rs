@@ -161,6 +161,7 @@ fn route(at: &At<'_>, wire: Route) -> Result<model::Route, Fault> {
         rate_limit: filters.rate_limit,
         fault: filters.fault,
         priority: filters.priority,
+        policy: filters.policy,
         action,
     })
 }

@@ -195,6 +195,8 @@ fn route(route: &model::Route, notes: &mut Notes) -> Vec<Route> {
         rate_limit: _,
         fault: _,
         priority,
+        // It is shown nowhere.
+        policy: _,
         action,
     } = route;
     if let Some(problem) = unreadable(matches) {

@@ -48,10 +48,16 @@ pub(super) fn of_route(route: &model::Route) -> HashMap<String, Any> {
 
 /// What Envoy has no field for.
 fn own_of_route(route: &model::Route) -> Option<(String, Any)> {
-    let priority = route.priority?;
     let extras = v1::RouteExtras {
-        priority: Some(priority.level().into()),
+        priority: route.priority.map(|priority| priority.level().into()),
+        policy: route.policy.as_ref().map(|policy| v1::HeldPolicy {
+            name: policy.name.clone(),
+            fields: policy.fields.clone(),
+        }),
     };
+    if extras == v1::RouteExtras::default() {
+        return None;
+    }
     let optional = FilterConfig {
         config: Some(pack(&extras)),
         is_optional: true,

@@ -67,6 +67,8 @@ fn route(route: &model::Route, notes: &mut Notes) -> Option<Route> {
         rate_limit,
         fault: _,
         priority,
+        // It is shown nowhere.
+        policy: _,
         action,
     } = route;
     let matches = match route_match(matches) {
@@ -210,7 +212,11 @@ fn forward_action(route: &model::Route, forward: &model::Forward, notes: &mut No
         backend.filters.cors = None;
     }
     if !(mirrors.is_empty() && of_backends.is_empty()) {
-        notes.route(&route.name, "copies calls, which a gRPC client can't; none are sent");
+        notes.route_field(
+            &route.name,
+            RouteField::Mirror,
+            "copies calls, which a gRPC client can't; none are sent",
+        );
     }
     // A call is POST: it is sent again only by a route that says POST by name, or any method (model::RetryPolicy).
     let names_post = route.matches.method.is_some();

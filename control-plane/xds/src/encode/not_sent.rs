@@ -72,6 +72,8 @@ pub enum RouteField {
     Fault,
     /// `priority`
     Priority,
+    /// `mirror`
+    Mirror,
 }
 
 /// A field of a policy for a cluster.

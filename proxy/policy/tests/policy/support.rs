@@ -39,6 +39,7 @@ pub(crate) fn route(name: &str, path: PathMatch) -> Route {
         rate_limit: None,
         fault: None,
         priority: None,
+        policy: None,
         action: Action::Respond(DirectResponse {
             status: StatusCode::OK,
             body: String::new(),

@@ -89,7 +89,7 @@ fn route() -> impl Strategy<Value = Object> {
     })
 }
 
-/// For routes by those names, for a service, or both; it asks for so many retries.
+/// For routes by those names, for a service, or both; it asks for so many retries, and for copies.
 fn route_policy() -> impl Strategy<Value = Object> {
     let targets = [
         (Kind::HttpRoute, "r"),
@@ -98,14 +98,19 @@ fn route_policy() -> impl Strategy<Value = Object> {
         (Kind::Service, "portal"),
     ];
     let targets = prop::sample::subsequence(targets.to_vec(), 1..=3);
-    (one_of(&["p", "q"]), targets, 1..3_u32).prop_map(|(name, targets, attempts)| {
+    let mirror = (prop::option::weighted(0.8, one_of(&["police"])), one_of(&SERVICES));
+    let mirrors = prop::option::weighted(0.9, prop::collection::vec(mirror, 0..3));
+    (one_of(&["p", "q"]), targets, 1..3_u32, mirrors).prop_map(|(name, targets, attempts, mirrors)| {
         let targets: Vec<(Kind, &str, Option<&str>)> =
             targets.into_iter().map(|(kind, name)| (kind, name, None)).collect();
         let mut policy = fixture::route_policy(name, &targets);
-        fixture::route_policy_spec_of(&mut policy).retry = Some(RouteRetry {
+        let spec = fixture::route_policy_spec_of(&mut policy);
+        spec.retry = Some(RouteRetry {
             attempts: Some(attempts),
             ..RouteRetry::default()
         });
+        let mirror = |(namespace, name): (Option<&str>, &str)| fixture::mirror(namespace, name);
+        spec.mirror = mirrors.map(|mirrors| mirrors.into_iter().map(mirror).collect());
         policy
     })
 }
@@ -144,7 +149,11 @@ fn object() -> impl Strategy<Value = Object> {
     let mesh = mesh.prop_map(fixture::mesh_config);
     let grant = (namespace(), namespace(), prop::option::of(service()));
     let grant = grant.prop_map(|(ns, from, to)| fixture::grant(ns, "g", from, to));
-    prop_oneof![4 => of_service, 4 => route(), 2 => of_policy, 2 => slice, 2 => workload, 2 => grant, 2 => route_policy(), 1 => mesh]
+    // Policies are of one namespace, and their mirrors in the other.
+    let policies_grant = prop::option::of(service());
+    let policies_grant =
+        policies_grant.prop_map(|to| fixture::grant_for(Kind::RoutePolicy, "police", "p", "citizen", to));
+    prop_oneof![4 => of_service, 4 => route(), 2 => of_policy, 2 => slice, 2 => workload, 2 => grant, 2 => policies_grant, 3 => route_policy(), 1 => mesh]
 }
 
 fn subscription() -> impl Strategy<Value = (ResourceType, String)> {
