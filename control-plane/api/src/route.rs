@@ -1,7 +1,9 @@
 //! What HTTPRoute and GRPCRoute have in common.
 
 use crate::grpc_route::GrpcRouteSpec;
-use crate::http_route::{BackendRef, HttpRouteFilter, HttpRouteSpec, ParentRef, Reference, ReferencePlace, references};
+use crate::http_route::{
+    BackendRef, HttpRouteFilter, HttpRouteSpec, ParentRef, Reference, ReferencePlace, Retry, RouteTimeouts, references,
+};
 use crate::object::{Object, Spec};
 
 /// What a route asks for, whichever of the two it is.
@@ -22,6 +24,22 @@ pub struct RouteRule<'a> {
     pub filters: &'a [HttpRouteFilter],
     /// Where requests go.
     pub backend_refs: &'a [BackendRef],
+    /// How long requests may take.
+    pub timeouts: Option<RouteTimeouts>,
+    /// When they are sent again.
+    pub retry: Option<&'a Retry>,
+}
+
+impl RouteRule<'_> {
+    /// Whether no request is sent by it, since each is answered with a redirect.
+    pub fn redirects(&self) -> bool {
+        let redirects = |filters: &[HttpRouteFilter]| {
+            let mut filters = filters.iter();
+            filters.any(|filter| matches!(filter, HttpRouteFilter::RequestRedirect(_)))
+        };
+        let mut taken = self.backend_refs.iter().filter(|backend| backend.weight > 0).peekable();
+        redirects(self.filters) || (taken.peek().is_some() && taken.all(|backend| redirects(&backend.filters)))
+    }
 }
 
 impl<'a> RouteSpec<'a> {
@@ -70,6 +88,8 @@ impl<'a> RouteSpec<'a> {
                     name: rule.name.as_deref(),
                     filters: &rule.filters,
                     backend_refs: &rule.backend_refs,
+                    timeouts: rule.timeouts,
+                    retry: rule.retry.as_ref(),
                 })
                 .collect(),
             RouteSpec::Grpc(spec) => spec
@@ -79,6 +99,8 @@ impl<'a> RouteSpec<'a> {
                     name: rule.name.as_deref(),
                     filters: &rule.filters,
                     backend_refs: &rule.backend_refs,
+                    timeouts: None,
+                    retry: None,
                 })
                 .collect(),
         }

@@ -182,8 +182,8 @@ pub struct RouteParentStatus {
     ///   UnsupportedProtocol (its port carries TCP) or RefNotPermitted.
     /// - `weir.dev/InForce`: it is in force on every connected proxy that it concerns. Otherwise the reason is
     ///   Rejected, Pending, NoSubscribers or NotAccepted.
-    /// - `weir.dev/Ineffective`: some of it never takes a request, and only there if it is so; the reason is
-    ///   RulesUnreachable or WeightsZero.
+    /// - `weir.dev/Ineffective`: some of it never takes a request or has no effect on those that it takes, and only
+    ///   there if it is so; the reason is RulesUnreachable, WeightsZero, NoBackends or RulesRedirect.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
 }

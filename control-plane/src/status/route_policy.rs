@@ -1,6 +1,5 @@
 //! What RoutePolicies claim: routes, rules of them, and the routes of Services.
 
-use weir_api::http_route::HttpRouteFilter;
 use weir_api::route_policy::{RoutePolicySpec, RouteTargetRef};
 use weir_api::status::ParentReference;
 use weir_api::{Kind, Object, RouteSpec};
@@ -156,8 +155,7 @@ fn ineffective(object: &Object, spec: &RoutePolicySpec, target: &RouteTargetRef,
             let is_held = policies
                 .for_rule(rule.name)
                 .is_some_and(|policy| policy.object.key() == object.key());
-            let is_redirect = |filter: &HttpRouteFilter| matches!(filter, HttpRouteFilter::RequestRedirect(_));
-            if is_held && rule.filters.iter().any(is_redirect) {
+            if is_held && rule.redirects() {
                 redirecting.push(format!("rules[{number}] of {}", route.object.key()));
             }
         }

@@ -9,7 +9,10 @@ use proptest::prelude::*;
 use weir_api::backend_policy::{
     BackendPolicySpec, CHECK_INTERVAL, CHECK_TIMEOUT, HealthCheck, HealthCheckType, TargetRef,
 };
-use weir_api::http_route::{BackendRef, HttpMethod, HttpRouteFilter, ObjectRef, RequestMirror, RequestRedirect, Retry};
+use weir_api::http_route::{
+    BackendRef, HeaderModifier, HttpMethod, HttpRouteFilter, HttpRouteRule, ObjectRef, RequestMirror, RequestRedirect,
+    Retry, RouteTimeouts,
+};
 use weir_api::route_policy::RouteRetry;
 use weir_api::telemetry_policy::{AccessLog, TelemetryPolicySpec, WorkloadSelector};
 use weir_api::views::Rejection;
@@ -457,14 +460,7 @@ fn a_policy_says_which_of_its_fields_a_redirect_leaves_without_effect() {
         with(named("r", &["a", "b"]), |spec| {
             for at in rules {
                 spec.rules[*at].backend_refs.clear();
-                let redirect = RequestRedirect {
-                    scheme: None,
-                    hostname: Some("www.example.org".to_owned()),
-                    path: None,
-                    port: None,
-                    status_code: 302,
-                };
-                spec.rules[*at].filters = vec![HttpRouteFilter::RequestRedirect(redirect)];
+                spec.rules[*at].filters = vec![redirect()];
             }
         })
     };
@@ -518,6 +514,107 @@ fn a_policy_says_which_of_its_fields_a_redirect_leaves_without_effect() {
         INEFFECTIVE,
         "-",
     );
+}
+
+/// A filter that answers with a redirect.
+fn redirect() -> HttpRouteFilter {
+    HttpRouteFilter::RequestRedirect(RequestRedirect {
+        scheme: None,
+        hostname: Some("www.example.org".to_owned()),
+        path: None,
+        port: None,
+        status_code: 302,
+    })
+}
+
+#[test]
+fn a_route_says_what_it_asks_for_in_vain_where_no_request_is_sent() {
+    let asks = |rule: &mut HttpRouteRule| {
+        rule.retry = Some(Retry::default());
+        rule.timeouts = Some(RouteTimeouts {
+            request: Some(Duration::from_secs(1)),
+            backend_request: None,
+        });
+    };
+    let check = |change: &dyn Fn(&mut HttpRouteRule), expect: &str| {
+        let route = with(named("r", &["a"]), |spec| change(&mut spec.rules[0]));
+        says(&[portal(), route.clone()], &route, "weir.dev/Ineffective", expect);
+    };
+    let redirects = |rule: &mut HttpRouteRule| {
+        rule.backend_refs.clear();
+        rule.filters.push(redirect());
+    };
+    check(&redirects, "-");
+    let in_vain = "True/RulesRedirect: rules[0] redirects: its timeouts and retry have no effect";
+    check(
+        &|rule| {
+            redirects(rule);
+            asks(rule);
+        },
+        in_vain,
+    );
+    // The same by each of its backends; of one by which requests are sent, it is for those.
+    check(
+        &|rule| {
+            rule.backend_refs[0].filters = vec![redirect()];
+            asks(rule);
+        },
+        in_vain,
+    );
+    check(
+        &|rule| {
+            rule.backend_refs.push(rule.backend_refs[0].clone());
+            rule.backend_refs[0].filters = vec![redirect()];
+            asks(rule);
+        },
+        "-",
+    );
+    check(
+        &|rule| {
+            redirects(rule);
+            rule.timeouts = Some(RouteTimeouts::default());
+            rule.filters
+                .push(HttpRouteFilter::RequestMirror(fixture::mirror(None, "portal")));
+        },
+        "True/RulesRedirect: rules[0] redirects: its RequestMirror has no effect",
+    );
+    check(
+        &|rule| {
+            redirects(rule);
+            rule.filters
+                .push(HttpRouteFilter::ResponseHeaderModifier(HeaderModifier::default()));
+            rule.filters
+                .push(HttpRouteFilter::RequestHeaderModifier(HeaderModifier::default()));
+        },
+        "True/RulesRedirect: rules[0] redirects: its RequestHeaderModifier has no effect",
+    );
+    check(
+        &|rule| {
+            rule.backend_refs.clear();
+            rule.retry = Some(Retry::default());
+        },
+        "True/NoBackends: rules[0] answers with 500, since it has no backendRefs: its retry has no effect",
+    );
+    check(
+        &|rule| {
+            rule.backend_refs[0].weight = 0;
+            asks(rule);
+        },
+        "True/WeightsZero: rules[0] answers with 500, since all its weights are 0: its timeouts and retry have no effect",
+    );
+    // Of several the reason is that of the worst, and the message has all.
+    let both = with(named("r", &["a", "b"]), |spec| {
+        redirects(&mut spec.rules[0]);
+        asks(&mut spec.rules[0]);
+        spec.rules[1].matches = vec![fixture::rule("/b", &[]).matches[0].clone()];
+        spec.rules[1].backend_refs[0].weight = 0;
+    });
+    let all = "True/WeightsZero: rules[0] redirects: its timeouts and retry have no effect; rules[1] answers with 500, \
+               since all its weights are 0";
+    says(&[portal(), both.clone()], &both, "weir.dev/Ineffective", all);
+    let callers =
+        "True/Accepted: callers of Service citizen/portal go by it, save those with routes in their own namespace";
+    says(&[portal(), both.clone()], &both, "Accepted", callers);
 }
 
 #[test]
