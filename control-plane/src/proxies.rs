@@ -112,6 +112,8 @@ pub(crate) enum Extent {
     Callers(BTreeSet<Attachment>),
     /// The proxies of the workloads of a namespace.
     Workloads(String),
+    /// Every proxy.
+    Mesh,
 }
 
 impl FromIterator<Attachment> for Extent {
@@ -193,6 +195,7 @@ pub(crate) fn summaries(model: &Model, of: &[(Key, Vec<Extent>)]) -> Summaries {
                 let policies = model.policies_in(namespace);
                 policies.filter(|(_, resource)| resource.concerns(key)).collect()
             }
+            Extent::Mesh => model.all().filter(|(_, resource)| resource.concerns(key)).collect(),
         };
         let not_sent = concerned
             .values()

@@ -1,8 +1,9 @@
 //! What became of each resource, written into its status. [`solve`] is pure and idempotent; one task looks at what
 //! changes in the store and on the proxies, and writes what it says.
 //!
-//! Routes have theirs in `status.parents[]`, policies in `status.ancestors[]`. A Service has no condition of
-//! its own: which proxies use it changes with each that comes and goes, and the view `…/proxies` says it.
+//! Routes have theirs in `status.parents[]`, policies in `status.ancestors[]`, the MeshConfig in `status.conditions[]`.
+//! A Service has no condition of its own: which proxies use it changes with each that comes and goes, and the view
+//! `…/proxies` says it.
 
 mod backend_policy;
 mod backend_tls_policy;
@@ -10,6 +11,7 @@ mod book;
 mod conditions;
 mod effect;
 mod in_force;
+mod mesh_config;
 mod policy;
 mod references;
 mod route;
@@ -41,9 +43,9 @@ pub(crate) fn says_in_force(kind: Kind) -> bool {
         | Kind::RoutePolicy
         | Kind::TelemetryPolicy
         | Kind::HttpRoute
-        | Kind::GrpcRoute => true,
+        | Kind::GrpcRoute
+        | Kind::MeshConfig => true,
         Kind::Namespace
-        | Kind::MeshConfig
         | Kind::ConfigMap
         | Kind::Service
         | Kind::EndpointSlice
@@ -96,8 +98,8 @@ pub(crate) fn solve(index: &Index, standings: &BTreeMap<Key, Standings>, now: &s
                 let claim = telemetry_policy::claim(object, spec, index);
                 serde_json::to_value(policy::status(object, vec![claim], standings, now))
             }
+            Spec::MeshConfig(_) => serde_json::to_value(mesh_config::status(object, standings, now)),
             Spec::Namespace(_)
-            | Spec::MeshConfig(_)
             | Spec::ConfigMap(_)
             | Spec::Service(_)
             | Spec::EndpointSlice(_)
@@ -128,8 +130,8 @@ fn extents(object: &Object, index: &Index) -> Vec<Extent> {
             .collect(),
         Spec::RoutePolicy(spec) => route_policy::extents(object, spec, index).into_iter().collect(),
         Spec::TelemetryPolicy(_) => [telemetry_policy::extent(object)].into(),
+        Spec::MeshConfig(_) => [Extent::Mesh].into(),
         Spec::Namespace(_)
-        | Spec::MeshConfig(_)
         | Spec::ConfigMap(_)
         | Spec::Service(_)
         | Spec::EndpointSlice(_)

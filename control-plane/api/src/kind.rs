@@ -200,10 +200,9 @@ impl Kind {
     /// Whether its resources carry a status.
     pub fn status_part(self) -> StatusPart {
         match self {
-            Kind::MeshConfig | Kind::ConfigMap | Kind::Service | Kind::EndpointSlice | Kind::ReferenceGrant => {
-                StatusPart::None
-            }
+            Kind::ConfigMap | Kind::Service | Kind::EndpointSlice | Kind::ReferenceGrant => StatusPart::None,
             Kind::Namespace
+            | Kind::MeshConfig
             | Kind::BackendTlsPolicy
             | Kind::Workload
             | Kind::BackendPolicy

@@ -27,7 +27,7 @@ use crate::object::Metadata;
 use crate::reference_grant::ReferenceGrantSpec;
 use crate::route_policy::RoutePolicySpec;
 use crate::service::ServiceSpec;
-use crate::status::{PolicyStatus, RouteStatus};
+use crate::status::{MeshStatus, PolicyStatus, RouteStatus};
 use crate::telemetry_policy::TelemetryPolicySpec;
 use crate::views;
 use crate::workload::{WorkloadSpec, WorkloadStatus};
@@ -226,7 +226,8 @@ fn status(kind: Kind, generator: &mut SchemaGenerator) -> Schema {
         }
         Kind::HttpRoute | Kind::GrpcRoute => generator.subschema_for::<RouteStatus>(),
         Kind::Namespace => generator.subschema_for::<NamespaceStatus>(),
-        Kind::MeshConfig | Kind::ConfigMap | Kind::Service | Kind::EndpointSlice | Kind::ReferenceGrant => {
+        Kind::MeshConfig => generator.subschema_for::<MeshStatus>(),
+        Kind::ConfigMap | Kind::Service | Kind::EndpointSlice | Kind::ReferenceGrant => {
             json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
         }
     };

@@ -188,6 +188,18 @@ pub struct RouteParentStatus {
     pub conditions: Vec<Condition>,
 }
 
+/// The status of what holds for the whole mesh.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MeshStatus {
+    /// What is so, by type:
+    ///
+    /// - `Accepted`: it holds for the mesh. What does not is refused when it is written.
+    /// - `weir.dev/InForce`: it is in force on every connected proxy that it concerns. Otherwise the reason is
+    ///   Rejected, Pending or NoSubscribers.
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}
+
 /// The status of a policy (Gateway API, PolicyStatus; GEP-713).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PolicyStatus {

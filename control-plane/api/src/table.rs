@@ -137,6 +137,8 @@ const MESH_CONFIG: &[Column] = &[
             }
         },
     ),
+    ACCEPTED,
+    IN_FORCE,
     AGE,
 ];
 const SERVICE: &[Column] = &[
@@ -402,13 +404,14 @@ fn reference(reference: &Value) -> String {
     text
 }
 
-/// What the conditions of this type come to, over all parents or ancestors: `True`, or the reason of the first one that
-/// is not. Empty: there is none.
+/// What the conditions of this type come to, over all parents or ancestors and its own: `True`, or the reason of the
+/// first one that is not. Empty: there is none.
 fn condition(object: &Value, condition_type: &str) -> String {
     let ancestors = ["/status/parents", "/status/ancestors"].into_iter();
     let of_type = ancestors
         .flat_map(|ancestors| list_at(object, ancestors))
-        .flat_map(|ancestor| list_at(ancestor, "/conditions"))
+        .chain(object.get("status"))
+        .flat_map(|holder| list_at(holder, "/conditions"))
         .filter(|condition| text_at(condition, "/type") == condition_type);
     let mut all_true = "";
     for condition in of_type {
@@ -474,13 +477,23 @@ mod tests {
         );
         check(
             Kind::MeshConfig,
-            json!({"spec": {"egress": "Refuse", "mutualTls": {"mode": "Strict"}}}),
-            &[("Egress", "Refuse"), ("Mutual TLS", "Strict")],
+            json!({"spec": {"egress": "Refuse", "mutualTls": {"mode": "Strict"}}, "status": {"conditions": conditions}}),
+            &[
+                ("Egress", "Refuse"),
+                ("Mutual TLS", "Strict"),
+                ("Accepted", "True"),
+                ("In Force", "Rejected"),
+            ],
         );
         check(
             Kind::MeshConfig,
             json!({"spec": {"egress": "Refuse", "mutualTls": {"mode": "Off", "overrides": [{}, {}]}}}),
-            &[("Egress", "Refuse"), ("Mutual TLS", "Off +2")],
+            &[
+                ("Egress", "Refuse"),
+                ("Mutual TLS", "Off +2"),
+                ("Accepted", "-"),
+                ("In Force", "-"),
+            ],
         );
         check(
             Kind::Service,

@@ -237,8 +237,9 @@ fn is_read(kind: Kind) -> bool {
         | Kind::TelemetryPolicy
         | Kind::HttpRoute
         | Kind::GrpcRoute
-        | Kind::ReferenceGrant => true,
-        Kind::Namespace | Kind::MeshConfig | Kind::EndpointSlice => false,
+        | Kind::ReferenceGrant
+        | Kind::MeshConfig => true,
+        Kind::Namespace | Kind::EndpointSlice => false,
     }
 }
 
@@ -396,6 +397,22 @@ mod tests {
         let shadow = fixture::service("citizen", "shadow", &[("", 80)]);
         book.apply(&shadow.key(), Some(Arc::new(shadow)));
         assert_eq!(names(book.take_due(now)), [""; 0], "it is gone");
+    }
+
+    #[test]
+    fn the_mesh_config_hears_of_itself_and_of_proxies() {
+        let now = Instant::now();
+        let workload = fixture::workload("citizen", "w", "10.0.0.1", &[(8080, 15006)]);
+        let config = fixture::mesh_config("{mode: Strict}");
+        let mut book = settled(&[portal(), workload, config.clone()], now);
+        let mut put = |object: &Object| {
+            book.apply(&object.key(), Some(Arc::new(object.clone())));
+            names(book.take_due(now))
+        };
+        assert_eq!(put(&fixture::mesh_config("{mode: Permissive}")), ["mesh"]);
+        assert_eq!(put(&fixture::service("citizen", "portal", &[("http", 81)])), [""; 0]);
+        book.stir(&config.key());
+        assert_eq!(names(book.take_due(now)), ["mesh"]);
     }
 
     #[test]

@@ -618,6 +618,33 @@ fn a_route_says_what_it_asks_for_in_vain_where_no_request_is_sent() {
 }
 
 #[test]
+fn what_holds_for_the_mesh_says_where_it_is_in_force() {
+    let mut config = fixture::mesh_config("{mode: Strict}");
+    config.metadata.generation = 3;
+    let index = fixture::index([config.clone()]);
+    let status = status_of(&index, &config.key());
+    let expect = [
+        "Accepted=True/Accepted: it holds for the mesh",
+        "weir.dev/InForce=True/InForce: in force on 1 of 1",
+    ];
+    assert_eq!(shown(&status, ""), expect);
+    assert_eq!(status["conditions"][1]["observedGeneration"], 3);
+    // Nothing more is to be said, until proxies come.
+    config.status = Some(status);
+    let index = fixture::index([config.clone()]);
+    let solve = |summary: &Summary| solve(&index, &standings(&index, summary), T2);
+    assert_eq!(solve(&in_force_on(1)), []);
+    let [(_, told)] = solve(&in_force_on(2)).try_into().expect("one");
+    assert_eq!(told["conditions"][1]["message"], "in force on 2 of 2");
+    assert_eq!(told["conditions"][1]["lastTransitionTime"], T1);
+    let [(_, told)] = solve(&Summary::default()).try_into().expect("one");
+    assert_eq!(
+        shown(&told, "")[1],
+        "weir.dev/InForce=Unknown/NoSubscribers: no connected proxy uses it"
+    );
+}
+
+#[test]
 fn of_two_policies_that_claim_the_same_the_older_holds_and_both_are_named() {
     let older = created(policy("z", &[("portal", None)]), 1);
     let newer = created(policy("a", &[("portal", None)]), 2);
@@ -925,8 +952,9 @@ fn some_objects() -> impl Strategy<Value = Vec<Object>> {
         fixture::route_policy_spec_of(&mut policy).mirror = Some(mirrors.collect());
         policy
     });
+    let mesh = Just(fixture::mesh_config("{mode: Strict}"));
     prop::collection::vec(
-        prop_oneof![3 => service, 3 => route, 3 => policy, 2 => route_policy],
+        prop_oneof![3 => service, 3 => route, 3 => policy, 2 => route_policy, 1 => mesh],
         0..16,
     )
 }

@@ -334,6 +334,11 @@ impl Model {
         self.resources.get(wanted)
     }
 
+    /// Whatever somebody subscribes to.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&Wanted, &Resource)> {
+        self.resources.iter()
+    }
+
     /// What somebody subscribes to of a service.
     pub(crate) fn resources_of(&self, service: &ServiceName) -> impl Iterator<Item = (&Wanted, &Resource)> {
         let subscribed = self.by_service.get(service).into_iter().flatten();

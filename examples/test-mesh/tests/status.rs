@@ -14,13 +14,14 @@ fn key(kind: Kind, name: &str) -> Key {
     }
 }
 
-/// `status reason: message` of a condition in the first entry of a resource's status.
+/// `status reason: message` of a condition in the first entry of a resource's status, or of its own.
 async fn says(mesh: &TestMesh, key: &Key, condition: &str) -> Option<String> {
     let object = mesh.api(Method::GET, &key.path(), None).await.json();
     let status = &object["status"];
     let entry = status
         .pointer("/parents/0")
-        .or_else(|| status.pointer("/ancestors/0"))?;
+        .or_else(|| status.pointer("/ancestors/0"))
+        .unwrap_or(status);
     let conditions = entry["conditions"].as_array()?.iter();
     let found = conditions.into_iter().find(|held| held["type"] == condition)?;
     assert_eq!(
@@ -151,4 +152,36 @@ async fn the_newer_of_two_policies_comes_into_force_when_the_older_goes() {
     for caller in &callers {
         assert_eq!(limit(caller).await, Some(22));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_holds_for_the_mesh_is_in_force_on_every_proxy() {
+    let mesh = TestMesh::start().await;
+    let _b = mesh.service("b", Script::answer(200, "b")).await;
+    let mut callers = callers(&mesh, 2).await;
+    let config = Key {
+        namespace: String::new(),
+        ..key(Kind::MeshConfig, "mesh")
+    };
+    let with = |egress: &str| {
+        format!("{{apiVersion: weir.dev/v1, kind: MeshConfig, metadata: {{name: mesh}}, spec: {{egress: {egress}}}}}")
+    };
+    mesh.apply(&with("Passthrough")).await;
+    until_says(&mesh, &config, IN_FORCE, "True InForce: in force on 3 of 3").await;
+    assert_eq!(view(&mesh, &config).await, [3, 0, 0]);
+    let accepted = says(&mesh, &config, "Accepted").await;
+    assert_eq!(accepted.as_deref(), Some("True Accepted: it holds for the mesh"));
+    let observed = |object: serde_json::Value| {
+        let told = object.pointer("/status/conditions/1/observedGeneration")?.as_i64()?;
+        Some((told, object["metadata"]["generation"].as_i64()?))
+    };
+    mesh.apply(&with("Refuse")).await;
+    until("the next generation to be told of", || async {
+        let object = mesh.api(Method::GET, &config.path(), None).await.json();
+        (observed(object)? == (2, 2)).then_some(())
+    })
+    .await;
+    until_says(&mesh, &config, IN_FORCE, "True InForce: in force on 3 of 3").await;
+    callers.pop().expect("two").stop().await;
+    until_says(&mesh, &config, IN_FORCE, "True InForce: in force on 2 of 2").await;
 }

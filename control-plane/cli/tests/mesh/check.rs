@@ -132,12 +132,25 @@ async fn who_can_not_be_entered_is_found() {
         .await
         .ends(0)
         .prints(&["in force on 1 proxy"]);
+    weirctl(
+        &mesh,
+        &["wait", "meshconfig", "mesh", "--for", "condition=weir.dev/InForce"],
+    )
+    .await
+    .ends(0)
+    .prints(&["meshconfig/mesh has weir.dev/InForce=True\n"]);
+    weirctl(&mesh, &["describe", "meshconfig", "mesh"])
+        .await
+        .ends(0)
+        .prints(&["it holds for the mesh", "in force on 1 of 1"]);
     weirctl(&mesh, &["check"]).await.ends(1).prints(&[
         "WRONG  proxy default/a: has no certificate, and nobody can call its app port ",
         "let it join with a token",
     ]);
     weirctl(&mesh, &["status"]).await.ends(0).prints(&["Strict"]);
     let listed = weirctl(&mesh, &["get", "meshconfig"]).await;
-    listed.ends(0).prints(&["MUTUAL TLS", "Strict"]);
+    listed
+        .ends(0)
+        .prints(&["MUTUAL TLS", "ACCEPTED", "IN FORCE", "Strict", "True"]);
     a.stop().await;
 }
