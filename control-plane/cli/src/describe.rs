@@ -47,8 +47,9 @@ fn print(
     }
     field("Kind", &format!("{} ({})", key.kind, key.kind.api_version()), out)?;
     for (label, name) in [("Labels", "labels"), ("Annotations", "annotations")] {
-        if let Some(pairs) = object["metadata"][name].as_object().filter(|pairs| !pairs.is_empty()) {
-            field(label, &joined(pairs), out)?;
+        let pairs = joined(object["metadata"][name].as_object());
+        if !pairs.is_empty() {
+            field(label, &pairs, out)?;
         }
     }
     field("Created", &metadata("creationTimestamp"), out)?;
@@ -234,9 +235,11 @@ fn is_to(reference: &Value, own_namespace: &str, key: &Key) -> bool {
         && text("namespace").unwrap_or(own_namespace) == key.namespace
 }
 
-fn joined(pairs: &Map<String, Value>) -> String {
+/// Labels or annotations, but for the one in which kubectl keeps the whole of the resource once more.
+fn joined(pairs: Option<&Map<String, Value>>) -> String {
+    let pairs = pairs.into_iter().flatten();
     let pairs: Vec<String> = pairs
-        .iter()
+        .filter(|(name, _)| *name != "kubectl.kubernetes.io/last-applied-configuration")
         .map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default()))
         .collect();
     pairs.join(", ")

@@ -140,7 +140,7 @@ spec:
 ---
 apiVersion: weir.dev/v1
 kind: BackendPolicy
-metadata: {name: shop, namespace: default, labels: {team: x}, annotations: {note: why}}
+metadata: {name: shop, namespace: default, labels: {team: x}, annotations: {note: why, kubectl.kubernetes.io/last-applied-configuration: '{}'}}
 spec:
   targetRefs: [{group: '', kind: Service, name: shop}]
 ";
