@@ -88,6 +88,9 @@ impl Head {
             (Some(_), _) => return Err(ProxyError::NotCarried("a scheme other than http")),
         }
         headers.remove(header::HOST);
+        if version == Version::HTTP_2 {
+            join_cookies(&mut headers);
+        }
         strip_hop_by_hop(&mut headers);
         if matches!(method, Method::OPTIONS | Method::TRACE) {
             forward_once_more(&mut headers)?;
@@ -262,6 +265,23 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// HTTP/2 may carry a cookie's crumbs as fields of their own; wherever else they go, they are one (RFC 9113 section
+/// 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let crumbs: Vec<&[u8]> = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if crumbs.len() < 2 {
+        return;
+    }
+    // Of values and "; " this is a value as well.
+    if let Ok(cookie) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, cookie);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -385,5 +405,25 @@ mod tests {
         let mut headers = parts("/", Version::HTTP_11, &both).headers;
         strip_hop_by_hop(&mut headers);
         assert!(headers.is_empty(), "{headers:?}");
+    }
+
+    #[test]
+    fn crumbs_of_a_cookie_are_joined_where_they_come_over_http2() {
+        let crumbs = [("cookie", "a=1"), ("x", "y"), ("cookie", "b=2")];
+        for (version, expect) in [
+            (Version::HTTP_2, &["a=1; b=2"][..]),
+            (Version::HTTP_11, &["a=1", "b=2"]),
+        ] {
+            let host = match version {
+                Version::HTTP_11 => vec![("host", "b")],
+                _ => Vec::new(),
+            };
+            let fields = [&crumbs[..], &host].concat();
+            let Ok(Head { headers, .. }) = Head::read(parts("http://b/", version, &fields), Over::Cleartext) else {
+                panic!("{version:?} is refused");
+            };
+            let cookies: Vec<_> = headers.get_all("cookie").iter().collect();
+            assert_eq!(cookies, expect, "{version:?}");
+        }
     }
 }
