@@ -2,6 +2,8 @@
 //! without bound.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::{Method, Request, StatusCode};
@@ -9,6 +11,7 @@ use http_body_util::Full;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use weir_policy::model::AppProtocol;
 use weir_test_mesh::{
     Act, MemberSettings, PATIENCE, Peer, Processes, Protocol, Running, Script, ScriptedApp, TestMesh, call, frame,
     free_port, until,
@@ -343,8 +346,7 @@ async fn two_readings_of_a_request_are_never_both_taken() {
         let a = mesh.service("a", Script::answer(200, "")).await;
         // It reads what it gets by the letter, and does not know that a sidecar stands before it.
         let peer = Peer::http1(|_| Act::Answer(200)).await;
-        mesh.plain_service("b", weir_policy::model::AppProtocol::Http1, &[peer.address()])
-            .await;
+        mesh.plain_service("b", AppProtocol::Http1, &[peer.address()]).await;
         assert_eq!(a.get("http://b/first").await.status, StatusCode::OK);
         let answer = match refused {
             true => say(a.outbound(), message.as_bytes()).await,
@@ -427,6 +429,10 @@ async fn an_answer_that_is_no_http_is_a_bad_gateway() {
         "HTTP/1.1 200 OK\r\nx\0: y\r\n\r\n",
         "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab",
         "HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n",
+        // Codings of one hop, which the next can't be told of; and an upgrade that nobody asked for.
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\nx",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n",
         &big,
         &many,
     ] {
@@ -434,8 +440,7 @@ async fn an_answer_that_is_no_http_is_a_bad_gateway() {
         let a = mesh.service("a", Script::answer(200, "")).await;
         let bytes = answer.as_bytes().to_vec();
         let peer = Peer::http1(move |_| Act::Bytes(bytes.clone())).await;
-        mesh.plain_service("b", weir_policy::model::AppProtocol::Http1, &[peer.address()])
-            .await;
+        mesh.plain_service("b", AppProtocol::Http1, &[peer.address()]).await;
         let got = a.get("http://b/").await;
         assert_eq!(
             got.status,
@@ -451,8 +456,7 @@ async fn an_answer_that_is_no_http_is_a_bad_gateway() {
     let a = mesh.service("a", Script::answer(200, "")).await;
     let both = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n5\r\nwhole\r\n0\r\n\r\n";
     let peer = Peer::http1(move |_| Act::Bytes(both.to_vec())).await;
-    mesh.plain_service("b", weir_policy::model::AppProtocol::Http1, &[peer.address()])
-        .await;
+    mesh.plain_service("b", AppProtocol::Http1, &[peer.address()]).await;
     let request = Request::get("/").header("host", "b").body(Full::default());
     match call(a.outbound(), Protocol::Http1, request.expect("a request")).await {
         Ok(answer) if answer.status == StatusCode::OK => {
@@ -476,10 +480,15 @@ struct Spawned {
 
 impl Spawned {
     async fn start(mesh: &TestMesh, name: &str, app: &ScriptedApp) -> Spawned {
+        Spawned::start_with(mesh, name, ("http", app), &[]).await
+    }
+
+    /// With an app that speaks this, and more arguments.
+    async fn start_with(mesh: &TestMesh, name: &str, (speaks, app): (&str, &ScriptedApp), more: &[&str]) -> Spawned {
         let loopback = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
         let ports: Vec<SocketAddr> = (0..5).map(|_| loopback(free_port())).collect();
         let text: Vec<String> = ports.iter().map(SocketAddr::to_string).collect();
-        let app_port = format!("{}=http@{}", app.address().port(), ports[1].port());
+        let app_port = format!("{}={speaks}@{}", app.address().port(), ports[1].port());
         let (control, labels) = (
             format!("http://{}", mesh.control().xds_addr().expect("it is on")),
             format!("app={name}"),
@@ -498,7 +507,8 @@ impl Spawned {
             ["--access-log", "off"],
             ["--log-level", "off"],
         ];
-        let running = Processes::of_this_build().start("weir-proxy", &args.concat());
+        let args = [&args.concat(), more].concat();
+        let running = Processes::of_this_build().start("weir-proxy", &args);
         until("a spawned proxy to be ready", || async {
             let request = Request::get("/healthz/ready")
                 .header("host", "localhost")
@@ -530,8 +540,7 @@ impl Spawned {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hostile_input_takes_no_memory() {
     let mesh = TestMesh::start().await;
-    mesh.apply_service("a", "a", weir_policy::model::AppProtocol::Http1)
-        .await;
+    mesh.apply_service("a", "a", AppProtocol::Http1).await;
     let app = ScriptedApp::start(Script::answer(200, "well")).await;
     let proxy = Spawned::start(&mesh, "a", &app).await;
     let good = async || {
@@ -565,83 +574,147 @@ async fn hostile_input_takes_no_memory() {
     assert!(after < before + 16 * 1024, "from {before} to {after} KiB");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_reader_holds_back_the_sender_and_not_the_memory() {
-    const BYTES: usize = 256 << 20;
-    const HELD_MAX: usize = 32 << 20;
-    static SENT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+/// Waits until a sender is held back: the count of what it got rid of stands still, and is more than `before`.
+async fn held_back(sent: &AtomicUsize, before: usize) -> usize {
+    let (mut last, mut still) = (0, 0);
+    until("the sender to be held back", || {
+        let now = sent.load(Ordering::SeqCst);
+        still = if now == last && now > before { still + 1 } else { 0 };
+        last = now;
+        std::future::ready((still > 40).then_some(now))
+    })
+    .await
+}
+
+/// Two sidecars, between a sender of [`SENT_BYTES`] and one who stops reading four times until nothing moves any more:
+/// what is on its way then is what the sockets of three connections hold, all arrives, and neither sidecar's memory
+/// grows with it.
+///
+/// `begin`: what the reader says first; `head`: what the sender says before the bytes.
+async fn stalls(protocol: AppProtocol, begin: &'static [u8], head: &'static str) {
+    const SENT_BYTES: usize = 1 << 30;
+    const STALL_EVERY: usize = SENT_BYTES / 4;
+    const MEMORY_KIB_MAX: u64 = 2 * 1024;
     let mesh = TestMesh::start().await;
-    for name in ["a", "b"] {
-        mesh.apply_service(name, name, weir_policy::model::AppProtocol::Http1)
-            .await;
-    }
-    let large = Script::raw(|mut stream| async move {
-        let mut head = [0; 4096];
-        if !matches!(stream.read(&mut head).await, Ok(1..)) {
-            return;
-        }
-        if !head.starts_with(b"GET /large") {
-            let _ = stream
-                .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
-                .await;
-            return;
-        }
-        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {BYTES}\r\n\r\n");
-        let _ = stream.write_all(head.as_bytes()).await;
-        let part = vec![b'x'; 1 << 16];
-        for _ in 0..BYTES / part.len() {
-            if stream.write_all(&part).await.is_err() {
-                return;
+    mesh.apply_service("a", "a", AppProtocol::Http1).await;
+    mesh.apply_service("b", "b", protocol).await;
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counts = Arc::clone(&sent);
+    let large = Script::raw(move |mut stream| {
+        let counts = Arc::clone(&counts);
+        async move {
+            let mut asked = [0; 4096];
+            let large = match stream.read(&mut asked).await {
+                Ok(bytes @ 1..) => asked[..bytes].starts_with(b"GET /large"),
+                Ok(0) | Err(_) => return,
+            };
+            // The first request learns the way, and warms it: buffers that any connection has are there afterwards.
+            let bytes = if large { SENT_BYTES } else { WARM_BYTES };
+            let head = head.replace("LENGTH", &bytes.to_string());
+            let _ = stream.write_all(head.as_bytes()).await;
+            let part = vec![b'x'; 1 << 16];
+            for _ in 0..bytes / part.len() {
+                if stream.write_all(&part).await.is_err() {
+                    return;
+                }
+                if large {
+                    counts.fetch_add(part.len(), Ordering::SeqCst);
+                }
             }
-            SENT.fetch_add(part.len(), std::sync::atomic::Ordering::SeqCst);
         }
     });
     let app_a = ScriptedApp::start(Script::answer(200, "")).await;
     let app_b = ScriptedApp::start(large).await;
-    let a = Spawned::start(&mesh, "a", &app_a).await;
-    let b = Spawned::start(&mesh, "b", &app_b).await;
+    let listen = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let listens = format!("{listen}=b.default:80");
+    let (speaks, way, port): (_, &[&str], _) = match protocol {
+        AppProtocol::Tcp => ("tcp", &["--listen", &listens], Some(listen)),
+        AppProtocol::Http1 | AppProtocol::Http2 | AppProtocol::Grpc => ("http", &[], None),
+    };
+    let a = Spawned::start_with(&mesh, "a", ("http", &app_a), way).await;
+    let b = Spawned::start_with(&mesh, "b", (speaks, &app_b), &[]).await;
+    let to = port.unwrap_or(a.outbound);
+    let open = async |path: &str| {
+        let mut stream = TcpStream::connect(to).await.ok()?;
+        let request = [b"GET ", path.as_bytes(), begin].concat();
+        stream.write_all(&request).await.ok()?;
+        Some(stream)
+    };
     until("a to know b", || async {
-        let request = Request::get("/").header("host", "b").body(Full::default());
-        let answer = call(a.outbound, Protocol::Http1, request.expect("a request")).await;
-        answer.ok().filter(|answer| answer.status == StatusCode::OK)
+        let mut stream = open("/small").await?;
+        let mut whole = Vec::new();
+        stream.read_to_end(&mut whole).await.ok()?;
+        (whole.len() >= WARM_BYTES).then_some(())
     })
     .await;
+    let on_their_way_max = 3 * socket_bytes_max();
     let before = (a.memory_kib(), b.memory_kib());
-    let mut stream = TcpStream::connect(a.outbound).await.expect("a connection");
-    stream
-        .write_all(b"GET /large HTTP/1.1\r\nhost: b\r\n\r\n")
-        .await
-        .expect("written");
-    // It reads nothing until the sender is held back: the count stands still.
-    let mut last = 0;
-    let mut still = 0;
-    until("the sender to be held back", || {
-        let now = SENT.load(std::sync::atomic::Ordering::SeqCst);
-        still = if now == last && now > 0 { still + 1 } else { 0 };
-        last = now;
-        std::future::ready((still > 40).then_some(()))
-    })
-    .await;
-    assert!(
-        last < HELD_MAX,
-        "{last} bytes are on their way to a reader that does not read"
-    );
-    let mut most = (a.memory_kib(), b.memory_kib());
-    let mut received = 0;
+    let mut most = before;
+    let mut stream = open("/large").await.expect("a connection");
+    let (mut received, mut next_stall) = (0, 0);
     let mut part = vec![0; 1 << 16];
-    while received < BYTES {
-        let read = tokio::time::timeout(PATIENCE, stream.read(&mut part))
-            .await
-            .expect("it goes on");
-        let read = read.expect("the answer");
-        assert_ne!(read, 0, "whole: {received} bytes of {BYTES}");
-        received += read;
-        if received % (16 << 20) < read {
+    loop {
+        if received >= next_stall && received < SENT_BYTES {
+            next_stall += STALL_EVERY;
+            let ahead = held_back(&sent, received).await.saturating_sub(received);
+            assert!(
+                ahead < on_their_way_max,
+                "{ahead} bytes are on their way to a reader that does not read"
+            );
             most = (most.0.max(a.memory_kib()), most.1.max(b.memory_kib()));
         }
+        let read = tokio::time::timeout(PATIENCE, stream.read(&mut part)).await;
+        match read.expect("it goes on").expect("what was sent") {
+            0 => break,
+            bytes => received += bytes,
+        }
     }
-    assert!(most.0 < before.0 + 8 * 1024, "a: from {} to {} KiB", before.0, most.0);
-    assert!(most.1 < before.1 + 8 * 1024, "b: from {} to {} KiB", before.1, most.1);
+    let head_bytes = head.replace("LENGTH", &SENT_BYTES.to_string()).len();
+    assert!(
+        received >= SENT_BYTES && received < SENT_BYTES + head_bytes + 1024,
+        "{received} bytes"
+    );
+    most = (most.0.max(a.memory_kib()), most.1.max(b.memory_kib()));
+    assert!(
+        most.0 < before.0 + MEMORY_KIB_MAX,
+        "a: from {} to {} KiB",
+        before.0,
+        most.0
+    );
+    assert!(
+        most.1 < before.1 + MEMORY_KIB_MAX,
+        "b: from {} to {} KiB",
+        before.1,
+        most.1
+    );
+}
+
+/// What the system holds at most of one connection, at both its ends (tcp(7), tcp_rmem and tcp_wmem).
+fn socket_bytes_max() -> usize {
+    let most = |of: &str| {
+        let text = std::fs::read_to_string(format!("/proc/sys/net/ipv4/{of}")).expect("Linux tells it");
+        let most = text
+            .split_whitespace()
+            .nth(2)
+            .and_then(|most| most.parse::<usize>().ok());
+        most.expect("three numbers")
+    };
+    most("tcp_rmem") + most("tcp_wmem")
+}
+
+/// So much as fills every buffer on its way once.
+const WARM_BYTES: usize = 64 << 20;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_reader_of_an_answer_holds_back_the_app_and_not_the_memory() {
+    let head = "HTTP/1.1 200 OK\r\ncontent-length: LENGTH\r\nconnection: close\r\n\r\n";
+    let begin = b" HTTP/1.1\r\nhost: b\r\nconnection: close\r\n\r\n";
+    stalls(AppProtocol::Http1, begin, head).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stalled_reader_of_a_tcp_connection_holds_back_the_app_and_not_the_memory() {
+    stalls(AppProtocol::Tcp, b"\n", "").await;
 }
 
 #[tokio::test]

@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use foldhash::fast::RandomState;
-use http::{HeaderValue, Request, Response, Version};
+use http::header::TRANSFER_ENCODING;
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
@@ -29,6 +30,7 @@ use weir_policy::retry::{Reused, Sent};
 use weir_policy::spiffe::SpiffeId;
 
 use crate::http::body::RequestBody;
+use crate::http::h1::parse::elements;
 use crate::http::io::{Begun, CountedIo, Crossed, Io, TunnelIo};
 use crate::identity::Identity;
 use crate::metrics::{ConnectionGuard, Side, WorkerMetrics};
@@ -390,6 +392,25 @@ impl Upstreams {
     }
 }
 
+/// What is wrong with an answer that hyper has read; `asked`: an interim status that the request asks for as its
+/// answer.
+fn unfit(answer: &Response<Incoming>, asked: Option<StatusCode>) -> Option<&'static str> {
+    let status = answer.status();
+    if status.is_informational() && asked != Some(status) {
+        // RFC 9110 section 15.2.2: a server switches to what it was asked for.
+        return Some("it switches protocols, and nobody asked for it");
+    }
+    // Of other codings than chunked the content would keep the coding and lose the field that names it (RFC 9112
+    // section 6.1): the coding is of this hop.
+    let values = answer.headers().get_all(TRANSFER_ENCODING).iter();
+    let mut codings = values.flat_map(|value| elements(value.as_bytes()));
+    match (codings.next(), codings.next()) {
+        (None, _) => None,
+        (Some(only), None) if only.eq_ignore_ascii_case(b"chunked") => None,
+        (Some(_), _) => Some("its Transfer-Encoding is another than chunked alone"),
+    }
+}
+
 async fn open_http1(pool: &Rc<Pool>, slot: Slot) -> Result<Http1Connection, ConnectError> {
     let Connected { io, crossed, ends } = connect(pool).await?;
     let (sender, mut connection) = http1::Builder::new()
@@ -714,8 +735,10 @@ impl Lease {
         match &mut self.connection {
             Connection::Http1(connection) => {
                 let before = (connection.crossed.sent_bytes(), connection.crossed.received_bytes());
+                // Who goes on as something else gets the stream before the answer is here.
+                let asked = connection.heir.borrow().is_some();
                 let sending = connection.sender.try_send_request(request);
-                sending.await.map_err(|failed| {
+                let answered = sending.await.map_err(|failed| {
                     let crossed = &connection.crossed;
                     let untouched = failed.message().is_some() || crossed.sent_bytes() == before.0;
                     let sent = match (untouched, crossed.received_bytes() == before.1) {
@@ -726,7 +749,15 @@ impl Lease {
                         (false, false) => Sent::Maybe { reused: Reused::No },
                     };
                     SendError::new(sent, failed.error())
-                })
+                })?;
+                match unfit(&answered, asked.then_some(StatusCode::SWITCHING_PROTOCOLS)) {
+                    None => Ok(answered),
+                    Some(why) => Err(SendError {
+                        sent: Sent::Maybe { reused: Reused::No },
+                        end: End::NotHttp,
+                        detail: why.to_owned(),
+                    }),
+                }
             }
             Connection::Http2(stream) => {
                 let sending = stream.connection.sender.try_send_request(request);
