@@ -7,8 +7,6 @@
 pub(crate) mod alarm;
 pub(crate) mod body;
 pub(crate) mod chunks;
-#[cfg(test)]
-mod conformance;
 mod encode;
 pub(crate) mod interim;
 mod outbox;
