@@ -1,9 +1,11 @@
-//! A closed loop of requests: each stream sends the next when it has the answer to the last.
+//! Requests: in a closed loop, where each stream sends the next when it has the answer to the last, or paced, whatever
+//! becomes of those before.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, ensure};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
@@ -11,6 +13,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
+use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -178,6 +181,58 @@ impl Load {
             self.streams.push(stream);
             all += answered;
         }
+        Ok(all)
+    }
+}
+
+impl Load {
+    /// Sends so many requests a second for as long as this, each by a stream that is free; gives how long each took
+    /// from the moment at which it was due, so that one that had to wait for a free stream has waited (no coordinated
+    /// omission).
+    ///
+    /// # Errors
+    /// When one has not the answer that it should.
+    pub async fn paced(&mut self, rate: u32, duration: Duration) -> anyhow::Result<Vec<Duration>> {
+        let count = (f64::from(rate) * duration.as_secs_f64()).ceil().max(1.0) as u32;
+        let (due, dues) = mpsc::channel(usize::try_from(count)?);
+        // A thread, since timers of the runtime tick in milliseconds.
+        let pacing = std::thread::spawn(move || {
+            let start = std::time::Instant::now();
+            for number in 0..count {
+                let at = start + Duration::from_secs_f64(f64::from(number) / f64::from(rate));
+                std::thread::sleep(at.saturating_duration_since(std::time::Instant::now()));
+                // There is room for all; nobody listens any more only after a request that failed.
+                if due.blocking_send(at).is_err() {
+                    return;
+                }
+            }
+        });
+        let dues = Arc::new(Mutex::new(dues));
+        let mut running = JoinSet::new();
+        for mut stream in self.streams.drain(..) {
+            let (request, body, expect) = (self.request.clone(), self.body.clone(), self.expect);
+            let dues = Arc::clone(&dues);
+            running.spawn(async move {
+                let mut took = Vec::new();
+                loop {
+                    let due = dues.lock().await.recv().await;
+                    let Some(due) = due else {
+                        return anyhow::Ok((stream, took));
+                    };
+                    let answer = stream.send(request.clone().map(|()| Full::new(body.clone()))).await?;
+                    check(answer, expect).await?;
+                    took.push(due.elapsed());
+                }
+            });
+        }
+        drop(dues);
+        let mut all = Vec::new();
+        while let Some(ended) = running.join_next().await {
+            let (stream, took) = ended??;
+            self.streams.push(stream);
+            all.extend(took);
+        }
+        pacing.join().map_err(|_| anyhow!("the pacing thread panicked"))?;
         Ok(all)
     }
 }

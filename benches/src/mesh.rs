@@ -42,6 +42,10 @@ pub struct Sidecar<'a> {
     pub access_log: &'a str,
     /// What counts its instructions.
     pub callgrind: Option<&'a Callgrind>,
+    /// As `--workers` takes it.
+    pub workers: u32,
+    /// On which processors it runs.
+    pub place: Place,
 }
 
 impl Mesh {
@@ -77,7 +81,7 @@ impl Mesh {
         })
     }
 
-    /// Starts a sidecar on the processor of what is measured, and waits until it takes calls.
+    /// Starts a sidecar, and waits until it takes calls.
     ///
     /// # Errors
     /// When it can't be started.
@@ -91,6 +95,8 @@ impl Mesh {
             health,
             access_log,
             callgrind,
+            workers,
+            place,
         } = sidecar;
         let token = self.folder.join(format!("{workload}.token"));
         write_private(&token, &self.token(workload).await?)?;
@@ -121,9 +127,9 @@ impl Mesh {
             &health.to_string(),
         ]));
         args.extend(strings(&["--access-log", access_log, "--inbound-address", "127.0.0.1"]));
-        args.extend(strings(&["--log-level", "warn"]));
+        args.extend(strings(&["--log-level", "warn", "--workers", &workers.to_string()]));
         let (program, ready) = (beside("weir-proxy")?, Ready::Accepts(outbound));
-        let place = (processors, Place::First);
+        let place = (processors, place);
         let (process, _) = match callgrind {
             None => Process::start(&program, &args, place, ready).await?,
             Some(callgrind) => Process::start_under(callgrind, &program, &args, place, ready).await?,

@@ -28,6 +28,8 @@ pub enum Place {
     First,
     /// All others.
     Others,
+    /// All.
+    All,
 }
 
 /// How a program says that it is ready.
@@ -184,6 +186,7 @@ fn running_nanos(schedstat: &str) -> Option<u64> {
 pub struct Processors {
     /// `taskset`, with the first and the others as it takes them; `None`: all share all.
     parted: Option<Parted>,
+    count: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -191,6 +194,7 @@ struct Parted {
     taskset: PathBuf,
     first: String,
     others: String,
+    all: String,
 }
 
 impl Processors {
@@ -198,10 +202,22 @@ impl Processors {
     pub fn find() -> Processors {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
-        let parted = allowed.and_then(|list| part(list.trim())).zip(taskset());
+        let all = allowed.unwrap_or_default().trim();
+        let parted = part(all).zip(taskset());
         Processors {
-            parted: parted.map(|((first, others), taskset)| Parted { taskset, first, others }),
+            parted: parted.map(|((first, others), taskset)| Parted {
+                taskset,
+                first,
+                others,
+                all: all.to_owned(),
+            }),
+            count: std::thread::available_parallelism().map_or(1, usize::from),
         }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.count
     }
 
     /// Whether what is measured has a processor for itself.
@@ -229,12 +245,19 @@ impl Processors {
     }
 
     fn command(&self, program: &Path, place: Place) -> Command {
-        let Some(Parted { taskset, first, others }) = &self.parted else {
+        let Some(Parted {
+            taskset,
+            first,
+            others,
+            all,
+        }) = &self.parted
+        else {
             return Command::new(program);
         };
         let list = match place {
             Place::First => first,
             Place::Others => others,
+            Place::All => all,
         };
         let mut command = Command::new(taskset);
         command.arg("-c").arg(list).arg(program);

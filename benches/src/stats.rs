@@ -1,4 +1,6 @@
-//! Means with their uncertainty.
+//! Means with their uncertainty, and quantiles.
+
+use std::time::Duration;
 
 /// A mean and the half width of its 95 % interval.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -48,6 +50,14 @@ impl Estimate {
     }
 }
 
+/// The quantile of measurements: the least of them that so many of a hundred are not above (nearest rank). `None` for
+/// no measurement.
+pub fn percentile(values: &mut [Duration], hundredths: usize) -> Option<Duration> {
+    values.sort_unstable();
+    let rank = (values.len() * hundredths).div_ceil(100);
+    values.get(rank.saturating_sub(1)).copied()
+}
+
 /// The 97.5 % quantile of Student's t distribution (any statistics textbook's table).
 fn t95(degrees: usize) -> f64 {
     const TABLE: [f64; 30] = [
@@ -76,6 +86,18 @@ mod tests {
         );
         assert_eq!(Estimate::of(&[]), None);
         assert_eq!(Estimate::of(&[7.0]).map(|one| one.high), Some(f64::INFINITY));
+    }
+
+    #[test]
+    fn a_percentile_is_one_of_the_values() {
+        let mut values: Vec<_> = (1..=200).rev().map(Duration::from_micros).collect();
+        assert_eq!(percentile(&mut values, 50), Some(Duration::from_micros(100)));
+        assert_eq!(percentile(&mut values, 99), Some(Duration::from_micros(198)));
+        assert_eq!(
+            percentile(&mut [Duration::from_micros(7)], 99),
+            Some(Duration::from_micros(7))
+        );
+        assert_eq!(percentile(&mut [], 50), None);
     }
 
     #[test]

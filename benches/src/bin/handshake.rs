@@ -154,6 +154,8 @@ impl Stage {
             health,
             access_log: "stdout",
             callgrind: None,
+            workers: 1,
+            place: Place::First,
         };
         let mut measured = Vec::new();
         for (listen, tls) in [(relay, None), (relay_tls, Some(&callee))] {

@@ -125,6 +125,8 @@ async fn count(args: Args) -> anyhow::Result<()> {
         health: next()?,
         access_log: "stdout",
         callgrind: Some(&callgrind),
+        workers: 1,
+        place: Place::First,
     };
     let address = sidecar.outbound;
     let weir = Watched {
