@@ -17,22 +17,28 @@ pub(crate) mod references;
 pub(crate) mod route_policies;
 pub(crate) mod routes;
 mod rules;
+mod trust_domains;
 pub(crate) mod wanted;
 pub(crate) mod workload_policy;
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use weir_api::backend_policy::{self, BackendPolicySpec, HealthCheckType};
 use weir_api::service::{self, ServicePort, ServiceSpec};
 use weir_api::{FieldError, Key, Object, RouteSpec, Spec};
 use weir_policy::model;
 use weir_policy::names::{ClusterName, Consumers, Label, ListenerName, RouteName, ServiceName};
+use weir_policy::spiffe::TrustDomain;
 
 use index::{Index, Of};
 
+use crate::objects::Check;
+
 /// A resource with what it was made from.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Compiled<T> {
     /// What a proxy is told.
     pub(crate) resource: T,
@@ -313,6 +319,15 @@ pub(crate) fn check(object: &Object) -> Result<(), Vec<FieldError>> {
         | Spec::TelemetryPolicy(_)
         | Spec::ReferenceGrant(_) => Ok(()),
     }
+}
+
+/// What is tried with everything that is written, in a mesh of this trust domain: see [`check`]. The roots of other trust
+/// domains are looked at as well, by the time that it is then.
+pub(crate) fn admission(own: TrustDomain) -> Check {
+    Arc::new(move |object| match &object.spec {
+        Spec::MeshConfig(spec) => trust_domains::check(spec, &own, SystemTime::now()),
+        _ => check(object),
+    })
 }
 
 /// The policy that holds for a port: one for the port by name before one for the whole service, then the older. One

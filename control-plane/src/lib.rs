@@ -185,7 +185,7 @@ impl Control {
                 return Err(StartError::Door(error.to_string()));
             }
         };
-        let objects = Objects::new(store.clone(), Arc::new(compile::check));
+        let objects = Objects::new(store.clone(), compile::admission(authority.trust_domain().clone()));
         objects.ensure_default_namespace().await?;
         let health = Health::new(running.store.clone(), authority.clone());
         if let Some(folder) = &config.resources {

@@ -136,7 +136,7 @@ impl Attachment {
             // A name without a port is that of whichever port it came to mean.
             Wanted::Listener(name, _) | Wanted::ApiListener { name, .. } => name.port,
             // All ports of its services in one.
-            Wanted::Outbound(_) | Wanted::Settled(_) | Wanted::WorkloadPolicy(_) | Wanted::TrustRoots(_) => None,
+            Wanted::Outbound(_) | Wanted::Settled(_) | Wanted::WorkloadPolicy(_) | Wanted::TrustRoots(..) => None,
         };
         let of_this = match wanted.services() {
             Services::One(service) => *service == self.service,

@@ -14,6 +14,7 @@ use weir_policy::context::Fault;
 use weir_policy::egress::Prohibited;
 use weir_policy::model::{AbortAnswer, RateLimit, Route};
 use weir_policy::names::ClusterName;
+use weir_policy::spiffe::SpiffeId;
 use weir_xds::ResourceType;
 
 use crate::egress::dns::DnsError;
@@ -192,6 +193,12 @@ pub(crate) enum ProxyError {
         /// The port.
         app_port: NonZeroU16,
     },
+    /// Its connection was opened by a workload of a trust domain that is believed no more.
+    #[error("{caller} is of a trust domain that is not trusted any more")]
+    CallerNotTrusted {
+        /// Who it is.
+        caller: Arc<SpiffeId>,
+    },
     /// The connection ended before the answer began.
     #[error("{endpoint} closed the connection before it answered: {detail}")]
     Reset {
@@ -336,6 +343,7 @@ impl ProxyError {
             | ProxyError::RequestBody(_)
             | ProxyError::Misdirected { .. }
             | ProxyError::CleartextRefused { .. }
+            | ProxyError::CallerNotTrusted { .. }
             | ProxyError::Violation(_) => Fault::Downstream,
             // Who gives certificates gave none.
             ProxyError::Tls {
@@ -389,6 +397,7 @@ impl ProxyError {
             | ProxyError::Violation(_)
             | ProxyError::Misdirected { .. }
             | ProxyError::CleartextRefused { .. }
+            | ProxyError::CallerNotTrusted { .. }
             | ProxyError::NoConfig { .. } => Hop::Listener,
             ProxyError::ConfigRefused(refused) => match refused.kind {
                 // No request waits for a policy.
@@ -434,7 +443,9 @@ impl ProxyError {
             ProxyError::Misdirected { .. } => StatusCode::MISDIRECTED_REQUEST,
             ProxyError::NoRoute { .. } => StatusCode::NOT_FOUND,
             // GEP-1767 allows it beside 200 and 204, and people see what happened.
-            ProxyError::OriginNotAllowed { .. } | ProxyError::CleartextRefused { .. } => StatusCode::FORBIDDEN,
+            ProxyError::OriginNotAllowed { .. }
+            | ProxyError::CleartextRefused { .. }
+            | ProxyError::CallerNotTrusted { .. } => StatusCode::FORBIDDEN,
             // RFC 6585 section 4; RFC 9209 has 403 for every request that a policy denies.
             ProxyError::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             ProxyError::Injected { answer, .. } => answer.status(),
@@ -495,6 +506,7 @@ impl ProxyError {
             },
             ProxyError::OriginNotAllowed { .. }
             | ProxyError::CleartextRefused { .. }
+            | ProxyError::CallerNotTrusted { .. }
             | ProxyError::RateLimited { .. } => "http_request_denied",
             ProxyError::Tls { failure, .. } => match failure {
                 TlsFailure::Own => "proxy_internal_error",
@@ -546,7 +558,8 @@ impl ProxyError {
             | ProxyError::NoRoute { .. } => UNIMPLEMENTED,
             ProxyError::OriginNotAllowed { .. }
             | ProxyError::ProhibitedAddress { .. }
-            | ProxyError::CleartextRefused { .. } => PERMISSION_DENIED,
+            | ProxyError::CleartextRefused { .. }
+            | ProxyError::CallerNotTrusted { .. } => PERMISSION_DENIED,
             ProxyError::Protocol { .. } | ProxyError::Upgrade { .. } => INTERNAL,
             ProxyError::Injected { answer, .. } => answer.grpc_status(),
             ProxyError::RateLimited { .. }
@@ -610,6 +623,7 @@ impl ProxyError {
             ProxyError::Tls { .. } => ResponseFlag::TlsFailed,
             ProxyError::TlsClosed { .. } => ResponseFlag::TlsClosed,
             ProxyError::CleartextRefused { .. } => ResponseFlag::CleartextRefused,
+            ProxyError::CallerNotTrusted { .. } => ResponseFlag::CallerNotTrusted,
             ProxyError::Reset { .. } | ProxyError::Unprocessed { .. } => ResponseFlag::UpstreamReset,
             ProxyError::Protocol { .. } | ProxyError::Upgrade { .. } => ResponseFlag::UpstreamProtocol,
             ProxyError::AttemptTimeout { .. } => ResponseFlag::AttemptTimeout,
@@ -647,6 +661,7 @@ impl ProxyError {
             | ProxyError::Tls { .. }
             | ProxyError::TlsClosed { .. }
             | ProxyError::CleartextRefused { .. }
+            | ProxyError::CallerNotTrusted { .. }
             | ProxyError::Reset { .. }
             | ProxyError::Unprocessed { .. }
             | ProxyError::Protocol { .. }
@@ -710,6 +725,7 @@ impl ProxyError {
             ProxyError::CleartextRefused { .. } => {
                 "call through a sidecar that joined by TLS (`weirctl token create`), or see mutualTls of the MeshConfig"
             }
+            ProxyError::CallerNotTrusted { .. } => "see trustDomains of the MeshConfig",
             ProxyError::Reset { .. } | ProxyError::Unprocessed { .. } | ProxyError::Protocol { .. } => {
                 "look at the log of the workload there"
             }

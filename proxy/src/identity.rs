@@ -10,6 +10,7 @@ pub(crate) mod roots;
 pub(crate) mod token;
 pub(crate) mod trust;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -23,7 +24,7 @@ use tokio::sync::{Notify, watch};
 use tonic::transport::{Channel, Endpoint};
 use weir_policy::names::WorkloadName;
 use weir_policy::roots::RootId;
-use weir_policy::spiffe::SpiffeId;
+use weir_policy::spiffe::{SpiffeId, TrustDomain};
 
 use crate::admin::readiness::Condition;
 use crate::config::{Joining, KeepIdentity};
@@ -78,13 +79,7 @@ impl Held {
             not_after,
         } = &credential;
         let config = Arc::new(trust.client_config(Some((chain.clone(), key.clone_key())))?);
-        let tls = Arc::new(Tls::new(
-            id.clone(),
-            *not_after,
-            chain.clone(),
-            key.clone_key(),
-            roots.clone(),
-        )?);
+        let tls = Arc::new(Tls::new(id.clone(), *not_after, chain.clone(), key.clone_key(), roots)?);
         Ok(Held {
             credential,
             config,
@@ -263,17 +258,14 @@ impl Identity {
             return Ok(Trusting::NotTheirs);
         };
         match &*told {
-            Some(_) if held.credential.roots == roots.all() => return Ok(Trusting::AsBefore),
+            Some(_) if held.credential.roots == **roots => return Ok(Trusting::AsBefore),
             // The same authority may be told by another certificate, which ours is below as well.
             None if !roots.share(&held.credential.roots) && !roots.are_above(&held.credential) => {
                 return Ok(Trusting::NotTheirs);
             }
             Some(_) | None => {}
         }
-        let held = Held::new(
-            held.credential.below(roots.all()),
-            self.beyond(roots, &held.credential.id),
-        )?;
+        let held = Held::new(held.credential.below(roots), self.beyond(roots, &held.credential.id))?;
         *told = Some(Arc::clone(roots));
         self.shared.state.send_replace(State(Some(Arc::new(held))));
         Ok(Trusting::Anew)
@@ -282,10 +274,17 @@ impl Identity {
     /// What makes a peer the control plane.
     fn beyond(&self, roots: &Roots, own: &SpiffeId) -> Trust {
         Trust {
-            roots: roots.all().to_vec(),
+            roots: roots.own().to_vec(),
             pins: Vec::new(),
             id: own.trust_domain.control_plane(),
         }
+    }
+
+    /// Whether workloads of this trust domain are believed at inbound ports, as far as is known now.
+    pub(crate) fn trusts(&self, domain: &TrustDomain) -> bool {
+        let state = self.shared.state.borrow();
+        let credential = state.0.as_ref().map(|held| &held.credential);
+        credential.is_some_and(|own| own.id.trust_domain == *domain || own.roots.others().contains_key(domain))
     }
 
     fn told(&self) -> std::sync::MutexGuard<'_, Option<Arc<Roots>>> {
@@ -306,9 +305,10 @@ impl Identity {
             "notAfter": not_after.map(|time| time.to_string()),
             "daysLeft": self.seconds_left(now).map(days),
             "trouble": *self.trouble(),
-            "roots": credential.map(|credential| {
-                let ids = credential.roots.iter().map(|root| roots::id(root).to_string());
-                ids.collect::<Vec<_>>()
+            "roots": credential.map(|credential| shown(credential.roots.own())),
+            "trustDomains": credential.map(|credential| {
+                let others = credential.roots.others().iter();
+                others.map(|(name, roots)| (name.to_string(), shown(roots))).collect::<BTreeMap<_, _>>()
             }),
             "rootsTrouble": *self.roots_trouble(),
         })
@@ -453,16 +453,13 @@ impl Keeper {
                 ));
             }
             let pins = Vec::new();
-            let more = holder.map(|holder| holder.roots.clone()).unwrap_or_default();
-            let more = more
-                .into_iter()
-                .filter(|root| !roots.contains(root))
-                .collect::<Vec<_>>();
+            let more = holder.map(|holder| holder.roots.own()).unwrap_or_default().iter();
+            let more: Vec<_> = more.filter(|root| !roots.contains(root)).cloned().collect();
             let roots = [roots, more].concat();
             return Ok(Trust { roots, pins, id });
         }
         Ok(Trust {
-            roots: holder.map(|holder| holder.roots.clone()).unwrap_or_default(),
+            roots: holder.map(|holder| holder.roots.own().to_vec()).unwrap_or_default(),
             pins: token.map(|token| token.pins.clone()).unwrap_or_default(),
             id,
         })
@@ -477,7 +474,7 @@ impl Keeper {
             let held = state.borrow_and_update().0.clone();
             let told = self.identity.told().clone();
             if let (Some(held), Some(told)) = (held, told)
-                && let Some(first) = told.all().first().map(roots::id)
+                && let Some(first) = told.own().first().map(roots::id)
                 && *self.renewed_for() != Some(first)
                 && told.are_ahead_of(&held.credential)
             {
@@ -515,9 +512,15 @@ impl Keeper {
         let before = told.take();
         let was_told = before.is_some();
         let still = before.filter(|told| told.share(&credential.roots));
-        let held = match &still {
-            Some(told) => Held::new(credential.below(told.all()), self.identity.beyond(told, &credential.id))?,
-            None => Held::new(credential, trust)?,
+        let kept = self.identity.shared.state.borrow().0.clone();
+        let held = match (&still, kept) {
+            (Some(told), _) => Held::new(credential.below(told), self.identity.beyond(told, &credential.id))?,
+            // What was told before a restart holds until it is told again.
+            (None, Some(kept)) if !was_told && kept.credential.roots.share(&credential.roots) => {
+                let roots = credential.roots.beside_others_of(&kept.credential.roots);
+                Held::new(credential.below(&roots), trust)?
+            }
+            (None, _) => Held::new(credential, trust)?,
         };
         if was_told && still.is_none() {
             // What another mesh's control plane told of is not to be taken up again.
@@ -539,6 +542,11 @@ enum Trusting {
     AsBefore,
     /// They are of another mesh than this proxy is in.
     NotTheirs,
+}
+
+/// Roots, for people.
+fn shown(roots: &[CertificateDer<'_>]) -> Vec<String> {
+    roots.iter().map(|root| roots::id(root).to_string()).collect()
 }
 
 /// To the hundredth, which is a quarter of an hour.

@@ -145,11 +145,15 @@ pub(crate) async fn serve(
     }
 }
 
-/// Lets a request in as its connection came, or not. By request and not by connection, so that a change of mode holds
-/// at once for those that are open; by connection where that carries TCP.
+/// Lets a request in as its connection came, or not. By request and not by connection, so that a change of mode, or of
+/// the trust domains that are believed, holds at once for those that are open; by connection where that carries TCP.
 pub(crate) fn admit(worker: &Worker, app: &InboundApp, downstream: &Downstream) -> Result<(), ProxyError> {
     let came = match (&downstream.peer, app.edge) {
-        (Some(_), _) => return Ok(()),
+        (Some(peer), _) if worker.trusts(peer) => return Ok(()),
+        (Some(peer), _) => {
+            let caller = Arc::clone(&peer.id);
+            return Err(ProxyError::CallerNotTrusted { caller });
+        }
         (None, Edge::Yes) => Came::FromOutside,
         (None, Edge::No) => Came::Cleartext,
     };

@@ -284,6 +284,7 @@ fn is_failure(flag: ResponseFlag) -> bool {
         | ResponseFlag::ProhibitedAddress
         | ResponseFlag::NoRoute
         | ResponseFlag::CleartextRefused
+        | ResponseFlag::CallerNotTrusted
         | ResponseFlag::OriginNotAllowed => false,
         ResponseFlag::NotResolved
         | ResponseFlag::NoConfig

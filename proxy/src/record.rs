@@ -246,6 +246,8 @@ pub(crate) enum ResponseFlag {
     Fault,
     /// It came in cleartext where mutual TLS is asked for.
     CleartextRefused,
+    /// It came from a trust domain that is believed no more.
+    CallerNotTrusted,
     /// The cluster has no endpoint that may take requests.
     NoEndpoint,
     /// The cluster's connections, pending or active requests are at their limit.
@@ -278,7 +280,7 @@ pub(crate) enum ResponseFlag {
 
 impl ResponseFlag {
     /// Every flag, each at the place of its number.
-    pub(crate) const ALL: [ResponseFlag; 30] = [
+    pub(crate) const ALL: [ResponseFlag; 31] = [
         ResponseFlag::None,
         ResponseFlag::Direct,
         ResponseFlag::BadRequest,
@@ -295,6 +297,7 @@ impl ResponseFlag {
         ResponseFlag::RateLimited,
         ResponseFlag::Fault,
         ResponseFlag::CleartextRefused,
+        ResponseFlag::CallerNotTrusted,
         ResponseFlag::NoEndpoint,
         ResponseFlag::LimitReached,
         ResponseFlag::BreakerOpen,
@@ -330,6 +333,7 @@ impl ResponseFlag {
             ResponseFlag::RateLimited => "rate_limited",
             ResponseFlag::Fault => "fault",
             ResponseFlag::CleartextRefused => "cleartext_refused",
+            ResponseFlag::CallerNotTrusted => "caller_not_trusted",
             ResponseFlag::NoEndpoint => "no_endpoint",
             ResponseFlag::LimitReached => "limit_reached",
             ResponseFlag::BreakerOpen => "breaker_open",

@@ -3,6 +3,7 @@
 //! called in the DNS doesn't matter.
 
 pub(crate) mod backend;
+mod callers;
 mod edge;
 
 use std::collections::HashMap;
@@ -17,18 +18,17 @@ use rustls::client::{ClientSessionMemoryCache, Resumption};
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{Ticketer, default_provider, kx_group};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::server::WebPkiClientVerifier;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, HandshakeKind, OtherError, RootCertStore, ServerConfig,
-    ServerConnection,
+    AlertDescription, CertificateError, ClientConfig, HandshakeKind, OtherError, ServerConfig, ServerConnection,
 };
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use weir_policy::spiffe::SpiffeId;
 
+use callers::Callers;
 pub(crate) use edge::EdgeTls;
 
 use crate::drain::Drain;
@@ -36,6 +36,7 @@ use crate::http::h1::HEAD_IN_DRAIN;
 use crate::http::io::Io;
 use crate::http::upstream::Wire;
 use crate::identity::Identity;
+use crate::identity::roots::Roots;
 use crate::identity::trust::{self, Trust, Untrusted};
 
 /// How long a handshake may take that somebody else began.
@@ -62,7 +63,7 @@ pub(crate) struct Tls {
     /// Who it is.
     id: SpiffeId,
     not_after: SystemTime,
-    roots: Vec<CertificateDer<'static>>,
+    roots: Roots,
     shown: Arc<SingleCertAndKey>,
     provider: Arc<CryptoProvider>,
     server: Arc<ServerConfig>,
@@ -122,7 +123,9 @@ impl fmt::Debug for Tls {
 pub(crate) struct TlsPeer {
     /// Its SPIFFE id.
     pub(crate) id: Arc<SpiffeId>,
-    /// Whether it is a weir proxy.
+    /// Whether it is of our trust domain.
+    pub(crate) is_ours: bool,
+    /// Whether it is a weir proxy of this mesh.
     pub(crate) is_weir: bool,
     /// Whether it only asks if the app takes connections.
     pub(crate) is_tcp_check: bool,
@@ -184,8 +187,8 @@ pub(crate) enum TlsError {
     /// It speaks TLS, and not HTTP/2 in it.
     #[error("it did not agree to speak HTTP/2 (ALPN h2), which the service's port is said to speak")]
     NoHttp2,
-    /// It is of another mesh.
-    #[error("it is {0}, of another trust domain")]
+    /// It is of another mesh, which ours does not let in.
+    #[error("it is {0}, of a trust domain that is not trusted here")]
     OtherDomain(SpiffeId),
 }
 
@@ -266,7 +269,8 @@ fn session(connection: &ServerConnection) -> Session {
 }
 
 impl Tls {
-    /// With this certificate and its key, for peers below these roots.
+    /// With this certificate and its key, for peers below these roots; callers of other trust domains below those of
+    /// theirs.
     ///
     /// # Errors
     /// When they don't fit together.
@@ -275,18 +279,11 @@ impl Tls {
         not_after: SystemTime,
         chain: Vec<CertificateDer<'static>>,
         key: PrivateKeyDer<'static>,
-        roots: Vec<CertificateDer<'static>>,
+        roots: &Roots,
     ) -> Result<Tls, rustls::Error> {
         let provider = Arc::new(provider());
         let shown = Arc::new(SingleCertAndKey::from(CertifiedKey::from_der(chain, key, &provider)?));
-        let mut store = RootCertStore::empty();
-        for root in &roots {
-            store.add(root.clone())?;
-        }
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(store), Arc::clone(&provider));
-        let verifier = verifier
-            .build()
-            .map_err(|error| rustls::Error::General(error.to_string()))?;
+        let verifier = Arc::new(Callers::new(&id.trust_domain, roots, &provider)?);
         let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&TLS13])?
             .with_client_cert_verifier(verifier)
@@ -302,7 +299,7 @@ impl Tls {
         Ok(Tls {
             id,
             not_after,
-            roots,
+            roots: roots.clone(),
             shown,
             provider,
             tcp_server: Arc::new(tcp_server),
@@ -333,15 +330,16 @@ impl Tls {
         let (_, connection) = stream.get_ref();
         let now = SystemTime::now();
         let (id, ends) = shown(connection.peer_certificates(), now)?;
-        if id.trust_domain != self.id.trust_domain {
+        let is_ours = id.trust_domain == self.id.trust_domain;
+        if !is_ours && !self.roots.others().contains_key(&id.trust_domain) {
             return Err(TlsError::OtherDomain(id));
         }
+        // A sidecar of another mesh says nothing to ours but what its app says.
+        let alpn = connection.alpn_protocol().filter(|_| is_ours);
         let peer = TlsPeer {
-            is_weir: matches!(
-                connection.alpn_protocol(),
-                Some(alpn) if [WEIR_H2, WEIR_HTTP11, WEIR_TCP, WEIR_TCP_CHECK].contains(&alpn)
-            ),
-            is_tcp_check: connection.alpn_protocol() == Some(WEIR_TCP_CHECK),
+            is_ours,
+            is_weir: alpn.is_some_and(|alpn| [WEIR_H2, WEIR_HTTP11, WEIR_TCP, WEIR_TCP_CHECK].contains(&alpn)),
+            is_tcp_check: alpn == Some(WEIR_TCP_CHECK),
             forwarded: forwarded(&self.id, &id),
             id: Arc::new(id),
             session: session(connection),
@@ -378,7 +376,7 @@ impl Tls {
             return Ok(Arc::clone(config));
         }
         let trust = Trust {
-            roots: self.roots.clone(),
+            roots: self.roots.own().to_vec(),
             pins: Vec::new(),
             id: SpiffeId::clone(peer),
         };

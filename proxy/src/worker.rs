@@ -255,6 +255,12 @@ impl Worker {
         tracing::info!(%address, %error, untold, "a TLS handshake at an inbound port failed");
     }
 
+    /// Whether who opened a connection by mutual TLS is believed still. Of our own mesh whoever got through a handshake is.
+    pub(crate) fn trusts(&self, peer: &TlsPeer) -> bool {
+        let by_identity = |identity: &Identity| identity.trusts(&peer.id.trust_domain);
+        peer.is_ours || self.identity.as_ref().is_some_and(by_identity)
+    }
+
     /// How an app port is entered. Until somebody has said: by mutual TLS alone, where that can be.
     pub(crate) fn entered_by(&self, app_port: NonZeroU16) -> Mode {
         match (self.mesh.current().mutual_tls(), &self.identity) {

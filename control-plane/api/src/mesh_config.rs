@@ -1,5 +1,7 @@
 //! MeshConfig: settings of the whole mesh.
 
+mod trust_domains;
+
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
@@ -11,6 +13,9 @@ use crate::http_route::read::{TWIN, TWIN_REMEDY};
 use crate::names;
 use crate::schema::texts::Label;
 use crate::telemetry_policy::{WorkloadSelector, read_selector};
+
+use self::trust_domains::DOMAINS_MAX;
+pub use self::trust_domains::TrustDomain;
 
 /// The name of the only MeshConfig there is.
 pub const NAME: &str = "mesh";
@@ -26,6 +31,15 @@ pub struct MeshConfigSpec {
     pub egress: Egress,
     /// Whether workloads have to be called by mutual TLS.
     pub mutual_tls: MutualTls,
+    /// Trust domains beside the mesh's own, whose workloads may call those of the mesh. Default: none.
+    ///
+    /// Rule: each name stands once.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(default, length(max = DOMAINS_MAX), extend(
+        "x-kubernetes-list-type" = "map",
+        "x-kubernetes-list-map-keys" = ["name"],
+    ))]
+    pub trust_domains: Vec<TrustDomain>,
 }
 
 /// What becomes of requests for names that are none of the mesh's.
@@ -220,10 +234,12 @@ pub(crate) fn read(node: &Node<'_>, errors: &mut Errors) -> Option<MeshConfigSpe
         node.choice(errors, &words)
     });
     let mutual_tls = fields.optional("mutualTls", errors, read_mutual_tls);
+    let trust_domains = fields.optional("trustDomains", errors, trust_domains::read);
     fields.finish(errors);
     Some(MeshConfigSpec {
         egress: egress.unwrap_or_default(),
         mutual_tls: mutual_tls.unwrap_or_default(),
+        trust_domains: trust_domains.unwrap_or_default(),
     })
 }
 

@@ -42,6 +42,12 @@ pub(crate) fn is_header_value(text: &str) -> bool {
     (1..=4096).contains(&text.len()) && text.bytes().all(visible) && text.trim_ascii() == text
 }
 
+/// Whether a text is a trust domain (SPIFFE-ID, section 2.1): 1 to 255 of `a-z`, `0-9`, `.`, `-` and `_`.
+pub(crate) fn is_trust_domain(text: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-_".contains(&b);
+    (1..=255).contains(&text.len()) && text.bytes().all(allowed)
+}
+
 /// What is wrong with a text as a path to match or to redirect to: it begins with `/`, has no empty segment and none
 /// that is `.` or `..` in any spelling, no fragment and no escaped slash (Gateway API, HTTPPathMatch), and only
 /// characters of paths (RFC 3986 section 3.3); at most 1024.
@@ -72,6 +78,12 @@ pub(crate) fn path_problem(text: &str) -> Option<&'static str> {
     } else {
         None
     }
+}
+
+/// Reads a trust domain.
+pub(crate) fn trust_domain(node: &Node<'_>, errors: &mut Errors) -> Option<String> {
+    let remedy = "1 to 255 of a-z, 0-9, '.', '-' and '_' are right, without spiffe://";
+    checked(node, errors, is_trust_domain, "is no trust domain", remedy)
 }
 
 /// Reads a DNS label.

@@ -10,6 +10,7 @@ use weir_api::http_route::BackendRef;
 use weir_api::service::TargetPort;
 use weir_api::{FieldError, Key, Kind, Object, Spec, schema, yaml};
 use weir_policy::names::{ClusterName, Consumers, Label, ListenerName, RouteName, ServiceName, WorkloadName};
+use weir_policy::roots::RootsName;
 
 use super::index::{Index, name_of, service_name};
 use super::wanted::{Terms, Wanted, computed};
@@ -265,6 +266,7 @@ struct Mesh {
 enum About {
     Service(ServiceName),
     Workload(WorkloadName),
+    Roots,
 }
 
 impl Mesh {
@@ -274,13 +276,15 @@ impl Mesh {
         for object in surroundings(object.kind()).into_iter().chain([object]) {
             written.insert(object.key(), object);
         }
-        let index = fixture::index(with_slices(&written).into_values());
+        let mut index = fixture::index(with_slices(&written).into_values());
+        index.set_roots("PEM".to_owned());
         let named = written.values().filter_map(|object| match object.kind() {
             Kind::Service => service_name(&object.metadata.namespace, &object.metadata.name).map(About::Service),
             Kind::Workload => name_of(object).map(About::Workload),
             _ => None,
         });
-        let sent = named.map(|about| (about.clone(), sent(&about, &index))).collect();
+        let about = named.chain([About::Roots]);
+        let sent = about.map(|about| (about.clone(), sent(&about, &index))).collect();
         Mesh { written, index, sent }
     }
 
@@ -296,7 +300,9 @@ impl Mesh {
             let touched = changed.iter().filter_map(|key| index.apply(key, object(*key)));
             let about = touched.flat_map(|touched| {
                 let services = touched.services.into_iter().map(|(service, _)| About::Service(service));
-                services.chain(touched.workloads.into_iter().map(About::Workload))
+                let roots = touched.trust_domains.then_some(About::Roots);
+                let workloads = touched.workloads.into_iter().map(About::Workload);
+                services.chain(workloads).chain(roots)
             });
             about.collect()
         };
@@ -323,6 +329,10 @@ fn sent(about: &About, index: &Index) -> BTreeMap<String, Version> {
         About::Service(service) => service,
         About::Workload(workload) => {
             send(Wanted::WorkloadPolicy(workload.clone()));
+            return sent;
+        }
+        About::Roots => {
+            send(Wanted::TrustRoots(Terms::Weir, RootsName));
             return sent;
         }
     };

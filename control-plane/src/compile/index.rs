@@ -80,6 +80,8 @@ pub(crate) struct Touched {
     pub(crate) unregistered: Unregistered,
     /// Whether something else may become of names that are none of the mesh's.
     pub(crate) egress: bool,
+    /// Whether other trust domains, or others of their roots, are believed.
+    pub(crate) trust_domains: bool,
 }
 
 /// Workloads that have not registered, and that an index does not know therefore.
@@ -396,16 +398,24 @@ impl Index {
     }
 
     /// The workloads for which the MeshConfig says something else after a change, or the same while it begins or ends
-    /// to have a part in that; and the endpoints that those are whose ports are entered otherwise.
+    /// to have a part in that; the endpoints that those are whose ports are entered otherwise; and whom everybody
+    /// trusts.
     fn settings_changed(&self, before: Option<&Object>, after: Option<&Object>) -> Touched {
         let spec = |object: Option<&'_ Object>| match object.map(|object| &object.spec) {
             Some(Spec::MeshConfig(spec)) => (spec.mutual_tls.clone(), spec.egress),
             _ => (UNSAID.clone(), Egress::default()),
         };
+        fn trust_domains(object: Option<&Object>) -> &[mesh_config::TrustDomain] {
+            match object.map(|object| &object.spec) {
+                Some(Spec::MeshConfig(spec)) => &spec.trust_domains,
+                _ => &[],
+            }
+        }
         let ((before_spec, before_egress), (after_spec, after_egress)) = (spec(before), spec(after));
         let is_other = before.is_some() != after.is_some();
         let mut touched = Touched {
             egress: before_egress != after_egress,
+            trust_domains: trust_domains(before) != trust_domains(after),
             ..Touched::default()
         };
         if !is_other && !touched.egress && before_spec == after_spec {

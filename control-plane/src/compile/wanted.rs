@@ -20,7 +20,7 @@ use weir_xds::{EnvoyNode, InboundPort, ResourceType};
 use super::index::{Index, Part};
 use super::outbound::{Scope, Table};
 use super::workload_policy::workload_policy;
-use super::{Compiled, Version, cluster, endpoints, listener, route_policies, routes};
+use super::{Compiled, Version, cluster, endpoints, listener, route_policies, routes, trust_domains};
 
 /// What is computed for a subscription: what was asked for, and by whom where that matters.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -48,8 +48,8 @@ pub(crate) enum Wanted {
     Settled(Settled),
     /// What holds for a workload's own proxy.
     WorkloadPolicy(WorkloadName),
-    /// The roots that everybody trusts.
-    TrustRoots(RootsName),
+    /// The roots that everybody trusts; weir proxies are told of other trust domains' as well.
+    TrustRoots(Terms, RootsName),
 }
 
 /// In whose terms something is said.
@@ -87,6 +87,16 @@ pub(crate) enum Services<'a> {
     None,
 }
 
+impl Terms {
+    fn of(dialect: &Dialect) -> Terms {
+        match dialect {
+            Dialect::Weir => Terms::Weir,
+            Dialect::Grpc => Terms::Grpc,
+            Dialect::Envoy(_) => Terms::Envoy,
+        }
+    }
+}
+
 impl Wanted {
     /// What a client's subscription is for; `None`: nothing that could ever exist. Only the canonical spelling of a
     /// name is one: otherwise two subscriptions of a client could mean the same. (gRPC's clients alone may spell a
@@ -94,8 +104,10 @@ impl Wanted {
     pub(crate) fn read(of: ResourceType, name: &str, client: &ClientIdentity) -> Option<Wanted> {
         let own = &client.workload.namespace;
         match &client.dialect {
-            // The same for all, in the published terms.
-            _ if of == ResourceType::TrustRoots => canonical(name).map(Wanted::TrustRoots),
+            dialect if of == ResourceType::TrustRoots => {
+                let terms = Terms::of(dialect);
+                canonical(name).map(|name| Wanted::TrustRoots(terms, name))
+            }
             // What holds for others is none of its business.
             Dialect::Weir if of == ResourceType::WorkloadPolicy => {
                 let name: WorkloadName = canonical(name)?;
@@ -146,7 +158,7 @@ impl Wanted {
             Wanted::Listener(name, _) | Wanted::ApiListener { name, .. } => Services::One(&name.service),
             Wanted::Route(_, name) => Services::One(&name.cluster.service),
             Wanted::Outbound(scope) => scope.services.as_ref().map_or(Services::All, Services::Some),
-            Wanted::Settled(_) | Wanted::WorkloadPolicy(_) | Wanted::TrustRoots(_) => Services::None,
+            Wanted::Settled(_) | Wanted::WorkloadPolicy(_) | Wanted::TrustRoots(..) => Services::None,
         }
     }
 
@@ -161,7 +173,7 @@ impl Wanted {
             Wanted::Outbound(_) => (ResourceType::Route, OUTBOUND.to_owned()),
             Wanted::Settled(settled) => (settled.of_type(), settled.name()),
             Wanted::WorkloadPolicy(name) => (ResourceType::WorkloadPolicy, name.to_string()),
-            Wanted::TrustRoots(name) => (ResourceType::TrustRoots, name.to_string()),
+            Wanted::TrustRoots(_, name) => (ResourceType::TrustRoots, name.to_string()),
         }
     }
 
@@ -283,12 +295,21 @@ pub(crate) fn computed(wanted: &Wanted, index: &Index) -> Computed {
             let Compiled { resource, sources } = workload_policy(name, index);
             Some(whole(encode::workload_policy(&resource), sources))
         }
-        Wanted::TrustRoots(name) => index.roots().map(|pem| {
+        Wanted::TrustRoots(terms, name) => index.roots().map(|pem| {
+            let Compiled {
+                resource: others,
+                sources,
+            } = match terms {
+                Terms::Weir => trust_domains::others(index),
+                // In the published terms, as a file of roots would have them.
+                Terms::Grpc | Terms::Envoy => Compiled::default(),
+            };
             let roots = TrustRoots {
                 name: *name,
                 pem: pem.to_owned(),
+                others,
             };
-            whole(encode::trust_roots(&roots), Vec::new())
+            whole(encode::trust_roots(&roots), sources)
         }),
     };
     computed.unwrap_or_default()

@@ -23,7 +23,7 @@ use super::stream::{
 };
 use crate::compile::index::{Index, Part};
 use crate::compile::outbound::{Scope, Table};
-use crate::compile::wanted::{self, Computed, Services, Settled, Wanted};
+use crate::compile::wanted::{self, Computed, Services, Settled, Terms, Wanted};
 use crate::compile::workload_policy::entered;
 use crate::compile::{self, Version};
 use crate::door::caller::Entry;
@@ -276,7 +276,9 @@ impl Model {
     /// Everybody is to trust these roots, PEM, from now on.
     pub(crate) fn set_roots(&mut self, pem: String, now: Instant) -> Pushes {
         self.index.set_roots(pem);
-        self.recompute(BTreeMap::from([(Wanted::TrustRoots(RootsName), Touch::default())]), now)
+        let all = [Terms::Weir, Terms::Grpc, Terms::Envoy];
+        let touched = all.map(|terms| (Wanted::TrustRoots(terms, RootsName), Touch::default()));
+        self.recompute(touched.into(), now)
     }
 
     /// How a stream stands with the roots; `None`: it did not ask for them.
@@ -404,6 +406,9 @@ impl Model {
                 touched.entry(wanted.clone()).or_default().by(key);
             }
         }
+        let roots = changed
+            .trust_domains
+            .then_some(Wanted::TrustRoots(Terms::Weir, RootsName));
         let workloads = changed.workloads.into_iter().map(Wanted::WorkloadPolicy);
         let unregistered = self.policies_in.iter();
         let unregistered = unregistered.filter(|(namespace, _)| changed.unregistered.has(namespace));
@@ -413,7 +418,7 @@ impl Model {
                 Wanted::WorkloadPolicy(name) => self.index.workload(name).is_none(),
                 _ => false,
             });
-        for wanted in workloads.chain(unregistered.cloned()) {
+        for wanted in workloads.chain(unregistered.cloned()).chain(roots) {
             if self.resources.contains_key(&wanted) {
                 touched.entry(wanted).or_default().by(key);
             }

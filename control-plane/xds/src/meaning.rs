@@ -33,6 +33,9 @@ pub(crate) const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpPr
 /// The name of a transport socket of TLS.
 pub(crate) const TLS_SOCKET: &str = "envoy.transport_sockets.tls";
 
+/// The name of Envoy's validator of SPIFFE ids, which has roots by trust domain.
+pub(crate) const SPIFFE_VALIDATOR: &str = "envoy.tls.cert_validator.spiffe";
+
 /// The SHA-256 that no certificate has, as far as anybody knows.
 pub(crate) const NO_CERTIFICATE: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 

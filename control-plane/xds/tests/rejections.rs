@@ -48,7 +48,8 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpPro
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::secret::Type as SecretType;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
-    CertificateValidationContext, CommonTlsContext, Secret, SubjectAltNameMatcher, UpstreamTlsContext,
+    CertificateValidationContext, CommonTlsContext, Secret, SpiffeCertValidatorConfig, SubjectAltNameMatcher,
+    UpstreamTlsContext,
 };
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
@@ -2822,6 +2823,9 @@ fn trust_roots(change: impl FnOnce(&mut Secret), refused: Refused) {
     let sound = encode::trust_roots(&model::TrustRoots {
         name: RootsName,
         pem: "PEM".to_owned(),
+        others: ["a.gov", "b.gov"]
+            .map(|name| (name.parse().expect("one"), "PEM".to_owned()))
+            .into(),
     });
     decode::trust_roots(&sound).expect("is sound");
     check(decode::trust_roots(&changed(&sound, change)).map(drop), refused);
@@ -2913,6 +2917,86 @@ fn roots() {
         refused!(
             "validation_context.trusted_ca.environment_variable",
             Problem::Malformed { .. }
+        ),
+    );
+}
+
+#[track_caller]
+fn domains(change: impl FnOnce(&mut SpiffeCertValidatorConfig), refused: Refused) {
+    let change = |context: &mut CertificateValidationContext| {
+        let config = context.custom_validator_config.as_mut().expect("is set");
+        let sound = config.typed_config.as_ref().expect("is set");
+        config.typed_config = Some(changed(sound, change));
+    };
+    authorities(change, refused);
+}
+
+#[test]
+fn roots_of_other_trust_domains() {
+    authorities(
+        |c| c.custom_validator_config.as_mut().expect("is set").name = "envoy.tls.cert_validator.default".to_owned(),
+        refused!(
+            "validation_context.custom_validator_config.name",
+            Problem::Mismatch { .. }
+        ),
+    );
+    authorities(
+        |c| c.custom_validator_config.as_mut().expect("is set").typed_config = None,
+        refused!(
+            "validation_context.custom_validator_config.typed_config",
+            Problem::Missing
+        ),
+    );
+    authorities(
+        |c| {
+            let other = pack(&Secret::default());
+            c.custom_validator_config.as_mut().expect("is set").typed_config = Some(other);
+        },
+        refused!(
+            "validation_context.custom_validator_config.typed_config",
+            Problem::UnknownType { .. }
+        ),
+    );
+    domains(
+        |d| d.trust_domains.clear(),
+        refused!(
+            "validation_context.custom_validator_config.typed_config.trust_domains",
+            Problem::Missing
+        ),
+    );
+    domains(
+        |d| d.trust_bundles = Some(Default::default()),
+        refused!(
+            "validation_context.custom_validator_config.typed_config.trust_bundles",
+            Problem::WithoutEffect
+        ),
+    );
+    domains(
+        |d| d.trust_domains[1].name = "a.gov".to_owned(),
+        refused!(
+            "validation_context.custom_validator_config.typed_config.trust_domains[1].name",
+            Problem::Duplicate
+        ),
+    );
+    domains(
+        |d| d.trust_domains[1].name = "spiffe://a.gov".to_owned(),
+        refused!(
+            "validation_context.custom_validator_config.typed_config.trust_domains[1].name",
+            Problem::Malformed { .. }
+        ),
+    );
+    domains(
+        |d| d.trust_domains[0].trust_bundle = None,
+        refused!(
+            "validation_context.custom_validator_config.typed_config.trust_domains[0].trust_bundle",
+            Problem::Missing
+        ),
+    );
+    domains(
+        |d| d.trust_domains[0].workload_trust_domain = "b.gov".to_owned(),
+        refused!(
+            "validation_context.custom_validator_config.typed_config.trust_domains[0].workload_trust_domain",
+            Problem::WithoutEffect
         ),
     );
 }

@@ -72,8 +72,9 @@ proptest! {
     }
 
     #[test]
-    fn roots(pem in "[ -~\n]{1,64}") {
-        let roots = TrustRoots { name: RootsName, pem };
+    fn roots(pem in "[ -~\n]{1,64}", others in btree_map("[a-z0-9._-]{1,16}", "[ -~\n]{1,64}", 0..4)) {
+        let others = others.into_iter().map(|(name, pem)| (name.parse().expect("a trust domain"), pem)).collect();
+        let roots = TrustRoots { name: RootsName, pem, others };
         let any = encode::trust_roots(&roots);
         prop_assert_eq!(&any, &encode::trust_roots(&roots.clone()));
         prop_assert_eq!(decode::trust_roots(&any), Ok(roots));

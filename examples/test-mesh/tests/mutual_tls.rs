@@ -25,6 +25,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
+use weir_control::store::Location;
 use weir_control::{AuthorityConfig, CaFiles, ControlConfig};
 use weir_policy::model::AppProtocol;
 use weir_proxy::config::{Edge, EdgeTlsFiles};
@@ -451,6 +452,264 @@ async fn the_matrix_of_tcp() {
         .filter(|line| line["weir.flag"] == "cleartext_refused")
         .count();
     assert_eq!(refused, 1, "{lines:?}");
+}
+
+/// Ports are strict, and these trust domains are let in, each by the roots of this authority: in force at the members.
+async fn let_in(mesh: &TestMesh, members: &[&Member], domains: &[(&str, &Operator)]) {
+    let spec = |(name, of): &(&str, &Operator)| json!({"name": name, "roots": weir_xds::pem::to_pem(&of.root)});
+    let config = json!({
+        "apiVersion": "weir.dev/v1", "kind": "MeshConfig", "metadata": {"name": "mesh"},
+        "spec": {"mutualTls": {"mode": "Strict"}, "trustDomains": domains.iter().map(spec).collect::<Vec<_>>()},
+    });
+    mesh.apply(&config.to_string()).await;
+    for member in members {
+        until("the proxy to let in these trust domains", || async {
+            let config = member.config().await;
+            let trusted = config["identity"]["trustDomains"].as_object()?;
+            let trusted: Vec<&str> = trusted.keys().map(String::as_str).collect();
+            let names: Vec<&str> = domains.iter().map(|(name, _)| *name).collect();
+            let strict = config["mesh"]["mutual_tls"]["mode"]
+                .as_str()?
+                .eq_ignore_ascii_case("Strict");
+            (strict && trusted == names).then_some(())
+        })
+        .await;
+    }
+}
+
+/// An app that gives back each byte of a connection.
+fn echoes() -> Script {
+    Script::raw(|mut stream| async move {
+        let mut said = [0; 1];
+        while stream.read_exact(&mut said).await.is_ok() && stream.write_all(&said).await.is_ok() {}
+    })
+}
+
+async fn echoed(stream: &mut Box<dyn Stream>) -> anyhow::Result<()> {
+    let mut echoed = [0; 1];
+    stream.write_all(b"x").await?;
+    stream.read_exact(&mut echoed).await?;
+    anyhow::ensure!(echoed == *b"x");
+    Ok(())
+}
+
+const PARTNER: &str = "spiffe://partner.gov/ns/default/sa/portal";
+
+/// Workloads of another mesh, whose roots the MeshConfig has: whoever is believed by the wrong roots gets in nowhere.
+#[tokio::test]
+async fn another_trust_domain_is_let_in_by_its_own_roots_alone() {
+    let (ours, partner, bank) = (Operator::new(), Operator::new(), Operator::new());
+    let mesh = ours.mesh().await;
+    let b = mesh.service("b", Script::answer(200, "from b")).await;
+    let tcp = MemberSettings {
+        protocol: AppProtocol::Tcp,
+        ..MemberSettings::default()
+    };
+    let t = mesh.service_with("t", echoes(), tcp).await;
+    let as_is = |_: &mut CertificateParams| {};
+    let past = |params: &mut CertificateParams| {
+        (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
+    };
+    let portal = spiffe("portal");
+    // Whether one gets in: before the domains are there, while they are, and when the partner is gone again.
+    let rows = [
+        ("of ours", &portal, ours.sign(&portal, as_is), [true; 3]),
+        (
+            "the partner's, by its root",
+            &PARTNER.to_owned(),
+            partner.sign(PARTNER, as_is),
+            [false, true, false],
+        ),
+        (
+            "the partner's, ended",
+            &PARTNER.to_owned(),
+            partner.sign(PARTNER, past),
+            [false; 3],
+        ),
+        (
+            "the partner's, by our root",
+            &PARTNER.to_owned(),
+            ours.sign(PARTNER, as_is),
+            [false; 3],
+        ),
+        (
+            "the partner's, by the bank's root",
+            &PARTNER.to_owned(),
+            bank.sign(PARTNER, as_is),
+            [false; 3],
+        ),
+        (
+            "ours, by the partner's root",
+            &portal,
+            partner.sign(&portal, as_is),
+            [false; 3],
+        ),
+    ];
+    let rows = rows.map(|(what, id, shown, gets_in)| (what, id, Comes::ByTls(Some(shown)), gets_in));
+    let stages: [&[(&str, &Operator)]; 3] = [
+        &[],
+        &[("bank.example", &bank), ("partner.gov", &partner)],
+        &[("bank.example", &bank)],
+    ];
+    for (stage, domains) in stages.into_iter().enumerate() {
+        let_in(&mesh, &[&b, &t], domains).await;
+        for (what, id, comes, gets_in) in &rows {
+            for spoken in [Spoken::Http1, Spoken::Http2] {
+                let before = b.seen().len();
+                let (protocol, request) = spoken.request();
+                let answered = answer(b.inbound(), comes, protocol, request).await;
+                let case = format!("{what}, {stage}, {spoken:?}: {answered:?}");
+                let seen = b.seen();
+                assert_eq!(seen.len() - before, usize::from(gets_in[stage]), "{case}");
+                if gets_in[stage] {
+                    assert_eq!(answered.expect(&case).status, StatusCode::OK, "{case}");
+                    let expect = format!("By={};URI={id}", spiffe("b"));
+                    assert_eq!(seen[before].header(XFCC), Some(expect.as_str()), "{case}");
+                } else {
+                    assert!(answered.is_err(), "{case}");
+                }
+            }
+            let talked = async { echoed(&mut connect(t.inbound(), comes, "weir-tcp").await?).await };
+            let talked = talked.await;
+            assert_eq!(talked.is_ok(), gets_in[stage], "{what}, {stage}, TCP: {talked:?}");
+        }
+    }
+    for member in [b, t] {
+        let (_, lines) = member.stop().await;
+        let named = lines
+            .iter()
+            .filter(|line| line["weir.peer.identity"] == PARTNER)
+            .count();
+        assert!(named > 0, "{lines:?}");
+    }
+}
+
+/// What is open when a trust domain goes is refused by request; the rest of the mesh goes on.
+#[tokio::test]
+async fn a_trust_domain_that_is_removed_is_refused_at_once() {
+    let (ours, partner) = (Operator::new(), Operator::new());
+    let mesh = ours.mesh().await;
+    let b = mesh.service("b", Script::answer(200, "from b")).await;
+    let a = mesh.service("a", Script::answer(200, "from a")).await;
+    let_in(&mesh, &[&b], &[("partner.gov", &partner)]).await;
+    let comes = Comes::ByTls(Some(partner.sign(PARTNER, |_| {})));
+    let mut open = Vec::new();
+    for (protocol, alpn) in [(Protocol::Http1, "http/1.1"), (Protocol::Http2, "h2")] {
+        let stream = connect(b.inbound(), &comes, alpn).await.expect("it is let in");
+        let mut client = Client::over(stream, protocol).await.expect("it speaks");
+        assert_eq!(client.send(get("b")).await.expect("an answer").status, StatusCode::OK);
+        open.push(client);
+    }
+    assert_eq!(a.get("http://b/").await.status, StatusCode::OK);
+    let before = b.seen().len();
+    let_in(&mesh, &[&b], &[]).await;
+    for client in &mut open {
+        let answer = client.send(get("b")).await.expect("an answer");
+        assert_eq!(answer.status, StatusCode::FORBIDDEN);
+        let status = answer.header("proxy-status").unwrap_or_default();
+        assert!(
+            status.contains("http_request_denied") && status.contains(PARTNER),
+            "{status}"
+        );
+    }
+    assert_eq!(b.seen().len(), before, "the app saw none of it");
+    assert_eq!(a.get("http://b/").await.status, StatusCode::OK);
+    // It comes back, and with it who is still there.
+    let_in(&mesh, &[&b], &[("partner.gov", &partner)]).await;
+    for client in &mut open {
+        assert_eq!(client.send(get("b")).await.expect("an answer").status, StatusCode::OK);
+    }
+    let (_, lines) = b.stop().await;
+    let refused = lines
+        .iter()
+        .filter(|line| line["weir.flag"] == "caller_not_trusted")
+        .count();
+    assert_eq!(refused, 2, "{lines:?}");
+}
+
+/// What sidecars say to each other is taken from our own alone, whatever another mesh's says that it speaks.
+#[tokio::test]
+async fn nothing_of_the_meshs_own_is_taken_from_another_trust_domain() {
+    let (ours, partner) = (Operator::new(), Operator::new());
+    let mesh = ours.mesh().await;
+    let b = mesh.service("b", Script::answer(200, "from b")).await;
+    let tcp = MemberSettings {
+        protocol: AppProtocol::Tcp,
+        ..MemberSettings::default()
+    };
+    let t = mesh.service_with("t", echoes(), tcp).await;
+    let_in(&mesh, &[&b, &t], &[("partner.gov", &partner)]).await;
+    for (comes, believed) in [
+        (partner.sign(PARTNER, |_| {}), false),
+        (ours.sign(&spiffe("portal"), |_| {}), true),
+    ] {
+        let comes = Comes::ByTls(Some(comes));
+        let before = b.seen().len();
+        for (alpn, protocol) in [("weir-http/1.1", Protocol::Http1), ("weir-h2", Protocol::Http2)] {
+            let stream = connect(b.inbound(), &comes, alpn).await.expect("it is let in");
+            let mut client = Client::over(stream, protocol).await.expect("it speaks");
+            let mut request = get("b");
+            let context = "1;i=00000000000000aa;d=60000;p=7;r=0;a=1".parse().expect("a value");
+            request.headers_mut().insert("weir-context", context);
+            client.send(request).await.expect("an answer");
+            let mut check = get("b");
+            check
+                .headers_mut()
+                .insert("weir-check", "connection".parse().expect("a value"));
+            client.send(check).await.expect("an answer");
+        }
+        let seen = b.seen();
+        // A check that is believed is answered by the sidecar itself.
+        assert_eq!(seen.len() - before, if believed { 2 } else { 4 }, "{believed}");
+        for seen in &seen[before..] {
+            let state = seen.header("tracestate").unwrap_or_default();
+            assert_eq!(state.contains("weir=00000000000000aa"), believed, "{state}");
+            assert_eq!(seen.header("weir-check"), None, "it never goes on");
+        }
+        // A check of TCP is told by how its connection ends: one that is not believed is the app's.
+        let mut stream = connect(t.inbound(), &comes, "weir-tcp-check")
+            .await
+            .expect("it is let in");
+        assert_eq!(echoed(&mut stream).await.is_ok(), !believed);
+    }
+}
+
+/// Other trust domains come with the mesh's roots, and take no part in a rotation of these.
+#[tokio::test]
+async fn a_rotation_goes_on_while_trust_domains_change() {
+    let data = tempfile::tempdir().expect("a folder");
+    let mut config = ControlConfig::in_memory();
+    config.xds_tls = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+    config.location = Location::Directory(data.path().to_owned());
+    let mesh = TestMesh::with(config).await;
+    let b = mesh.service("b", Script::answer(200, "from b")).await;
+    let a = mesh.service("a", Script::answer(200, "from a")).await;
+    let (partner, bank) = (Operator::new(), Operator::new());
+    let roots = async |member: &Member| {
+        member.config().await["identity"]["roots"]
+            .as_array()
+            .map_or(0, Vec::len)
+    };
+    let_in(&mesh, &[&a, &b], &[("partner.gov", &partner)]).await;
+    let asked = json!({"action": "Root"});
+    let begun = mesh.api(Method::POST, "/authority/rotation", Some(&asked)).await;
+    assert!(begun.status.is_success(), "{}", begun.text());
+    until("both roots to be trusted", || async {
+        (roots(&a).await == 2 && roots(&b).await == 2).then_some(())
+    })
+    .await;
+    let_in(&mesh, &[&a, &b], &[("bank.example", &bank), ("partner.gov", &partner)]).await;
+    until("the rotation to be beyond its first step", || async {
+        let status = mesh.api(Method::GET, "/authority", None).await.json();
+        (status["rotation"]["step"] == "Sign").then_some(())
+    })
+    .await;
+    let_in(&mesh, &[&a, &b], &[("bank.example", &bank)]).await;
+    assert_eq!(roots(&a).await, 2, "the mesh's own are as before");
+    assert_eq!(a.get("http://b/").await.status, StatusCode::OK);
+    let comes = Comes::ByTls(Some(bank.sign("spiffe://bank.example/ns/default/sa/teller", |_| {})));
+    let answered = answer(b.inbound(), &comes, Protocol::Http1, get("b")).await;
+    assert_eq!(answered.expect("an answer").status, StatusCode::OK);
 }
 
 #[tokio::test]

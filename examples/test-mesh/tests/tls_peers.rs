@@ -220,6 +220,114 @@ async fn openssl_is_let_in_with_a_certificate_of_the_mesh() {
     }
 }
 
+/// An authority of openssl's, for another trust domain.
+struct OpensslAuthority {
+    folder: PathBuf,
+}
+
+impl OpensslAuthority {
+    async fn new(folder: PathBuf) -> OpensslAuthority {
+        fs::create_dir(&folder).expect("a folder");
+        let authority = OpensslAuthority { folder };
+        let (key, root) = (authority.file("root.key"), authority.file("root.pem"));
+        let args = options("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-384 -nodes -days 30 -subj /CN=Partner");
+        let args = [args, ["-keyout", &key, "-out", &root].map(str::to_owned).into()].concat();
+        let made = openssl(&args, b"").await;
+        assert!(made.success, "{made:?}");
+        authority
+    }
+
+    fn file(&self, name: &str) -> String {
+        text(&self.folder.join(name)).to_owned()
+    }
+
+    /// A folder with a certificate for this id, signed here, and its key.
+    async fn sign(&self, name: &str, id: &str) -> Svid {
+        let svid = Svid {
+            folder: self.folder.join(name),
+        };
+        fs::create_dir(&svid.folder).expect("a folder");
+        let (key, csr, extensions) = (svid.file("key.pem"), svid.file("csr.pem"), svid.file("extensions"));
+        let made = options("req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /O=Partner");
+        let made = openssl(
+            &[made, ["-keyout", &key, "-out", &csr].map(str::to_owned).into()].concat(),
+            b"",
+        )
+        .await;
+        assert!(made.success, "{made:?}");
+        let says = format!(
+            "subjectAltName=URI:{id}\nbasicConstraints=critical,CA:false\nkeyUsage=critical,digitalSignature\n\
+             extendedKeyUsage=clientAuth,serverAuth\n"
+        );
+        fs::write(&extensions, says).expect("written");
+        let (root, root_key) = (self.file("root.pem"), self.file("root.key"));
+        let cert = svid.file("cert.pem");
+        let files = [
+            "-in",
+            &csr,
+            "-CA",
+            &root,
+            "-CAkey",
+            &root_key,
+            "-extfile",
+            &extensions,
+            "-out",
+            &cert,
+        ];
+        let signed = [
+            options("x509 -req -CAcreateserial -days 1"),
+            files.map(str::to_owned).into(),
+        ]
+        .concat();
+        let signed = openssl(&signed, b"").await;
+        assert!(signed.success, "{signed:?}");
+        svid
+    }
+}
+
+/// Workloads of another trust domain get in by the roots that the MeshConfig has of it, and not before or after.
+#[tokio::test]
+async fn openssl_is_the_authority_of_another_trust_domain() {
+    let mesh = Mesh::start().await;
+    let partner = OpensslAuthority::new(mesh.path("partner")).await;
+    let teller = partner.sign("teller", "spiffe://partner.gov/ns/bank/sa/teller").await;
+    let portal = partner
+        .sign("portal", "spiffe://cluster.local/ns/default/sa/portal")
+        .await;
+    let roots = mesh.svid("portal").await.roots();
+    let mut spec = json!({"mutualTls": {"mode": "Strict"}});
+    let root = fs::read_to_string(partner.file("root.pem")).expect("PEM");
+    for domains in [json!([]), json!([{"name": "partner.gov", "roots": root}]), json!([])] {
+        spec["trustDomains"] = domains.clone();
+        let config = json!({
+            "apiVersion": "weir.dev/v1", "kind": "MeshConfig", "metadata": {"name": "mesh"}, "spec": spec,
+        });
+        mesh.control.api.apply(&config.to_string()).await;
+        let count = domains.as_array().map_or(0, Vec::len);
+        until("the sidecar to trust them", || async {
+            let config = mesh.admin("/config").await;
+            let trusted = config["identity"]["trustDomains"].as_object()?.len();
+            (trusted == count).then_some(())
+        })
+        .await;
+        for (own, gets_in) in [(&teller, count == 1), (&portal, false)] {
+            let before = mesh.app.seen().len();
+            let more = [own.shown(), options("-alpn http/1.1")].concat();
+            let said = s_client(mesh.b.inbound, &roots, &more, REQUEST).await;
+            let seen = mesh.app.seen();
+            if gets_in {
+                says(&said.stdout, "HTTP/1.1 200 OK\r\n");
+                let expect = "By=spiffe://cluster.local/ns/default/sa/b;URI=spiffe://partner.gov/ns/bank/sa/teller";
+                assert_eq!(seen[before].header(XFCC), Some(expect));
+            } else {
+                assert_eq!(seen.len(), before, "{said:?}");
+                // unknown_ca (RFC 8446 section 6.2).
+                says(&said.stderr, "SSL alert number 48");
+            }
+        }
+    }
+}
+
 /// Who resumes a session shows no certificate again, and is known all the same.
 #[tokio::test]
 async fn openssl_resumes_a_session_and_is_known() {

@@ -1,7 +1,7 @@
 //! The mesh's internal model: what the control plane tells a proxy, as plain data. One model, whatever the wire:
 //! `weir-xds` converts it to and from the published protos, the proxy compiles it, tables in tests are written in it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
@@ -16,7 +16,7 @@ use crate::egress::Egress;
 use crate::mutual_tls::MutualTls;
 use crate::names::{ClusterName, ListenerName, RouteName, WorkloadName};
 use crate::roots::RootsName;
-use crate::spiffe::SpiffeId;
+use crate::spiffe::{SpiffeId, TrustDomain};
 use crate::telemetry::Telemetry;
 
 /// What an app reaches by one name: answered to a subscription for that name.
@@ -43,13 +43,16 @@ pub struct WorkloadPolicy {
     pub egress: Egress,
 }
 
-/// Whom the mesh trusts: the roots that every certificate of it leads to.
+/// Whom the mesh trusts: the roots that every certificate of it leads to, and those of other trust domains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrustRoots {
     /// Its one name.
     pub name: RootsName,
     /// The roots, PEM, one or more; the first is the one below which certificates are signed now.
     pub pem: String,
+    /// Of each other trust domain whose workloads may call those of the mesh, its roots, PEM, one or more. They are
+    /// believed of nobody else.
+    pub others: BTreeMap<TrustDomain, String>,
 }
 
 /// Where a listener's routes come from.

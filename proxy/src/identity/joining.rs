@@ -18,7 +18,7 @@ use weir_policy::spiffe::SpiffeId;
 use weir_xds::istio::IstioCertificateRequest;
 use weir_xds::istio::istio_certificate_service_client::IstioCertificateServiceClient;
 
-use super::roots;
+use super::roots::{self, Roots};
 use super::token::Token;
 use super::trust::{self, Trust, Untrusted};
 use crate::tls;
@@ -30,8 +30,8 @@ pub(crate) struct Credential {
     pub(crate) id: SpiffeId,
     /// The certificate, then what is between it and a root.
     pub(crate) chain: Vec<CertificateDer<'static>>,
-    /// The roots that came with it, of those that are trusted.
-    pub(crate) roots: Vec<CertificateDer<'static>>,
+    /// The roots that came with it, of those that are trusted; later those that were told.
+    pub(crate) roots: Roots,
     /// Its key.
     pub(crate) key: PrivateKeyDer<'static>,
     /// Until when it is good.
@@ -40,11 +40,11 @@ pub(crate) struct Credential {
 
 impl Credential {
     /// The same, of somebody who trusts these roots.
-    pub(super) fn below(&self, roots: &[CertificateDer<'static>]) -> Credential {
+    pub(super) fn below(&self, roots: &Roots) -> Credential {
         Credential {
             id: self.id.clone(),
             chain: self.chain.clone(),
-            roots: roots.to_vec(),
+            roots: roots.clone(),
             key: self.key.clone_key(),
             not_after: self.not_after,
         }
@@ -195,7 +195,7 @@ pub(super) fn answered(
     Ok(Credential {
         id,
         chain,
-        roots,
+        roots: Roots::of_the_mesh(roots),
         key: PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der())),
         not_after,
     })

@@ -1,6 +1,7 @@
 //! A key and its certificate on disk, so that a proxy that starts anew is who it was: one PEM file for its owner alone,
 //! replaced whole.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -11,9 +12,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use weir_policy::spiffe::TrustDomain;
 
 use super::joining::Credential;
+use super::roots::Roots;
 use super::trust;
+
+/// Before the name of another trust domain, whose roots follow.
+const DOMAIN: &str = "# trust domain ";
 
 /// The file's name in the state directory.
 pub(super) const FILE: &str = "identity.pem";
@@ -27,8 +33,14 @@ pub(super) fn write(path: &Path, credential: &Credential) -> io::Result<()> {
     }
     let mut text = block("PRIVATE KEY", credential.key.secret_der());
     // The certificate first, the roots last, and how many of them there are by their being signed by themselves.
-    for certificate in credential.chain.iter().chain(&credential.roots) {
+    for certificate in credential.chain.iter().chain(credential.roots.own()) {
         text.push_str(&block("CERTIFICATE", certificate));
+    }
+    for (name, roots) in credential.roots.others() {
+        text.push_str(&format!("{DOMAIN}{name}\n"));
+        for root in roots {
+            text.push_str(&block("CERTIFICATE", root));
+        }
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
     file.write_all(text.as_bytes())?;
@@ -43,7 +55,7 @@ pub(super) fn write(path: &Path, credential: &Credential) -> io::Result<()> {
 /// # Errors
 /// When it can't be used, in words.
 pub(super) fn read(path: &Path, now: SystemTime) -> Result<Option<Credential>, String> {
-    let text = match fs::read(path) {
+    let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.to_string()),
@@ -55,8 +67,15 @@ pub(super) fn read(path: &Path, now: SystemTime) -> Result<Option<Credential>, S
         ));
     }
     let damaged = || "it is damaged".to_owned();
-    let key = PrivateKeyDer::from_pem_slice(&text).map_err(|_| damaged())?;
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    let mut parts = text.split(DOMAIN);
+    let own = parts.next().unwrap_or_default().as_bytes();
+    let others = parts.map(|part| {
+        let (name, roots) = part.split_once('\n')?;
+        Some((name.parse().ok()?, roots.to_owned()))
+    });
+    let others: Option<BTreeMap<TrustDomain, String>> = others.collect();
+    let key = PrivateKeyDer::from_pem_slice(own).map_err(|_| damaged())?;
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(own).collect();
     let all = all.map_err(|_| damaged())?;
     let first = all.first().ok_or_else(damaged)?;
     let (not_after, id) = trust::read(first).map_err(|_| damaged())?;
@@ -64,9 +83,8 @@ pub(super) fn read(path: &Path, now: SystemTime) -> Result<Option<Credential>, S
         return Err("its certificate has ended".to_owned());
     }
     let (roots, chain): (Vec<_>, Vec<_>) = all.into_iter().partition(|one| trust::is_self_issued(one));
-    if roots.is_empty() {
-        return Err(damaged());
-    }
+    let pem: String = roots.iter().map(|root| block("CERTIFICATE", root)).collect();
+    let roots = Roots::read(&pem, &others.ok_or_else(damaged)?).map_err(|_| damaged())?;
     Ok(Some(Credential {
         id,
         chain,

@@ -1,7 +1,7 @@
 //! Whom this proxy trusts: the roots that the control plane tells of. They come into force for everything at once, are
 //! kept on disk, and each is shown to be trusted by a handshake with the control plane; then they are acknowledged.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,18 +14,24 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::Endpoint;
 use weir_policy::names::WorkloadName;
 use weir_policy::roots::{Proof, RootId};
+use weir_policy::spiffe::TrustDomain;
 
 use super::joining::Credential;
 use super::trust::{self, Trust};
 use super::{Held, Identity, Place, Trusting, again};
 use crate::tls;
 
-/// Roots, one or more; the first is the one below which certificates are signed now.
+/// Whom this proxy trusts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Roots(Vec<CertificateDer<'static>>);
+pub(crate) struct Roots {
+    /// One or more; the first is the one below which certificates are signed now.
+    own: Vec<CertificateDer<'static>>,
+    /// Of each other trust domain those that its workloads are believed by, one or more.
+    others: BTreeMap<TrustDomain, Vec<CertificateDer<'static>>>,
+}
 
 /// Why a text holds no roots.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RootsError {
     #[error("holds no certificate")]
     None,
@@ -33,48 +39,88 @@ pub(crate) enum RootsError {
     TooMany,
     #[error("holds something that is no certificate of an authority")]
     Malformed,
+    #[error("for the trust domain {domain}: {error}")]
+    Other {
+        domain: TrustDomain,
+        error: Box<RootsError>,
+    },
 }
 
 impl Roots {
-    /// Reads PEM.
+    /// These of the mesh, and no other trust domain's.
+    pub(crate) fn of_the_mesh(own: Vec<CertificateDer<'static>>) -> Roots {
+        Roots {
+            own,
+            others: BTreeMap::new(),
+        }
+    }
+
+    /// Reads PEM: of the mesh, and of each other trust domain.
     ///
     /// # Errors
-    /// When there is none, or one can't be read.
-    pub(crate) fn read(pem: &str) -> Result<Roots, RootsError> {
-        let all: Result<Vec<CertificateDer<'static>>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-        let all = all.map_err(|_| RootsError::Malformed)?;
-        if all.is_empty() {
-            return Err(RootsError::None);
-        }
-        if all.len() > ROOTS_MAX {
-            return Err(RootsError::TooMany);
-        }
-        let is_read = |root: &CertificateDer<'_>| webpki::anchor_from_trusted_cert(root).is_ok();
-        match all.iter().all(is_read) {
-            true => Ok(Roots(all)),
-            false => Err(RootsError::Malformed),
+    /// When of one there is none, or one can't be read.
+    pub(crate) fn read(own: &str, others: &BTreeMap<TrustDomain, String>) -> Result<Roots, RootsError> {
+        let other = |(domain, pem): (&TrustDomain, &String)| match read(pem) {
+            Ok(roots) => Ok((domain.clone(), roots)),
+            Err(error) => Err(RootsError::Other {
+                domain: domain.clone(),
+                error: Box::new(error),
+            }),
+        };
+        Ok(Roots {
+            own: read(own)?,
+            others: others.iter().map(other).collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Those of the mesh.
+    pub(crate) fn own(&self) -> &[CertificateDer<'static>] {
+        &self.own
+    }
+
+    /// Those of other trust domains.
+    pub(crate) fn others(&self) -> &BTreeMap<TrustDomain, Vec<CertificateDer<'static>>> {
+        &self.others
+    }
+
+    /// These of the mesh, beside those of other trust domains that stand there.
+    pub(super) fn beside_others_of(&self, there: &Roots) -> Roots {
+        Roots {
+            own: self.own.clone(),
+            others: there.others.clone(),
         }
     }
 
-    /// All of them.
-    pub(super) fn all(&self) -> &[CertificateDer<'static>] {
-        &self.0
-    }
-
-    /// Whether any of them is among these.
-    pub(super) fn share(&self, others: &[CertificateDer<'static>]) -> bool {
-        self.0.iter().any(|root| others.contains(root))
+    /// Whether they are of one mesh: any of its own are among the own of these.
+    pub(super) fn share(&self, others: &Roots) -> bool {
+        self.own.iter().any(|root| others.own.contains(root))
     }
 
     /// Whether a certificate is below another of them than those that are signed now.
     pub(super) fn are_ahead_of(&self, own: &Credential) -> bool {
-        let first = self.0.first();
+        let first = self.own.first();
         first.is_some_and(|first| !is_below(own, std::slice::from_ref(first)))
     }
 
     /// Whether a certificate is below one of them.
     pub(super) fn are_above(&self, own: &Credential) -> bool {
-        is_below(own, &self.0)
+        is_below(own, &self.own)
+    }
+}
+
+fn read(pem: &str) -> Result<Vec<CertificateDer<'static>>, RootsError> {
+    let all: Result<Vec<CertificateDer<'static>>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    let all = all.map_err(|_| RootsError::Malformed)?;
+    if all.is_empty() {
+        return Err(RootsError::None);
+    }
+    if all.len() > ROOTS_MAX {
+        return Err(RootsError::TooMany);
+    }
+    let is_read = |root: &CertificateDer<'_>| webpki::anchor_from_trusted_cert(root).is_ok();
+    match all.iter().all(is_read) {
+        true => Ok(all),
+        false => Err(RootsError::Malformed),
     }
 }
 
@@ -169,7 +215,11 @@ impl Taker {
         };
         match self.identity.trust(roots)? {
             Trusting::Anew => {
-                tracing::info!(roots = roots.all().len(), "other roots are trusted");
+                tracing::info!(
+                    roots = roots.own().len(),
+                    trust_domains = roots.others().len(),
+                    "other roots are trusted"
+                );
                 self.place.keep(&self.identity);
             }
             Trusting::AsBefore => {}
@@ -189,7 +239,7 @@ impl Taker {
             };
         }
         // Of a single one every connection to the control plane shows it.
-        let several = roots.all().iter().filter(|_| roots.all().len() > 1);
+        let several = roots.own().iter().filter(|_| roots.own().len() > 1);
         for root in several {
             if shown.roots.contains(&id(root)) {
                 continue;
@@ -259,6 +309,7 @@ async fn sleep(wait: Option<Duration>) {
     }
 }
 
+/// Of the mesh, and of each other trust domain.
 const ROOTS_MAX: usize = 64;
 /// For name, connection and handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -279,18 +330,31 @@ mod tests {
     #[test]
     fn roots_are_read_whole_or_not_at_all() {
         let (one, other) = (root(), root());
-        let both = Roots::read(&format!("{one}{other}")).expect("two");
-        assert_eq!(both.all().len(), 2);
-        assert!(both.share(Roots::read(&other).expect("one").all()));
-        assert!(
-            !Roots::read(&one)
-                .expect("one")
-                .share(Roots::read(&other).expect("one").all())
-        );
-        assert_eq!(Roots::read(""), Err(RootsError::None));
+        let read = |pem: &str| Roots::read(pem, &BTreeMap::new());
+        let both = read(&format!("{one}{other}")).expect("two");
+        assert_eq!(both.own().len(), 2);
+        assert!(both.share(&read(&other).expect("one")));
+        assert!(!read(&one).expect("one").share(&read(&other).expect("one")));
         let damaged = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-        assert_eq!(Roots::read(damaged), Err(RootsError::Malformed));
-        assert_eq!(Roots::read(&format!("{one}{damaged}")), Err(RootsError::Malformed));
-        assert_eq!(Roots::read(&one.repeat(65)), Err(RootsError::TooMany));
+        for (pem, wrong) in [
+            ("", RootsError::None),
+            (damaged, RootsError::Malformed),
+            (&format!("{one}{damaged}"), RootsError::Malformed),
+            (&one.repeat(65), RootsError::TooMany),
+        ] {
+            assert_eq!(read(pem), Err(wrong.clone()));
+            // One trust domain's that can't be read take the others with them: what is told is told whole.
+            let domain = |name: &str| -> TrustDomain { name.parse().expect("a trust domain") };
+            let others = [(domain("a.gov"), other.clone()), (domain("b.gov"), pem.to_owned())];
+            let (domain, error) = (domain("b.gov"), Box::new(wrong));
+            assert_eq!(
+                Roots::read(&one, &others.into()),
+                Err(RootsError::Other { domain, error })
+            );
+        }
+        let others = BTreeMap::from([("a.gov".parse().expect("a trust domain"), other.clone())]);
+        let all = Roots::read(&one, &others).expect("one of each");
+        assert_eq!((all.own().len(), all.others().len()), (1, 1));
+        assert!(!all.share(&read(&other).expect("one")), "those of others make no mesh");
     }
 }

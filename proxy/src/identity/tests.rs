@@ -137,10 +137,19 @@ fn credential() -> Credential {
     Credential {
         id,
         chain,
-        roots: vec![root],
+        roots: Roots::of_the_mesh(vec![root]),
         key: PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der())),
         not_after,
     }
+}
+
+/// Roots of other trust domains, each with one.
+fn beside(domains: &[&str]) -> Roots {
+    let root = || pem(&credential().roots.own()[0]);
+    let others = domains
+        .iter()
+        .map(|name| (name.parse().expect("a trust domain"), root()));
+    Roots::read(&root(), &others.collect()).expect("they are right")
 }
 
 #[test]
@@ -149,8 +158,9 @@ fn what_is_kept_reads_back_and_nobody_else_reads_it() {
     let path = directory.path().join(kept::FILE);
     let now = SystemTime::now();
     assert!(kept::read(&path, now).expect("nothing is wrong").is_none());
-    let held = credential();
+    let mut held = credential();
     kept::write(&path, &held).expect("written");
+    held.roots = held.roots.beside_others_of(&beside(&["a.gov", "b.gov"]));
     kept::write(&path, &held).expect("and again");
     let mode = std::fs::metadata(&path).expect("there").permissions().mode() & 0o777;
     assert_eq!(mode, 0o600);
@@ -170,7 +180,16 @@ fn what_is_kept_reads_back_and_nobody_else_reads_it() {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("set");
     let whole = std::fs::read_to_string(&path).expect("text");
     let key_alone: String = whole.split_inclusive("-----END PRIVATE KEY-----\n").take(1).collect();
-    for damaged in ["", "garbage", &key_alone, &whole[..whole.len() / 2]] {
+    let nameless = whole.replace("# trust domain a.gov", "# trust domain A");
+    let rootless = format!("{whole}# trust domain c.gov\n");
+    for damaged in [
+        "",
+        "garbage",
+        &key_alone,
+        &whole[..whole.len() / 2],
+        &nameless,
+        &rootless,
+    ] {
         std::fs::write(&path, damaged).expect("written");
         assert_eq!(refused(now), "it is damaged", "{damaged:?}");
     }
@@ -190,7 +209,7 @@ fn a_root_that_came_along_is_not_trusted_after_a_restart() {
         id: id.trust_domain.control_plane(),
     };
     let held = joining::answered(&answer, &key, &id, &trust, now).expect("it is right");
-    assert_eq!((&held.chain, &held.roots), (&chain, &vec![root]));
+    assert_eq!((&held.chain, &held.roots), (&chain, &Roots::of_the_mesh(vec![root])));
     kept::write(&path, &held).expect("written");
     let read = kept::read(&path, now).expect("it is right").expect("there");
     assert_eq!((read.chain, read.roots), (held.chain, held.roots));
@@ -287,11 +306,12 @@ async fn renewed(
     change: impl FnOnce(&mut Credential, &mut CertificateDer<'static>),
 ) -> (Vec<By>, JoinError) {
     let mut held = credential();
-    let mut members = held.roots.remove(0);
+    let mut members = held.roots.own()[0].clone();
+    held.roots = Roots::of_the_mesh(Vec::new());
     change(&mut held, &mut members);
     let (endpoint, root, mut asked) = refusing(code, &members).await;
-    if held.roots.is_empty() {
-        held.roots.push(root.clone());
+    if held.roots.own().is_empty() {
+        held.roots = Roots::of_the_mesh(vec![root.clone()]);
     }
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("token");
@@ -330,7 +350,7 @@ fn roots_that_were_told_hold_until_another_mesh_is_joined() {
     let (other, file) = (credential(), credential());
     let directory = tempfile::tempdir().expect("a directory");
     let ca_file = directory.path().join("roots.pem");
-    std::fs::write(&ca_file, pem(&file.roots[0])).expect("written");
+    std::fs::write(&ca_file, pem(&file.roots.own()[0])).expect("written");
     let joining = Joining {
         token_file: None,
         ca_file: Some(ca_file),
@@ -344,26 +364,26 @@ fn roots_that_were_told_hold_until_another_mesh_is_joined() {
         let state = identity.shared.state.borrow().0.clone();
         state.expect("there is one").credential.roots.clone()
     };
-    let own = held.roots[0].clone();
-    let both = [file.roots[0].clone(), own.clone()];
+    let own = held.roots.own()[0].clone();
+    let both = [file.roots.own()[0].clone(), own.clone()];
     let before = keeper.trust(None, Some(&held)).expect("known roots");
     assert_eq!(
         before.roots, both,
         "the file's and those that came with the certificate"
     );
     keeper.publish(held, before).expect("it is right");
-    assert_eq!(trusted(), std::slice::from_ref(&own));
+    assert_eq!(trusted(), Roots::of_the_mesh(vec![own.clone()]));
 
-    let told = [own.clone(), other.roots[0].clone()];
-    let roots = Arc::new(Roots::read(&told.iter().map(pem).collect::<String>()).expect("two"));
+    let told = [own.clone(), other.roots.own()[0].clone()];
+    let roots = Arc::new(Roots::of_the_mesh(told.to_vec()));
     assert_eq!(identity.trust(&roots), Ok(Trusting::Anew));
     assert_eq!(identity.trust(&roots), Ok(Trusting::AsBefore));
-    assert_eq!(trusted(), told);
-    let renewed = renewed.below(&[own]);
+    assert_eq!(trusted(), *roots);
+    let renewed = renewed.below(&Roots::of_the_mesh(vec![own]));
     let after = keeper.trust(None, Some(&renewed)).expect("known roots");
     assert_eq!(after.roots, told, "not the file's");
     keeper.publish(renewed, after.clone()).expect("it is right");
-    assert_eq!(trusted(), told, "not only what came along");
+    assert_eq!(trusted(), *roots, "not only what came along");
 
     identity.offer(Arc::clone(&roots));
     let theirs = elsewhere.roots.clone();
@@ -379,18 +399,53 @@ fn roots_that_were_told_hold_until_another_mesh_is_joined() {
 #[test]
 fn a_root_that_was_issued_anew_is_taken() {
     let (mut held, other) = (credential(), credential());
-    let anew = Arc::new(Roots::read(&pem(&held.roots[0])).expect("one"));
-    let stranger = Arc::new(Roots::read(&pem(&credential().roots[0])).expect("one"));
+    let (anew, stranger) = (Arc::new(held.roots.clone()), Arc::new(credential().roots));
     held.roots.clone_from(&other.roots);
     let (identity, keeper, _taker) = without_files();
     let trust = Trust {
-        roots: held.roots.clone(),
+        roots: held.roots.own().to_vec(),
         pins: Vec::new(),
         id: held.id.clone(),
     };
     keeper.publish(held, trust).expect("it is right");
     assert_eq!(identity.trust(&stranger), Ok(Trusting::NotTheirs));
     assert_eq!(identity.trust(&anew), Ok(Trusting::Anew));
+}
+
+/// Trust domains are taken with the roots, and go when they are told no more; those that were kept hold from a start to
+/// the first that is told.
+#[test]
+fn other_trust_domains_hold_as_long_as_they_are_told() {
+    let (held, elsewhere) = (credential(), credential());
+    let (identity, keeper, _taker) = without_files();
+    let own = held.roots.clone();
+    let both = own.beside_others_of(&beside(&["a.gov", "b.gov"]));
+    let trusts = || ["a.gov", "b.gov", "mesh.gov"].map(|name| identity.trusts(&name.parse().expect("a trust domain")));
+    assert_eq!(trusts(), [false; 3], "there is no identity");
+    let trust = keeper.trust(None, Some(&held)).expect("known roots");
+    keeper.publish(held.below(&both), trust.clone()).expect("it is right");
+    assert_eq!(trusts(), [true; 3]);
+    keeper.publish(held.below(&own), trust.clone()).expect("it is right");
+    assert_eq!(trusts(), [true; 3], "renewed before anything was told");
+
+    let one = Arc::new(own.beside_others_of(&beside(&["b.gov"])));
+    assert_eq!(
+        identity.trust(&one),
+        Ok(Trusting::Anew),
+        "the same roots of the mesh, and another domain"
+    );
+    assert_eq!(trusts(), [false, true, true]);
+    assert_eq!(identity.trust(&one), Ok(Trusting::AsBefore));
+    keeper.publish(held.below(&own), trust.clone()).expect("it is right");
+    assert_eq!(trusts(), [false, true, true], "renewed");
+    let changed = Arc::new(own.beside_others_of(&beside(&["b.gov"])));
+    assert_eq!(identity.trust(&changed), Ok(Trusting::Anew), "by another root");
+    assert_eq!(identity.trust(&Arc::new(own)), Ok(Trusting::Anew));
+    assert_eq!(trusts(), [false, false, true]);
+
+    assert_eq!(identity.trust(&changed), Ok(Trusting::Anew));
+    keeper.publish(elsewhere, trust).expect("it is right");
+    assert_eq!(trusts(), [false, false, true], "those of a mesh that was left");
 }
 
 fn without_files() -> (Identity, Keeper, Taker) {
@@ -407,7 +462,7 @@ fn without_files() -> (Identity, Keeper, Taker) {
 
 #[test]
 fn roots_that_are_told_again_wake_nobody() {
-    let one = Arc::new(Roots::read(&pem(&credential().roots[0])).expect("one"));
+    let one = Arc::new(credential().roots);
     let same = Arc::new(Roots::clone(&one));
     let (identity, ..) = without_files();
     let mut offers = identity.shared.offers.subscribe();
@@ -438,7 +493,10 @@ async fn a_token_is_spent_on_a_renewal_only_where_nothing_else_helps() {
     );
     // Neither may be trusted by the other any more.
     let (stranger, ..) = trust::tests::chain(PORTAL);
-    let (asked, error) = renewed(Code::Unavailable, |held, _| held.roots = vec![stranger]).await;
+    let (asked, error) = renewed(Code::Unavailable, |held, _| {
+        held.roots = Roots::of_the_mesh(vec![stranger])
+    })
+    .await;
     assert_eq!(asked, [By::Token]);
     assert!(
         error.to_string().contains("its certificate is not to be trusted"),
@@ -464,7 +522,7 @@ fn a_control_plane_that_does_not_answer_is_no_stranger() {
 /// That of who has this.
 fn identity(credential: Credential) -> Identity {
     let trust = Trust {
-        roots: credential.roots.clone(),
+        roots: credential.roots.own().to_vec(),
         pins: Vec::new(),
         id: credential.id.trust_domain.control_plane(),
     };
@@ -487,7 +545,7 @@ pub(crate) fn identity_of(
     id: SpiffeId,
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
-    roots: Vec<CertificateDer<'static>>,
+    roots: Roots,
 ) -> Identity {
     identity(Credential {
         id,

@@ -66,7 +66,7 @@ impl Ca {
             later,
             chain,
             der(&key),
-            vec![self.root.clone()],
+            &Roots::of_the_mesh(vec![self.root.clone()]),
         )
         .expect("it fits")
     }
@@ -152,7 +152,7 @@ async fn a_connection_is_for_no_longer_than_either_certificate() {
             ends,
             chain,
             der(&key),
-            vec![ca.root.clone()],
+            &Roots::of_the_mesh(vec![ca.root.clone()]),
         )
         .expect("it fits")
     };
@@ -265,7 +265,10 @@ async fn a_caller_with_a_bad_chain_is_not_let_in() {
     let stranger = "spiffe://other.gov/ns/citizen/sa/portal";
     let (_, accepted) = shake(&ca.of(stranger), &records, RECORDS).await;
     let error = accepted.expect_err("it is of another trust domain");
-    assert_eq!(error.to_string(), format!("it is {stranger}, of another trust domain"));
+    assert_eq!(
+        error.to_string(),
+        format!("it is {stranger}, of a trust domain that is not trusted here")
+    );
 }
 
 #[tokio::test]
@@ -353,7 +356,7 @@ async fn what_an_inbound_connection_is_shows_by_its_first_byte() {
     let (chain, key) = ca.sign(&end(&[RECORDS]));
     let id: SpiffeId = RECORDS.parse().expect("an id");
     let identity = Door::Mesh(
-        identity_of(id.clone(), chain, der(&key), vec![ca.root.clone()]),
+        identity_of(id.clone(), chain, der(&key), Roots::of_the_mesh(vec![ca.root.clone()])),
         Carries::Http,
     );
     let (control, drain) = drain::pair();
@@ -422,4 +425,138 @@ async fn a_handshake_that_does_not_go_on_ends() {
         .expect_err("nobody says anything");
     assert!(matches!(error, TlsError::TimedOut(_)), "{error}");
     drop(near);
+}
+
+/// Roots of our own mesh, and of those of others.
+fn roots_of(own: &Ca, others: &[(&str, &[&Ca])]) -> Roots {
+    let pem = |ca: &&Ca| weir_xds::pem::to_pem(&ca.root);
+    let others = others.iter().map(|(name, authorities)| {
+        let name = name.parse().expect("a trust domain");
+        (name, authorities.iter().map(pem).collect::<String>())
+    });
+    Roots::read(&pem(&own), &others.collect()).expect("they are right")
+}
+
+/// As the one with this chain, who trusts these.
+fn trusting(id: &str, (chain, key): Chain, roots: &Roots) -> Tls {
+    let later = SystemTime::now() + Duration::from_secs(60 * 60);
+    Tls::new(id.parse().expect("an id"), later, chain, der(&key), roots).expect("it fits")
+}
+
+/// Each trust domain is believed by its own roots and by none of the others', and what sidecars say to each other is
+/// not taken from another's.
+#[tokio::test]
+async fn another_trust_domain_is_let_in_by_its_own_roots_alone() {
+    const PARTNER: &str = "spiffe://partner.gov/ns/citizen/sa/portal";
+    const BANK: &str = "spiffe://bank.example/ns/citizen/sa/portal";
+    let (ours, partner, next, bank) = (Ca::new(), Ca::new(), Ca::new(), Ca::new());
+    let domains = [("partner.gov", &[&partner, &next][..]), ("bank.example", &[&bank])];
+    let records = trusting(RECORDS, ours.sign(&end(&[RECORDS])), &roots_of(&ours, &domains));
+    let caller = |id: &str, ca: &Ca| {
+        // It has to believe whom it calls.
+        trusting(id, ca.sign(&end(&[id])), &roots_of(&ours, &[]))
+    };
+    for (what, id, ca, let_in) in [
+        ("the mesh's own", PORTAL, &ours, true),
+        ("another's, by its root", PARTNER, &partner, true),
+        ("another's, by its next root", PARTNER, &next, true),
+        ("a third's, by its root", BANK, &bank, true),
+        ("another's, by our root", PARTNER, &ours, false),
+        ("another's, by a third's root", PARTNER, &bank, false),
+        ("ours, by another's root", PORTAL, &partner, false),
+        (
+            "one that nobody named, by another's root",
+            "spiffe://a.gov/ns/a/sa/a",
+            &partner,
+            false,
+        ),
+        (
+            "one that nobody named, by our root",
+            "spiffe://a.gov/ns/a/sa/a",
+            &ours,
+            false,
+        ),
+        (
+            "another's, of another form",
+            "spiffe://partner.gov/portal",
+            &partner,
+            false,
+        ),
+    ] {
+        for carries in [Carries::Http, Carries::Tcp] {
+            let caller = match id.parse::<SpiffeId>() {
+                Ok(_) => caller(id, ca),
+                Err(_) => trusting(PARTNER, ca.sign(&end(&[id])), &roots_of(&ours, &[])),
+            };
+            let accepted = call(&caller, &records, carries).await;
+            match (accepted, let_in) {
+                (Ok(peer), true) => {
+                    assert_eq!(peer.id.to_string(), id, "{what}");
+                    assert_eq!(peer.forwarded, format!("By={RECORDS};URI={id}"), "{what}");
+                    let is_ours = id == PORTAL;
+                    assert_eq!((peer.is_ours, peer.is_weir), (is_ours, is_ours), "{what}");
+                }
+                (Err(error), false) => assert_eq!(error.failure(), TlsFailure::Certificate, "{what}: {error}"),
+                (Ok(peer), false) => panic!("{what}: let in as {}", peer.id),
+                (Err(error), true) => panic!("{what}: {error}"),
+            }
+        }
+    }
+    // Whatever is said of our own trust domain, the mesh's roots alone are above it.
+    let twisted = roots_of(&ours, &[("mesh.gov", &[&partner])]);
+    let records = trusting(RECORDS, ours.sign(&end(&[RECORDS])), &twisted);
+    let error = call(&caller(PORTAL, &partner), &records, Carries::Http).await;
+    assert_eq!(error.expect_err("it is not ours").failure(), TlsFailure::Certificate);
+    call(&caller(PORTAL, &ours), &records, Carries::Http)
+        .await
+        .expect("it is ours");
+}
+
+#[tokio::test]
+async fn a_check_of_another_meshs_sidecar_is_a_connection_as_any() {
+    let (ours, partner) = (Ca::new(), Ca::new());
+    let roots = roots_of(&ours, &[("partner.gov", &[&partner])]);
+    let records = trusting(RECORDS, ours.sign(&end(&[RECORDS])), &roots);
+    for (id, ca, is_check) in [
+        (PORTAL, &ours, true),
+        ("spiffe://partner.gov/ns/a/sa/a", &partner, false),
+    ] {
+        let caller = trusting(id, ca.sign(&end(&[id])), &roots_of(&ours, &[]));
+        let peer = call_by(&caller, &records, Carries::Tcp, Inside::TcpCheck)
+            .await
+            .expect("it is let in");
+        assert_eq!((peer.is_tcp_check, peer.is_weir), (is_check, is_check), "{id}");
+    }
+}
+
+/// A session of before does not outlive its trust domain.
+#[tokio::test]
+async fn a_trust_domain_that_is_removed_resumes_nothing() {
+    const PARTNER: &str = "spiffe://partner.gov/ns/citizen/sa/portal";
+    let (ours, partner) = (Ca::new(), Ca::new());
+    let caller = trusting(PARTNER, partner.sign(&end(&[PARTNER])), &roots_of(&ours, &[]));
+    let chain = || ours.sign(&end(&[RECORDS]));
+    let records = trusting(RECORDS, chain(), &roots_of(&ours, &[("partner.gov", &[&partner])]));
+    let session = async |server: &Tls| shake(&caller, server, RECORDS).await.1.map(|peer| peer.session);
+    assert_eq!(session(&records).await.expect("it is let in"), Session::New);
+    assert_eq!(session(&records).await.expect("it is let in"), Session::Resumed);
+    let without = trusting(RECORDS, chain(), &roots_of(&ours, &[]));
+    let error = session(&without).await.expect_err("it is not trusted any more");
+    assert_eq!(error.failure(), TlsFailure::Certificate, "{error}");
+}
+
+/// What a callee makes of a call at a port that carries this.
+async fn call(caller: &Tls, callee: &Tls, carries: Carries) -> Result<TlsPeer, TlsError> {
+    let inside = match carries {
+        Carries::Http => Inside::Http2,
+        Carries::Tcp => Inside::Tcp,
+    };
+    call_by(caller, callee, carries, inside).await
+}
+
+async fn call_by(caller: &Tls, callee: &Tls, carries: Carries, inside: Inside) -> Result<TlsPeer, TlsError> {
+    let (near, far) = sockets().await;
+    let (expect, to) = (Arc::new(callee.id.clone()), near.peer_addr().expect("an address").ip());
+    let (_, accepted) = tokio::join!(caller.connect(near, to, &expect, inside), callee.accept(far, carries));
+    accepted.map(|(_, peer)| peer)
 }

@@ -824,7 +824,7 @@ fn accept_endpoints(name: &ClusterName, resource: &Any) -> Result<Arc<model::Clu
 fn accept_roots(name: &RootsName, resource: &Any) -> Result<Arc<Roots>, Refusal> {
     let roots = decode::trust_roots(resource)?;
     same_name(name, &roots.name)?;
-    Ok(Arc::new(Roots::read(&roots.pem)?))
+    Ok(Arc::new(Roots::read(&roots.pem, &roots.others)?))
 }
 
 /// How our ports are entered and what may leave by them, and the policy that says so.

@@ -1,5 +1,6 @@
 //! The state machine, rule by rule.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -861,20 +862,23 @@ fn lines_are_not_promised_where_there_is_no_log() {
     }
 }
 
-/// Roots, PEM; their certificates are made anew each time.
-fn roots(count: usize) -> (Any, Arc<Roots>) {
+fn root_pem() -> String {
     let mut params = rcgen::CertificateParams::default();
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let root = || {
-        let key = rcgen::KeyPair::generate().expect("a key");
-        params.self_signed(&key).expect("a root").pem()
-    };
-    let pem: String = (0..count).map(|_| root()).collect();
+    let key = rcgen::KeyPair::generate().expect("a key");
+    params.self_signed(&key).expect("a root").pem()
+}
+
+/// Roots, PEM; their certificates are made anew each time.
+fn roots(count: usize) -> (Any, Arc<Roots>) {
+    let pem: String = (0..count).map(|_| root_pem()).collect();
     let told = weir_policy::model::TrustRoots {
         name: RootsName,
-        pem: pem.clone(),
+        pem,
+        others: BTreeMap::from([("partner.gov".parse().expect("a trust domain"), root_pem())]),
     };
-    (encode::trust_roots(&told), Arc::new(Roots::read(&pem).expect("roots")))
+    let read = Roots::read(&told.pem, &told.others).expect("roots");
+    (encode::trust_roots(&told), Arc::new(read))
 }
 
 fn asks_for_roots() -> Scenario {
@@ -922,28 +926,28 @@ fn what_is_no_root_is_refused_and_what_was_before_stays() {
     let (first, trusted) = roots(1);
     s.answer(TrustRoots, "n1", "ROOTCA", "1", first);
     s.input(Input::Trusted(trusted));
+    let told = |pem: &str, other: &str| {
+        encode::trust_roots(&weir_policy::model::TrustRoots {
+            name: RootsName,
+            pem: pem.to_owned(),
+            others: BTreeMap::from([("partner.gov".parse().expect("a trust domain"), other.to_owned())]),
+        })
+    };
+    let root = root_pem();
     for (nonce, bad) in [
         ("g1", garbage(TrustRoots)),
-        (
-            "g2",
-            encode::trust_roots(&weir_policy::model::TrustRoots {
-                name: RootsName,
-                pem: "no certificate".to_owned(),
-            }),
-        ),
+        ("g2", told(&root, "no certificate")),
+        ("g3", told("no certificate", &root)),
     ] {
         assert_eq!(
             s.answer(TrustRoots, nonce, "ROOTCA", "2", bad),
             [format!("roots nack:{nonce}")]
         );
     }
-    assert!(
-        s.reasons
-            .last()
-            .is_some_and(|reason| reason.contains("holds no certificate")),
-        "{:?}",
-        s.reasons
-    );
+    let said = |reason: &String| reason.contains("holds no certificate");
+    assert!(s.reasons.iter().rev().take(2).all(said), "{:?}", s.reasons);
+    let domain = |reason: &String| reason.contains("for the trust domain partner.gov");
+    assert!(s.reasons.iter().any(domain), "{:?}", s.reasons);
 }
 
 #[test]

@@ -48,6 +48,8 @@ texts! {
     SubdomainOrEmpty = "DNS name or empty", format!("^({})?$", SUBDOMAIN.trim_start_matches('^').trim_end_matches('$')), 0 to 253;
     /// A DNS name, the first label of which may be `*`.
     Host = "host", format!(r"^(\*\.)?{}", SUBDOMAIN.trim_start_matches('^')), 1 to 253;
+    /// The name of a trust domain (SPIFFE-ID, section 2.1).
+    TrustDomain = "trust domain", "^[a-z0-9._-]+$", 1 to 255;
     /// The value of a label.
     LabelValue = "label value", r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", 0 to 63;
     /// The name of a header field (RFC 9110 section 5.1), or of a parameter of the query.

@@ -66,6 +66,7 @@ const RULES: &[(&str, &str)] = &[
     ("holds no label", "there is at least one"),
     ("takes every port of every workload", "is given"),
     ("takes nothing that", "no earlier override takes all"),
+    ("holds a private key", "holds no private key"),
     ("has more than two decimals", "at most two decimals"),
     ("is a name of the proxy's own", "the proxy's own"),
     ("is a credential", "none is Authorization"),

@@ -1,13 +1,21 @@
-//! The roots that everybody trusts: a secret that is a validation context, of which nothing but its authorities counts.
+//! The roots that everybody trusts: a secret that is a validation context, of which its authorities count, and those of
+//! other trust domains.
 
-use envoy_types::pb::envoy::config::core::v3::DataSource;
+use std::collections::BTreeMap;
+
 use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
+use envoy_types::pb::envoy::config::core::v3::{DataSource, TypedExtensionConfig};
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::secret::Type;
-use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{CertificateValidationContext, Secret};
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::spiffe_cert_validator_config as spiffe;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
+    CertificateValidationContext, Secret, SpiffeCertValidatorConfig,
+};
 use weir_policy::model::TrustRoots;
+use weir_policy::spiffe::TrustDomain;
 
 use super::at::{At, Fault, take};
-use super::checks::name;
+use super::checks::{self, unpack};
+use crate::meaning::SPIFFE_VALIDATOR;
 use crate::rejection::Problem;
 
 pub(super) fn trust_roots(at: &At<'_>, wire: Secret) -> Result<TrustRoots, Fault> {
@@ -20,16 +28,19 @@ pub(super) fn trust_roots(at: &At<'_>, wire: Secret) -> Result<TrustRoots, Fault
         Type::SessionTicketKeys(_) => return Err(other("session_ticket_keys", ONLY)),
         Type::GenericSecret(_) => return Err(other("generic_secret", ONLY)),
     };
-    Ok(TrustRoots {
-        name: name(&at.field("name"), &own)?,
-        pem: authorities(&at_type, context)?,
-    })
+    let name = checks::name(&at.field("name"), &own)?;
+    let (pem, others) = authorities(&at_type, context)?;
+    Ok(TrustRoots { name, pem, others })
 }
 
 /// A condition that we would not look at is refused: it would be one that lets others in.
-fn authorities(at: &At<'_>, wire: CertificateValidationContext) -> Result<String, Fault> {
+fn authorities(
+    at: &At<'_>,
+    wire: CertificateValidationContext,
+) -> Result<(String, BTreeMap<TrustDomain, String>), Fault> {
     take!(at, wire, CertificateValidationContext {
-        trusted_ca;
+        trusted_ca,
+        custom_validator_config;
         ca_certificate_provider_instance,
         system_root_certs,
         watched_directory,
@@ -41,13 +52,50 @@ fn authorities(at: &At<'_>, wire: CertificateValidationContext) -> Result<String
         crl,
         allow_expired_certificate,
         trust_chain_verification,
-        custom_validator_config,
         only_verify_leaf_cert_crl,
         max_verify_depth,
         suppress_client_ca_list,
     });
-    let at = at.field("trusted_ca");
-    let wire = at.need(trusted_ca)?;
+    let own = inline(&at.field("trusted_ca"), trusted_ca)?;
+    let others = custom_validator_config.map(|config| domains(&at.field("custom_validator_config"), config));
+    Ok((own, others.transpose()?.unwrap_or_default()))
+}
+
+/// The roots of other trust domains, as Envoy's validator of SPIFFE ids has them.
+fn domains(at: &At<'_>, wire: TypedExtensionConfig) -> Result<BTreeMap<TrustDomain, String>, Fault> {
+    let TypedExtensionConfig {
+        name: called,
+        typed_config,
+    } = wire;
+    if called != SPIFFE_VALIDATOR {
+        let expected = SPIFFE_VALIDATOR.to_owned();
+        let held = format_args!("{called:?}").to_string();
+        return Err(at.field("name").fault(held, Problem::Mismatch { expected }));
+    }
+    let at = at.field("typed_config");
+    let config: SpiffeCertValidatorConfig = unpack(&at, &at.need(typed_config)?, "a SPIFFECertValidatorConfig")?;
+    take!(at, config, SpiffeCertValidatorConfig { trust_domains; trust_bundles });
+    let at = at.field("trust_domains");
+    if trust_domains.is_empty() {
+        return Err(at.fault("", Problem::Missing));
+    }
+    let mut domains = BTreeMap::new();
+    for (i, wire) in trust_domains.into_iter().enumerate() {
+        let at = at.index(i);
+        take!(at, wire, spiffe::TrustDomain { name, trust_bundle; workload_trust_domain });
+        let at_name = at.field("name");
+        let domain = checks::name(&at_name, &name)?;
+        let roots = inline(&at.field("trust_bundle"), trust_bundle)?;
+        if domains.insert(domain, roots).is_some() {
+            return Err(at_name.fault(format_args!("{name:?}"), Problem::Duplicate));
+        }
+    }
+    Ok(domains)
+}
+
+/// A text that stands in the message.
+fn inline(at: &At<'_>, wire: Option<DataSource>) -> Result<String, Fault> {
+    let wire = at.need(wire)?;
     take!(at, wire, DataSource { specifier; watched_directory });
     let (at, text) = match at.need(specifier)? {
         Specifier::InlineString(text) => (at.field("inline_string"), Ok(text)),

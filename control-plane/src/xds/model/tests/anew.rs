@@ -146,7 +146,9 @@ fn object() -> impl Strategy<Value = Object> {
         "{mode: 'Off', overrides: [{namespaces: [police], mode: Permissive}]}",
         "{overrides: [{namespaces: [citizen], ports: [8080], mode: 'Off'}]}",
     ]);
-    let mesh = mesh.prop_map(fixture::mesh_config);
+    let domains = one_of(&["", ", trustDomains: [{name: a.gov, roots: PEM}]"]);
+    let mesh = (mesh, domains)
+        .prop_map(|(mutual_tls, domains)| fixture::mesh_config_of(&format!("{{mutualTls: {mutual_tls}{domains}}}")));
     let grant = (namespace(), namespace(), prop::option::of(service()));
     let grant = grant.prop_map(|(ns, from, to)| fixture::grant(ns, "g", from, to));
     // Policies are of one namespace, and their mirrors in the other.
