@@ -165,9 +165,15 @@ pub struct Args {
     )]
     pub drain_timeout: String,
 
-    /// Where spans are sent, by OTLP over gRPC. By default none are made
-    #[arg(long, value_name = "http://HOST:PORT", env = "WEIR_OTLP", hide_env_values = true)]
+    /// Where spans are sent, by OTLP over gRPC; with https:// by TLS, to a collector whose certificate is for HOST. By
+    /// default none are made
+    #[arg(long, value_name = "http[s]://HOST:PORT", env = "WEIR_OTLP", hide_env_values = true)]
     pub otlp: Option<String>,
+
+    /// The roots by which the collector is known, PEM; read for each connection to it. By default those that the system
+    /// trusts
+    #[arg(long, value_name = "FILE", env = "WEIR_OTLP_CA_FILE", hide_env_values = true)]
+    pub otlp_ca_file: Option<String>,
 
     /// The share of traces begun here that are recorded, 0 to 1. One in a hundred by default: what is usual shows, at
     /// little cost. A trace begun elsewhere keeps its caller's decision. A TelemetryPolicy goes before

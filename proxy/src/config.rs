@@ -53,6 +53,8 @@ pub struct ProxyConfig {
     pub health: SocketAddr,
     /// Where spans are sent, by OTLP over gRPC, as `http://host:port`. `None`: none are made.
     pub otlp: Option<Uri>,
+    /// Where the roots are by which it is known; `None`: those that the system trusts.
+    pub otlp_ca_file: Option<PathBuf>,
     /// The share of traces begun here that are sampled; a trace begun elsewhere keeps its caller's decision.
     pub trace_sampling: Ratio,
     /// Where access-log lines go.
@@ -129,6 +131,7 @@ impl ProxyConfig {
             metrics: loopback,
             health: loopback,
             otlp: None,
+            otlp_ca_file: None,
             trace_sampling: DEFAULT_TRACE_SAMPLING,
             access_log: AccessLog::Off,
             workers: NonZeroUsize::MIN,
@@ -194,6 +197,11 @@ impl ProxyConfig {
         let metrics = problems.read("--metrics", &args.metrics, address);
         let health = problems.read("--health", &args.health, address);
         let otlp = args.otlp.and_then(|url| problems.read("--otlp", &url, endpoint));
+        let otlp_ca_file = args.otlp_ca_file.map(PathBuf::from);
+        if let (Some(file), Some("http") | None) = (&otlp_ca_file, otlp.as_ref().and_then(Uri::scheme_str)) {
+            const ONLY_TLS: Wrong = Wrong::Not("given with --otlp https://HOST:PORT alone");
+            problems.add("--otlp-ca-file", &file.display().to_string(), ONLY_TLS);
+        }
         let trace_sampling = problems.read("--trace-sampling", &args.trace_sampling, ratio);
         let access_log = problems.read("--access-log", &args.access_log, access_log);
         let workers = problems.read("--workers", &args.workers, workers);
@@ -240,6 +248,7 @@ impl ProxyConfig {
                 metrics: metrics?,
                 health: health?,
                 otlp,
+                otlp_ca_file,
                 trace_sampling: trace_sampling?,
                 access_log: access_log?,
                 workers: workers?,
@@ -299,6 +308,7 @@ impl ProxyConfig {
             "metrics": self.metrics,
             "health": self.health,
             "otlp": uri(&self.otlp),
+            "otlpCaFile": path(&self.otlp_ca_file),
             "traceSampling": self.trace_sampling.0,
             "accessLog": match &self.access_log {
                 AccessLog::Off => "off".to_owned(),
@@ -595,11 +605,10 @@ fn said(held: &str) -> String {
 }
 
 fn endpoint(text: &str) -> Result<Uri, Wrong> {
-    const FORM: Wrong = Wrong::Not("of the form http://HOST:PORT");
+    const FORM: Wrong = Wrong::Not("of the form http://HOST:PORT or https://HOST:PORT");
     let uri = host_and_port(text).ok_or(FORM)?;
     match uri.scheme_str() {
-        Some("http") => Ok(uri),
-        Some("https") => Err(Wrong::NotYet("http://HOST:PORT is")),
+        Some("http" | "https") => Ok(uri),
         Some(_) | None => Err(FORM),
     }
 }
@@ -898,10 +907,6 @@ mod tests {
             &[r#"--mode "transparent": is not there yet; explicit is: the app sends its calls to --outbound"#],
         );
         bad("--mode x", &[r#"--mode "x": must be explicit"#]);
-        bad(
-            "--otlp https://c:4317",
-            &[r#"--otlp "https://c:4317": is not there yet; http://HOST:PORT is"#],
-        );
     }
 
     #[test]
@@ -1027,9 +1032,18 @@ mod tests {
             "ftp://c:1",
             "http://u@c:1",
         ] {
-            let expect = format!("--otlp {url:?}: must be of the form http://HOST:PORT");
+            let expect = format!("--otlp {url:?}: must be of the form http://HOST:PORT or https://HOST:PORT");
             bad(&format!("--otlp {url}"), &[&expect]);
         }
+        for without in ["--otlp-ca-file /c", "--otlp-ca-file /c --otlp http://c:1"] {
+            bad(
+                without,
+                &["--otlp-ca-file \"/c\": must be given with --otlp https://HOST:PORT alone"],
+            );
+        }
+        let config = good("--otlp https://c:1 --otlp-ca-file /c");
+        assert_eq!(config.otlp.expect("given").to_string(), "https://c:1/");
+        assert_eq!(config.otlp_ca_file, Some("/c".into()));
         for app in [
             "8080",
             "8080=http",
@@ -1158,6 +1172,6 @@ mod tests {
             json!({"appPort": 8080, "protocol": "http", "inbound": "0.0.0.0:15006", "edge": true})
         );
         assert_eq!(dump["drainTimeoutMs"], 30_000);
-        assert_eq!(dump.as_object().map(serde_json::Map::len), Some(23));
+        assert_eq!(dump.as_object().map(serde_json::Map::len), Some(24));
     }
 }

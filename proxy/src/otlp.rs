@@ -3,18 +3,21 @@
 //! Inbound requests are SERVER spans, outbound ones CLIENT spans, with OpenTelemetry's semantic conventions for HTTP
 //! and gRPC. A request that was sent several times is one span; each attempt is an event in it.
 
+pub(crate) mod collector;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::{Method, Uri};
+use http::Method;
 use opentelemetry::trace::{Event, SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
 use opentelemetry::{InstrumentationScope, KeyValue};
-use opentelemetry_otlp::{ExporterBuildError, WithExportConfig};
+use opentelemetry_otlp::{ExporterBuildError, WithExportConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanExporter, SpanLinks};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use self::collector::Collector;
 use crate::access_log::version;
 use crate::metrics::Shared;
 use crate::record::{AttemptEvent, AttemptOutcome, Direction, DownstreamAddr, RequestRecord, ResponseFlag};
@@ -51,13 +54,13 @@ pub(crate) struct SpanSink {
 pub(crate) struct SpanTask {
     queue: mpsc::Receiver<RequestRecord>,
     metrics: Arc<Shared>,
-    collector: Uri,
+    collector: Collector,
     resource: Resource,
 }
 
 /// A sink and the task behind it. `instance` tells this run of the proxy from others of the same workload.
 pub(crate) fn pair(
-    collector: Uri,
+    collector: Collector,
     workload: &WorkloadName,
     instance: SystemTime,
     metrics: Arc<Shared>,
@@ -176,9 +179,12 @@ async fn gather(queue: &mut mpsc::Receiver<RequestRecord>, batch: &mut Vec<Reque
 }
 
 /// Inside a runtime: the connection is made when the first batch is sent.
-fn exporter(collector: &Uri, resource: &Resource) -> Result<opentelemetry_otlp::SpanExporter, ExporterBuildError> {
+fn exporter(
+    collector: &Collector,
+    resource: &Resource,
+) -> Result<opentelemetry_otlp::SpanExporter, ExporterBuildError> {
     let builder = opentelemetry_otlp::SpanExporter::builder().with_tonic();
-    let builder = builder.with_endpoint(collector.to_string()).with_timeout(EXPORT_WITHIN);
+    let builder = builder.with_channel(collector.channel()).with_timeout(EXPORT_WITHIN);
     let mut exporter = builder.build()?;
     exporter.set_resource(resource);
     Ok(exporter)
@@ -425,13 +431,18 @@ pub(crate) mod tests {
         }
     }
 
-    pub(crate) async fn collector() -> (Uri, mpsc::Receiver<ExportTraceServiceRequest>) {
+    pub(crate) async fn collector() -> (http::Uri, mpsc::Receiver<ExportTraceServiceRequest>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let (sender, receiver) = mpsc::channel(16);
         let server = tonic::transport::Server::builder().add_service(TraceServiceServer::new(Collector(sender)));
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         (format!("http://{address}").parse().expect("a URI"), receiver)
+    }
+
+    /// In cleartext.
+    fn plain(url: http::Uri) -> super::Collector {
+        super::Collector::new(url, None).expect("there is nothing to be wrong")
     }
 
     fn workload() -> WorkloadName {
@@ -458,7 +469,7 @@ pub(crate) mod tests {
         let (collector, mut got) = collector().await;
         let metrics = Metrics::default();
         let instance = SystemTime::UNIX_EPOCH + Duration::from_micros(5);
-        let (sink, task) = pair(collector, &workload(), instance, Arc::clone(metrics.shared()));
+        let (sink, task) = pair(plain(collector), &workload(), instance, Arc::clone(metrics.shared()));
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(task.run(async { drop(stopped.await) }));
 
@@ -527,7 +538,12 @@ pub(crate) mod tests {
     async fn a_stop_sends_what_is_left() {
         let (collector, mut got) = collector().await;
         let metrics = Metrics::default();
-        let (sink, task) = pair(collector, &workload(), SystemTime::now(), Arc::clone(metrics.shared()));
+        let (sink, task) = pair(
+            plain(collector),
+            &workload(),
+            SystemTime::now(),
+            Arc::clone(metrics.shared()),
+        );
         for _ in 0..BATCH_MAX + 1 {
             sink.offer(record());
         }
@@ -548,8 +564,13 @@ pub(crate) mod tests {
     #[tokio::test]
     async fn a_full_queue_drops_and_counts() {
         let metrics = Metrics::default();
-        let collector = Uri::from_static("http://127.0.0.1:1");
-        let (sink, task) = pair(collector, &workload(), SystemTime::now(), Arc::clone(metrics.shared()));
+        let collector = http::Uri::from_static("http://127.0.0.1:1");
+        let (sink, task) = pair(
+            plain(collector),
+            &workload(),
+            SystemTime::now(),
+            Arc::clone(metrics.shared()),
+        );
         for _ in 0..QUEUE_MAX + 3 {
             sink.offer(record());
         }
@@ -562,7 +583,12 @@ pub(crate) mod tests {
         let (collector, got) = collector().await;
         drop(got);
         let metrics = Metrics::default();
-        let (sink, task) = pair(collector, &workload(), SystemTime::now(), Arc::clone(metrics.shared()));
+        let (sink, task) = pair(
+            plain(collector),
+            &workload(),
+            SystemTime::now(),
+            Arc::clone(metrics.shared()),
+        );
         sink.offer(record());
         sink.offer(record());
         task.run(async {}).await;

@@ -76,9 +76,9 @@ pub enum StartError {
     /// Certificate and key of the edge.
     #[error("{0}")]
     EdgeTls(String),
-    /// The access log.
+    /// The access log, or the way to the collector.
     #[error("{0}")]
-    AccessLog(String),
+    Telemetry(String),
     /// Threads or event queues.
     #[error("the system gives no thread or event queue for a worker: {0}")]
     Worker(io::Error),
@@ -163,7 +163,7 @@ impl Proxy {
         let edge_tls = config.edge_tls.clone().map(EdgeTls::open).transpose();
         let edge_tls = edge_tls.map_err(StartError::EdgeTls)?;
         let listeners = Listeners::bind(&config)?;
-        let telemetry = Telemetry::start(&config).map_err(|error| StartError::AccessLog(error.to_string()))?;
+        let telemetry = Telemetry::start(&config).map_err(|error| StartError::Telemetry(error.to_string()))?;
         let (telemetry, carried_out) = telemetry;
         let addresses = listeners.addresses.clone();
 

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use crate::access_log::{self, AccessLogError, LogSink, LogWriter};
 use crate::config::ProxyConfig;
 use crate::metrics::Metrics;
+use crate::otlp::collector::{Collector, CollectorError};
 use crate::otlp::{self, SpanSink, SpanTask};
 use crate::record::{Recorder, Sampler};
 
@@ -26,15 +27,26 @@ pub(crate) struct TelemetryTasks {
     spans: Option<SpanTask>,
 }
 
+/// Why nothing could be told.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TelemetryError {
+    #[error(transparent)]
+    AccessLog(#[from] AccessLogError),
+    #[error(transparent)]
+    Collector(#[from] CollectorError),
+}
+
 impl Telemetry {
     /// Opens the access log and makes ready to export; spans are sent once [`TelemetryTasks::run`] runs.
     ///
     /// # Errors
-    /// When the access log can't be opened.
-    pub(crate) fn start(config: &ProxyConfig) -> Result<(Telemetry, TelemetryTasks), AccessLogError> {
+    /// When the access log can't be opened, or the collector could never be believed.
+    pub(crate) fn start(config: &ProxyConfig) -> Result<(Telemetry, TelemetryTasks), TelemetryError> {
         let metrics = Arc::new(Metrics::default());
         let (sink, log) = access_log::open(&config.access_log, Arc::clone(metrics.shared()))?.unzip();
-        let spans = config.otlp.clone().map(|collector| {
+        let collector = config.otlp.clone();
+        let collector = collector.map(|url| Collector::new(url, config.otlp_ca_file.clone()));
+        let spans = collector.transpose()?.map(|collector| {
             let shared = Arc::clone(metrics.shared());
             otlp::pair(collector, &config.workload, SystemTime::now(), shared)
         });

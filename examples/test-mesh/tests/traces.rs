@@ -9,9 +9,13 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::ServerConfig;
+use rustls::pki_types::PrivatePkcs8KeyDer;
 use serde_json::Value;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
+use tokio_rustls::TlsAcceptor;
 use weir_proxy::config::Edge;
 use weir_test_mesh::{Member, MemberSettings, Protocol, Script, Seen, TestMesh, call, free_port, until};
 
@@ -93,6 +97,69 @@ fn asks(service: &'static str, outbound: Outbound, own_span: Option<&'static str
     })
 }
 
+/// Where sidecars send their spans.
+#[derive(Clone)]
+struct SpansTo {
+    url: String,
+    ca_file: Option<PathBuf>,
+}
+
+impl SpansTo {
+    fn in_cleartext(address: SocketAddr) -> SpansTo {
+        SpansTo {
+            url: format!("http://{address}"),
+            ca_file: None,
+        }
+    }
+}
+
+/// TLS before a collector that speaks none: for `localhost`, by a root that stands in a file.
+struct TlsRelay {
+    address: SocketAddr,
+    folder: tempfile::TempDir,
+}
+
+impl TlsRelay {
+    async fn before(collector: SocketAddr) -> TlsRelay {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("a key");
+        let root = params.self_signed(&key).expect("a root");
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("ca.pem"), root.pem()).expect("written");
+        let own = KeyPair::generate().expect("a key");
+        let shown = CertificateParams::new(["localhost".to_owned()]).expect("a name");
+        let shown = shown.signed_by(&own, &Issuer::new(params, key)).expect("a certificate");
+        let config = ServerConfig::builder().with_no_client_auth();
+        let key = PrivatePkcs8KeyDer::from(own.serialize_der()).into();
+        let mut config = config
+            .with_single_cert(vec![shown.der().clone()], key)
+            .expect("it fits");
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    let mut stream = acceptor.accept(stream).await?;
+                    let mut onward = TcpStream::connect(collector).await?;
+                    tokio::io::copy_bidirectional(&mut stream, &mut onward).await
+                });
+            }
+        });
+        TlsRelay { address, folder }
+    }
+
+    fn to(&self) -> SpansTo {
+        SpansTo {
+            url: format!("https://localhost:{}", self.address.port()),
+            ca_file: Some(self.folder.path().join("ca.pem")),
+        }
+    }
+}
+
 /// A portal where citizens come in, which asks B, which asks C.
 struct Chain {
     portal: Member,
@@ -100,11 +167,15 @@ struct Chain {
     c: Member,
 }
 
-async fn chain(mesh: &TestMesh, collector: SocketAddr) -> Chain {
+async fn chain(mesh: &TestMesh, to: &SpansTo) -> Chain {
     let settings = |edge| MemberSettings {
         edge,
-        proxy: Box::new(move |config| {
-            config.otlp = Some(format!("http://{collector}").parse().expect("a URL"));
+        proxy: Box::new({
+            let SpansTo { url, ca_file } = to.clone();
+            move |config| {
+                config.otlp = Some(url.parse().expect("a URL"));
+                config.otlp_ca_file = ca_file;
+            }
         }),
         ..MemberSettings::default()
     };
@@ -207,9 +278,9 @@ fn trusts_nothing_of(seen: &[Seen]) {
     }
 }
 
-async fn queries_are_traces(mesh: &TestMesh, collector: SocketAddr) {
+async fn queries_are_traces(mesh: &TestMesh, to: &SpansTo) {
     const QUERIES: usize = 20;
-    let chain = chain(mesh, collector).await;
+    let chain = chain(mesh, to).await;
     for _ in 0..QUERIES {
         let answer = call(chain.portal.inbound(), Protocol::Http1, from_citizen()).await;
         let answer = answer.expect("an answer");
@@ -229,12 +300,46 @@ async fn queries_are_traces(mesh: &TestMesh, collector: SocketAddr) {
 async fn a_collector_gets_one_trace_for_each_query() {
     let mesh = TestMesh::start().await;
     let collector = Collector::start(mesh.control().xds_addr().expect("it is on")).await;
-    queries_are_traces(&mesh, collector.address).await;
+    queries_are_traces(&mesh, &SpansTo::in_cleartext(collector.address)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collector_gets_them_by_tls() {
+    let mesh = TestMesh::start().await;
+    let collector = Collector::start(mesh.control().xds_addr().expect("it is on")).await;
+    let relay = TlsRelay::before(collector.address).await;
+    queries_are_traces(&mesh, &relay.to()).await;
+    // One that is not believed gets nothing, and requests go on.
+    let stranger = TlsRelay::before(collector.address).await;
+    let to = SpansTo {
+        url: stranger.to().url,
+        ..relay.to()
+    };
+    let settings = MemberSettings {
+        edge: Edge::Yes,
+        proxy: Box::new(move |config| {
+            config.otlp = Some(to.url.parse().expect("a URL"));
+            config.otlp_ca_file = to.ca_file;
+        }),
+        ..MemberSettings::default()
+    };
+    let other = mesh.service_with("other", Script::answer(200, "other"), settings).await;
+    let mut request = from_citizen();
+    request.headers_mut().insert("host", "other".parse().expect("a name"));
+    let answer = call(other.inbound(), Protocol::Http1, request)
+        .await
+        .expect("an answer");
+    assert_eq!(answer.status, StatusCode::OK);
+    until("its span to be dropped", || async {
+        (other.metric("weir_spans_dropped_total", &[]).await == 1.0).then_some(())
+    })
+    .await;
+    assert_eq!(other.metric("weir_spans_exported_total", &[]).await, 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_control_plane_keeps_traces_without_a_collector() {
     let mesh = TestMesh::start().await;
     let control_plane = mesh.control().xds_addr().expect("it is on");
-    queries_are_traces(&mesh, control_plane).await;
+    queries_are_traces(&mesh, &SpansTo::in_cleartext(control_plane)).await;
 }

@@ -287,7 +287,7 @@ impl Taker {
 }
 
 /// A connection to a URL's host.
-pub(super) async fn open(to: &Uri) -> std::io::Result<TcpStream> {
+pub(crate) async fn open(to: &Uri) -> std::io::Result<TcpStream> {
     let wrong = || std::io::Error::from(std::io::ErrorKind::InvalidInput);
     let stream = TcpStream::connect((host(to).ok_or_else(wrong)?, to.port_u16().ok_or_else(wrong)?)).await?;
     // Only slower without.
@@ -296,7 +296,7 @@ pub(super) async fn open(to: &Uri) -> std::io::Result<TcpStream> {
 }
 
 /// A URL's host, without the brackets of IPv6.
-pub(super) fn host(of: &Uri) -> Option<&str> {
+pub(crate) fn host(of: &Uri) -> Option<&str> {
     let host = of.host()?;
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     Some(bare.unwrap_or(host))

@@ -81,7 +81,11 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    fn new(validation: &Validation, wire: Option<Wire>) -> Result<Client, String> {
+    /// For one who is verified so.
+    ///
+    /// # Errors
+    /// Why nothing may be sent.
+    pub(crate) fn new(validation: &Validation, wire: Option<Wire>) -> Result<Client, String> {
         let name = ServerName::try_from(validation.hostname.clone())
             .map_err(|_| format!("{:?} is no name to ask for", validation.hostname))?;
         // As it comes: what is better against the quantum computers of later makes the first message longer than some
