@@ -6,6 +6,7 @@
 
 #![allow(deprecated, reason = "a field is refused when set, deprecated or not")]
 
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::google::protobuf::Any;
 use prost::{Message, Name};
 use weir_policy::model;
@@ -162,6 +163,13 @@ pub fn workload_policy(any: &Any) -> Result<model::WorkloadPolicy, Rejection> {
         |message| &message.name,
         workload_policy::workload_policy,
     )
+}
+
+/// Whether a cluster's message asks for TLS with its endpoints, or for whatever else goes around the bytes, be the rest
+/// of it right or wrong. Of what is no message nothing is known.
+pub fn asks_for_tls(any: &Any) -> bool {
+    let read = Cluster::decode(any.value.as_slice());
+    read.is_ok_and(|cluster| cluster.transport_socket.is_some() || !cluster.transport_socket_matches.is_empty())
 }
 
 /// Reads the roots that everybody trusts. Whether they are certificates is not looked at.

@@ -141,6 +141,8 @@ pub(crate) struct State {
     listeners: Table<ListenerName, ListenerRoutes>,
     routes: Table<RouteName, Arc<CompiledRoutes>>,
     clusters: Table<ClusterName, Arc<model::Cluster>>,
+    /// Those of which the latest message asks for TLS, whether or not it is refused.
+    ask_for_tls: BTreeSet<ClusterName>,
     endpoints: Table<ClusterName, Arc<model::ClusterEndpoints>>,
     /// At most that of this proxy's own workload.
     policies: Table<WorkloadName, Arc<TelemetryPolicy>>,
@@ -185,6 +187,7 @@ impl State {
             listeners: Table::new(ResourceType::Listener),
             routes: Table::new(ResourceType::Route),
             clusters: Table::new(ResourceType::Cluster),
+            ask_for_tls: BTreeSet::new(),
             endpoints: Table::new(ResourceType::Endpoints),
             policies: Table::new(ResourceType::WorkloadPolicy),
             roots: Table::new(ResourceType::TrustRoots),
@@ -391,7 +394,7 @@ impl State {
         let Received { changed, nack } = match ResourceType::from_url(&response.type_url) {
             Some(ResourceType::Listener) => self.listeners.receive(response, when_ready, accept_listener),
             Some(ResourceType::Route) => self.routes.receive(response, when_ready, accept_route),
-            Some(ResourceType::Cluster) => self.clusters.receive(response, Admission::AtOnce, accept_cluster),
+            Some(ResourceType::Cluster) => self.receive_clusters(response),
             Some(ResourceType::Endpoints) => self.endpoints.receive(response, Admission::AtOnce, accept_endpoints),
             Some(ResourceType::WorkloadPolicy) => {
                 let own = self.settings.own.as_ref();
@@ -416,6 +419,41 @@ impl State {
         };
         self.changed |= changed;
         nack
+    }
+
+    /// What is refused leaves what was before, but for one thing: where TLS is asked for that this proxy can't do,
+    /// nothing goes on in cleartext.
+    fn receive_clusters(&mut self, response: DeltaDiscoveryResponse) -> Received {
+        let before = self.closed().count();
+        let mut told = BTreeSet::new();
+        for resource in &response.resources {
+            let Ok(name) = resource.name.parse::<ClusterName>() else {
+                continue;
+            };
+            let asks = resource.resource.as_ref().is_some_and(decode::asks_for_tls);
+            match asks {
+                true => self.ask_for_tls.insert(name.clone()),
+                false => self.ask_for_tls.remove(&name),
+            };
+            told.insert(name);
+        }
+        let Received { changed, nack } = self.clusters.receive(response, Admission::AtOnce, accept_cluster);
+        let closed_now = self.closed().any(|(name, _)| told.contains(name));
+        Received {
+            changed: changed || closed_now || self.closed().count() != before,
+            nack,
+        }
+    }
+
+    /// Clusters in force in cleartext of which a later version asks for TLS and is refused, with why.
+    fn closed(&self) -> impl Iterator<Item = (&ClusterName, &RejectedVersion)> {
+        let entries = &self.clusters.entries;
+        self.ask_for_tls.iter().filter_map(|name| {
+            let tracked = entries.get(name)?;
+            let in_force = tracked.answer.value()?;
+            let rejected = tracked.rejected.as_ref()?;
+            in_force.backend_tls.is_none().then_some((name, rejected))
+        })
     }
 
     /// Takes out what a control plane that is not Weir's sets to no effect here.
@@ -504,6 +542,7 @@ impl State {
             clusters.extend(routes.clusters.iter().cloned());
         }
         self.changed |= self.clusters.follow(&clusters);
+        self.ask_for_tls.retain(|name| clusters.contains(name));
         self.changed |= self.endpoints.follow(&clusters);
         let own = self.settings.own.iter().map(|own| own.workload.clone());
         self.changed |= self.policies.follow(&own.collect());
@@ -683,6 +722,10 @@ impl State {
                 (Answer::Held(_), Some(Answer::None) | None) | (Answer::None, _) => continue,
             };
             parts.insert(name.clone(), part);
+        }
+        for (name, rejected) in self.closed() {
+            let refused = RefusedResource::new(ResourceType::Cluster, name.to_string(), rejected);
+            parts.insert(name.clone(), ClusterPart::Refused(refused));
         }
         parts
     }

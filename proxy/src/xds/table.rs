@@ -144,7 +144,8 @@ pub(crate) struct Tracked<T> {
     pub(crate) answer: Answer<T>,
     /// What is to come into force.
     pub(crate) candidate: Option<Candidate<T>>,
-    rejected: Option<RejectedVersion>,
+    /// The latest version, if it was refused.
+    pub(crate) rejected: Option<RejectedVersion>,
 }
 
 impl<T> Tracked<T> {

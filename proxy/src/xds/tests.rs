@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use weir_policy::backend_tls::{Authorities, BackendTls, Validation};
 use weir_policy::egress::Egress;
 use weir_policy::mutual_tls::Mode;
 use weir_policy::roots::RootsName;
@@ -13,8 +14,8 @@ use weir_xds::encode;
 use weir_xds::envoy::{Any, DeltaDiscoveryResponse};
 
 use super::scenario::{
-    Scenario, cluster, endpoints, garbage, inline_listener, listener, listener_name, policy, policy_of_traffic,
-    policy_with_mode, resource, response, route, tcp_listener, uncompilable_route,
+    Scenario, cluster, cluster_model, endpoints, garbage, inline_listener, listener, listener_name, policy,
+    policy_of_traffic, policy_with_mode, resource, response, route, tcp_listener, uncompilable_route,
 };
 use super::state::{AsksForRoots, Input, Own, Settings};
 use crate::config;
@@ -257,6 +258,63 @@ fn a_listener_may_hold_its_routes_itself() {
         ["listener ack:l2", "cluster -a.n:80", "endpoints -a.n:80"],
     );
     assert_eq!(s.services(), [format!("{A} -> b.n:80(unanswered)")]);
+}
+
+/// A cluster that asks for TLS with its endpoints; `spoilt`: in a way that this proxy can't do.
+fn tls_cluster(hostname: &str, spoilt: bool) -> Any {
+    let mut model = cluster_model("a.n:80");
+    model.backend_tls = Some(BackendTls::Verified(Validation {
+        hostname: hostname.to_owned(),
+        authorities: Authorities::System,
+        subject_alt_names: Vec::new(),
+    }));
+    let mut any = encode::cluster(&model);
+    if spoilt {
+        // Field 1000, which no version knows yet: a number.
+        any.value.extend([0xc0, 0x3e, 1]);
+    }
+    any
+}
+
+/// What asks for TLS and can't be had is no reason to go on in cleartext.
+#[test]
+fn a_cluster_that_is_refused_and_asks_for_tls_is_closed() {
+    let mut s = Scenario::with_a();
+    let open = s.services();
+    let closed = [format!("{A} -> a.n:80(cluster refused)")];
+    assert_eq!(
+        s.answer(Cluster, "c2", "a.n:80", "2", tls_cluster("a.gov", true)),
+        ["cluster nack:c2"]
+    );
+    assert_eq!(s.services(), closed);
+    // A version without TLS opens it again, be it the one of before.
+    assert_eq!(
+        s.answer(Cluster, "c3", "a.n:80", "1", cluster("a.n:80")),
+        ["cluster ack:c3"]
+    );
+    assert_eq!(s.services(), open);
+    s.answer(Cluster, "c4", "a.n:80", "2", tls_cluster("a.gov", true));
+    assert_eq!(s.services(), closed);
+    // One that is wrong in another way, and no longer asks for it, leaves what was before.
+    s.answer(Cluster, "c5", "a.n:80", "3", cluster("b.n:80"));
+    assert_eq!(s.services(), open);
+    s.answer(Cluster, "c6", "a.n:80", "4", tls_cluster("a.gov", true));
+    s.input(Input::Closed);
+    assert_eq!(s.services(), closed, "also while the control plane is away");
+    s.input(Input::Opened);
+    assert_eq!(
+        s.answer(Cluster, "d1", "a.n:80", "5", tls_cluster("a.gov", false)),
+        ["cluster ack:d1"]
+    );
+    assert_eq!(s.services(), open, "by TLS");
+    // What was verified so far stays verified.
+    assert_eq!(
+        s.answer(Cluster, "d2", "a.n:80", "6", tls_cluster("b.gov", true)),
+        ["cluster nack:d2"]
+    );
+    assert_eq!(s.services(), open);
+    assert_eq!(s.remove(Cluster, "d3", "a.n:80"), ["cluster ack:d3"]);
+    assert_eq!(s.services(), [format!("{A} -> a.n:80(missing)")]);
 }
 
 #[test]
