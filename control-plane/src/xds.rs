@@ -576,7 +576,7 @@ impl Task {
         let proxies = by_tls.map(|(workload, (_, stream))| {
             let kind = match stream.client.dialect {
                 Dialect::Weir => ProxyKind::Weir,
-                Dialect::Grpc | Dialect::Envoy(_) => ProxyKind::Other,
+                Dialect::Grpc(_) | Dialect::Envoy(_) => ProxyKind::Other,
             };
             let roots = match self.model.roots_of(stream) {
                 None => Roots::NotAsked,
@@ -617,7 +617,7 @@ impl Task {
             } => {
                 let speaks = match client.dialect {
                     Dialect::Weir => "weir",
-                    Dialect::Grpc => "grpc",
+                    Dialect::Grpc(_) => "grpc",
                     Dialect::Envoy(_) => "envoy",
                 };
                 tracing::info!(workload = %client.workload, speaks, version = client.version, ?address, "proxy connected");

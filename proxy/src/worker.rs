@@ -255,7 +255,8 @@ impl Worker {
         tracing::info!(%address, %error, untold, "a TLS handshake at an inbound port failed");
     }
 
-    /// Whether who opened a connection by mutual TLS is believed still. Of our own mesh whoever got through a handshake is.
+    /// Whether who opened a connection by mutual TLS is believed still. Of our own mesh whoever got through a handshake
+    /// is.
     pub(crate) fn trusts(&self, peer: &TlsPeer) -> bool {
         let by_identity = |identity: &Identity| identity.trusts(&peer.id.trust_domain);
         peer.is_ours || self.identity.as_ref().is_some_and(by_identity)

@@ -276,7 +276,7 @@ mod tests {
         let domain = "a.gov".parse().expect("a trust domain");
         assert_eq!(roots.expect("told").others, BTreeMap::from([(domain, good)]));
         assert_eq!(sources, 1);
-        for terms in [Terms::Grpc, Terms::Envoy] {
+        for terms in [Terms::Grpc, Terms::GrpcByTls, Terms::Envoy] {
             let (roots, sources) = told(&index, terms);
             assert_eq!((roots.expect("told").others.len(), sources), (0, 0));
         }

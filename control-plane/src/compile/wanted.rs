@@ -4,17 +4,19 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use weir_api::backend_policy::BackendPolicySpec;
 use weir_api::route_policy::RoutePolicySpec;
 use weir_api::{Key, Kind, Spec};
-use weir_policy::model::{ClusterEndpoints, TrustRoots};
+use weir_policy::model::{ClusterEndpoints, Endpoint, TrustRoots};
 use weir_policy::names::{ClusterName, Consumers, Label, ListenerName, RouteName, ServiceName, WorkloadName};
 use weir_policy::roots::RootsName;
+use weir_policy::spiffe::SpiffeId;
 use weir_xds::encode::envoy::{INBOUND, OUTBOUND};
 use weir_xds::encode::{self, NotSent, Place, PolicyField, RouteField, Sent};
 use weir_xds::envoy::Any;
-use weir_xds::node::{ClientIdentity, Dialect};
+use weir_xds::node::{ClientIdentity, Dialect, GrpcSecurity};
 use weir_xds::{EnvoyNode, InboundPort, ResourceType};
 
 use super::index::{Index, Part};
@@ -59,6 +61,8 @@ pub(crate) enum Terms {
     Weir,
     /// In those of gRPC's clients.
     Grpc,
+    /// The same, of those that call by mutual TLS.
+    GrpcByTls,
     /// In Envoy's.
     Envoy,
 }
@@ -91,7 +95,8 @@ impl Terms {
     fn of(dialect: &Dialect) -> Terms {
         match dialect {
             Dialect::Weir => Terms::Weir,
-            Dialect::Grpc => Terms::Grpc,
+            Dialect::Grpc(GrpcSecurity::Cleartext) => Terms::Grpc,
+            Dialect::Grpc(GrpcSecurity::MutualTls) => Terms::GrpcByTls,
             Dialect::Envoy(_) => Terms::Envoy,
         }
     }
@@ -114,12 +119,12 @@ impl Wanted {
                 (name == client.workload).then_some(Wanted::WorkloadPolicy(name))
             }
             Dialect::Weir => Wanted::by_name(of, name, Terms::Weir, own),
-            Dialect::Grpc if of == ResourceType::Listener => Some(Wanted::ApiListener {
+            Dialect::Grpc(_) if of == ResourceType::Listener => Some(Wanted::ApiListener {
                 called: name.to_owned(),
                 name: ListenerName::from_authority(name, own).ok()?,
                 client: own.clone(),
             }),
-            Dialect::Grpc => Wanted::by_name(of, name, Terms::Grpc, own),
+            Dialect::Grpc(_) => Wanted::by_name(of, name, Terms::of(&client.dialect), own),
             Dialect::Envoy(node) => match of {
                 ResourceType::Route => Some(Wanted::Outbound(Scope::of(node, own))).filter(|_| name == OUTBOUND),
                 ResourceType::Listener | ResourceType::Cluster if Settled::is_name(name) => {
@@ -186,6 +191,8 @@ impl Wanted {
                 Wanted::Listener(..) | Wanted::ApiListener { .. } | Wanted::Route(..) | Wanted::Outbound(_),
             )
             | (Part::Clusters, Wanted::Cluster(..))
+            // It says who the endpoints are.
+            | (Part::Endpoints, Wanted::Cluster(Terms::GrpcByTls, _))
             | (Part::Endpoints, Wanted::Endpoints(..)) => true,
             (Part::Routes | Part::Clusters | Part::Endpoints, _) => false,
         }
@@ -259,17 +266,36 @@ pub(crate) fn computed(wanted: &Wanted, index: &Index) -> Computed {
             let cluster = &compiled.resource;
             match terms {
                 Terms::Weir => whole(encode::cluster(cluster), compiled.sources),
-                Terms::Grpc => said_or_not(encode::grpc::cluster(cluster), compiled.sources, index),
+                Terms::Grpc => said_or_not(
+                    encode::grpc::cluster(cluster, &BTreeSet::new()),
+                    compiled.sources,
+                    index,
+                ),
+                Terms::GrpcByTls => {
+                    let peers = endpoints::endpoints(name, index).map(|compiled| identities(&compiled.resource));
+                    let sent = encode::grpc::cluster(cluster, &peers.unwrap_or_default());
+                    said_or_not(sent, compiled.sources, index)
+                }
                 Terms::Envoy => said_or_not(encode::envoy::cluster(cluster), compiled.sources, index),
             }
         }),
         Wanted::Endpoints(terms, name) => endpoints::endpoints(name, index).map(|Compiled { resource, sources }| {
-            let message = match terms {
+            let (message, not_sent) = match terms {
                 Terms::Weir => return whole(encode::endpoints(&resource), sources),
-                Terms::Grpc => encode::grpc::endpoints(&resource),
-                Terms::Envoy => encode::envoy::endpoints(&resource),
+                Terms::GrpcByTls if resource.endpoints.iter().any(has_identity) => {
+                    let (reached, left_out) = by_tls(resource);
+                    (encode::grpc::endpoints(&reached), left_out)
+                }
+                Terms::Grpc | Terms::GrpcByTls => {
+                    let closed = closed_to_cleartext(&resource, index);
+                    (encode::grpc::endpoints(&resource), closed)
+                }
+                Terms::Envoy => {
+                    let closed = closed_to_cleartext(&resource, index);
+                    (encode::envoy::endpoints(&resource), closed)
+                }
             };
-            let not_sent = closed_to_cleartext(&resource, index).into_iter().collect();
+            let not_sent = not_sent.into_iter().collect();
             said(Sent { message, not_sent }, sources, index)
         }),
         Wanted::Listener(name, client) => {
@@ -284,7 +310,7 @@ pub(crate) fn computed(wanted: &Wanted, index: &Index) -> Computed {
         }),
         Wanted::Route(terms, name) => routes::route_config(name, index).map(|Compiled { resource, sources }| {
             match terms {
-                Terms::Grpc => said(encode::grpc::route_config(&resource), sources, index),
+                Terms::Grpc | Terms::GrpcByTls => said(encode::grpc::route_config(&resource), sources, index),
                 // An Envoy has one route configuration, which is no service's.
                 Terms::Weir | Terms::Envoy => whole(encode::route_config(&resource), sources),
             }
@@ -302,7 +328,7 @@ pub(crate) fn computed(wanted: &Wanted, index: &Index) -> Computed {
             } = match terms {
                 Terms::Weir => trust_domains::others(index),
                 // In the published terms, as a file of roots would have them.
-                Terms::Grpc | Terms::Envoy => Compiled::default(),
+                Terms::Grpc | Terms::GrpcByTls | Terms::Envoy => Compiled::default(),
             };
             let roots = TrustRoots {
                 name: *name,
@@ -342,6 +368,33 @@ fn said_or_not(sent: Result<Sent, NotSent>, sources: Vec<(Key, i64)>, index: &In
             ..Computed::default()
         },
     }
+}
+
+fn has_identity(endpoint: &Endpoint) -> bool {
+    endpoint.identity.is_some()
+}
+
+/// Who the endpoints of a cluster are.
+fn identities(endpoints: &ClusterEndpoints) -> BTreeSet<Arc<SpiffeId>> {
+    let all = endpoints.endpoints.iter();
+    all.filter_map(|endpoint| endpoint.identity.clone()).collect()
+}
+
+/// The endpoints that have an identity: a gRPC client goes to all of a cluster by TLS, or to none (gRFC A29). And what
+/// it is not told therefore.
+fn by_tls(resource: ClusterEndpoints) -> (ClusterEndpoints, Option<NotSent>) {
+    let all = resource.endpoints.len();
+    let ClusterEndpoints { cluster, endpoints } = resource;
+    let endpoints: Vec<Endpoint> = endpoints.into_iter().filter(has_identity).collect();
+    let without = all - endpoints.len();
+    let left_out = (without > 0).then(|| NotSent {
+        place: Place::MutualTls,
+        problem: format!(
+            "is not for {without} of {all} endpoints of {cluster}, which have no certificate: a gRPC client that calls \
+             the others by TLS does not call these"
+        ),
+    });
+    (ClusterEndpoints { cluster, endpoints }, left_out)
 }
 
 /// What a client without a certificate can't do with endpoints: get in where only mutual TLS does.
@@ -457,7 +510,7 @@ mod tests {
 
     #[test]
     fn consumer_routes_are_told_to_their_own_namespace_alone() {
-        for dialect in [Dialect::Weir, Dialect::Grpc] {
+        for dialect in [Dialect::Weir, Dialect::Grpc(GrpcSecurity::Cleartext)] {
             let read = |name: &str| Wanted::read(ResourceType::Route, name, &client(dialect.clone())).is_some();
             assert!(read("portal.police:80/citizen") && read("portal.police:80/*"));
             assert!(!read("portal.police:80/police"));
@@ -472,18 +525,26 @@ mod tests {
         for other in ["citizen/b", "police/a", "a", ""] {
             assert_eq!(read(other, Dialect::Weir), None, "{other}");
         }
-        assert_eq!(read("citizen/a", Dialect::Grpc), None);
+        assert_eq!(read("citizen/a", Dialect::Grpc(GrpcSecurity::Cleartext)), None);
         assert_eq!(read("citizen/a", Dialect::Envoy(EnvoyNode::default())), None);
     }
 
     #[test]
     fn a_grpc_client_is_answered_under_the_name_it_used() {
         for name in ["portal:80", "portal.citizen:80", "portal.citizen.svc.cluster.local:80"] {
-            let wanted = Wanted::read(ResourceType::Listener, name, &client(Dialect::Grpc));
+            let wanted = Wanted::read(
+                ResourceType::Listener,
+                name,
+                &client(Dialect::Grpc(GrpcSecurity::Cleartext)),
+            );
             let wanted = wanted.expect("a service of the mesh");
             assert_eq!(wanted.subscription(), (ResourceType::Listener, name.to_owned()));
         }
-        let elsewhere = Wanted::read(ResourceType::Listener, "example.org.uk", &client(Dialect::Grpc));
+        let elsewhere = Wanted::read(
+            ResourceType::Listener,
+            "example.org.uk",
+            &client(Dialect::Grpc(GrpcSecurity::Cleartext)),
+        );
         assert_eq!(elsewhere, None);
     }
 

@@ -181,7 +181,7 @@ impl Model {
         now: SystemTime,
     ) {
         let wildcards = match &client.dialect {
-            Dialect::Weir | Dialect::Grpc => Wildcards::No,
+            Dialect::Weir | Dialect::Grpc(_) => Wildcards::No,
             Dialect::Envoy(_) => Wildcards::Served,
         };
         let stream = Stream {
@@ -276,7 +276,7 @@ impl Model {
     /// Everybody is to trust these roots, PEM, from now on.
     pub(crate) fn set_roots(&mut self, pem: String, now: Instant) -> Pushes {
         self.index.set_roots(pem);
-        let all = [Terms::Weir, Terms::Grpc, Terms::Envoy];
+        let all = [Terms::Weir, Terms::Grpc, Terms::GrpcByTls, Terms::Envoy];
         let touched = all.map(|terms| (Wanted::TrustRoots(terms, RootsName), Touch::default()));
         self.recompute(touched.into(), now)
     }
@@ -800,7 +800,7 @@ impl Saying<'_> {
                 each.flat_map(|one| self.answer(of, std::slice::from_ref(one)))
                     .collect()
             }
-            Dialect::Grpc | Dialect::Envoy(_) => self.answer(of, now),
+            Dialect::Grpc(_) | Dialect::Envoy(_) => self.answer(of, now),
         }
     }
 
@@ -845,7 +845,7 @@ fn held(computed: &Computed) -> Held {
 fn scope(client: &ClientIdentity) -> Option<Scope> {
     match &client.dialect {
         Dialect::Envoy(node) => Some(Scope::of(node, &client.workload.namespace)),
-        Dialect::Weir | Dialect::Grpc => None,
+        Dialect::Weir | Dialect::Grpc(_) => None,
     }
 }
 

@@ -2,11 +2,14 @@
 
 use envoy_types::pb::envoy::config::core::v3::node::UserAgentVersionType;
 use envoy_types::pb::envoy::r#type::v3::SemanticVersion;
+use envoy_types::pb::google::protobuf::Struct;
+use envoy_types::pb::google::protobuf::value::Kind;
 use weir_policy::model::Locality;
 use weir_policy::names::{Label, NameError, WorkloadName};
 
 use crate::envoy;
 use crate::envoy_node::{EnvoyNode, EnvoyNodeError};
+use crate::meaning::METADATA_KEY;
 
 /// The `user_agent_name` of a weir proxy.
 pub const USER_AGENT: &str = "weir-proxy";
@@ -34,10 +37,23 @@ pub enum Dialect {
     /// Everything that [`crate::encode`] writes. By `client_features`.
     Weir,
     /// What gRPC's own xDS clients understand (gRFC A27 and successors). By `user_agent_name`.
-    Grpc,
+    Grpc(GrpcSecurity),
     /// What Envoy understands. By `user_agent_name`.
     Envoy(EnvoyNode),
 }
+
+/// How a gRPC client calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum GrpcSecurity {
+    /// In cleartext.
+    Cleartext,
+    /// By mutual TLS where that can be (gRFC A29): its bootstrap has a provider of certificates that is called
+    /// [`CERTIFICATE_PROVIDER`], and its node says so. Told of one that it does not have, a client takes no cluster.
+    MutualTls,
+}
+
+/// What a gRPC client's bootstrap calls the provider of its certificates, and of the roots that it trusts.
+pub const CERTIFICATE_PROVIDER: &str = "weir";
 
 /// Why a node is none that anything could be said to.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -57,6 +73,14 @@ pub enum NodeError {
     /// An Envoy that asks for something that can't be.
     #[error(transparent)]
     Envoy(#[from] EnvoyNodeError),
+    /// A gRPC client that asks for something that can't be.
+    #[error("node.metadata[\"weir.dev\"]{path}: {problem}")]
+    Grpc {
+        /// Where: `.mutualTls`.
+        path: String,
+        /// What is wrong there, and what would be right.
+        problem: &'static str,
+    },
 }
 
 /// The node of a weir proxy.
@@ -119,11 +143,35 @@ fn dialect(node: &envoy::Node, own: &Label) -> Result<Dialect, NodeError> {
     match node.user_agent_name.as_str() {
         USER_AGENT => Err(NodeError::Features),
         "envoy" => Ok(Dialect::Envoy(EnvoyNode::read(node.metadata.as_ref(), own)?)),
-        name if name.to_ascii_lowercase().starts_with("grpc") => Ok(Dialect::Grpc),
+        name if name.to_ascii_lowercase().starts_with("grpc") => {
+            Ok(Dialect::Grpc(grpc_security(node.metadata.as_ref())?))
+        }
         name => Err(NodeError::UserAgent {
             held: name.chars().take(64).collect(),
         }),
     }
+}
+
+/// Under `weir.dev` in the node's metadata; other metadata is for others and is not looked at.
+fn grpc_security(metadata: Option<&Struct>) -> Result<GrpcSecurity, NodeError> {
+    let wrong = |path: String, problem| NodeError::Grpc { path, problem };
+    let Some(value) = metadata.and_then(|metadata| metadata.fields.get(METADATA_KEY)) else {
+        return Ok(GrpcSecurity::Cleartext);
+    };
+    let Some(Kind::StructValue(settings)) = &value.kind else {
+        return Err(wrong(String::new(), "is no map"));
+    };
+    let mut security = GrpcSecurity::Cleartext;
+    for (name, value) in &settings.fields {
+        let name: String = name.chars().take(64).collect();
+        security = match (name.as_str(), &value.kind) {
+            ("mutualTls", Some(Kind::BoolValue(true))) => GrpcSecurity::MutualTls,
+            ("mutualTls", Some(Kind::BoolValue(false))) => GrpcSecurity::Cleartext,
+            ("mutualTls", _) => return Err(wrong(".mutualTls".to_owned(), "is neither true nor false")),
+            _ => return Err(wrong(format!(".{name}"), "is not known here; mutualTls is")),
+        };
+    }
+    Ok(security)
 }
 
 #[cfg(test)]
@@ -161,9 +209,12 @@ mod tests {
         };
         let overprovisioning = Some("envoy.lb.does_not_support_overprovisioning");
         assert_eq!(read("weir-proxy", Some(FEATURE_V1)), Ok(Dialect::Weir));
-        assert_eq!(read("gRPC C-core linux", overprovisioning), Ok(Dialect::Grpc));
-        assert_eq!(read("gRPC Go", None), Ok(Dialect::Grpc));
-        assert_eq!(read("grpc-java", None), Ok(Dialect::Grpc));
+        assert_eq!(
+            read("gRPC C-core linux", overprovisioning),
+            Ok(Dialect::Grpc(GrpcSecurity::Cleartext))
+        );
+        assert_eq!(read("gRPC Go", None), Ok(Dialect::Grpc(GrpcSecurity::Cleartext)));
+        assert_eq!(read("grpc-java", None), Ok(Dialect::Grpc(GrpcSecurity::Cleartext)));
         assert_eq!(read("envoy", None), Ok(Dialect::Envoy(EnvoyNode::default())));
         assert_eq!(read("weir-proxy", None), Err(NodeError::Features));
         for name in ["", "Envoy Gateway", "curl"] {
@@ -181,6 +232,50 @@ mod tests {
                 ..envoy::Node::default()
             };
             assert!(matches!(read_node(&node), Err(NodeError::Id(_))), "{id}");
+        }
+    }
+
+    #[test]
+    fn a_grpc_client_says_that_it_has_certificates() {
+        let map = |fields: &[(&str, Kind)]| {
+            let fields = fields.iter().map(|(name, kind)| {
+                let kind = Some(kind.clone());
+                ((*name).to_owned(), envoy_types::pb::google::protobuf::Value { kind })
+            });
+            Struct {
+                fields: fields.collect(),
+            }
+        };
+        let read = |settings: Kind| {
+            let metadata = map(&[("weir.dev", settings), ("others", Kind::BoolValue(true))]);
+            grpc_security(Some(&metadata))
+        };
+        let says = |fields: &[(&str, Kind)]| read(Kind::StructValue(map(fields)));
+        assert_eq!(
+            grpc_security(Some(&map(&[("other", Kind::BoolValue(true))]))),
+            Ok(GrpcSecurity::Cleartext)
+        );
+        assert_eq!(says(&[]), Ok(GrpcSecurity::Cleartext));
+        assert_eq!(
+            says(&[("mutualTls", Kind::BoolValue(false))]),
+            Ok(GrpcSecurity::Cleartext)
+        );
+        assert_eq!(
+            says(&[("mutualTls", Kind::BoolValue(true))]),
+            Ok(GrpcSecurity::MutualTls)
+        );
+        for (said, place) in [
+            (read(Kind::BoolValue(true)), "node.metadata[\"weir.dev\"]: is no map"),
+            (
+                says(&[("mutualTls", Kind::StringValue("true".to_owned()))]),
+                "node.metadata[\"weir.dev\"].mutualTls: is neither true nor false",
+            ),
+            (
+                says(&[("mutualTLS", Kind::BoolValue(true))]),
+                "node.metadata[\"weir.dev\"].mutualTLS: is not known here; mutualTls is",
+            ),
+        ] {
+            assert_eq!(said.expect_err(place).to_string(), place);
         }
     }
 }

@@ -6,10 +6,17 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
+use envoy_types::pb::envoy::config::cluster::v3 as wire;
+use envoy_types::pb::envoy::config::core::v3::transport_socket::ConfigType;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
+use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
+use prost::Message as _;
 use weir_policy::backend_tls::{Authorities, BackendTls, Certificate, SubjectAltName, Validation};
 use weir_policy::context::Priority;
 use weir_policy::model::{self, *};
+use weir_policy::spiffe::SpiffeId;
 use weir_xds::encode;
 use weir_xds::encode::{NotSent, Sent};
 use weir_xds::envoy::Any;
@@ -742,7 +749,7 @@ fn of_clusters_each_client_is_told_what_it_can_do() {
         };
         [
             (encode::cluster(cluster), Vec::new()),
-            told(encode::grpc::cluster(cluster)),
+            told(encode::grpc::cluster(cluster, &BTreeSet::new())),
             told(encode::envoy::cluster(cluster)),
         ]
     };
@@ -751,6 +758,44 @@ fn of_clusters_each_client_is_told_what_it_can_do() {
     let expect = ["connectTimeout", "retryBudget", "panicPercent"];
     let expect = expect.map(|field| format!("{field} is not known to a gRPC client"));
     assert_eq!(said, expect);
+}
+
+/// Who its endpoints are is told to a gRPC client that has certificates: each must be one of them.
+#[test]
+fn a_grpc_client_is_told_whom_it_must_find() {
+    let peers: BTreeSet<Arc<SpiffeId>> = ["spiffe://td/ns/citizen/sa/b", "spiffe://td/ns/citizen/sa/a"]
+        .map(|id| Arc::new(id.parse().expect("an id")))
+        .into();
+    let plain = encode::grpc::cluster(&cluster(), &BTreeSet::new()).expect("it can be said");
+    let secured = encode::grpc::cluster(&cluster(), &peers).expect("it can be said");
+    assert_eq!(plain.not_sent, secured.not_sent);
+    let read = |sent: &Sent| wire::Cluster::decode(sent.message.value.as_slice()).expect("a cluster");
+    assert_eq!(read(&plain).transport_socket, None);
+    let mut told = read(&secured);
+    let socket = told.transport_socket.take().expect("it is by TLS");
+    assert_eq!(told, read(&plain), "the rest is the same");
+    let Some(ConfigType::TypedConfig(context)) = socket.config_type else {
+        panic!("{socket:?}");
+    };
+    let context = UpstreamTlsContext::decode(context.value.as_slice()).expect("a context");
+    let context = context.common_tls_context.expect("it is there");
+    let own = context.tls_certificate_provider_instance.expect("its own certificate");
+    assert_eq!(own.instance_name, "weir");
+    let Some(ValidationContextType::ValidationContext(validation)) = context.validation_context_type else {
+        panic!("no validation");
+    };
+    let roots = validation.ca_certificate_provider_instance.expect("roots");
+    assert_eq!(roots.instance_name, "weir");
+    #[expect(deprecated, reason = "it is the field that gRPC's clients know")]
+    let names = validation
+        .match_subject_alt_names
+        .into_iter()
+        .map(|name| match name.match_pattern {
+            Some(MatchPattern::Exact(name)) => name,
+            other => panic!("{other:?}"),
+        });
+    let names: Vec<String> = names.collect();
+    assert_eq!(names, ["spiffe://td/ns/citizen/sa/a", "spiffe://td/ns/citizen/sa/b"]);
 }
 
 fields! { endpoint_fields:

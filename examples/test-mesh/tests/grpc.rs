@@ -12,7 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use weir_policy::model::AppProtocol;
-use weir_test_mesh::{MemberSettings, PATIENCE, Script, TestMesh, until};
+use weir_test_mesh::{Member, MemberSettings, PATIENCE, Processes, Script, TestMesh, until};
 
 /// A process of `grpc/peer.py`.
 struct Python {
@@ -98,6 +98,29 @@ impl Client {
         Client(Python::start(&["call"], Some(&bootstrap)))
     }
 
+    /// One that has certificates, as `weirctl cert` wrote them into this folder, and says so.
+    fn with_certificates(mesh: &TestMesh, workload: &str, folder: &Path) -> Client {
+        let file = |name: &str| folder.join(name).to_str().expect("UTF-8").to_owned();
+        let bootstrap = json!({
+            "xds_servers": [{
+                "server_uri": mesh.control().xds_addr().expect("it is on").to_string(),
+                "channel_creds": [{"type": "insecure"}],
+                "server_features": ["xds_v3"],
+            }],
+            "node": {"id": workload, "metadata": {"weir.dev": {"mutualTls": true}}},
+            "certificate_providers": {"weir": {
+                "plugin_name": "file_watcher",
+                "config": {
+                    "certificate_file": file("cert.pem"),
+                    "private_key_file": file("key.pem"),
+                    "ca_certificate_file": file("ca.pem"),
+                    "refresh_interval": "1s",
+                },
+            }},
+        });
+        Client(Python::start(&["call", "xds"], Some(&bootstrap)))
+    }
+
     async fn call(&mut self, call: Value) -> Value {
         let line = format!("{call}\n");
         self.0.stdin.write_all(line.as_bytes()).await.expect("it reads");
@@ -144,6 +167,7 @@ fn to(service: &str) -> Value {
 
 const ROUTE: &str = "/apis/gateway.networking.k8s.io/v1/namespaces/default/httproutes/r";
 const SAY: &str = "/echo.Echo/Say";
+const WHO: &str = "/echo.Echo/Who";
 const ONE: &str = "xds:///one.default:80";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -300,6 +324,123 @@ async fn timeouts_and_retries_are_as_the_route_says() {
         answer, "UNAVAILABLE",
         "POST is not idempotent, and the route does not name it"
     );
+}
+
+fn spiffe(account: &str) -> String {
+    format!("spiffe://cluster.local/ns/default/sa/{account}")
+}
+
+/// A service of one sidecar, before a server of gRPC.
+async fn sidecar(mesh: &TestMesh, name: &str, server: &Server, at: Option<SocketAddr>) -> Member {
+    let settings = MemberSettings {
+        protocol: AppProtocol::Grpc,
+        proxy: Box::new(move |config| {
+            if let (Some(at), Some(app)) = (at, config.apps.first_mut()) {
+                app.inbound = at;
+            }
+        }),
+        ..MemberSettings::default()
+    };
+    mesh.service_with(name, server.as_app(), settings).await
+}
+
+const STRICT: &str = r#"{"apiVersion": "weir.dev/v1", "kind": "MeshConfig", "metadata": {"name": "mesh"},
+    "spec": {"mutualTls": {"mode": "Strict"}}}"#;
+
+/// gRPC's own client at a sidecar's port by mutual TLS, with the certificate that `weirctl cert` writes (gRFC A29).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grpc_client_with_a_certificate_gets_in_where_only_mutual_tls_does() {
+    let mesh = TestMesh::secured().await;
+    let servers = [Server::start("a").await, Server::start("b").await];
+    let one = sidecar(&mesh, "one", &servers[0], None).await;
+    mesh.apply_in_force(STRICT).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let to = folder.path().join("report");
+    let args = ["cert", "--namespace", "default", "--account", "report", "--out"];
+    let args = [&args[..], &[to.to_str().expect("UTF-8")]].concat();
+    Processes::of_this_build().weirctl(&mesh.control_api(), &args).await;
+
+    let mut report = Client::with_certificates(&mesh, "default/report-1", &to);
+    let known = format!("By={};URI={}", spiffe("one"), spiffe("report"));
+    assert_eq!(report.unary(ONE, WHO, "").await, known);
+    // One without a certificate is shut out, and it is said for whom and why.
+    let mut plain = Client::start(&mesh, "default/plain-1");
+    let call = json!({"target": ONE, "method": SAY, "message": "hi"});
+    assert_eq!(outcome(&plain.call(call.clone()).await), "PERMISSION_DENIED");
+    let path = "/apis/weir.dev/v1/meshconfigs/mesh/proxies";
+    let rejected = until("it to be said", || async {
+        let shown = mesh.api(Method::GET, path, None).await.json();
+        let rejected = shown["rejected"].as_array()?.clone();
+        (!rejected.is_empty()).then_some(rejected)
+    })
+    .await;
+    let [rejected] = rejected.as_slice() else {
+        panic!("{rejected:?}");
+    };
+    assert_eq!(rejected["proxy"], "default/plain-1");
+    let why = rejected["reason"].as_str().unwrap_or_default();
+    assert!(
+        why.contains("which has no certificate, out of 1 of 1 endpoints"),
+        "{why}"
+    );
+
+    // Somebody else of the mesh at the address where the service was.
+    let inbound = one.inbound();
+    drop(one);
+    until("its port to be free", || async {
+        TcpStream::connect(inbound).await.err()
+    })
+    .await;
+    let two = sidecar(&mesh, "two", &servers[1], Some(inbound)).await;
+    let called = async {
+        loop {
+            let answer = report.call(call.clone()).await;
+            let details = answer["details"].as_str().unwrap_or_default();
+            if outcome(&answer) == "UNAVAILABLE" && details.contains("SANs from certificate did not match") {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, called)
+        .await
+        .expect("calls reach whoever is there");
+    assert_eq!(
+        report.unary("xds:///two.default:80", SAY, "hi").await,
+        "b:hi",
+        "it is itself all the same"
+    );
+    let (_, lines) = two.stop().await;
+    let callers: Vec<&Value> = lines.iter().map(|line| &line["weir.peer.identity"]).collect();
+    assert_eq!(
+        callers,
+        [&json!("spiffe://cluster.local/ns/default/sa/report")],
+        "nothing else came through"
+    );
+}
+
+/// It goes to all endpoints of a service by TLS, or to none: with the mode, and as they get certificates.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grpc_client_with_a_certificate_goes_the_way_that_is_told() {
+    let mesh = TestMesh::secured().await;
+    let server = Server::start("a").await;
+    let one = sidecar(&mesh, "one", &server, None).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let to = folder.path().join("report");
+    let args = ["cert", "--namespace", "default", "--account", "report", "--out"];
+    let args = [&args[..], &[to.to_str().expect("UTF-8")]].concat();
+    Processes::of_this_build().weirctl(&mesh.control_api(), &args).await;
+    let mut report = Client::with_certificates(&mesh, "default/report-1", &to);
+    let known = format!("By={};URI={}", spiffe("one"), spiffe("report"));
+    assert_eq!(report.unary(ONE, WHO, "").await, known, "permissive");
+    let modes = ["Off", "Strict", "Off", "Permissive"];
+    for (mode, expect) in modes.into_iter().zip(["nobody", &known, "nobody", &known]) {
+        mesh.apply_in_force(&STRICT.replace("Strict", mode)).await;
+        report.answered(ONE, WHO, expect).await;
+    }
+    // A service without sidecars is reached in cleartext all the while.
+    plain(&mesh, "two", &[&server]).await;
+    assert_eq!(report.unary("xds:///two.default:80", WHO, "").await, "nobody");
+    drop(one);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

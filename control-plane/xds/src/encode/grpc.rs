@@ -3,20 +3,33 @@
 //! gRPC ignores most fields that it does not know. So what it can't do is not written beside what it can: a call that
 //! would need it fails with UNAVAILABLE (gRFC A36, "non-forwarding action"), and [`NotSent`] says so.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy,
 };
 use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster};
-use envoy_types::pb::envoy::config::core::v3::HealthStatus;
+use envoy_types::pb::envoy::config::core::v3::transport_socket::ConfigType;
+use envoy_types::pb::envoy::config::core::v3::{HealthStatus, TransportSocket};
 use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, LocalityLbEndpoints};
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
+    CertificateProviderPluginInstance, CertificateValidationContext, CommonTlsContext, UpstreamTlsContext,
+};
+use envoy_types::pb::envoy::r#type::matcher::v3::StringMatcher;
+use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use envoy_types::pb::google::protobuf::Any;
 use weir_policy::model;
 use weir_policy::model::{AppProtocol, Balancing, EndpointHealth, RouteSource};
+use weir_policy::spiffe::SpiffeId;
 
 use super::not_sent::{NotSent, Notes, Place, PolicyField, Sent};
 use super::{api_listener, by_locality, filters, grpc_route, in_order, number, outlier, over_ads, pack};
+use crate::meaning::TLS_SOCKET;
+use crate::node::CERTIFICATE_PROVIDER;
 
 /// A listener under the name that was asked for, whatever the spelling (gRFC A27, "LDS").
 ///
@@ -60,9 +73,13 @@ pub fn route_config(config: &model::RouteConfig) -> Sent {
 
 /// A cluster, balanced by round robin: of what Weir has it is the one way that each of gRPC's clients has.
 ///
+/// Where `peers` are given, its endpoints are called by mutual TLS, and each must be one of them: gRPC has no identity
+/// for a single endpoint (gRFC A29). They are for a client alone that says that it has certificates
+/// ([`crate::node::GrpcSecurity::MutualTls`]).
+///
 /// # Errors
 /// When its endpoints speak nothing that a gRPC client could, or TLS.
-pub fn cluster(cluster: &model::Cluster) -> Result<Sent, NotSent> {
+pub fn cluster(cluster: &model::Cluster, peers: &BTreeSet<Arc<SpiffeId>>) -> Result<Sent, NotSent> {
     let model::Cluster {
         name,
         protocol,
@@ -158,8 +175,40 @@ pub fn cluster(cluster: &model::Cluster) -> Result<Sent, NotSent> {
             per_host_thresholds: Vec::new(),
         }),
         outlier_detection: by_share.as_ref().map(outlier::outlier_detection),
+        transport_socket: (!peers.is_empty()).then(|| mutual_tls(peers)),
         ..Cluster::default()
     })))
+}
+
+/// TLS with one of these, by the client's own certificate and the roots that it has.
+fn mutual_tls(peers: &BTreeSet<Arc<SpiffeId>>) -> TransportSocket {
+    let provider = CertificateProviderPluginInstance {
+        instance_name: CERTIFICATE_PROVIDER.to_owned(),
+        certificate_name: String::new(),
+    };
+    let exactly = |id: &Arc<SpiffeId>| StringMatcher {
+        match_pattern: Some(MatchPattern::Exact(id.to_string())),
+        ..StringMatcher::default()
+    };
+    // Of the two lists of names gRPC looks at this one (gRFC A29, "UpstreamTlsContext").
+    #[expect(deprecated, reason = "gRPC's clients know none but the deprecated field")]
+    let validation = CertificateValidationContext {
+        ca_certificate_provider_instance: Some(provider.clone()),
+        match_subject_alt_names: peers.iter().map(exactly).collect(),
+        ..CertificateValidationContext::default()
+    };
+    let context = UpstreamTlsContext {
+        common_tls_context: Some(CommonTlsContext {
+            tls_certificate_provider_instance: Some(provider),
+            validation_context_type: Some(ValidationContextType::ValidationContext(validation)),
+            ..CommonTlsContext::default()
+        }),
+        ..UpstreamTlsContext::default()
+    };
+    TransportSocket {
+        name: TLS_SOCKET.to_owned(),
+        config_type: Some(ConfigType::TypedConfig(pack(&context))),
+    }
 }
 
 /// A cluster's endpoints: those that new requests may go to, unhealthy ones only if there is no healthy one. All go as

@@ -2,6 +2,7 @@
 
     peer.py serve NAME        prints its port, serves until its stdin ends
     peer.py call              reads one JSON object a line, makes that call, prints what came of it as a line of JSON
+    peer.py call xds          the same, with the credentials that xDS says, and in cleartext where it says none
 """
 
 import json
@@ -10,6 +11,7 @@ import threading
 from concurrent import futures
 
 import grpc
+import grpc.experimental
 
 
 def say(name):
@@ -24,6 +26,12 @@ def fail(request, context):
     """Ends with the status that the request names."""
     code = getattr(grpc.StatusCode, request.decode())
     context.abort(code, f"asked for {request.decode()}")
+
+
+def who(request, context):
+    """Whom the sidecar says that it is."""
+    metadata = dict(context.invocation_metadata())
+    return metadata.get("x-forwarded-client-cert", "nobody").encode()
 
 
 def wait(request, context):
@@ -75,6 +83,7 @@ def serve(name):
     handlers = {
         "Say": say(name),
         "Fail": grpc.unary_unary_rpc_method_handler(fail),
+        "Who": grpc.unary_unary_rpc_method_handler(who),
         "Wait": grpc.unary_unary_rpc_method_handler(wait),
         "Chat": chat(name),
         "Flaky": flaky(name),
@@ -87,11 +96,18 @@ def serve(name):
     server.stop(0)
 
 
+def channel(target, options):
+    if sys.argv[2:] == ["xds"]:
+        cleartext = grpc.experimental.insecure_channel_credentials()
+        return grpc.secure_channel(target, grpc.xds_channel_credentials(cleartext), options=options)
+    return grpc.insecure_channel(target, options=options)
+
+
 def call(channels, asked):
     target, options = asked["target"], asked.get("options", {})
     key = (target, tuple(sorted(options.items())))
     if key not in channels:
-        channels[key] = grpc.insecure_channel(target, options=list(options.items()))
+        channels[key] = channel(target, list(options.items()))
     more = {
         "timeout": asked.get("timeout", 20),
         "wait_for_ready": asked.get("wait_for_ready", False),

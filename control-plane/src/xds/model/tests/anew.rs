@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use weir_api::Kind;
 use weir_api::route_policy::RouteRetry;
 use weir_xds::encode::envoy::OUTBOUND;
+use weir_xds::node::GrpcSecurity;
 use weir_xds::{EnvoyNode, InboundPort, InboundProtocol};
 
 use super::client::{Anew, Client, STAR, unsaid};
@@ -52,8 +53,9 @@ fn clients() -> Vec<(&'static str, Dialect, Variant)> {
     vec![
         ("citizen", Dialect::Weir, Delta),
         ("police", Dialect::Weir, Delta),
-        ("citizen", Dialect::Grpc, StateOfTheWorld),
-        ("police", Dialect::Grpc, Delta),
+        ("citizen", Dialect::Grpc(GrpcSecurity::Cleartext), StateOfTheWorld),
+        ("police", Dialect::Grpc(GrpcSecurity::Cleartext), Delta),
+        ("citizen", Dialect::Grpc(GrpcSecurity::MutualTls), StateOfTheWorld),
         ("citizen", Dialect::Envoy(all), Delta),
         ("citizen", Dialect::Envoy(with_app), StateOfTheWorld),
         ("police", Dialect::Envoy(named.clone()), Delta),
@@ -220,6 +222,7 @@ struct Course {
 impl Course {
     fn begin() -> Result<Course, TestCaseError> {
         let mut world = World::new([]);
+        world.model.set_roots("PEM".to_owned(), world.now);
         let present = (0..clients().len()).map(|at| open(at, &mut world)).collect();
         let mut course = Course {
             anew: Anew::of(&world),

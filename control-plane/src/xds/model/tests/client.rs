@@ -22,6 +22,9 @@ impl Anew {
         for (key, stored) in &world.held {
             index.apply(key, Some(Arc::clone(&stored.object)));
         }
+        if let Some(roots) = world.model.index.roots() {
+            index.set_roots(roots.to_owned());
+        }
         Anew {
             index,
             versions: HashMap::new(),

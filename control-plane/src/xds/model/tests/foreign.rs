@@ -1,7 +1,9 @@
 //! What a change costs where gRPC's clients and Envoys have streams: it computes and sends what depends on it.
 
+use weir_policy::names::ClusterName;
 use weir_xds::EnvoyNode;
 use weir_xds::encode::envoy::OUTBOUND;
+use weir_xds::node::GrpcSecurity;
 
 use super::*;
 use crate::compile::outbound::SERVICES_MAX;
@@ -15,7 +17,7 @@ fn service(n: usize) -> String {
 }
 
 fn grpc() -> ClientIdentity {
-    identity("citizen/g", Dialect::Grpc)
+    identity("citizen/g", Dialect::Grpc(GrpcSecurity::Cleartext))
 }
 
 /// An Envoy that calls these; `None`: every service of the mesh.
@@ -311,4 +313,47 @@ fn who_has_no_certificate_is_said_to_be_refused_where_only_mutual_tls_lets_in() 
         (0, vec![]),
         "nothing of this is entered otherwise"
     );
+}
+
+/// Whom it must find at the endpoints stands in the cluster of a gRPC client that has certificates.
+#[test]
+fn a_grpc_client_with_certificates_is_told_anew_who_the_endpoints_are() {
+    let workload = |account| {
+        let workload = fixture::workload("citizen", "w", "10.0.0.1", &[(8080, 15006)]);
+        fixture::with_account(workload, account)
+    };
+    let endpoints = [("10.0.0.1", Some("w")), ("10.0.0.2", None)];
+    let slice = fixture::slice("citizen", "s0000", "http2", 15006, &endpoints);
+    let mut world = World::new(services(1).chain([workload("w"), slice]));
+    let client = identity("citizen/g", Dialect::Grpc(GrpcSecurity::MutualTls));
+    world.open_as(1, client, Variant::StateOfTheWorld);
+    world.asks(1, ResourceType::Cluster, &["s0000.citizen:80"]);
+    world.asks(1, ResourceType::Endpoints, &["s0000.citizen:80"]);
+    let name: ClusterName = "s0000.citizen:80".parse().expect("a cluster");
+    let told = |world: &World, wanted: Wanted| {
+        let now = &world.model.resource_of(&wanted).expect("it is subscribed to").now;
+        let (message, _) = now.message.clone().expect("it is told");
+        let not_sent: Vec<String> = now.not_sent.iter().map(|(_, what)| what.clone()).collect();
+        (String::from_utf8_lossy(&message.value).into_owned(), not_sent.concat())
+    };
+    let cluster = |world: &World| told(world, Wanted::Cluster(Terms::GrpcByTls, name.clone())).0;
+    let id = |account: &str| format!("spiffe://cluster.local/ns/citizen/sa/{account}");
+    assert!(cluster(&world).contains(&id("w")));
+    world.put(workload("other"));
+    let now = cluster(&world);
+    assert!(now.contains(&id("other")) && !now.contains(&id("w")));
+    // By TLS it goes to those alone that have a certificate.
+    let endpoints = |world: &World| told(world, Wanted::Endpoints(Terms::GrpcByTls, name.clone()));
+    world.put(fixture::mesh_config("{}"));
+    let (now, not_sent) = endpoints(&world);
+    assert!(now.contains("10.0.0.1") && !now.contains("10.0.0.2"), "{now}");
+    assert!(
+        not_sent.contains("1 of 2 endpoints of s0000.citizen:80, which have no certificate"),
+        "{not_sent}"
+    );
+    world.put(fixture::mesh_config("{mode: 'Off'}"));
+    assert!(!cluster(&world).contains("spiffe://"), "in cleartext to all");
+    let (now, not_sent) = endpoints(&world);
+    assert!(now.contains("10.0.0.1") && now.contains("10.0.0.2"), "{now}");
+    assert_eq!(not_sent, "");
 }
