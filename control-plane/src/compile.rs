@@ -324,8 +324,11 @@ pub(crate) fn check(object: &Object) -> Result<(), Vec<FieldError>> {
 /// What is tried with everything that is written, in a mesh of this trust domain: see [`check`]. The roots of other
 /// trust domains are looked at as well, by the time that it is then.
 pub(crate) fn admission(own: TrustDomain) -> Check {
-    Arc::new(move |object| match &object.spec {
-        Spec::MeshConfig(spec) => trust_domains::check(spec, &own, SystemTime::now()),
+    Arc::new(move |object, held| match (&object.spec, held.map(|held| &held.spec)) {
+        (Spec::MeshConfig(spec), Some(Spec::MeshConfig(held))) => {
+            trust_domains::check(spec, &held.trust_domains, &own, SystemTime::now())
+        }
+        (Spec::MeshConfig(spec), _) => trust_domains::check(spec, &[], &own, SystemTime::now()),
         _ => check(object),
     })
 }

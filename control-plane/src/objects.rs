@@ -18,8 +18,9 @@ pub const SOURCE_ANNOTATION: &str = "weir.dev/source";
 /// The namespace that always exists.
 pub const DEFAULT_NAMESPACE: &str = "default";
 
-/// Refuses objects that are well formed but could never be put in force.
-pub type Check = Arc<dyn Fn(&Object) -> Result<(), Vec<FieldError>> + Send + Sync>;
+/// Refuses objects that are well formed but could never be put in force; the second is the object as it stands, if it
+/// does.
+pub type Check = Arc<dyn Fn(&Object, Option<&Object>) -> Result<(), Vec<FieldError>> + Send + Sync>;
 
 /// Whether a write is for real.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -358,7 +359,8 @@ impl Objects {
             });
         }
         writable(&key)?;
-        (self.check)(object).map_err(|errors| Refusal::Invalid { key, errors })
+        self.checked(&key, object)
+            .map_err(|errors| Refusal::Invalid { key, errors })
     }
 
     /// Makes the objects from files those of `wanted`, in one transaction: creates, replaces and deletes. Each carries
@@ -504,7 +506,7 @@ impl Objects {
         if object.metadata.annotations.contains_key(SOURCE_ANNOTATION) {
             errors.push(source_is_ours());
         }
-        errors.extend((self.check)(object).err().unwrap_or_default());
+        errors.extend(self.checked(key, object).err().unwrap_or_default());
         if errors.is_empty() {
             Ok(())
         } else {
@@ -513,6 +515,11 @@ impl Objects {
                 errors,
             })
         }
+    }
+
+    fn checked(&self, key: &Key, object: &Object) -> Result<(), Vec<FieldError>> {
+        let held = self.store.get(key);
+        (self.check)(object, held.as_ref().map(|held| &*held.object))
     }
 
     async fn write(&self, ops: Vec<Op>, mode: Mode) -> Result<Written, WriteError> {

@@ -173,7 +173,7 @@ mod tests {
             Op::Terminate { key, precondition },
         ];
         store.write(ops).await.expect("written");
-        let objects = Objects::new(store.clone(), Arc::new(|_| Ok(())));
+        let objects = Objects::new(store.clone(), Arc::new(|_, _| Ok(())));
         let create = objects.create(
             Kind::Service,
             Some("a"),

@@ -30,11 +30,17 @@ pub(super) fn others(index: &Index) -> Compiled<BTreeMap<TrustDomain, String>> {
     }
 }
 
-/// What of the trust domains can't be: for a mesh whose own is `own`, at this time.
+/// What of the trust domains can't be: for a mesh whose own is `own`, at this time. A root that `held` has already for
+/// the same domain may have ended since: it would stand in the way of every other change.
 ///
 /// # Errors
 /// All that is wrong, by field.
-pub(super) fn check(spec: &MeshConfigSpec, own: &TrustDomain, now: SystemTime) -> Result<(), Vec<FieldError>> {
+pub(super) fn check(
+    spec: &MeshConfigSpec,
+    held: &[mesh_config::TrustDomain],
+    own: &TrustDomain,
+    now: SystemTime,
+) -> Result<(), Vec<FieldError>> {
     let mut errors = Vec::new();
     for (i, domain) in spec.trust_domains.iter().enumerate() {
         let mesh_config::TrustDomain { name, roots } = domain;
@@ -47,7 +53,11 @@ pub(super) fn check(spec: &MeshConfigSpec, own: &TrustDomain, now: SystemTime) -
                 "leave it out: the mesh's own workloads are believed by its own roots (weirctl ca rotate changes them)",
             ));
         }
-        errors.extend(wrong_roots(&format!("{place}.roots"), roots, now));
+        let held = held.iter().find(|held| held.name == *name);
+        let held = held
+            .and_then(|held| pem::certificates(&held.roots).ok())
+            .unwrap_or_default();
+        errors.extend(wrong_roots(&format!("{place}.roots"), roots, &held, now));
     }
     match errors.is_empty() {
         true => Ok(()),
@@ -55,8 +65,8 @@ pub(super) fn check(spec: &MeshConfigSpec, own: &TrustDomain, now: SystemTime) -
     }
 }
 
-/// What is wrong with a text of roots.
-fn wrong_roots(path: &str, text: &str, now: SystemTime) -> Vec<FieldError> {
+/// What is wrong with a text of roots, of which these are there already.
+fn wrong_roots(path: &str, text: &str, held: &[Vec<u8>], now: SystemTime) -> Vec<FieldError> {
     let wrong = |held: String, problem: String, remedy: &str| FieldError {
         path: path.to_owned(),
         held,
@@ -78,13 +88,18 @@ fn wrong_roots(path: &str, text: &str, now: SystemTime) -> Vec<FieldError> {
     }
     let mut errors = Vec::new();
     for (i, certificate) in certificates.iter().enumerate() {
-        let held = |of: &str| format!("certificate {}{of}", i + 1);
+        let which = |of: &str| format!("certificate {}{of}", i + 1);
         if certificates.iter().take(i).any(|earlier| earlier == certificate) {
-            errors.push(wrong(held(""), "is there already".to_owned(), "each root stands once"));
+            errors.push(wrong(which(""), "is there already".to_owned(), "each root stands once"));
             continue;
         }
-        if let Err(Unfit { of, problem, remedy }) = fits(certificate, now) {
-            errors.push(wrong(held(&of), problem, remedy));
+        let ends = if held.contains(certificate) {
+            Ends::Whenever
+        } else {
+            Ends::After(now)
+        };
+        if let Err(Unfit { of, problem, remedy }) = fits(certificate, ends) {
+            errors.push(wrong(which(&of), problem, remedy));
         }
     }
     errors
@@ -98,7 +113,15 @@ struct Unfit {
     remedy: &'static str,
 }
 
-fn fits(certificate: &[u8], now: SystemTime) -> Result<(), Unfit> {
+/// When a root may end.
+enum Ends {
+    /// Later than this.
+    After(SystemTime),
+    /// It may have ended.
+    Whenever,
+}
+
+fn fits(certificate: &[u8], ends: Ends) -> Result<(), Unfit> {
     let unread = |why: String| Unfit {
         of: String::new(),
         problem: format!("can't be read: {why}"),
@@ -127,7 +150,9 @@ fn fits(certificate: &[u8], now: SystemTime) -> Result<(), Unfit> {
         });
     }
     let not_after = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
-    if SystemTime::UNIX_EPOCH + Duration::from_secs(not_after) <= now {
+    if let Ends::After(now) = ends
+        && SystemTime::UNIX_EPOCH + Duration::from_secs(not_after) <= now
+    {
         return Err(Unfit {
             of,
             problem: format!("has ended on {}", parsed.validity().not_after),
@@ -174,7 +199,11 @@ mod tests {
     }
 
     fn errors(spec: &MeshConfigSpec) -> Vec<String> {
-        let checked = check(spec, &TrustDomain::default(), SystemTime::now());
+        errors_beside(spec, &[])
+    }
+
+    fn errors_beside(spec: &MeshConfigSpec, held: &[mesh_config::TrustDomain]) -> Vec<String> {
+        let checked = check(spec, held, &TrustDomain::default(), SystemTime::now());
         checked
             .err()
             .unwrap_or_default()
@@ -240,6 +269,15 @@ mod tests {
             errors(&spec(&[("a.gov", &over)]))[0].contains("; take it out"),
             "with what to do"
         );
+        let held = spec(&[("a.gov", &format!("{good}{over}"))]).trust_domains;
+        let with_another = spec(&[("b.gov", &other), ("a.gov", &format!("{good}{over}"))]);
+        assert_eq!(
+            errors_beside(&with_another, &held),
+            [""; 0],
+            "what has ended since stands in the way of nothing"
+        );
+        let moved = spec(&[("b.gov", &over)]);
+        assert_eq!(errors_beside(&moved, &held).len(), 1, "it was taken for another domain");
         let own = errors(&spec(&[("cluster.local", &good)]));
         assert!(
             own[0].starts_with("spec.trustDomains[0].name: \"cluster.local\" is the mesh's own trust domain"),

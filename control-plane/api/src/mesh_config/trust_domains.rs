@@ -23,7 +23,7 @@ pub struct TrustDomain {
     /// The certificates of its roots in PEM, 1 to 8. A certificate that names this trust domain is believed by these
     /// alone, and these are believed for nothing else. While it changes its root, the old one and the new one.
     ///
-    /// Rule: it holds no private key; each certificate is an authority's, has not ended, and stands once.
+    /// Rule: it holds no private key; each certificate is an authority's, has not ended when it comes, and stands once.
     #[schemars(length(min = 1, max = CHARS_MAX))]
     pub roots: String,
 }
