@@ -5,7 +5,7 @@
 //! ratio, and the ratios give the interval. Programs of others take their turns with them where asked for (`beside`).
 //!
 //! And what a proxy costs the control plane: `scale`, with thousands of simulated ones; what a connection by mutual TLS
-//! costs, beside a bare relay's and Envoy's: `handshake`.
+//! costs, beside a bare relay's and Envoy's: `handshake`; how many instructions a request takes: `instructions`.
 
 pub mod beside;
 pub mod callgrind;
