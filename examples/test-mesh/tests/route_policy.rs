@@ -585,8 +585,12 @@ async fn copies_go_where_a_policy_says_in_place_of_where_its_rule_does() {
     until_copied(&own, "/again").await;
     // Each copy is sent before its request is answered, on this worker's connections in their order.
     assert_eq!((copied(&own, "/none"), copied(&shadow, "/none")), (0, 0));
-    let answered = a.metric("weir_mirrored_total", &["outcome=\"answered\""]).await;
-    assert_eq!(answered, 4.0);
+    // A copy is counted when its answer has been read, which is after its receiver has seen it.
+    until("four copies to be answered", || async {
+        let answered = a.metric("weir_mirrored_total", &["outcome=\"answered\""]).await;
+        (answered == 4.0).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
